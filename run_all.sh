@@ -1,0 +1,113 @@
+#!/usr/bin/env bash
+# Environment if missing, then the benchmark. Usage: ./run_all.sh --help
+set -euo pipefail
+
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)"
+venv="${SYMERGE_VENV:-$root/.venv}"
+case "$venv" in /*) ;; *) venv="$PWD/$venv" ;; esac
+python="$venv/bin/python"
+mark="$venv/.symerge-complete"
+wanted="$(cksum <"$root/pyproject.toml") $root"
+
+say() { printf '%s\n' "$*" >&2; }
+
+usage() {
+    cat <<'TEXT'
+usage: ./run_all.sh [OPTIONS]              run methods on a suite and write the boards
+       ./run_all.sh list|board|compare|study|assets|submit ...
+                                           the other commands of symerge-bench
+       ./run_all.sh --setup                only make the Python environment
+       ./run_all.sh --test [PYTEST ARGS]   ruff, mypy, then the tests
+       ./run_all.sh --bench [PYTEST ARGS]  the timings in tests/benchmarks
+
+first result: ./run_all.sh --methods symerge ties
+options:      --methods --suite --backbone --family --seeds --device --dtype --set --results --force --dry-run
+              (each explained by this command once the environment is there: ./run_all.sh --setup)
+variables:    SYMERGE_VENV    folder of the environment (default: .venv beside this script)
+              SYMERGE_PYTHON  interpreter that makes it (default: the newest of python3.13, 3.12, 3.11, python3)
+TEXT
+}
+
+complete() { [ -x "$python" ] && [ -f "$mark" ] && [ "$(cat "$mark")" = "$wanted" ]; }
+
+find_python() {
+    local candidate
+    for candidate in ${SYMERGE_PYTHON:+"$SYMERGE_PYTHON"} python3.13 python3.12 python3.11 python3 python; do
+        # A name on the path may be a version manager's stub without the version, so each candidate is run.
+        if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then
+            printf '%s' "$candidate"
+            return
+        fi
+    done
+    say "error: no Python 3.11 or newer with the venv module (looked for ${SYMERGE_PYTHON:+$SYMERGE_PYTHON, }python3.13, 3.12, 3.11, python3)."
+    say "       Install one (Debian: apt install python3 python3-venv) or name it: SYMERGE_PYTHON=/path/to/python ./run_all.sh"
+    return 1
+}
+
+install() {
+    local base
+    base="$(find_python)"
+    say "Making the Python environment in $venv with $("$base" --version 2>&1)."
+    say "pip downloads PyTorch and some 60 packages: 2 to 10 minutes and up to 6 GB, once. Interrupted, it continues next time."
+    rm -f "$mark"
+    if "$python" -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then
+        :
+    else
+        "$base" -m venv --clear "$venv"
+    fi
+    if ! "$python" -m pip install --quiet --progress-bar on -e "$root[dev]" >&2; then
+        say "error: pip could not install the packages of $root/pyproject.toml (its reason stands above)."
+        say "       Mend that and run the same command again; what is installed stays."
+        return 1
+    fi
+    printf '%s\n' "$wanted" >"$mark"
+    say "The environment is ready."
+}
+
+setup() {
+    complete && return
+    mkdir -p "$(dirname "$venv")"
+    if command -v flock >/dev/null; then
+        exec 9>"$venv.lock"
+        if ! flock -n 9; then
+            say "Another run is making the environment in $venv; waiting for it."
+            flock 9
+        fi
+        complete || install
+        exec 9>&-
+    else
+        install
+    fi
+}
+
+if [ "${1:-}" = "--help" ] || [ "${1:-}" = "-h" ]; then
+    complete || { usage; exit 0; }
+fi
+setup
+
+export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" TOKENIZERS_PARALLELISM=false
+case " $* " in
+    *" --download "*) ;;
+    *) export HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 TRANSFORMERS_OFFLINE=1 ;;
+esac
+
+# -P keeps a folder named "benchmark" in the caller's directory from being imported instead of this one.
+case "${1:-}" in
+    --setup) ;;
+    --test)
+        shift
+        cd "$root"
+        failed=0
+        "$python" -m ruff check . || failed=1
+        "$python" -m mypy || failed=1
+        "$python" -m pytest "$@" || failed=1
+        exit "$failed"
+        ;;
+    --bench)
+        shift
+        cd "$root"
+        exec "$python" -m pytest tests/benchmarks --benchmark-only "$@"
+        ;;
+    list | board | compare | study | assets | submit | run) exec "$python" -P -m benchmark "$@" ;;
+    *) exec "$python" -P -m benchmark run "$@" ;;
+esac
