@@ -1,0 +1,34 @@
+"""Errors that a user can mend. Everything else is a defect and keeps its traceback."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """What failed, the value seen and the values allowed (`message`), and what to type or do next (`hint`)."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  {self.hint}" if self.hint else self.message
+
+
+def unknown(kind: str, given: str, allowed: Iterable[str], hint: str = "") -> UserError:
+    """The error for a name that does not exist, with the nearest that do.
+
+    >>> unknown("method", "symerg", ["symerge", "ties"]).message
+    "unknown method 'symerg'; did you mean symerge?"
+    """
+    names = list(allowed)
+    by_lower = {name.lower(): name for name in names}
+    near = difflib.get_close_matches(given.lower(), by_lower, n=3, cutoff=0.6)
+    message = f"unknown {kind} {given!r}"
+    if near:
+        message += f"; did you mean {' or '.join(by_lower[name] for name in near)}?"
+    listed = f"{kind}s: {', '.join(names) if names else 'none'}"
+    return UserError(message, f"{hint}\n  {listed}" if hint else listed)

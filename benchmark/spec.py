@@ -1,0 +1,251 @@
+"""What a run is: its identity, the seeds derived from it, and how methods and their parameters are written."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from benchmark.codehash import method_version as method_version
+from benchmark.errors import UserError, unknown
+
+#: Rows that every board shows and does not rank: the lower and the upper reference.
+REFERENCE_ROWS = ("pretrained", "individual")
+
+
+class RunSpec(BaseModel):
+    """Everything that decides a run's numbers, and nothing else.
+
+    Device, evaluation batch size, workers and paths are provenance, not identity. The runner builds `parameters` with
+    `resolve_parameters`, so that defaults are included and 1 and 1.0 of one parameter are the same run.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    suite: str = Field(description="name of the suite, e.g. vision-mini-8")
+    suite_version: str = Field(description="version of its tasks and protocol, from its YAML")
+    backbone: str = Field(description="name of the backbone, e.g. ViT-mini")
+    family: str = Field(description="who trained the experts; families never share a table")
+    checkpoints: dict[str, str] = Field(description="sha256 of each checkpoint file by name (base, experts, heads)")
+    method: str = Field(description="name of the method in the registry")
+    method_version: str = Field(description="hash of the method's code without comments and docstrings")
+    parameters: dict[str, Any] = Field(description="every keyword of the method except seed, defaults included")
+    seed: int | None = Field(description="seed of a stochastic method, None for a deterministic one")
+    dtype: str = Field(default="float32", description="dtype of the merged weights")
+    autocast: Literal["float16", "bfloat16"] | None = Field(default=None, description="dtype of autocast, None without")
+
+    @field_validator("suite_version", mode="before")
+    @classmethod
+    def _version_as_text(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, (int, float)) else value
+
+    @field_validator("parameters")
+    @classmethod
+    def _json_values(cls, value: dict[str, Any]) -> dict[str, Any]:
+        return json.loads(canonical_json(value))
+
+    @property
+    def run_id(self) -> str:
+        """First 16 hexadecimal digits of the sha256 of the canonical JSON."""
+        return hashlib.sha256(canonical_json(self.model_dump()).encode()).hexdigest()[:16]
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no spaces, the same text for the same value on every machine.
+
+    Floats are written by `repr` (-0.0 as 0.0), tuples as lists.
+    Raises ValueError, naming the place, for NaN, infinities, keys that are not text, and what JSON does not hold.
+    """
+    return json.dumps(_plain(value, "value"), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _plain(value: Any, where: str) -> Any:
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"{where} is {value}; only finite numbers have an identity")
+        return float(value) + 0.0
+    if isinstance(value, (list, tuple)):
+        return [_plain(item, f"{where}[{index}]") for index, item in enumerate(value)]
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise ValueError(f"{where} has the key {key!r}; keys are text")
+        return {key: _plain(item, f"{where}.{key}") for key, item in value.items()}
+    raise ValueError(f"{where} is a {type(value).__name__}, which JSON does not hold")
+
+
+def derive_seed(*parts: Any) -> int:
+    """A 63-bit seed from any JSON values, e.g. `derive_seed(suite, task, seed)`; equal parts give equal seeds."""
+    digest = hashlib.sha256(canonical_json(list(parts)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def normalise(value: Any, default: Any) -> Any:
+    """`value` in the type of the parameter's default, so that equal settings have one identity.
+
+    An int for a float default becomes a float, an integral float for an int default an int, 0 or 1 for a bool default a
+    bool, a tuple a list. Without a number as default (None, text), integral floats become ints. None passes.
+    Raises ValueError where no number of the default's type equals the value.
+    """
+    if isinstance(value, tuple):
+        value = list(value)
+    if isinstance(value, list):
+        inner = default[0] if isinstance(default, (list, tuple)) and default else None
+        return [normalise(item, inner) for item in value]
+    if isinstance(value, str) and isinstance(default, (int, float)):
+        # YAML reads 1e-3 as text.
+        number = parse_value(value)
+        value = number if isinstance(number, (int, float)) else value
+    if value is None or isinstance(value, (str, Mapping)):
+        return value
+    if isinstance(default, bool):
+        if value in (0, 1):
+            return bool(value)
+        raise ValueError("true or false is wanted")
+    if isinstance(value, bool):
+        if isinstance(default, (int, float)):
+            raise ValueError("a number is wanted")
+        return value
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("a finite number is wanted")
+    if isinstance(default, float) and isinstance(value, (int, float)):
+        return float(value) + 0.0
+    if isinstance(value, float):
+        if value.is_integer():
+            return int(value)
+        if isinstance(default, int):
+            raise ValueError("a whole number is wanted")
+    return value
+
+
+def resolve_parameters(method: str, given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """All parameters of a run: `defaults` (without seed) with `given` over them, each normalised to its default's type.
+
+    Raises UserError for a keyword the method does not have (nearest ones named) or a value of the wrong kind.
+    """
+    resolved = {key: normalise(value, value) for key, value in defaults.items() if key != "seed"}
+    for key, value in given.items():
+        if key == "seed" and "seed" in defaults:
+            raise UserError(f"{method}: seed is not set as a parameter", "Use --seeds, e.g. --seeds 0 1 2")
+        if key not in resolved:
+            raise unknown(f"keyword of {method}", key, resolved)
+        try:
+            resolved[key] = normalise(value, defaults[key])
+        except ValueError as error:
+            usual = format_value(defaults[key])
+            raise UserError(
+                f"{method}: {key}={format_value(value)} does not fit its default {usual}: {error}",
+                f"Write e.g. --methods {method}:{key}={usual}",
+            ) from None
+    return resolved
+
+
+def changed_parameters(parameters: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the resolved `parameters` that differ from the normalised defaults, in the order of the signature."""
+    return {
+        key: parameters[key]
+        for key, value in defaults.items()
+        if key in parameters and canonical_json(parameters[key]) != canonical_json(normalise(value, value))
+    }
+
+
+def variant_label(method: str, changed: Mapping[str, Any]) -> str:
+    """`NAME` or `NAME:key=value,...`, which `parse_method` reads back."""
+    if not changed:
+        return method
+    return method + ":" + ",".join(f"{key}={format_value(value)}" for key, value in changed.items())
+
+
+_WORDS = {"true": True, "false": False, "none": None, "null": None}
+
+
+def parse_value(text: str) -> Any:
+    """A Python literal (with true, false, none in any case), else the text itself."""
+    text = text.strip()
+    if text.lower() in _WORDS:
+        return _WORDS[text.lower()]
+    try:
+        value = ast.literal_eval(text)
+        canonical_json(value)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return text
+    return list(value) if isinstance(value, tuple) else value
+
+
+def format_value(value: Any) -> str:
+    """The text from which `parse_value` makes `value` again."""
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "none"}[value]
+    if isinstance(value, str):
+        plain = value == parse_value(value) and not any(char in value for char in ",=:'\"[](){} \n\\")
+        return value if plain and value else repr(value)
+    return _literal(value)
+
+
+def _literal(value: Any) -> str:
+    return f"[{','.join(map(_literal, value))}]" if isinstance(value, (list, tuple)) else repr(value)
+
+
+def parse_method(text: str) -> tuple[str, dict[str, Any]]:
+    """`NAME[:key=value,...]` as (name, {key: value}); commas inside brackets and quotes do not separate.
+
+    >>> parse_method("adamerging:granularity=task,trim=true")
+    ('adamerging', {'granularity': 'task', 'trim': True})
+    """
+    name, colon, rest = text.partition(":")
+    name = name.strip()
+    if not name or (colon and not rest.strip()):
+        raise _syntax(text)
+    given: dict[str, Any] = {}
+    for part in _split(rest) if colon else []:
+        key, equals, value = part.partition("=")
+        key = key.strip()
+        if not equals or not key.isidentifier() or not value.strip():
+            raise _syntax(text)
+        if key in given:
+            raise UserError(f"{key} is given twice in {text!r}", f"Write it once: {name}:{key}={value}")
+        given[key] = parse_value(value)
+    return name, given
+
+
+def parse_set(text: str) -> tuple[str, str, Any]:
+    """`name.key=value` (the argument of --set) as (name, key, value)."""
+    target, equals, value = text.partition("=")
+    name, dot, key = target.strip().rpartition(".")
+    if not equals or not dot or not name or not key.isidentifier() or not value.strip():
+        raise UserError(f"--set {text!r} is not NAME.KEY=VALUE", "Write e.g. --set ties.keep=0.1")
+    return name, key, parse_value(value)
+
+
+def _syntax(text: str) -> UserError:
+    example = "Write e.g. --methods adamerging:granularity=task,trim=true"
+    return UserError(f"{text!r} is not NAME[:key=value,...]", example)
+
+
+def _split(text: str) -> list[str]:
+    parts, depth, quote, start, escaped = [], 0, "", 0, False
+    for index, char in enumerate(text):
+        if quote:
+            if escaped:
+                escaped = False
+            elif char == "\\":
+                escaped = True
+            elif char == quote:
+                quote = ""
+        elif char in "'\"":
+            quote = char
+        elif char in "([{":
+            depth += 1
+        elif char in ")]}":
+            depth -= 1
+        elif char == "," and depth == 0:
+            parts.append(text[start:index])
+            start = index + 1
+    return [*parts, text[start:]]

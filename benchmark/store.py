@@ -1,0 +1,244 @@
+"""Records on disk: written atomically, read back whole, one writer per run."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import re
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from benchmark.errors import UserError
+from benchmark.record import RECORD_VERSION, Record
+from benchmark.record import CorrectBits as CorrectBits
+from benchmark.record import Cost as Cost
+from benchmark.record import Error as Error
+from benchmark.record import MethodInfo as MethodInfo
+from benchmark.record import Provenance as Provenance
+from benchmark.record import Sums as Sums
+from benchmark.record import TaskResult as TaskResult
+from benchmark.record import Values as Values
+from benchmark.record import pack_bits as pack_bits
+from benchmark.record import unpack_bits as unpack_bits
+from benchmark.spec import RunSpec
+
+RECORD = "record.json"
+_TEMPORARY = ".writing-"
+
+
+class DamagedRecord(ValueError):
+    """A record file that does not hold a valid record; the message says why."""
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Replace `path` by `text` so that a reader, or a machine that stops, sees the old file or the new one, whole.
+
+    The temporary file lies in the same folder, is flushed to the disk, takes the old one's place, and the folder is
+    flushed too: some milliseconds a call, for never losing a finished task.
+    Raises UserError where the folder cannot be written or the disk is full; the old file is then as it was.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=_TEMPORARY, dir=path.parent)
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fchmod(file.fileno(), 0o644)
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        temporary = None
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+
+
+def cannot_write(path: Path, error: OSError) -> UserError:
+    """The error for a file that could not be written, saying why and what to do."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        what, hint = "the disk is full", "Free some space and run the same command again; finished runs are kept."
+    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        what, hint = "the folder cannot be written", "Choose another with --results DIR, or mend its permissions."
+    else:
+        what, hint = error.strerror or str(error), "Choose another folder with --results DIR."
+    return UserError(f"cannot write {path}: {what}", hint)
+
+
+def read_record(path: Path) -> Record:
+    """The record in the file at `path`.
+
+    Raises FileNotFoundError; UserError for a record of a later version or a file that may not be read; DamagedRecord
+    for everything that is no valid record.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}", "Mend its permissions, or move it away.") from error
+    try:
+        return Record.model_validate_json(data)
+    except ValueError as error:
+        if (version := _version(data)) is not None and version > RECORD_VERSION:
+            raise UserError(
+                f"{path} is a record of version {version}; this program reads up to {RECORD_VERSION}",
+                "Update the program (git pull), or use another results folder.",
+            ) from None
+        raise DamagedRecord(_reason(error)) from None
+
+
+def _version(data: bytes) -> int | None:
+    try:
+        found = json.loads(data)
+        return found["version"] if isinstance(found["version"], int) else None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        return f"{where}: {first['msg']}" if where else first["msg"]
+    return str(error)
+
+
+class Store:
+    """The records below one results folder, as `<suite>/<backbone>/<run_id>/record.json` with artifacts beside them."""
+
+    def __init__(self, root: str | Path, *, read_only: bool = False) -> None:
+        """`read_only`: nothing is written, also no damaged record moved aside (for committed references)."""
+        self.root = Path(root)
+        self.read_only = read_only
+        self._held: set[Path] = set()
+
+    def folder(self, spec: RunSpec) -> Path:
+        """The run's folder, for its record and artifacts such as merged.safetensors; not created here."""
+        return self.root / _safe(spec.suite) / _safe(spec.backbone) / spec.run_id
+
+    def save(self, record: Record) -> Path:
+        """Write the record atomically (see `write_atomic`) and return its path.
+
+        Raises UserError where it cannot be written, pydantic's ValidationError for a record that `load` would refuse.
+        """
+        if self.read_only:
+            raise UserError(f"{self.root} was opened for reading only", "Choose another folder with --results DIR.")
+        path = self.folder(record.spec) / RECORD
+        text = record.model_dump_json(indent=1) + "\n"
+        Record.model_validate_json(text)
+        write_atomic(path, text)
+        return path
+
+    def load(self, spec: RunSpec) -> Record | None:
+        """The record of a run, or None where there is none; a damaged one is moved aside with a warning."""
+        return self._read(self.folder(spec) / RECORD)
+
+    def all(self, suite: str | None = None) -> list[Record]:
+        """Every readable record, or those of one suite, sorted by path; damaged ones are moved aside with a warning."""
+        pattern = f"{_safe(suite) if suite else '*'}/*/*/{RECORD}"
+        found = (self._read(path) for path in sorted(self.root.glob(pattern)))
+        return [record for record in found if record is not None]
+
+    @contextlib.contextmanager
+    def try_lock(self, spec: RunSpec) -> Iterator[bool]:
+        """Hold the run against other processes; yields False at once where another one holds it.
+
+        The system frees the lock when its holder ends, however it ends. Unfinished temporary files of an earlier holder
+        are removed. Raises UserError where the folder cannot be written.
+        """
+        folder = self.folder(spec)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise cannot_write(folder, error) from error
+        try:
+            if not _flock(handle):
+                yield False
+                return
+            for left in folder.glob(_TEMPORARY + "*"):
+                with contextlib.suppress(OSError):
+                    left.unlink()
+            self._held.add(folder)
+            try:
+                yield True
+            finally:
+                self._held.discard(folder)
+        finally:
+            os.close(handle)
+
+    def _read(self, path: Path) -> Record | None:
+        try:
+            return read_record(path)
+        except FileNotFoundError:
+            return None
+        except UserError as error:
+            warnings.warn(str(error), stacklevel=3)
+        except DamagedRecord as error:
+            self._set_aside(path, str(error))
+        return None
+
+    def _set_aside(self, path: Path, reason: str) -> None:
+        if self.read_only:
+            warnings.warn(f"{path} is damaged and left out: {reason}", stacklevel=4)
+            return
+        if path.parent in self._held:
+            moved = _move_aside(path)
+        else:
+            handle = os.open(path.parent / ".lock", os.O_RDWR | os.O_CREAT, 0o644) if _writable(path) else None
+            if handle is None:
+                warnings.warn(f"{path} is damaged and left out: {reason}", stacklevel=4)
+                return
+            try:
+                # Another process may be about to replace the damaged file with a good one.
+                moved = _move_aside(path) if _flock(handle) else None
+            finally:
+                os.close(handle)
+        where = f"; moved to {moved.name}, its run is done again" if moved else ""
+        warnings.warn(f"{path} is damaged ({reason}){where}", stacklevel=4)
+
+
+def _flock(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES, errno.EAGAIN):
+            return False
+        warnings.warn("this file system has no locks: do not run two processes on one results folder", stacklevel=4)
+    return True
+
+
+def _writable(path: Path) -> bool:
+    return os.access(path.parent, os.W_OK | os.X_OK)
+
+
+def _move_aside(path: Path) -> Path | None:
+    for number in range(1, 1000):
+        target = path.with_name(f"{path.name}.damaged-{number}")
+        if not target.exists():
+            try:
+                os.replace(path, target)
+            except OSError:
+                return None
+            return target
+    return None
+
+
+def _safe(name: str) -> str:
+    """`name` as one folder name: a spec may come from elsewhere and must not lead out of the store."""
+    return re.sub(r"[^A-Za-z0-9._+-]", "_", name).lstrip(".") or "_"
