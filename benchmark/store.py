@@ -184,7 +184,10 @@ class Store:
 
     def _read(self, path: Path) -> Record | None:
         try:
-            return read_record(path)
+            record = read_record(path)
+            if record.run_id != path.parent.name:
+                raise DamagedRecord(f"it belongs to run {record.run_id}")
+            return record
         except FileNotFoundError:
             return None
         except UserError as error:
