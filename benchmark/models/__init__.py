@@ -1,0 +1,1 @@
+"""Backbones, prompt-built heads and checkpoint families."""

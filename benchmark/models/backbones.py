@@ -1,0 +1,109 @@
+"""The image towers of the suites, by their open_clip names, and the one preprocessing they share.
+
+``ViT-mini`` is open_clip's own CLIP in a tiny configuration; the other three are open_clip's published ones. Listing
+them imports no torch.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+    from benchmark.models.encoder import ImageEncoder
+
+# OpenAI CLIP's channel statistics (open_clip.constants), and a plain [0, 1] -> [-1, 1] for the tiny tower
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+HALF = (0.5, 0.5, 0.5)
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """One CLIP architecture.
+
+    ``mean`` and ``std`` are per channel, of pixels in [0, 1]; ``vision_cfg`` and ``text_cfg`` are as open_clip's.
+    ``quick_gelu`` is the activation that the usual weights were trained with (OpenAI's: ``True``); a checkpoint family
+    may say otherwise.
+    """
+
+    name: str
+    image_size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    embed_dim: int
+    vision_cfg: dict[str, Any]
+    text_cfg: dict[str, Any]
+    quick_gelu: bool
+
+    @property
+    def heads(self) -> int:
+        """Attention heads of the image tower."""
+        return self.vision_cfg["width"] // self.vision_cfg.get("head_width", 64)
+
+
+def _openai(name: str, embed_dim: int, patch: int, width: int, layers: int, text_width: int) -> Backbone:
+    return Backbone(
+        name=name, image_size=224, mean=CLIP_MEAN, std=CLIP_STD, embed_dim=embed_dim, quick_gelu=True,
+        vision_cfg={"image_size": 224, "layers": layers, "width": width, "patch_size": patch},
+        text_cfg={"context_length": 77, "vocab_size": 49408, "width": text_width, "heads": text_width // 64,
+                  "layers": 12},
+    )
+
+
+BACKBONES: dict[str, Backbone] = {
+    b.name: b for b in (
+        Backbone(
+            name="ViT-mini", image_size=28, mean=HALF, std=HALF, embed_dim=64, quick_gelu=False,
+            vision_cfg={"image_size": 28, "layers": 4, "width": 96, "patch_size": 7, "head_width": 16},
+            # vocab_size is the length of the base's own compact vocabulary; see benchmark.models.text
+            text_cfg={"context_length": 24, "width": 64, "heads": 4, "layers": 2},
+        ),
+        _openai("ViT-B-32", embed_dim=512, patch=32, width=768, layers=12, text_width=512),
+        _openai("ViT-B-16", embed_dim=512, patch=16, width=768, layers=12, text_width=512),
+        _openai("ViT-L-14", embed_dim=768, patch=14, width=1024, layers=24, text_width=768),
+    )
+}
+
+
+def get_backbone(name: str | Backbone) -> Backbone:
+    """The backbone of this name. Raises ``ValueError`` with the nearest names."""
+    if isinstance(name, Backbone):
+        return name
+    if name not in BACKBONES:
+        close = difflib.get_close_matches(name, BACKBONES, n=2, cutoff=0.4)
+        offer = f" Did you mean {' or '.join(close)}?" if close else ""
+        raise ValueError(f"unknown backbone {name!r}; known: {', '.join(BACKBONES)}.{offer}")
+    return BACKBONES[name]
+
+
+def create_encoder(backbone: str | Backbone, quick_gelu: bool | None = None, device: torch.device | str | None = None,
+                   dtype: torch.dtype | None = None) -> ImageEncoder:
+    """An image tower with fresh weights (on ``device="meta"``: shapes only).
+
+    ``quick_gelu=None`` takes the backbone's own. ``dtype=None`` is float32.
+    """
+    from benchmark.models.encoder import ImageEncoder
+
+    return ImageEncoder(get_backbone(backbone), quick_gelu=quick_gelu, device=device, dtype=dtype)
+
+
+def preprocess(images: torch.Tensor, mean: Sequence[float], std: Sequence[float], device: torch.device | str,
+               dtype: torch.dtype) -> torch.Tensor:
+    """uint8 images ``[B, H, W]`` (grey) or ``[B, H, W, 3]`` -> normalised ``[B, 3, H, W]`` on ``device`` in ``dtype``.
+
+    Bytes travel to the device and are normalised there in float32. Grey is repeated over the three channels.
+    """
+    import torch
+
+    if images.dtype != torch.uint8 or images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[-1] != 3):
+        raise ValueError(f"images are {images.dtype} {list(images.shape)}; expected uint8 [B, H, W] or [B, H, W, 3]")
+    x = images.to(device, non_blocking=True)
+    x = x.unsqueeze(1).expand(-1, 3, -1, -1) if x.ndim == 3 else x.permute(0, 3, 1, 2)
+    scale = torch.tensor(std, device=device, dtype=torch.float32).mul(255).reciprocal().view(1, 3, 1, 1)
+    shift = (torch.tensor(mean, device=device, dtype=torch.float32)
+             / torch.tensor(std, device=device, dtype=torch.float32)).view(1, 3, 1, 1)
+    return (x.float() * scale - shift).to(dtype).contiguous()
