@@ -1,0 +1,65 @@
+"""AdaMerging and AdaMerging++: coefficients learned by entropy minimisation on unlabelled test samples.
+
+AdaMerging: Adaptive Model Merging for Multi-Task Learning. Yang et al., ICLR 2024, arXiv:2310.02575.
+
+    min over lambda of  sum_k  E_x H( softmax(h_k(f(x; theta0 + sum_k lambda_lk tau_k,l))) )
+
+Reference: EnnengYang/AdaMerging src/main_{layer,task}_wise_adamerging{,pp}.py. We follow the code where it departs from the paper's text:
+two batches of 16 per task and step (its loop breaks after the second), all losses summed before one Adam step, lambda clamped
+to [0, 1] in the merge, started at 0.3. AdaMerging++ (trim=True) replaces each task vector by its TIES-trimmed entries that agree with the elected sign.
+We do not reproduce the gradients the code stores for all K + 1 models; they are never used.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from methods.adaptation import adapt, entropy
+from methods.api import UNLABELLED, Access, Batch, Experts, Merged, MergingError, Stream, method
+from methods.coefficients import LayerwiseMerge, Leaves
+from methods.vectors import elect
+
+
+@method(title="AdaMerging", paper="arXiv:2310.02575", access=Access(test=UNLABELLED))
+def adamerging(experts: Experts, stream: Stream, *, granularity: str = "layer", steps: int = 500, lr: float = 1e-3,
+               prior: float = 0.3, batch_size: int = 16, batches_per_task: int = 2, trim: bool = False, keep: float = 0.2,
+               clamp: bool = True, seed: int = 0) -> Merged:
+    """Learn one coefficient per task and tensor by minimising the entropy of the merged model's predictions.
+
+    Args:
+        granularity: ``"layer"`` (one coefficient per tensor and task) or ``"task"`` (one per task).
+        steps: Adam steps; each sees ``batches_per_task`` batches of ``batch_size`` of every task.
+        trim: AdaMerging++; ``keep`` is the share of each task vector that survives.
+        clamp: keep coefficients in [0, 1].
+        seed: the stream's seed.
+    """
+    for task in experts.tasks:
+        if experts.kind(task) not in ("classification", "segmentation"):
+            raise MergingError(f"adamerging minimises an entropy and {task!r} is a {experts.kind(task)} task, which has none; "
+                               "leave that task out, or use symerge")
+    vectors = elect(experts, keep, lambda agreeing, positive: agreeing) if trim else None
+    merge = LayerwiseMerge(experts, prior=prior, granularity=granularity, clamp=clamp, vectors=vectors)
+    heads = {task: experts.copy_head(task).eval().requires_grad_(False) for task in experts.tasks}
+    leaves: list[Leaves] = []
+
+    def loss(task: str, batch: Batch) -> Tensor:
+        return class_entropy(heads[task], experts.forward(leaves[-1].state, task, batch.inputs))
+
+    trace = adapt(stream, merge.parameters(), loss, steps=steps, lr=lr, batch_size=batch_size, draws=batches_per_task,
+                  joint=True, start=lambda: leaves.append(Leaves(merge())), finish=lambda: leaves.pop().backward())
+    return Merged(experts, merge.merged(), trace={**trace, **coefficient_trace(merge)})
+
+
+def class_entropy(head: nn.Module, features: Tensor) -> Tensor:
+    """Mean entropy of the predictions; classes are the second dimension where there are more than two."""
+    logits = head(features).float()
+    return entropy(logits.movedim(1, -1) if logits.ndim > 2 else logits).mean()
+
+
+def coefficient_trace(merge: LayerwiseMerge) -> dict[str, object]:
+    """Effective and raw coefficients ``[L, K]`` and the names of their rows, for a trace."""
+    effective = merge.coefficients().detach().cpu()
+    rows = list(merge.names) if len(effective) > 1 else ["all"]
+    return {"coefficients": effective, "raw_coefficients": merge.raw.detach().cpu(), "coefficient_rows": rows}
+
+

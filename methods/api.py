@@ -1,0 +1,31 @@
+"""The map of this package on one page: everything a method file imports.
+
+A method is one file with one decorated function (see ``task_arithmetic.py`` for the shortest)::
+
+    from methods.api import Experts, Merged, method
+
+    @method(title="My Merging", paper="arXiv:0000.00000")
+    def mine(experts: Experts, *, scale: float = 0.3) -> Merged:
+        ...
+        return Merged(experts, {name: tensor for every tensor that changed})
+
+=============  =======================================================================================
+``method``     registers the function; its keyword defaults are its configuration
+``Access``     the data it is handed, ``Access(test=UNLABELLED)``; default none, then there is no stream
+``Experts``    ``tasks``, ``names``, ``base[name]``, ``expert(task)[name]``, ``task_vectors(name)``,
+               ``head(task)``, ``kind(task)``, ``adaptable(task)``, ``forward(state, task, inputs)``
+``Stream``     ``draw(task, n)`` -> ``Batch(inputs, index, labels)``, ``rounds(steps)``
+``Merged``     ``model(task)``, ``state_dict(task)``, ``head(task)``, ``storage``, ``trace``
+=============  =======================================================================================
+
+Shared arithmetic: ``vectors`` (thresholds, election, decompositions), ``coefficients`` (the differentiable merge),
+``adaptation`` (the loop of every method that adapts on a stream).
+"""
+
+from methods.experts import Experts, LowRankState, StateFile, last_block
+from methods.merged import Merged, TaskModel, pack_mask, unpack_mask
+from methods.registry import LABELLED, UNLABELLED, Access, MergingError, NotApplicable, UnknownName, method
+from methods.stream import Batch, Source, Stream, TimeLimit, place
+
+__all__ = ["LABELLED", "UNLABELLED", "Access", "Batch", "Experts", "LowRankState", "Merged", "MergingError", "NotApplicable",
+           "Source", "StateFile", "Stream", "TaskModel", "TimeLimit", "UnknownName", "last_block", "method", "pack_mask", "place", "unpack_mask"]

@@ -1,0 +1,110 @@
+"""The differentiable merge: ``theta_l = theta0_l + sum_k c_lk tau_lk``, with its fused backward.
+
+Task vectors are frozen buffers ``[K, n]`` per tensor. Forward is one matrix-vector product per tensor; backward is
+``dL/dc_lk = <dL/dtheta_l, tau_lk>``, another one. No gradient is kept for a weight and autograd records nothing inside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from methods.experts import Experts
+from methods.registry import MergingError
+
+
+class _Combine(torch.autograd.Function):
+    """``base + coefficients @ vectors`` for one tensor."""
+
+    @staticmethod
+    def forward(ctx: Any, coefficients: Tensor, base: Tensor, vectors: Tensor) -> Tensor:
+        ctx.save_for_backward(vectors)
+        with torch.autocast(base.device.type, enabled=False):
+            return torch.addmv(base.reshape(-1), vectors.t(), coefficients.to(vectors.dtype)).view(base.shape)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (vectors,) = ctx.saved_tensors
+        with torch.autocast(vectors.device.type, enabled=False):
+            return torch.mv(vectors, grads[0].reshape(-1).to(vectors.dtype)), None, None
+
+
+def combine(coefficients: Tensor, base: Tensor, vectors: Tensor) -> Tensor:
+    """``base + sum_k coefficients[k] * vectors[k]``, differentiable in the coefficients only.
+
+    Args:
+        coefficients: ``[K]`` float32.
+        base: ``[*shape]`` float32.
+        vectors: ``[K, n]`` float32, the flattened task vectors.
+    """
+    out: Tensor = _Combine.apply(coefficients, base, vectors)
+    return out
+
+
+class LayerwiseMerge(nn.Module):
+    """Merging coefficients and the frozen task vectors they weigh.
+
+    Args:
+        experts: base and task vectors (read once).
+        prior: the value every coefficient starts from.
+        granularity: ``"layer"`` one coefficient per tensor and task (``raw`` is ``[L, K]``), ``"task"`` one per task
+            (``[1, K]``).
+        clamp: keep the effective coefficient in [0, 1]; the gradient is 1 inside and on the bounds, 0 outside.
+        transform: instead of ``clamp``, any differentiable map from ``raw`` to the effective coefficients.
+        vectors: ``{name: [K, *shape]}`` to use in place of the task vectors (trimmed ones, say).
+        skip: tensors that get no coefficient and stay out of the result.
+
+    ``raw`` has one row per name of ``names``.
+    """
+
+    def __init__(self, experts: Experts, *, prior: float = 0.3, granularity: str = "layer", clamp: bool = True,
+                 transform: Callable[[Tensor], Tensor] | None = None,
+                 vectors: Callable[[str], Tensor] | Mapping[str, Tensor] | None = None, skip: tuple[str, ...] = ()) -> None:
+        super().__init__()
+        if granularity not in ("layer", "task"):
+            raise MergingError(f"granularity is {granularity!r}; allowed: 'layer', 'task'")
+        self.names = tuple(n for n in experts.names if n not in set(skip))
+        self.clamp, self.transform = clamp, transform
+        rows = len(self.names) if granularity == "layer" else 1
+        self.raw = nn.Parameter(torch.full((rows, len(experts)), float(prior), device=experts.device))
+        read = vectors if callable(vectors) else (vectors.__getitem__ if vectors is not None else experts.task_vectors)
+        self.base = {n: experts.base_tensor(n) for n in self.names}
+        self.vectors = {n: read(n).reshape(len(experts), -1).contiguous() for n in self.names}
+
+    def coefficients(self) -> Tensor:
+        """The effective coefficients, ``[L, K]`` (or ``[1, K]``), differentiable in ``raw``."""
+        if self.transform is not None:
+            return self.transform(self.raw)
+        return self.raw.clamp(0.0, 1.0) if self.clamp else self.raw
+
+    def forward(self) -> dict[str, Tensor]:
+        """The merged tensors, differentiable in ``raw``."""
+        rows = self.coefficients().unbind(0)
+        if len(rows) == 1:
+            rows = rows * len(self.names)
+        return {n: combine(row, self.base[n], self.vectors[n]) for n, row in zip(self.names, rows, strict=True)}
+
+    @torch.no_grad()
+    def merged(self) -> dict[str, Tensor]:
+        """The merged tensors as they stand, without a graph."""
+        return self.forward()
+
+
+class Leaves:
+    """Merged tensors cut from their graph, so that several backward passes add up before one goes through the merge.
+
+    The activations of one batch are freed before the next is computed; memory is that of one training step.
+    """
+
+    def __init__(self, merged: Mapping[str, Tensor]) -> None:
+        self._graph = {n: t for n, t in merged.items() if t.requires_grad}
+        self.state = {n: t.detach().requires_grad_(n in self._graph) for n, t in merged.items()}
+
+    def backward(self) -> None:
+        """Send the gradients gathered in the leaves through the merge."""
+        reached = [(self._graph[n], t.grad) for n, t in self.state.items() if n in self._graph and t.grad is not None]
+        if reached:
+            torch.autograd.backward([t for t, _ in reached], [g for _, g in reached])

@@ -1,0 +1,322 @@
+"""The base, the K fine-tuned state dicts, their heads, and the encoder that runs them; read lazily, tensor by tensor."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from methods.registry import MergingError, NotApplicable, nearest
+
+KINDS = ("classification", "regression", "segmentation", "depth", "normals")
+
+
+class StateFile(Mapping[str, Tensor]):
+    """A safetensors file as a lazy mapping: a tensor is mapped from disk when it is asked for, and not kept."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        try:
+            self._handle = safe_open(str(self.path), "pt")
+            slices = {n: self._handle.get_slice(n) for n in self._handle.keys()}
+        except (OSError, SafetensorError) as error:
+            raise MergingError(f"cannot read {self.path.name}: {error}; expected a whole safetensors file. "
+                               "Restore it (git checkout, or import the checkpoint again).") from None
+        self.shapes = {n: tuple(s.get_shape()) for n, s in slices.items()}
+        self.floating = {n for n, s in slices.items() if s.get_dtype().startswith(("F", "BF"))}
+        self.metadata: dict[str, str] = dict(self._handle.metadata() or {})
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self.shapes:
+            raise KeyError(name)
+        return self._handle.get_tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.shapes)
+
+    def __len__(self) -> int:
+        return len(self.shapes)
+
+
+class LowRankState(Mapping[str, Tensor]):
+    """An expert given by adapters: ``base[name] + scale * B @ A`` where an adapter exists, the base elsewhere."""
+
+    def __init__(self, base: Mapping[str, Tensor], adapters: Mapping[str, tuple[Tensor, Tensor, float]]) -> None:
+        self.base, self.adapters = base, dict(adapters)
+
+    def __getitem__(self, name: str) -> Tensor:
+        value = self.base[name]
+        if name not in self.adapters:
+            return value
+        a, b, scale = self.adapters[name]
+        return (value.float() + scale * (b.float() @ a.float()).reshape(value.shape)).to(torch.float32)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.base)
+
+    def __len__(self) -> int:
+        return len(self.base)
+
+
+class Experts:
+    """K experts fine-tuned from one base.
+
+    Attributes:
+        tasks: the K task names, in order.
+        base: ``{name: Tensor}`` of the pretrained encoder, any floating dtype; integer buffers allowed.
+        names: the floating tensors that are merged, in the encoder's parameter order where it has them.
+        device: where ``task_vectors``, ``state`` and ``forward`` compute. Storage stays where it is.
+        encoder: the module that runs a state, or ``None`` for methods that need no forward pass.
+    """
+
+    def __init__(self, base: Mapping[str, Tensor], experts: Mapping[str, Mapping[str, Tensor]], *,
+                 heads: Mapping[str, nn.Module] | None = None, encoder: nn.Module | None = None,
+                 kinds: Mapping[str, str] | None = None, adaptable: Mapping[str, Sequence[str]] | None = None,
+                 device: torch.device | str = "cpu") -> None:
+        if not experts:
+            raise MergingError("no experts given; expected at least one {task: state_dict}")
+        self.base, self.encoder, self.device = base, encoder, torch.device(device)
+        self._experts = dict(experts)
+        self.tasks: tuple[str, ...] = tuple(experts)
+        self.heads = dict(heads or {})
+        self.kinds = {task: (kinds or {}).get(task, "classification") for task in self.tasks}
+        self._adaptable = {k: tuple(v) for k, v in (adaptable or {}).items()}
+        self._lora: dict[str, dict[str, tuple[Tensor, Tensor, float]]] | None = None
+        self._checked: set[str] = set()
+        for task in self.tasks:
+            if "/" in task:
+                raise MergingError(f"task name {task!r} holds a '/'; expected a plain name")
+        for task, kind in self.kinds.items():
+            if kind not in KINDS:
+                raise MergingError(f"task {task!r} is of kind {kind!r}; allowed: {', '.join(KINDS)}")
+        for task in self.heads:
+            if task not in self._experts:
+                raise nearest("task of a head", task, list(self.tasks))
+        self._check_layout()
+        order = list(encoder.state_dict()) if encoder is not None else []
+        floating = [n for n in base if self._is_merged(n)]
+        rank = {n: i for i, n in enumerate(order)}
+        self.names: tuple[str, ...] = tuple(sorted(floating, key=lambda n: rank.get(n, len(rank))))
+
+    @classmethod
+    def from_state_dicts(cls, base: Mapping[str, Tensor] | str | Path,
+                         experts: Mapping[str, Mapping[str, Tensor] | str | Path], *,
+                         heads: Mapping[str, nn.Module] | None = None, encoder: nn.Module | None = None,
+                         kinds: Mapping[str, str] | None = None,
+                         adaptable: Mapping[str, Sequence[str]] | None = None,
+                         device: torch.device | str = "cpu") -> Experts:
+        """Experts from state dicts (or paths of safetensors files) of equal keys and shapes.
+
+        Args:
+            base: the pretrained state dict.
+            experts: ``{task: state dict}``; the order is the order of tasks.
+            heads: ``{task: module}``, features ``[B, D]`` to predictions.
+            encoder: the module whose parameters the state dicts name; run by ``forward``.
+            kinds: ``{task: "classification" | "regression" | ...}``, default classification.
+            adaptable: ``{name: encoder tensors}``; ``"last_block"`` is found by itself in numbered blocks.
+            device: where arithmetic and forward passes take place.
+
+        Raises:
+            MergingError: keys missing or extra, shapes that differ, tensors that are not finite.
+        """
+        opened = {t: StateFile(s) if isinstance(s, (str, Path)) else s for t, s in experts.items()}
+        first = StateFile(base) if isinstance(base, (str, Path)) else base
+        return cls(first, opened, heads=heads, encoder=encoder, kinds=kinds, adaptable=adaptable, device=device)
+
+    @classmethod
+    def from_lora(cls, base: Mapping[str, Tensor] | str | Path,
+                  adapters: Mapping[str, Mapping[str, tuple[Tensor, Tensor, float]]], *,
+                  heads: Mapping[str, nn.Module] | None = None, encoder: nn.Module | None = None,
+                  kinds: Mapping[str, str] | None = None, adaptable: Mapping[str, Sequence[str]] | None = None,
+                  device: torch.device | str = "cpu") -> Experts:
+        """Experts given as LoRA adapters ``{task: {module: (A [r, in], B [out, r], scale)}}``.
+
+        ``module`` names a weight of the base, with or without its ``.weight``. As task vectors they are
+        ``scale * B @ A``; the adapters themselves are read by :meth:`lora`.
+        """
+        first = StateFile(base) if isinstance(base, (str, Path)) else base
+        named: dict[str, dict[str, tuple[Tensor, Tensor, float]]] = {}
+        for task, modules in adapters.items():
+            named[task] = {}
+            for module, (a, b, scale) in modules.items():
+                name = module if module in first else f"{module}.weight"
+                if name not in first:
+                    raise nearest("module of an adapter", module, list(first))
+                rows, columns = first[name].shape[0], first[name][0].numel()
+                if a.shape[0] != b.shape[1] or (b.shape[0], a.shape[1]) != (rows, columns):
+                    raise MergingError(f"adapter {module} of {task}: A {tuple(a.shape)} and B {tuple(b.shape)} do not "
+                                       f"multiply to {(rows, columns)}; expected A [r, {columns}], B [{rows}, r]")
+                named[task][name] = (a, b, float(scale))
+        made = cls(first, {t: LowRankState(first, m) for t, m in named.items()}, heads=heads, encoder=encoder,
+                   kinds=kinds, adaptable=adaptable, device=device)
+        made._lora = named
+        return made
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    def _is_merged(self, name: str) -> bool:
+        return all(_floating(state, name) for state in (self.base, *self._experts.values()))
+
+    def _check_layout(self) -> None:
+        """Keys and shapes of every expert against the base; every difference in one message."""
+        shapes = _shapes(self.base)
+        for task, state in self._experts.items():
+            missing, extra = shapes.keys() - state.keys(), state.keys() - shapes.keys()
+            if missing or extra:
+                raise MergingError(f"expert {task!r} does not match the base: missing {_some(missing)}; extra {_some(extra)}. "
+                                   "Expected the same keys; import it again from the same family as the base.")
+            if isinstance(state, LowRankState):
+                continue
+            for name, shape in _shapes(state).items():
+                if shape != shapes[name]:
+                    raise MergingError(f"expert {task!r}: {name} has shape {shape}, the base has {shapes[name]}; expected "
+                                       "equal shapes. Is this expert of another backbone?")
+
+    def _finite(self, name: str, owner: str, value: Tensor) -> Tensor:
+        key = f"{owner}/{name}"
+        if key not in self._checked:
+            if not torch.isfinite(value.sum(dtype=torch.float64)):
+                bad = int((~torch.isfinite(value)).sum())
+                raise MergingError(f"{owner}: {name} holds {bad} NaN or Inf of {value.numel()} values; expected finite weights. "
+                                   "The checkpoint is damaged: import it again.")
+            self._checked.add(key)
+        return value
+
+    def expert(self, task: str) -> Mapping[str, Tensor]:
+        """The fine-tuned state dict of ``task``, read lazily."""
+        if task not in self._experts:
+            raise nearest("task", task, list(self.tasks))
+        return self._experts[task]
+
+    def base_tensor(self, name: str) -> Tensor:
+        """``base[name]`` as float32 on the device. Raises :class:`MergingError` when it is not finite."""
+        return self._finite(name, "base", self.base[name].to(self.device, torch.float32))
+
+    def task_vector(self, name: str, task: str, base: Tensor | None = None) -> Tensor:
+        """``expert(task)[name] - base[name]``, float32 on the device, ``[*shape]``."""
+        tuned = self._finite(name, f"expert {task}", self.expert(task)[name].to(self.device, torch.float32))
+        return tuned - (self.base_tensor(name) if base is None else base)
+
+    def task_vectors(self, name: str) -> Tensor:
+        """One parameter across experts: ``[K, *shape]``, float32 on the device; accumulate in this precision."""
+        base = self.base_tensor(name)
+        out = torch.empty((len(self), *base.shape), dtype=torch.float32, device=self.device)
+        for k, task in enumerate(self.tasks):
+            tuned = self._finite(name, f"expert {task}", self.expert(task)[name].to(self.device))
+            torch.sub(tuned, base, out=out[k])
+        return out
+
+    def buffers(self) -> dict[str, Tensor]:
+        """The tensors that are not merged (integer buffers and the like), as the base has them."""
+        merged = set(self.names)
+        return {name: self.base[name] for name in self.base if name not in merged}
+
+    def numel(self) -> int:
+        """Number of merged parameters, P."""
+        shapes = _shapes(self.base)
+        return sum(_count(shapes[name]) for name in self.names)
+
+    def nbytes(self) -> int:
+        """Bytes of one model in float32."""
+        return 4 * self.numel()
+
+    def kind(self, task: str) -> str:
+        """``"classification"``, ``"regression"``, ...; it decides the self-label loss."""
+        self.expert(task)
+        return self.kinds[task]
+
+    def head(self, task: str) -> nn.Module:
+        """The task's predictor, the module itself; copy it before you change it."""
+        self.expert(task)
+        if task not in self.heads:
+            raise MergingError(f"no head was given for task {task!r}; heads exist for: {', '.join(self.heads) or 'none'}. "
+                               "Give heads={task: module} when you make the Experts.")
+        return self.heads[task]
+
+    def state(self, task: str | None = None) -> dict[str, Tensor]:
+        """The base (or one expert) as float32 tensors on the device, what ``forward`` takes."""
+        source = self.base if task is None else self.expert(task)
+        owner = "base" if task is None else f"expert {task}"
+        merged = set(self.names)
+        return {n: self._finite(n, owner, source[n].to(self.device, torch.float32)) if n in merged
+                else source[n].to(self.device) for n in source}
+
+    def forward(self, state: Mapping[str, Tensor], task: str, inputs: Any) -> Any:
+        """Features of ``inputs`` under the given weights. Tensors that ``state`` lacks are the encoder's own."""
+        if self.encoder is None:
+            raise MergingError("this method runs the encoder and none was given; make the Experts with encoder=module")
+        known = self._encoder_names()
+        return torch.func.functional_call(self.encoder, {n: t for n, t in state.items() if n in known}, (inputs,))
+
+    def _encoder_names(self) -> set[str]:
+        if not hasattr(self, "_known"):
+            assert self.encoder is not None
+            self._known = set(self.encoder.state_dict())
+        return self._known
+
+    def adaptable(self, task: str) -> dict[str, Any]:
+        """What a method may adapt: ``"head"`` (the module) and, where blocks are numbered, ``"last_block"`` (tensor names)."""
+        found: dict[str, Any] = {"head": self.heads[task]} if task in self.heads else {}
+        found.update(self._adaptable)
+        if "last_block" not in found:
+            block = last_block(self.names)
+            if block:
+                found["last_block"] = block
+        return found
+
+    def lora(self, task: str) -> dict[str, tuple[Tensor, Tensor, float]]:
+        """The adapters ``{tensor name: (A, B, scale)}`` of one expert. Raises :class:`NotApplicable` if it has none."""
+        if self._lora is None:
+            raise NotApplicable("these experts are full fine-tunings; this method merges LoRA adapters (Experts.from_lora)")
+        self.expert(task)
+        return self._lora[task]
+
+    def copy_head(self, task: str) -> nn.Module:
+        """A copy of the head on the device, with parameters that can be trained."""
+        made = copy.deepcopy(self.head(task)).to(self.device, torch.float32)
+        for parameter in made.parameters():
+            parameter.requires_grad_(True)
+        return made
+
+
+def last_block(names: Sequence[str]) -> tuple[str, ...]:
+    """The tensors of the highest-numbered block (``...resblocks.11...``); empty where blocks are not numbered."""
+    pattern = re.compile(r"^(.*?\b(?:resblocks|layers|layer|blocks|h))\.(\d+)\.")
+    hits = [(m.group(1), int(m.group(2)), n) for n in names if (m := pattern.match(n))]
+    if not hits:
+        return ()
+    prefix, top = max((p, max(i for q, i, _ in hits if q == p)) for p, _, _ in hits)
+    return tuple(n for p, i, n in hits if p == prefix and i == top)
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    if isinstance(state, StateFile):
+        return state.shapes
+    return {n: tuple(t.shape) for n, t in state.items()}
+
+
+def _floating(state: Mapping[str, Tensor], name: str) -> bool:
+    if isinstance(state, LowRankState):
+        state = state.base
+    if isinstance(state, StateFile):
+        return name in state.floating
+    return state[name].is_floating_point()
+
+
+def _count(shape: tuple[int, ...]) -> int:
+    total = 1
+    for size in shape:
+        total *= size
+    return total
+
+
+def _some(names: set[str], most: int = 4) -> str:
+    shown = sorted(names)[:most]
+    return (", ".join(shown) + (f" and {len(names) - most} more" if len(names) > most else "")) or "none"

@@ -1,0 +1,241 @@
+"""Which methods exist, and what each declares: read from the source, without importing torch.
+
+A method is a function under ``@method(...)`` in a file of this package. Its keyword defaults are its configuration,
+its decorator says its title, paper and the data it needs. ``names`` and ``describe`` read both with :mod:`ast`;
+``get`` imports the file and returns the callable.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import functools
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+LABELLED = "labelled"
+UNLABELLED = "unlabelled"
+SPLITS = ("train", "val", "test")
+PACKAGE = Path(__file__).parent
+
+
+class MergingError(ValueError):
+    """A merge that cannot be done as asked. The message says what was found, what is allowed, and what to type."""
+
+
+class NotApplicable(MergingError):
+    """The method does not fit these experts (say, LoRA adapters are needed); the message says why in one line."""
+
+
+class UnknownName(MergingError, KeyError):
+    """No such method or keyword; the nearest names are offered."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+def nearest(kind: str, name: str, known: list[str], hint: str = "") -> UnknownName:
+    """The error for an unknown ``name`` of this ``kind``, with the closest known names."""
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    offer = f"Did you mean {' or '.join(close)}?" if close else f"Known: {', '.join(sorted(known)) or 'none'}."
+    return UnknownName(f"unknown {kind} {name!r}. {offer}{' ' + hint if hint else ''}")
+
+
+@dataclass(frozen=True)
+class Access:
+    """The data a method is handed: for each split ``LABELLED``, ``UNLABELLED`` or ``None``."""
+
+    train: str | None = None
+    val: str | None = None
+    test: str | None = None
+
+    def __post_init__(self) -> None:
+        for split, level in self.items():
+            if level not in (LABELLED, UNLABELLED):
+                raise MergingError(f"access to {split} is {level!r}; allowed: {LABELLED!r}, {UNLABELLED!r} or None")
+
+    def items(self) -> list[tuple[str, str]]:
+        """The granted ``(split, level)`` pairs, in the order train, val, test."""
+        return [(s, getattr(self, s)) for s in SPLITS if getattr(self, s) is not None]
+
+    def __bool__(self) -> bool:
+        return bool(self.items())
+
+    def __or__(self, other: Access) -> Access:
+        """The higher of two levels, split by split."""
+        rank = {None: 0, UNLABELLED: 1, LABELLED: 2}
+        return Access(**{s: max(getattr(self, s), getattr(other, s), key=rank.__getitem__) for s in SPLITS})
+
+    def describe(self) -> str:
+        """``"unlabelled test"``, ``"labelled val + unlabelled test"`` or ``"none"``."""
+        return " + ".join(f"{level} {split}" for split, level in self.items()) or "none"
+
+
+@dataclass(eq=False)
+class Method:
+    """A registered method. Call it as ``method(experts, **keywords)`` or ``method(experts, stream, **keywords)``."""
+
+    name: str
+    module: str
+    title: str
+    paper: str
+    access: Access
+    parameters: dict[str, Any]
+    access_if: dict[tuple[str, Any], Access] = field(default_factory=dict)
+    grids: dict[str, tuple[float, float, int]] = field(default_factory=dict)
+    summary: str = ""
+    function: Callable[..., Any] | None = None
+
+    @property
+    def stochastic(self) -> bool:
+        """A method that has the keyword ``seed`` is stochastic; one that has not is deterministic."""
+        return "seed" in self.parameters
+
+    @property
+    def path(self) -> Path:
+        """The file that holds the method."""
+        return PACKAGE / f"{self.module.rpartition('.')[2]}.py"
+
+    def resolve(self, keywords: Mapping[str, Any]) -> dict[str, Any]:
+        """All parameters, the defaults filled in. Raises :class:`UnknownName` for an unknown keyword."""
+        for key in keywords:
+            if key not in self.parameters:
+                raise nearest(f"keyword of {self.name}", key, list(self.parameters))
+        return {**self.parameters, **keywords}
+
+    def access_for(self, keywords: Mapping[str, Any]) -> Access:
+        """The access these keywords ask for: the declared one, raised where a keyword value says so."""
+        access = self.access
+        values = self.resolve(keywords)
+        for (key, value), more in self.access_if.items():
+            if values.get(key) == value and type(values.get(key)) is type(value):
+                access = access | more
+        if any(values.get(key) == "val" for key in self.grids):
+            access = access | Access(val=LABELLED)
+        inner = values.get("inner")
+        if isinstance(inner, str) and inner in _files() and inner != self.name:
+            access = access | describe(inner).access
+        return access
+
+    def __call__(self, experts: Any, stream: Any = None, **keywords: Any) -> Any:
+        """Merge ``experts``; ``stream`` is needed exactly when the access is not none. Returns a ``Merged``."""
+        if self.function is None:
+            return get(self.name)(experts, stream, **keywords)
+        access = self.access_for(keywords)
+        chosen = [key for key in self.grids if keywords.get(key) == "val"]
+        if chosen:
+            raise MergingError(f"{chosen[0]}='val' is chosen on a validation split by the benchmark's runner; called directly, "
+                               f"{self.name} takes a number")
+        takes_stream = "stream" in inspect.signature(self.function).parameters
+        if access and stream is None and takes_stream:
+            raise MergingError(f"{self.name} needs data ({access.describe()}) and was given no stream; "
+                               f"call it as methods.get({self.name!r})(experts, stream, ...)")
+        if takes_stream:
+            return self.function(experts, stream, **keywords)
+        return self.function(experts, **keywords)
+
+
+def method(*, title: str, paper: str, access: Access | None = None,
+           access_if: Mapping[tuple[str, Any], Access] | None = None,
+           grids: Mapping[str, tuple[float, float, int]] | None = None) -> Callable[[Callable[..., Any]], Method]:
+    """Register the decorated function as a method.
+
+    Args:
+        title: the method's name in the literature.
+        paper: where it is described, ``"arXiv:NUMBER"`` where it has one.
+        access: the data it is handed; default none. All arguments must be literals (they are read from the source).
+        access_if: ``{(keyword, value): Access}`` raises the access when the keyword has that value.
+        grids: ``{keyword: (first, last, count)}``: the values the paper searches on a labelled validation split. Such a
+            keyword may be ``"val"``; whoever runs the method then chooses, and hands the method a number.
+    """
+
+    def register(function: Callable[..., Any]) -> Method:
+        parameters = {p.name: p.default for p in inspect.signature(function).parameters.values()
+                      if p.kind is inspect.Parameter.KEYWORD_ONLY}
+        summary = (function.__doc__ or "").strip().partition("\n")[0]
+        made = Method(function.__name__, function.__module__, title, paper, access or Access(), parameters,
+                      dict(access_if or {}), dict(grids or {}), summary, function)
+        return functools.update_wrapper(made, function)
+
+    return register
+
+
+def _literal(node: ast.expr) -> Any:
+    """The value of a literal expression; ``Access(...)`` and the two level names are understood as well."""
+    if isinstance(node, ast.Name):
+        return {"LABELLED": LABELLED, "UNLABELLED": UNLABELLED}[node.id]
+    if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "Access":
+        return Access(**{k.arg: _literal(k.value) for k in node.keywords if k.arg})
+    if isinstance(node, ast.Dict):
+        return {_literal(k): _literal(v) for k, v in zip(node.keys, node.values, strict=True) if k is not None}
+    if isinstance(node, ast.Tuple):
+        return tuple(_literal(e) for e in node.elts)
+    return ast.literal_eval(node)
+
+
+def _read(path: Path) -> list[Method]:
+    """The methods one file declares. Raises :class:`MergingError` with file and line where it cannot be read."""
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    except SyntaxError as error:
+        raise MergingError(f"methods/{path.name}, line {error.lineno}: {error.msg}") from None
+    found = []
+    for node in tree.body:
+        if not isinstance(node, ast.FunctionDef):
+            continue
+        for decorator in node.decorator_list:
+            if not (isinstance(decorator, ast.Call) and getattr(decorator.func, "id", None) == "method"):
+                continue
+            try:
+                given = {k.arg: _literal(k.value) for k in decorator.keywords if k.arg}
+                parameters = {a.arg: _literal(d) for a, d in zip(node.args.kwonlyargs, node.args.kw_defaults,
+                                                                 strict=True) if d is not None}
+            except (ValueError, KeyError, TypeError):
+                raise MergingError(f"methods/{path.name}, line {node.lineno}: the decorator's arguments and the keyword "
+                                   f"defaults of {node.name} must be literals") from None
+            missing = [a.arg for a, d in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True) if d is None]
+            if missing or {"title", "paper"} - given.keys():
+                raise MergingError(f"methods/{path.name}, line {node.lineno}: {node.name} needs @method(title=..., "
+                                   f"paper=...) and a default for every keyword; missing: "
+                                   f"{', '.join(missing or sorted({'title', 'paper'} - given.keys()))}")
+            found.append(Method(node.name, f"methods.{path.stem}", given["title"], given["paper"],
+                                given.get("access", Access()), parameters, given.get("access_if", {}),
+                                given.get("grids", {}), (ast.get_docstring(node) or "").partition("\n")[0]))
+    return found
+
+
+@functools.lru_cache(maxsize=1)
+def _files() -> dict[str, Method]:
+    """All declared methods by name, in the order of their files. A name declared twice is an error."""
+    known: dict[str, Method] = {}
+    for path in sorted(PACKAGE.glob("*.py")):
+        if path.stem.startswith("_"):
+            continue
+        for made in _read(path):
+            if made.name in known:
+                raise MergingError(f"two methods are called {made.name!r}: in {known[made.name].module} and {made.module}")
+            known[made.name] = made
+    return known
+
+
+def names() -> list[str]:
+    """The names of all registered methods, sorted."""
+    return sorted(_files())
+
+
+def describe(name: str) -> Method:
+    """What ``name`` declares, without importing it. Raises :class:`UnknownName` with the nearest names."""
+    known = _files()
+    if name not in known:
+        raise nearest("method", name, list(known), "Type ./run_all.sh list to see all.")
+    return known[name]
+
+
+def get(name: str) -> Method:
+    """The method itself, ready to call (imports its file). Raises :class:`UnknownName` with the nearest names."""
+    found: Method = getattr(importlib.import_module(describe(name).module), name)
+    return found

@@ -1,0 +1,119 @@
+"""Streamed arithmetic over task vectors: one parameter across experts at a time, never a K x P matrix."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from methods.experts import Experts
+from methods.registry import MergingError
+
+_BINS = 1 << 16
+
+
+def per_tensor(experts: Experts, combine: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+    """``{name: base + combine(task_vectors)}`` for every merged tensor, ``combine``: ``[K, *shape] -> [*shape]``."""
+    return {n: experts.base_tensor(n) + combine(experts.task_vectors(n)) for n in experts.names}
+
+
+def fraction(name: str, value: float, *, zero: bool = False) -> float:
+    """``value`` if it is a number in (0, 1] (or [0, 1]); else an error that names the keyword."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not (0 <= value <= 1) or (value == 0 and not zero):
+        raise MergingError(f"{name} is {value!r}; expected a fraction in {'[0' if zero else '(0'}, 1], such as {name}=0.2")
+    return float(value)
+
+
+def choice(name: str, value: str, allowed: tuple[str, ...]) -> str:
+    """``value`` if it is one of ``allowed``; else an error that lists them."""
+    if value not in allowed:
+        raise MergingError(f"{name} is {value!r}; allowed: {', '.join(map(repr, allowed))}")
+    return value
+
+
+def magnitudes(experts: Experts, task: str) -> Iterator[Tensor]:
+    """``|tau_k|`` of one task, tensor by tensor, flat."""
+    for name in experts.names:
+        yield experts.task_vector(name, task).abs_().reshape(-1)
+
+
+def order_statistic(parts: list[Tensor], k: int) -> float:
+    """The ``k``-th smallest (from 1) of all entries of ``parts``: non-negative float32 tensors.
+
+    Non-negative floats sort as their bit patterns do: a histogram of the upper 16 bits finds the bin, and only that
+    bin's entries are sorted. Exact, and nothing of the size of ``parts`` is copied.
+    """
+    counts = torch.zeros(_BINS, dtype=torch.int64, device=parts[0].device)
+    for chunk in _chunks(parts):
+        counts += torch.bincount(chunk.view(torch.int32) >> 16, minlength=_BINS)
+    below = counts.cumsum(0)
+    bin_ = int(torch.searchsorted(below, k))
+    rank = k - (int(below[bin_ - 1]) if bin_ else 0)
+    inside = torch.cat([chunk[(chunk.view(torch.int32) >> 16) == bin_] for chunk in _chunks(parts)])
+    return float(inside.kthvalue(rank).values)
+
+
+def _chunks(parts: list[Tensor], size: int = 1 << 22) -> Iterator[Tensor]:
+    for part in parts:
+        yield from part.split(size)
+
+
+def thresholds(experts: Experts, keep: float) -> Tensor:
+    """One magnitude per task above which (inclusive) the largest ``keep`` share of all its entries lies, ``[K]``.
+
+    The ``d - int(d * keep)``-th smallest magnitude over all tensors together; with ``keep=1`` it is 0. Reads every expert once
+    and holds the magnitudes of one task at a time.
+    """
+    found = []
+    for task in experts.tasks:
+        parts = list(magnitudes(experts, task))
+        total = sum(p.numel() for p in parts)
+        k = total - int(total * keep)
+        found.append(order_statistic(parts, k) if k > 0 else 0.0)
+        del parts
+    return torch.tensor(found, device=experts.device)
+
+
+def trim(vectors: Tensor, threshold: Tensor) -> Tensor:
+    """Entries of ``vectors`` ``[K, *shape]`` whose magnitude is below their task's threshold ``[K]`` become 0, in place."""
+    limit = threshold.view(-1, *[1] * (vectors.ndim - 1))
+    return vectors.masked_fill_(vectors.abs() < limit, 0.0)
+
+
+def total(vectors: Tensor) -> Tensor:
+    """Sum over tasks in float64, so that the order of tasks does not decide a sign."""
+    return vectors.sum(0, dtype=torch.float64)
+
+
+def agreeing(vectors: Tensor, positive: Tensor) -> Tensor:
+    """The entries of ``vectors`` ``[K, *shape]`` with the elected sign (``positive`` bool ``[*shape]``); others 0."""
+    return torch.where(positive, vectors.clamp(min=0), vectors.clamp(max=0))
+
+
+def elect(experts: Experts, keep: float, merge: Callable[[Tensor, Tensor], Tensor]) -> dict[str, Tensor]:
+    """TIES' trim and elect, streamed: ``{name: merge(agreeing vectors [K, *shape], positive [*shape])}``.
+
+    An entry whose trimmed vectors cancel exactly takes the majority sign of the whole model (the sign of the sum of all signs);
+    where that is 0 as well, the negative one. It is known only at the end, so such tensors are done again.
+    """
+    limits = thresholds(experts, keep)
+    votes, undecided, found = 0, [], {}
+    for name in experts.names:
+        vectors = trim(experts.task_vectors(name), limits)
+        sums = total(vectors)
+        votes += int(sums.sign().sum())
+        if bool(((sums == 0) & (vectors != 0).any(0)).any()):
+            undecided.append(name)
+        found[name] = merge(agreeing(vectors, sums > 0), sums > 0)
+    for name in undecided if votes > 0 else ():
+        vectors = trim(experts.task_vectors(name), limits)
+        positive = total(vectors) >= 0
+        found[name] = merge(agreeing(vectors, positive), positive)
+    return found
+
+
+def is_matrix(name: str, shape: tuple[int, ...] | torch.Size) -> bool:
+    """What the spectral methods decompose: 2-D tensors that are no text projection."""
+    return len(shape) == 2 and "text_projection" not in name and math.prod(shape) > 0
