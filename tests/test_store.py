@@ -47,7 +47,7 @@ def test_bits_survive_packing(bits):
     assert unpack_bits(pack_bits(bits), len(bits)).tolist() == bits
 
 
-@pytest.mark.parametrize("text, n", [(pack_bits([1] * 9), 8), (pack_bits([1] * 9), 17), ("!", 3), (pack_bits([1] * 8), 7)])
+@pytest.mark.parametrize("text, n", [(pack_bits([1] * 9), 8), (pack_bits([1] * 9), 17), ("!", 3), (pack_bits([1]), 0)])
 def test_bits_that_do_not_fit_their_number_are_refused(text, n):
     with pytest.raises(ValueError):
         unpack_bits(text, n)
