@@ -1,6 +1,27 @@
 """Model-merging methods. ``get(name)`` and ``names()``; importing this imports no torch."""
 
-from methods.registry import LABELLED, UNLABELLED, Access, Method, MergingError, NotApplicable, UnknownName
-from methods.registry import describe, get, names
+from methods.registry import (
+    LABELLED,
+    UNLABELLED,
+    Access,
+    MergingError,
+    Method,
+    NotApplicable,
+    UnknownName,
+    describe,
+    get,
+    names,
+)
 
-__all__ = ["LABELLED", "UNLABELLED", "Access", "Method", "MergingError", "NotApplicable", "UnknownName", "describe", "get", "names"]
+__all__ = [
+    "LABELLED",
+    "UNLABELLED",
+    "Access",
+    "Method",
+    "MergingError",
+    "NotApplicable",
+    "UnknownName",
+    "describe",
+    "get",
+    "names",
+]

@@ -4,9 +4,12 @@ AdaMerging: Adaptive Model Merging for Multi-Task Learning. Yang et al., ICLR 20
 
     min over lambda of  sum_k  E_x H( softmax(h_k(f(x; theta0 + sum_k lambda_lk tau_k,l))) )
 
-Reference: EnnengYang/AdaMerging src/main_{layer,task}_wise_adamerging{,pp}.py. We follow the code where it departs from the paper's text:
-two batches of 16 per task and step (its loop breaks after the second), all losses summed before one Adam step, lambda clamped
-to [0, 1] in the merge, started at 0.3. AdaMerging++ (trim=True) replaces each task vector by its TIES-trimmed entries that agree with the elected sign.
+Reference: EnnengYang/AdaMerging src/main_{layer,task}_wise_adamerging{,pp}.py. We follow the code where it departs
+from the paper's text:
+two batches of 16 per task and step (its loop breaks after the second), all losses summed before one Adam step, lambda
+clamped
+to [0, 1] in the merge, started at 0.3. AdaMerging++ (trim=True) replaces each task vector by its TIES-trimmed entries
+that agree with the elected sign.
 We do not reproduce the gradients the code stores for all K + 1 models; they are never used.
 """
 
@@ -21,9 +24,21 @@ from methods.vectors import elect
 
 
 @method(title="AdaMerging", paper="arXiv:2310.02575", access=Access(test=UNLABELLED))
-def adamerging(experts: Experts, stream: Stream, *, granularity: str = "layer", steps: int = 500, lr: float = 1e-3,
-               prior: float = 0.3, batch_size: int = 16, batches_per_task: int = 2, trim: bool = False, keep: float = 0.2,
-               clamp: bool = True, seed: int = 0) -> Merged:
+def adamerging(
+    experts: Experts,
+    stream: Stream,
+    *,
+    granularity: str = "layer",
+    steps: int = 500,
+    lr: float = 1e-3,
+    prior: float = 0.3,
+    batch_size: int = 16,
+    batches_per_task: int = 2,
+    trim: bool = False,
+    keep: float = 0.2,
+    clamp: bool = True,
+    seed: int = 0,
+) -> Merged:
     """Learn one coefficient per task and tensor by minimising the entropy of the merged model's predictions.
 
     Args:
@@ -35,8 +50,10 @@ def adamerging(experts: Experts, stream: Stream, *, granularity: str = "layer", 
     """
     for task in experts.tasks:
         if experts.kind(task) not in ("classification", "segmentation"):
-            raise MergingError(f"adamerging minimises an entropy and {task!r} is a {experts.kind(task)} task, which has none; "
-                               "leave that task out, or use symerge")
+            raise MergingError(
+                f"adamerging minimises an entropy and {task!r} is a {experts.kind(task)} task, which has none; "
+                "leave that task out, or use symerge"
+            )
     vectors = elect(experts, keep, lambda agreeing, positive: agreeing) if trim else None
     merge = LayerwiseMerge(experts, prior=prior, granularity=granularity, clamp=clamp, vectors=vectors)
     heads = {task: experts.copy_head(task).eval().requires_grad_(False) for task in experts.tasks}
@@ -45,8 +62,18 @@ def adamerging(experts: Experts, stream: Stream, *, granularity: str = "layer", 
     def loss(task: str, batch: Batch) -> Tensor:
         return class_entropy(heads[task], experts.forward(leaves[-1].state, task, batch.inputs))
 
-    trace = adapt(stream, merge.parameters(), loss, steps=steps, lr=lr, batch_size=batch_size, draws=batches_per_task,
-                  joint=True, start=lambda: leaves.append(Leaves(merge())), finish=lambda: leaves.pop().backward())
+    trace = adapt(
+        stream,
+        merge.parameters(),
+        loss,
+        steps=steps,
+        lr=lr,
+        batch_size=batch_size,
+        draws=batches_per_task,
+        joint=True,
+        start=lambda: leaves.append(Leaves(merge())),
+        finish=lambda: leaves.pop().backward(),
+    )
     return Merged(experts, merge.merged(), trace={**trace, **coefficient_trace(merge)})
 
 
@@ -61,5 +88,3 @@ def coefficient_trace(merge: LayerwiseMerge) -> dict[str, object]:
     effective = merge.coefficients().detach().cpu()
     rows = list(merge.names) if len(effective) > 1 else ["all"]
     return {"coefficients": effective, "raw_coefficients": merge.raw.detach().cpu(), "coefficient_rows": rows}
-
-

@@ -15,9 +15,21 @@ from methods.stream import Batch, Stream
 Loss = Callable[[str, Batch], Tensor]
 
 
-def adapt(stream: Stream, parameters: Iterable[nn.Parameter], loss: Loss, *, steps: int, lr: float, batch_size: int,
-          draws: int = 1, replace: bool = False, joint: bool = False, start: Callable[[], Any] | None = None,
-          finish: Callable[[], Any] | None = None, text: str = "adapting") -> dict[str, Any]:
+def adapt(
+    stream: Stream,
+    parameters: Iterable[nn.Parameter],
+    loss: Loss,
+    *,
+    steps: int,
+    lr: float,
+    batch_size: int,
+    draws: int = 1,
+    replace: bool = False,
+    joint: bool = False,
+    start: Callable[[], Any] | None = None,
+    finish: Callable[[], Any] | None = None,
+    text: str = "adapting",
+) -> dict[str, Any]:
     """Minimise ``loss(task, batch)`` with Adam (betas 0.9, 0.999, no weight decay).
 
     Args:
@@ -63,9 +75,13 @@ def adapt(stream: Stream, parameters: Iterable[nn.Parameter], loss: Loss, *, ste
         else:
             for pair in drawn:
                 update([pair])
-    return {"losses": torch.stack(losses).cpu() if losses else torch.zeros(0),
-            "adapt_seconds": time.perf_counter() - began, "trainable": sum(p.numel() for p in trained),
-            "updates": len(losses), "images": stream.drawn - before}
+    return {
+        "losses": torch.stack(losses).cpu() if losses else torch.zeros(0),
+        "adapt_seconds": time.perf_counter() - began,
+        "trainable": sum(p.numel() for p in trained),
+        "updates": len(losses),
+        "images": stream.drawn - before,
+    }
 
 
 class ExpertOutputs:
@@ -76,20 +92,36 @@ class ExpertOutputs:
         steps, batch_size, draws, replace: the draws to come, as :func:`adapt` will make them.
     """
 
-    def __init__(self, experts: Experts, stream: Stream, *, steps: int, batch_size: int, draws: int = 1,
-                 replace: bool = False, features: bool = False, chunk: int = 256) -> None:
+    def __init__(
+        self,
+        experts: Experts,
+        stream: Stream,
+        *,
+        steps: int,
+        batch_size: int,
+        draws: int = 1,
+        replace: bool = False,
+        features: bool = False,
+        chunk: int = 256,
+    ) -> None:
         self._row: dict[str, Tensor] = {}
         self._out: dict[str, Tensor] = {}
         for task in stream.tasks:
-            index = stream.upcoming(task, steps * draws, batch_size, replace) if steps else torch.zeros(0, dtype=torch.int64)
+            index = (
+                stream.upcoming(task, steps * draws, batch_size, replace)
+                if steps
+                else torch.zeros(0, dtype=torch.int64)
+            )
             if not len(index):
                 continue
             stream.check_time()
             state = experts.state(task)
             head = nn.Identity() if features else experts.copy_head(task).eval()
             with torch.no_grad():
-                rows = [head(experts.forward(state, task, stream.fetch(task, part).inputs)).float()
-                        for part in index.split(chunk)]
+                rows = [
+                    head(experts.forward(state, task, stream.fetch(task, part).inputs)).float()
+                    for part in index.split(chunk)
+                ]
             self._out[task] = torch.cat(rows)
             self._row[task] = torch.full((int(index.max()) + 1,), -1, dtype=torch.int64)
             self._row[task][index] = torch.arange(len(index))

@@ -27,5 +27,25 @@ from methods.merged import Merged, TaskModel, pack_mask, unpack_mask
 from methods.registry import LABELLED, UNLABELLED, Access, MergingError, NotApplicable, UnknownName, method
 from methods.stream import Batch, Source, Stream, TimeLimit, place
 
-__all__ = ["LABELLED", "UNLABELLED", "Access", "Batch", "Experts", "LowRankState", "Merged", "MergingError", "NotApplicable",
-           "Source", "StateFile", "Stream", "TaskModel", "TimeLimit", "UnknownName", "last_block", "method", "pack_mask", "place", "unpack_mask"]
+__all__ = [
+    "LABELLED",
+    "UNLABELLED",
+    "Access",
+    "Batch",
+    "Experts",
+    "LowRankState",
+    "Merged",
+    "MergingError",
+    "NotApplicable",
+    "Source",
+    "StateFile",
+    "Stream",
+    "TaskModel",
+    "TimeLimit",
+    "UnknownName",
+    "last_block",
+    "method",
+    "pack_mask",
+    "place",
+    "unpack_mask",
+]

@@ -60,9 +60,17 @@ class LayerwiseMerge(nn.Module):
     ``raw`` has one row per name of ``names``.
     """
 
-    def __init__(self, experts: Experts, *, prior: float = 0.3, granularity: str = "layer", clamp: bool = True,
-                 transform: Callable[[Tensor], Tensor] | None = None,
-                 vectors: Callable[[str], Tensor] | Mapping[str, Tensor] | None = None, skip: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        experts: Experts,
+        *,
+        prior: float = 0.3,
+        granularity: str = "layer",
+        clamp: bool = True,
+        transform: Callable[[Tensor], Tensor] | None = None,
+        vectors: Callable[[str], Tensor] | Mapping[str, Tensor] | None = None,
+        skip: tuple[str, ...] = (),
+    ) -> None:
         super().__init__()
         if granularity not in ("layer", "task"):
             raise MergingError(f"granularity is {granularity!r}; allowed: 'layer', 'task'")

@@ -1,4 +1,4 @@
-"""The base, the K fine-tuned state dicts, their heads, and the encoder that runs them; read lazily, tensor by tensor."""
+"""The base, the K fine-tuned state dicts, their heads and the encoder that runs them; read lazily."""
 
 from __future__ import annotations
 
@@ -26,8 +26,10 @@ class StateFile(Mapping[str, Tensor]):
             self._handle = safe_open(str(self.path), "pt")
             slices = {n: self._handle.get_slice(n) for n in self._handle.keys()}
         except (OSError, SafetensorError) as error:
-            raise MergingError(f"cannot read {self.path.name}: {error}; expected a whole safetensors file. "
-                               "Restore it (git checkout, or import the checkpoint again).") from None
+            raise MergingError(
+                f"cannot read {self.path.name}: {error}; expected a whole safetensors file. "
+                "Restore it (git checkout, or import the checkpoint again)."
+            ) from None
         self.shapes = {n: tuple(s.get_shape()) for n, s in slices.items()}
         self.floating = {n for n, s in slices.items() if s.get_dtype().startswith(("F", "BF"))}
         self.metadata: dict[str, str] = dict(self._handle.metadata() or {})
@@ -75,10 +77,17 @@ class Experts:
         encoder: the module that runs a state, or ``None`` for methods that need no forward pass.
     """
 
-    def __init__(self, base: Mapping[str, Tensor], experts: Mapping[str, Mapping[str, Tensor]], *,
-                 heads: Mapping[str, nn.Module] | None = None, encoder: nn.Module | None = None,
-                 kinds: Mapping[str, str] | None = None, adaptable: Mapping[str, Sequence[str]] | None = None,
-                 device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        base: Mapping[str, Tensor],
+        experts: Mapping[str, Mapping[str, Tensor]],
+        *,
+        heads: Mapping[str, nn.Module] | None = None,
+        encoder: nn.Module | None = None,
+        kinds: Mapping[str, str] | None = None,
+        adaptable: Mapping[str, Sequence[str]] | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
         if not experts:
             raise MergingError("no experts given; expected at least one {task: state_dict}")
         self.base, self.encoder, self.device = base, encoder, torch.device(device)
@@ -105,12 +114,17 @@ class Experts:
         self.names: tuple[str, ...] = tuple(sorted(floating, key=lambda n: rank.get(n, len(rank))))
 
     @classmethod
-    def from_state_dicts(cls, base: Mapping[str, Tensor] | str | Path,
-                         experts: Mapping[str, Mapping[str, Tensor] | str | Path], *,
-                         heads: Mapping[str, nn.Module] | None = None, encoder: nn.Module | None = None,
-                         kinds: Mapping[str, str] | None = None,
-                         adaptable: Mapping[str, Sequence[str]] | None = None,
-                         device: torch.device | str = "cpu") -> Experts:
+    def from_state_dicts(
+        cls,
+        base: Mapping[str, Tensor] | str | Path,
+        experts: Mapping[str, Mapping[str, Tensor] | str | Path],
+        *,
+        heads: Mapping[str, nn.Module] | None = None,
+        encoder: nn.Module | None = None,
+        kinds: Mapping[str, str] | None = None,
+        adaptable: Mapping[str, Sequence[str]] | None = None,
+        device: torch.device | str = "cpu",
+    ) -> Experts:
         """Experts from state dicts (or paths of safetensors files) of equal keys and shapes.
 
         Args:
@@ -130,11 +144,17 @@ class Experts:
         return cls(first, opened, heads=heads, encoder=encoder, kinds=kinds, adaptable=adaptable, device=device)
 
     @classmethod
-    def from_lora(cls, base: Mapping[str, Tensor] | str | Path,
-                  adapters: Mapping[str, Mapping[str, tuple[Tensor, Tensor, float]]], *,
-                  heads: Mapping[str, nn.Module] | None = None, encoder: nn.Module | None = None,
-                  kinds: Mapping[str, str] | None = None, adaptable: Mapping[str, Sequence[str]] | None = None,
-                  device: torch.device | str = "cpu") -> Experts:
+    def from_lora(
+        cls,
+        base: Mapping[str, Tensor] | str | Path,
+        adapters: Mapping[str, Mapping[str, tuple[Tensor, Tensor, float]]],
+        *,
+        heads: Mapping[str, nn.Module] | None = None,
+        encoder: nn.Module | None = None,
+        kinds: Mapping[str, str] | None = None,
+        adaptable: Mapping[str, Sequence[str]] | None = None,
+        device: torch.device | str = "cpu",
+    ) -> Experts:
         """Experts given as LoRA adapters ``{task: {module: (A [r, in], B [out, r], scale)}}``.
 
         ``module`` names a weight of the base, with or without its ``.weight``. As task vectors they are
@@ -150,11 +170,20 @@ class Experts:
                     raise nearest("module of an adapter", module, list(first))
                 rows, columns = first[name].shape[0], first[name][0].numel()
                 if a.shape[0] != b.shape[1] or (b.shape[0], a.shape[1]) != (rows, columns):
-                    raise MergingError(f"adapter {module} of {task}: A {tuple(a.shape)} and B {tuple(b.shape)} do not "
-                                       f"multiply to {(rows, columns)}; expected A [r, {columns}], B [{rows}, r]")
+                    raise MergingError(
+                        f"adapter {module} of {task}: A {tuple(a.shape)} and B {tuple(b.shape)} do not "
+                        f"multiply to {(rows, columns)}; expected A [r, {columns}], B [{rows}, r]"
+                    )
                 named[task][name] = (a, b, float(scale))
-        made = cls(first, {t: LowRankState(first, m) for t, m in named.items()}, heads=heads, encoder=encoder,
-                   kinds=kinds, adaptable=adaptable, device=device)
+        made = cls(
+            first,
+            {t: LowRankState(first, m) for t, m in named.items()},
+            heads=heads,
+            encoder=encoder,
+            kinds=kinds,
+            adaptable=adaptable,
+            device=device,
+        )
         made._lora = named
         return made
 
@@ -170,22 +199,28 @@ class Experts:
         for task, state in self._experts.items():
             missing, extra = shapes.keys() - state.keys(), state.keys() - shapes.keys()
             if missing or extra:
-                raise MergingError(f"expert {task!r} does not match the base: missing {_some(missing)}; extra {_some(extra)}. "
-                                   "Expected the same keys; import it again from the same family as the base.")
+                raise MergingError(
+                    f"expert {task!r} does not match the base: missing {_some(missing)}; extra {_some(extra)}. "
+                    "Expected the same keys; import it again from the same family as the base."
+                )
             if isinstance(state, LowRankState):
                 continue
             for name, shape in _shapes(state).items():
                 if shape != shapes[name]:
-                    raise MergingError(f"expert {task!r}: {name} has shape {shape}, the base has {shapes[name]}; expected "
-                                       "equal shapes. Is this expert of another backbone?")
+                    raise MergingError(
+                        f"expert {task!r}: {name} has shape {shape}, the base has {shapes[name]}; expected "
+                        "equal shapes. Is this expert of another backbone?"
+                    )
 
     def _finite(self, name: str, owner: str, value: Tensor) -> Tensor:
         key = f"{owner}/{name}"
         if key not in self._checked:
             if not torch.isfinite(value.sum(dtype=torch.float64)):
                 bad = int((~torch.isfinite(value)).sum())
-                raise MergingError(f"{owner}: {name} holds {bad} NaN or Inf of {value.numel()} values; expected finite weights. "
-                                   "The checkpoint is damaged: import it again.")
+                raise MergingError(
+                    f"{owner}: {name} holds {bad} NaN or Inf of {value.numel()} values; expected finite weights. "
+                    "The checkpoint is damaged: import it again."
+                )
             self._checked.add(key)
         return value
 
@@ -236,8 +271,10 @@ class Experts:
         """The task's predictor, the module itself; copy it before you change it."""
         self.expert(task)
         if task not in self.heads:
-            raise MergingError(f"no head was given for task {task!r}; heads exist for: {', '.join(self.heads) or 'none'}. "
-                               "Give heads={task: module} when you make the Experts.")
+            raise MergingError(
+                f"no head was given for task {task!r}; heads exist for: {', '.join(self.heads) or 'none'}. "
+                "Give heads={task: module} when you make the Experts."
+            )
         return self.heads[task]
 
     def state(self, task: str | None = None) -> dict[str, Tensor]:
@@ -245,8 +282,12 @@ class Experts:
         source = self.base if task is None else self.expert(task)
         owner = "base" if task is None else f"expert {task}"
         merged = set(self.names)
-        return {n: self._finite(n, owner, source[n].to(self.device, torch.float32)) if n in merged
-                else source[n].to(self.device) for n in source}
+        return {
+            n: self._finite(n, owner, source[n].to(self.device, torch.float32))
+            if n in merged
+            else source[n].to(self.device)
+            for n in source
+        }
 
     def forward(self, state: Mapping[str, Tensor], task: str, inputs: Any) -> Any:
         """Features of ``inputs`` under the given weights. Tensors that ``state`` lacks are the encoder's own."""
@@ -262,7 +303,7 @@ class Experts:
         return self._known
 
     def adaptable(self, task: str) -> dict[str, Any]:
-        """What a method may adapt: ``"head"`` (the module) and, where blocks are numbered, ``"last_block"`` (tensor names)."""
+        """``"head"`` (the module) and, where blocks are numbered, ``"last_block"`` (tensor names)."""
         found: dict[str, Any] = {"head": self.heads[task]} if task in self.heads else {}
         found.update(self._adaptable)
         if "last_block" not in found:
@@ -274,7 +315,9 @@ class Experts:
     def lora(self, task: str) -> dict[str, tuple[Tensor, Tensor, float]]:
         """The adapters ``{tensor name: (A, B, scale)}`` of one expert. Raises :class:`NotApplicable` if it has none."""
         if self._lora is None:
-            raise NotApplicable("these experts are full fine-tunings; this method merges LoRA adapters (Experts.from_lora)")
+            raise NotApplicable(
+                "these experts are full fine-tunings; this method merges LoRA adapters (Experts.from_lora)"
+            )
         self.expert(task)
         return self._lora[task]
 

@@ -52,12 +52,21 @@ class Merged:
     ``state`` and ``wrap`` live in a file of this package, so that a saved merge names them and no code is stored.
     """
 
-    def __init__(self, experts: Experts, shared: Mapping[str, Tensor] | None = None, *,
-                 heads: Mapping[str, Mapping[str, Tensor]] | None = None,
-                 layers: Mapping[str, Mapping[str, Tensor]] | None = None,
-                 extra: Mapping[str, Tensor] | None = None, state: StateRule | None = None,
-                 wrap: WrapRule | None = None, declared: int = 0, needs_task: bool = False,
-                 trace: Mapping[str, Any] | None = None, options: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        experts: Experts,
+        shared: Mapping[str, Tensor] | None = None,
+        *,
+        heads: Mapping[str, Mapping[str, Tensor]] | None = None,
+        layers: Mapping[str, Mapping[str, Tensor]] | None = None,
+        extra: Mapping[str, Tensor] | None = None,
+        state: StateRule | None = None,
+        wrap: WrapRule | None = None,
+        declared: int = 0,
+        needs_task: bool = False,
+        trace: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
         self.experts = experts
         self.shared = {n: t.detach() for n, t in (shared or {}).items()}
         self.heads = {k: {n: t.detach() for n, t in v.items()} for k, v in (heads or {}).items()}
@@ -73,21 +82,27 @@ class Merged:
                 _reference(rule)
         for name, value in self.tensors():
             if value.is_floating_point() and not torch.isfinite(value.sum(dtype=torch.float64)):
-                raise MergingError(f"the merge produced NaN or Inf in {name} {tuple(value.shape)}; expected finite weights")
+                raise MergingError(
+                    f"the merge produced NaN or Inf in {name} {tuple(value.shape)}; expected finite weights"
+                )
         known = set(experts.base)
         for name, value in self.shared.items():
             if name not in known:
                 raise nearest("tensor in the merge", name, sorted(known))
             if value.shape != experts.base[name].shape:
-                raise MergingError(f"the merge gives {name} the shape {tuple(value.shape)}; the base has "
-                                   f"{tuple(experts.base[name].shape)}")
+                raise MergingError(
+                    f"the merge gives {name} the shape {tuple(value.shape)}; the base has "
+                    f"{tuple(experts.base[name].shape)}"
+                )
 
     def tensors(self) -> list[tuple[str, Tensor]]:
         """Every stored tensor under the name it has in the file."""
-        return ([(f"shared/{n}", t) for n, t in self.shared.items()]
-                + [(f"head/{k}/{n}", t) for k, v in self.heads.items() for n, t in v.items()]
-                + [(f"layer/{k}/{n}", t) for k, v in self.layers.items() for n, t in v.items()]
-                + [(f"extra/{n}", t) for n, t in self.extra.items()])
+        return (
+            [(f"shared/{n}", t) for n, t in self.shared.items()]
+            + [(f"head/{k}/{n}", t) for k, v in self.heads.items() for n, t in v.items()]
+            + [(f"layer/{k}/{n}", t) for k, v in self.layers.items() for n, t in v.items()]
+            + [(f"extra/{n}", t) for n, t in self.extra.items()]
+        )
 
     def state_dict(self, task: str | None = None) -> dict[str, Tensor]:
         """The encoder's weights, float32; for one task where tasks differ.
@@ -99,13 +114,17 @@ class Merged:
         if self.rule is not None or self.layers:
             if task is None:
                 if len(self.experts) > 1:
-                    raise MergingError("the tasks of this merge have different encoders; name one: state_dict(task), with "
-                                       f"task one of {', '.join(self.experts.tasks)}")
+                    raise MergingError(
+                        "the tasks of this merge have different encoders; name one: state_dict(task), with "
+                        f"task one of {', '.join(self.experts.tasks)}"
+                    )
                 task = self.experts.tasks[0]
         special = self.rule(self, task) if self.rule is not None and task is not None else self.shared
         merged = set(self.experts.names)
-        state = {n: special[n] if n in special else
-                 (self.experts.base[n].float() if n in merged else self.experts.base[n]) for n in self.experts.base}
+        state = {
+            n: special[n] if n in special else (self.experts.base[n].float() if n in merged else self.experts.base[n])
+            for n in self.experts.base
+        }
         if task is not None:
             state.update(self.layers.get(task, {}))
         return {n: t.to(torch.float32) if n in merged else t for n, t in state.items()}
@@ -143,8 +162,7 @@ class Merged:
                 continue
             seen[value.data_ptr(), value.shape, value.stride()] = value.numel() * value.element_size()
         merged = set(self.experts.names)
-        kept = sum(4 * self.experts.base[n].numel() for n in merged
-                   if self.rule is None and n not in self.shared)
+        kept = sum(4 * self.experts.base[n].numel() for n in merged if self.rule is None and n not in self.shared)
         return max(0, sum(seen.values()) + kept + self.declared - self.experts.nbytes())
 
     def adapted(self, task: str) -> dict[str, dict[str, Tensor]]:
@@ -178,8 +196,15 @@ class Merged:
                 tensors[f"trace/{key}"] = value.detach().to("cpu").contiguous().clone()
             else:
                 plain[key] = value
-        about = {"state": _reference(self.rule), "wrap": _reference(self.wrap), "declared": self.declared,
-                 "needs_task": self.needs_task, "trace": plain, "options": self.options, "tasks": list(self.experts.tasks)}
+        about = {
+            "state": _reference(self.rule),
+            "wrap": _reference(self.wrap),
+            "declared": self.declared,
+            "needs_task": self.needs_task,
+            "trace": plain,
+            "options": self.options,
+            "tasks": list(self.experts.tasks),
+        }
         save_file(tensors, str(path), metadata={"merged": json.dumps(about)})
 
     @classmethod
@@ -200,9 +225,19 @@ class Merged:
                 parts[part].setdefault(task, {})[name] = value
             else:
                 parts[part][name] = value
-        return cls(experts, parts["shared"], heads=parts["head"], layers=parts["layer"], extra=parts["extra"],
-                   state=_resolve(about["state"]), wrap=_resolve(about["wrap"]), declared=about["declared"],
-                   needs_task=about["needs_task"], trace={**about["trace"], **parts["trace"]}, options=about["options"])
+        return cls(
+            experts,
+            parts["shared"],
+            heads=parts["head"],
+            layers=parts["layer"],
+            extra=parts["extra"],
+            state=_resolve(about["state"]),
+            wrap=_resolve(about["wrap"]),
+            declared=about["declared"],
+            needs_task=about["needs_task"],
+            trace={**about["trace"], **parts["trace"]},
+            options=about["options"],
+        )
 
 
 def pack_mask(mask: Tensor) -> Tensor:
@@ -223,8 +258,10 @@ def _reference(rule: Callable[..., Any] | None) -> str | None:
         return None
     package, _, stem = rule.__module__.rpartition(".")
     if package != PACKAGE.name or not rule.__qualname__.isidentifier():
-        raise MergingError(f"{rule.__module__}.{rule.__qualname__} cannot be stored with a merge; expected a module-level "
-                           "function in a file of methods/")
+        raise MergingError(
+            f"{rule.__module__}.{rule.__qualname__} cannot be stored with a merge; expected a module-level "
+            "function in a file of methods/"
+        )
     return f"{stem}:{rule.__qualname__}"
 
 

@@ -128,20 +128,29 @@ class Method:
         access = self.access_for(keywords)
         chosen = [key for key in self.grids if keywords.get(key) == "val"]
         if chosen:
-            raise MergingError(f"{chosen[0]}='val' is chosen on a validation split by the benchmark's runner; called directly, "
-                               f"{self.name} takes a number")
+            raise MergingError(
+                f"{chosen[0]}='val' is chosen on a validation split by the benchmark's runner; called directly, "
+                f"{self.name} takes a number"
+            )
         takes_stream = "stream" in inspect.signature(self.function).parameters
         if access and stream is None and takes_stream:
-            raise MergingError(f"{self.name} needs data ({access.describe()}) and was given no stream; "
-                               f"call it as methods.get({self.name!r})(experts, stream, ...)")
+            raise MergingError(
+                f"{self.name} needs data ({access.describe()}) and was given no stream; "
+                f"call it as methods.get({self.name!r})(experts, stream, ...)"
+            )
         if takes_stream:
             return self.function(experts, stream, **keywords)
         return self.function(experts, **keywords)
 
 
-def method(*, title: str, paper: str, access: Access | None = None,
-           access_if: Mapping[tuple[str, Any], Access] | None = None,
-           grids: Mapping[str, tuple[float, float, int]] | None = None) -> Callable[[Callable[..., Any]], Method]:
+def method(
+    *,
+    title: str,
+    paper: str,
+    access: Access | None = None,
+    access_if: Mapping[tuple[str, Any], Access] | None = None,
+    grids: Mapping[str, tuple[float, float, int]] | None = None,
+) -> Callable[[Callable[..., Any]], Method]:
     """Register the decorated function as a method.
 
     Args:
@@ -154,12 +163,26 @@ def method(*, title: str, paper: str, access: Access | None = None,
     """
 
     def register(function: Callable[..., Any]) -> Method:
-        parameters = {p.name: p.default for p in inspect.signature(function).parameters.values()
-                      if p.kind is inspect.Parameter.KEYWORD_ONLY}
+        parameters = {
+            p.name: p.default
+            for p in inspect.signature(function).parameters.values()
+            if p.kind is inspect.Parameter.KEYWORD_ONLY
+        }
         summary = (function.__doc__ or "").strip().partition("\n")[0]
-        made = Method(function.__name__, function.__module__, title, paper, access or Access(), parameters,
-                      dict(access_if or {}), dict(grids or {}), summary, function)
-        return functools.update_wrapper(made, function)
+        made = Method(
+            function.__name__,
+            function.__module__,
+            title,
+            paper,
+            access or Access(),
+            parameters,
+            dict(access_if or {}),
+            dict(grids or {}),
+            summary,
+            function,
+        )
+        functools.update_wrapper(made, function)
+        return made
 
     return register
 
@@ -192,19 +215,36 @@ def _read(path: Path) -> list[Method]:
                 continue
             try:
                 given = {k.arg: _literal(k.value) for k in decorator.keywords if k.arg}
-                parameters = {a.arg: _literal(d) for a, d in zip(node.args.kwonlyargs, node.args.kw_defaults,
-                                                                 strict=True) if d is not None}
+                parameters = {
+                    a.arg: _literal(d)
+                    for a, d in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
+                    if d is not None
+                }
             except (ValueError, KeyError, TypeError):
-                raise MergingError(f"methods/{path.name}, line {node.lineno}: the decorator's arguments and the keyword "
-                                   f"defaults of {node.name} must be literals") from None
+                raise MergingError(
+                    f"methods/{path.name}, line {node.lineno}: the decorator's arguments and the keyword "
+                    f"defaults of {node.name} must be literals"
+                ) from None
             missing = [a.arg for a, d in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True) if d is None]
             if missing or {"title", "paper"} - given.keys():
-                raise MergingError(f"methods/{path.name}, line {node.lineno}: {node.name} needs @method(title=..., "
-                                   f"paper=...) and a default for every keyword; missing: "
-                                   f"{', '.join(missing or sorted({'title', 'paper'} - given.keys()))}")
-            found.append(Method(node.name, f"methods.{path.stem}", given["title"], given["paper"],
-                                given.get("access", Access()), parameters, given.get("access_if", {}),
-                                given.get("grids", {}), (ast.get_docstring(node) or "").partition("\n")[0]))
+                raise MergingError(
+                    f"methods/{path.name}, line {node.lineno}: {node.name} needs @method(title=..., "
+                    f"paper=...) and a default for every keyword; missing: "
+                    f"{', '.join(missing or sorted({'title', 'paper'} - given.keys()))}"
+                )
+            found.append(
+                Method(
+                    node.name,
+                    f"methods.{path.stem}",
+                    given["title"],
+                    given["paper"],
+                    given.get("access", Access()),
+                    parameters,
+                    given.get("access_if", {}),
+                    given.get("grids", {}),
+                    (ast.get_docstring(node) or "").partition("\n")[0],
+                )
+            )
     return found
 
 
@@ -217,7 +257,9 @@ def _files() -> dict[str, Method]:
             continue
         for made in _read(path):
             if made.name in known:
-                raise MergingError(f"two methods are called {made.name!r}: in {known[made.name].module} and {made.module}")
+                raise MergingError(
+                    f"two methods are called {made.name!r}: in {known[made.name].module} and {made.module}"
+                )
             known[made.name] = made
     return known
 

@@ -28,7 +28,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Batch:
-    """``inputs`` as the encoder takes them, ``index`` int64 ``[n]`` within the split, ``labels`` ``[n]`` or ``None``."""
+    """``inputs`` as the encoder takes them, ``index`` int64 ``[n]`` in the split, ``labels`` ``[n]`` or ``None``."""
 
     inputs: Any
     index: Tensor
@@ -77,9 +77,17 @@ class Stream:
         progress: wraps an iterator of rounds, ``progress(iterator, total, text)``.
     """
 
-    def __init__(self, sources: Mapping[str, Mapping[str, Source]], access: Access, *, seed: int = 0,
-                 shuffle: bool = True, device: torch.device | str = "cpu", deadline: float | None = None,
-                 progress: Callable[[Iterator[Any], int, str], Iterator[Any]] | None = None) -> None:
+    def __init__(
+        self,
+        sources: Mapping[str, Mapping[str, Source]],
+        access: Access,
+        *,
+        seed: int = 0,
+        shuffle: bool = True,
+        device: torch.device | str = "cpu",
+        deadline: float | None = None,
+        progress: Callable[[Iterator[Any], int, str], Iterator[Any]] | None = None,
+    ) -> None:
         self.access, self.seed, self.shuffle = access, seed, shuffle
         self.device, self.deadline, self.progress = torch.device(device), deadline, progress
         granted = [split for split, _ in access.items()]
@@ -87,35 +95,56 @@ class Stream:
             raise MergingError("a stream needs access to at least one split; this method declares none")
         lacking = [s for s in granted if s not in sources]
         if lacking:
-            raise MergingError(f"the method needs the split {lacking[0]!r}; this suite offers: {', '.join(sources) or 'none'}")
+            raise MergingError(
+                f"the method needs the split {lacking[0]!r}; this suite offers: {', '.join(sources) or 'none'}"
+            )
         self._sources = {split: dict(sources[split]) for split in granted}
         self.tasks: tuple[str, ...] = tuple(self._sources[granted[0]])
-        self._orders = {(split, task): _Order(len(source), _derive(seed, split, task), shuffle)
-                        for split, by_task in self._sources.items() for task, source in by_task.items()}
+        self._orders = {
+            (split, task): _Order(len(source), _derive(seed, split, task), shuffle)
+            for split, by_task in self._sources.items()
+            for task, source in by_task.items()
+        }
         self._rounds = torch.Generator().manual_seed(_derive(seed, "rounds"))
         self.drawn = 0
 
     @classmethod
-    def from_batches(cls, batches: Mapping[str, Any], *, labels: Mapping[str, Any] | None = None, split: str | None = None,
-                     shuffle: bool = False, seed: int = 0, device: torch.device | str = "cpu") -> Stream:
-        """Replay given batches ``{task: Tensor[n, B, ...]}``: each draw takes that task's next batch, whatever is asked.
+    def from_batches(
+        cls,
+        batches: Mapping[str, Any],
+        *,
+        labels: Mapping[str, Any] | None = None,
+        split: str | None = None,
+        shuffle: bool = False,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+    ) -> Stream:
+        """Replay given batches ``{task: Tensor[n, B, ...]}``: each draw takes the task's next one, whatever is asked.
 
-        Tasks come in dictionary order (``shuffle=True`` shuffles tasks and batches). ``labels``: ``{task: Tensor[n, B]}``
+        Tasks come in dictionary order (``shuffle=True`` shuffles tasks and batches). ``labels``: ``{task: Tensor[n,
+        B]}``
         makes the access labelled. ``split``: the split it stands for; by default any that is asked for.
         """
         level = UNLABELLED if labels is None else LABELLED
         splits = (split,) if split else ("train", "val", "test")
         sources = {task: _Batches(given, None if labels is None else labels[task]) for task, given in batches.items()}
-        return _Replay({s: sources for s in splits}, Access(**{s: level for s in splits}), seed=seed, shuffle=shuffle,
-                       device=device)
+        return _Replay(
+            {s: sources for s in splits},
+            Access(**{s: level for s in splits}),
+            seed=seed,
+            shuffle=shuffle,
+            device=device,
+        )
 
     def _split(self, split: str | None) -> str:
         granted = [s for s, _ in self.access.items()]
         if split is None:
             return granted[-1]
         if split not in granted:
-            raise MergingError(f"the method asked for the split {split!r}, its access is {self.access.describe()}; "
-                               "declare it: @method(access=Access(...))")
+            raise MergingError(
+                f"the method asked for the split {split!r}, its access is {self.access.describe()}; "
+                "declare it: @method(access=Access(...))"
+            )
         return split
 
     def _source(self, split: str, task: str) -> Source:
@@ -158,8 +187,9 @@ class Stream:
         inputs, labels = self._sources[split][task][index]
         allowed = getattr(self.access, split) == LABELLED
         self.drawn += len(index)
-        return Batch(place(inputs, self.device), index,
-                     labels.to(self.device) if allowed and labels is not None else None)
+        return Batch(
+            place(inputs, self.device), index, labels.to(self.device) if allowed and labels is not None else None
+        )
 
     def rounds(self, steps: int, text: str = "adapting") -> Iterator[list[str]]:
         """``steps`` times the list of tasks in this round's order, with progress and the run's time limit."""

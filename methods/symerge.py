@@ -1,20 +1,23 @@
 """SyMerge and Model Tinting: coefficients and one task layer learned together from the experts' own predictions.
 
-SyMerge: From Non-Interference to Synergistic Merging via Single-Layer Adaptation. arXiv:2412.19098 (its second version: Model Tinting).
+SyMerge: From Non-Interference to Synergistic Merging via Single-Layer Adaptation. arXiv:2412.19098 (its second
+version: Model Tinting).
 
     theta = theta0 + sum_k lambda_lk tau_k,l
     min over lambda and the adapted layers of  sum_k E_x L( f_k(x; theta), f_k(x; theta_k) ),   x unlabelled
 
-References: AIM-SKKU/SyMerge src/main_symerge.py, AIM-SKKU/ModelTinting src/main_layer_wise_adamerging.py. Where the code departs from the paper's text we
-follow the code, and the text's form is a keyword away:
+References: AIM-SKKU/SyMerge src/main_symerge.py, AIM-SKKU/ModelTinting src/main_layer_wise_adamerging.py. Where the
+code departs from the paper's text we follow the code, and the text's form is a keyword away:
 - labels: the code takes the expert's argmax (``labels="hard"``); the text speaks of soft labels (``"soft"``).
-- filter: the code keeps a sample if merged model and expert agree, or the expert is at least as sure (``select="agreement"``); the text
-  describes the most confident share by the expert's largest softmax (``"top_p"``; its share is not published, ours is ``top_p=0.5``); Tinting keeps all.
+- filter: the code keeps a sample if merged model and expert agree, or the expert is at least as sure
+  (``select="agreement"``); the text describes the most confident share by the expert's largest softmax (``"top_p"``;
+  its share is not published, ours is ``top_p=0.5``); Model Tinting keeps all (``"all"``).
 - learning rate: 1e-2 when a layer is adapted, 1e-3 for coefficients alone; the text says AdaMerging's (1e-3).
 - one Adam step after each task's batch, tasks in shuffled order; Adam skips the heads that a batch does not reach.
 - autocast is the run's choice here (the code always has it on).
-An empty selection is a zero loss with zero gradients (the code's NaN with zero gradients: Adam steps all the same). Regression-like tasks have no argmax:
-their self-label loss is L1 on all samples, as the paper has it for dense prediction; labels and select do not apply to them.
+An empty selection is a zero loss with zero gradients (NaN with zero gradients in the code); Adam steps all the same.
+Regression-like tasks have no argmax: their self-label loss is L1 on all samples, as the paper has it for dense
+prediction; labels and select do not apply to them.
 """
 
 from __future__ import annotations
@@ -32,11 +35,29 @@ from methods.coefficients import LayerwiseMerge
 from methods.vectors import choice, fraction
 
 
-@method(title="SyMerge", paper="arXiv:2412.19098", access=Access(test=UNLABELLED),
-        access_if={("labels", "truth"): Access(test=LABELLED)})
-def symerge(experts: Experts, stream: Stream, *, steps: int = 500, lr: float | None = None, prior: float = 0.3,
-            batch_size: int = 32, adapt: str = "head", coefficients: bool = True, labels: str = "hard",
-            select: str = "agreement", clamp: bool = True, replace: bool = False, top_p: float = 0.5, seed: int = 0) -> Merged:
+@method(
+    title="SyMerge",
+    paper="arXiv:2412.19098",
+    access=Access(test=UNLABELLED),
+    access_if={("labels", "truth"): Access(test=LABELLED)},
+)
+def symerge(
+    experts: Experts,
+    stream: Stream,
+    *,
+    steps: int = 500,
+    lr: float | None = None,
+    prior: float = 0.3,
+    batch_size: int = 32,
+    adapt: str = "head",
+    coefficients: bool = True,
+    labels: str = "hard",
+    select: str = "agreement",
+    clamp: bool = True,
+    replace: bool = False,
+    top_p: float = 0.5,
+    seed: int = 0,
+) -> Merged:
     """Learn layer-wise coefficients and one layer per task from the experts' filtered predictions.
 
     Args:
@@ -45,39 +66,129 @@ def symerge(experts: Experts, stream: Stream, *, steps: int = 500, lr: float | N
         prior: what every coefficient starts from.
         adapt: ``"head"``, ``"last_block"`` (started from the expert's, kept per task) or ``"none"``.
         coefficients: learn them too; ``False`` leaves all at ``prior``.
-        labels: ``"hard"``, ``"soft"``, ``"entropy"`` (no expert: the merged model's own entropy) or ``"truth"`` (oracle: needs labels).
-        select: which samples count: ``"agreement"``, ``"top_p"`` (the share ``top_p`` the expert is surest of) or ``"all"``.
+        labels: ``"hard"``, ``"soft"``, ``"entropy"`` (no expert: the merged model's own entropy) or ``"truth"``
+            (oracle: needs labels).
+        select: which samples count: ``"agreement"``, ``"top_p"`` (the share ``top_p`` the expert is surest of) or
+            ``"all"``.
         clamp: keep coefficients in [0, 1].
         replace: draw every batch from a fresh shuffle.
         seed: the stream's seed.
     """
-    return learn(experts, stream, steps=steps, lr=lr, prior=prior, batch_size=batch_size, layer=adapt, coefficients=coefficients,
-                 labels=labels, select=select, clamp=clamp, replace=replace, top_p=top_p)
+    return learn(
+        experts,
+        stream,
+        steps=steps,
+        lr=lr,
+        prior=prior,
+        batch_size=batch_size,
+        layer=adapt,
+        coefficients=coefficients,
+        labels=labels,
+        select=select,
+        clamp=clamp,
+        replace=replace,
+        top_p=top_p,
+    )
 
 
-@method(title="Model Tinting", paper="arXiv:2412.19098v2", access=Access(test=UNLABELLED),
-        access_if={("labels", "truth"): Access(test=LABELLED)})
-def model_tinting(experts: Experts, stream: Stream, *, steps: int = 500, lr: float | None = None, prior: float = 0.3,
-                  batch_size: int = 32, adapt: str = "head", coefficients: bool = True, labels: str = "hard",
-                  select: str = "all", clamp: bool = True, replace: bool = True, top_p: float = 0.5, seed: int = 0) -> Merged:
-    """SyMerge's second version: every sample counts, and each batch comes from a fresh shuffle. Keywords as ``symerge``."""
-    return learn(experts, stream, steps=steps, lr=lr, prior=prior, batch_size=batch_size, layer=adapt, coefficients=coefficients,
-                 labels=labels, select=select, clamp=clamp, replace=replace, top_p=top_p)
+@method(
+    title="Model Tinting",
+    paper="arXiv:2412.19098v2",
+    access=Access(test=UNLABELLED),
+    access_if={("labels", "truth"): Access(test=LABELLED)},
+)
+def model_tinting(
+    experts: Experts,
+    stream: Stream,
+    *,
+    steps: int = 500,
+    lr: float | None = None,
+    prior: float = 0.3,
+    batch_size: int = 32,
+    adapt: str = "head",
+    coefficients: bool = True,
+    labels: str = "hard",
+    select: str = "all",
+    clamp: bool = True,
+    replace: bool = True,
+    top_p: float = 0.5,
+    seed: int = 0,
+) -> Merged:
+    """SyMerge's second version: every sample counts, each batch is from a fresh shuffle. Keywords as ``symerge``."""
+    return learn(
+        experts,
+        stream,
+        steps=steps,
+        lr=lr,
+        prior=prior,
+        batch_size=batch_size,
+        layer=adapt,
+        coefficients=coefficients,
+        labels=labels,
+        select=select,
+        clamp=clamp,
+        replace=replace,
+        top_p=top_p,
+    )
 
 
-@method(title="Model Tinting++", paper="arXiv:2412.19098v2", access=Access(test=UNLABELLED),
-        access_if={("labels", "truth"): Access(test=LABELLED)})
-def model_tinting_pp(experts: Experts, stream: Stream, *, steps: int = 500, lr: float | None = None, prior: float = 0.3,
-                     batch_size: int = 32, adapt: str = "head", coefficients: bool = True, labels: str = "hard",
-                     select: str = "agreement", clamp: bool = True, replace: bool = True, top_p: float = 0.5,
-                     seed: int = 0) -> Merged:
+@method(
+    title="Model Tinting++",
+    paper="arXiv:2412.19098v2",
+    access=Access(test=UNLABELLED),
+    access_if={("labels", "truth"): Access(test=LABELLED)},
+)
+def model_tinting_pp(
+    experts: Experts,
+    stream: Stream,
+    *,
+    steps: int = 500,
+    lr: float | None = None,
+    prior: float = 0.3,
+    batch_size: int = 32,
+    adapt: str = "head",
+    coefficients: bool = True,
+    labels: str = "hard",
+    select: str = "agreement",
+    clamp: bool = True,
+    replace: bool = True,
+    top_p: float = 0.5,
+    seed: int = 0,
+) -> Merged:
     """Model Tinting with the agreement filter. Keywords as ``symerge``."""
-    return learn(experts, stream, steps=steps, lr=lr, prior=prior, batch_size=batch_size, layer=adapt, coefficients=coefficients,
-                 labels=labels, select=select, clamp=clamp, replace=replace, top_p=top_p)
+    return learn(
+        experts,
+        stream,
+        steps=steps,
+        lr=lr,
+        prior=prior,
+        batch_size=batch_size,
+        layer=adapt,
+        coefficients=coefficients,
+        labels=labels,
+        select=select,
+        clamp=clamp,
+        replace=replace,
+        top_p=top_p,
+    )
 
 
-def learn(experts: Experts, stream: Stream, *, steps: int, lr: float | None, prior: float, batch_size: int, layer: str,
-          coefficients: bool, labels: str, select: str, clamp: bool, replace: bool, top_p: float) -> Merged:
+def learn(
+    experts: Experts,
+    stream: Stream,
+    *,
+    steps: int,
+    lr: float | None,
+    prior: float,
+    batch_size: int,
+    layer: str,
+    coefficients: bool,
+    labels: str,
+    select: str,
+    clamp: bool,
+    replace: bool,
+    top_p: float,
+) -> Merged:
     """The common form of the three variants; ``layer`` is their keyword ``adapt``."""
     choice("adapt", layer, ("head", "last_block", "none"))
     choice("labels", labels, ("hard", "soft", "entropy", "truth"))
@@ -89,21 +200,47 @@ def learn(experts: Experts, stream: Stream, *, steps: int, lr: float | None, pri
     heads = {task: experts.copy_head(task).eval().requires_grad_(layer == "head") for task in experts.tasks}
     fixed = None if coefficients else merge.merged()
     needs_expert = labels in ("hard", "soft") or (labels == "truth" and select != "all")
-    teacher = ExpertOutputs(experts, stream, steps=steps, batch_size=batch_size, replace=replace) if needs_expert else None
+    teacher = (
+        ExpertOutputs(experts, stream, steps=steps, batch_size=batch_size, replace=replace) if needs_expert else None
+    )
 
     def loss(task: str, batch: Batch) -> Tensor:
         state = {**(merge() if fixed is None else fixed), **blocks.get(task, {})}
         outputs = heads[task](experts.forward(state, task, batch.inputs))
-        return self_label_loss(outputs, teacher(task, batch) if teacher else None, batch.labels, kind=experts.kind(task),
-                               labels=labels, select=select, top_p=top_p)
+        return self_label_loss(
+            outputs,
+            teacher(task, batch) if teacher else None,
+            batch.labels,
+            kind=experts.kind(task),
+            labels=labels,
+            select=select,
+            top_p=top_p,
+        )
 
-    trained = [merge.raw, *(p for h in heads.values() for p in h.parameters()), *(p for b in blocks.values() for p in b.values())]
-    trace = adapt(stream, trained, loss, steps=steps, lr=lr or (1e-3 if layer == "none" else 1e-2), batch_size=batch_size, replace=replace)
+    trained = [
+        merge.raw,
+        *(p for h in heads.values() for p in h.parameters()),
+        *(p for b in blocks.values() for p in b.values()),
+    ]
+    trace = adapt(
+        stream,
+        trained,
+        loss,
+        steps=steps,
+        lr=lr or (1e-3 if layer == "none" else 1e-2),
+        batch_size=batch_size,
+        replace=replace,
+    )
     state = merge.merged()
     if blocks:
         state.update({n: experts.base_tensor(n) for n in next(iter(blocks.values()))})
-    return Merged(experts, state, heads={t: h.state_dict() for t, h in heads.items()} if layer == "head" else None,
-                  layers=blocks, trace={**trace, **coefficient_trace(merge)})
+    return Merged(
+        experts,
+        state,
+        heads={t: h.state_dict() for t, h in heads.items()} if layer == "head" else None,
+        layers=blocks,
+        trace={**trace, **coefficient_trace(merge)},
+    )
 
 
 def _last_blocks(experts: Experts) -> dict[str, dict[str, nn.Parameter]]:
@@ -112,14 +249,26 @@ def _last_blocks(experts: Experts) -> dict[str, dict[str, nn.Parameter]]:
     for task in experts.tasks:
         names = experts.adaptable(task).get("last_block")
         if not names:
-            raise MergingError(f"adapt='last_block': no numbered blocks among the encoder's tensors (first: {experts.names[0]}); "
-                               "allowed here: adapt='head', adapt='none'")
-        found[task] = {n: nn.Parameter(experts.expert(task)[n].to(experts.device, torch.float32).clone()) for n in names}
+            raise MergingError(
+                f"adapt='last_block': no numbered blocks among the encoder's tensors (first: {experts.names[0]}); "
+                "allowed here: adapt='head', adapt='none'"
+            )
+        found[task] = {
+            n: nn.Parameter(experts.expert(task)[n].to(experts.device, torch.float32).clone()) for n in names
+        }
     return found
 
 
-def self_label_loss(outputs: Tensor, expert: Tensor | None, truth: Tensor | None, *, kind: str, labels: str, select: str,
-                    top_p: float = 0.5) -> Tensor:
+def self_label_loss(
+    outputs: Tensor,
+    expert: Tensor | None,
+    truth: Tensor | None,
+    *,
+    kind: str,
+    labels: str,
+    select: str,
+    top_p: float = 0.5,
+) -> Tensor:
     """The loss of one batch against the expert's predictions.
 
     Args:
@@ -134,7 +283,9 @@ def self_label_loss(outputs: Tensor, expert: Tensor | None, truth: Tensor | None
     if kind not in ("classification", "segmentation"):
         target: Any = truth if labels == "truth" else expert
         if target is None:
-            raise MergingError(f"labels={labels!r} has no meaning for a {kind} task; use labels='hard' (L1 to the expert's outputs)")
+            raise MergingError(
+                f"labels={labels!r} has no meaning for a {kind} task; use labels='hard' (L1 to the expert's outputs)"
+            )
         return F.l1_loss(outputs.float(), target.float().view_as(outputs))
     logits = _rows(outputs)
     sure = _rows(expert).softmax(-1) if expert is not None else None
@@ -145,7 +296,13 @@ def self_label_loss(outputs: Tensor, expert: Tensor | None, truth: Tensor | None
         assert sure is not None
         each = -(sure * logits.log_softmax(-1)).sum(-1)
     else:
-        target = truth.reshape(-1) if labels == "truth" and truth is not None else sure.argmax(-1) if sure is not None else None
+        target = (
+            truth.reshape(-1)
+            if labels == "truth" and truth is not None
+            else sure.argmax(-1)
+            if sure is not None
+            else None
+        )
         if target is None or (labels == "truth" and truth is None):
             raise MergingError("labels='truth' needs a stream with labels; its access is labelled test")
         each = F.cross_entropy(logits, target, reduction="none")

@@ -5,8 +5,9 @@ TIES-Merging: Resolving Interference When Merging Models. Yadav et al., NeurIPS 
     tau^_k = tau_k where |tau_k| >= the keep-quantile of the whole vector, else 0
     s = sign(sum_k tau^_k);  theta = theta0 + scale * sum_k tau^_k [sign(tau^_k) = s]      (or mean, or largest)
 
-Reference: prateeky2806/ties-merging src/utils/merge_utils.py. The threshold is one per task over all tensors together. The authors'
-defaults are merge="mean", scale=1; the vision literature (AdaMerging, FusionBench) reports merge="sum", scale=0.3, which we follow.
+Reference: prateeky2806/ties-merging src/utils/merge_utils.py. The threshold is one per task over all tensors
+together. The authors' defaults are merge="mean", scale=1; the vision literature (AdaMerging, FusionBench) reports
+merge="sum", scale=0.3, which we follow.
 Ours departs where the code fails: keep=1 keeps everything (the code raises). Streamed: no K x P matrix is made.
 """
 
@@ -27,7 +28,9 @@ def ties(experts: Experts, *, keep: float = 0.2, scale: float = 0.3, merge: str 
         scale: coefficient of the merged vector.
         merge: ``"sum"``, ``"mean"`` (over the entries that agree) or ``"max"`` (the largest of them).
     """
-    rule = {"sum": disjoint_sum, "mean": disjoint_mean, "max": disjoint_max}[choice("merge", merge, ("sum", "mean", "max"))]
+    rule = {"sum": disjoint_sum, "mean": disjoint_mean, "max": disjoint_max}[
+        choice("merge", merge, ("sum", "mean", "max"))
+    ]
     merged = elect(experts, fraction("keep", keep), rule)
     return Merged(experts, {n: vector.mul_(scale).add_(experts.base_tensor(n)) for n, vector in merged.items()})
 

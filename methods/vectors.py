@@ -21,8 +21,15 @@ def per_tensor(experts: Experts, combine: Callable[[Tensor], Tensor]) -> dict[st
 
 def fraction(name: str, value: float, *, zero: bool = False) -> float:
     """``value`` if it is a number in (0, 1] (or [0, 1]); else an error that names the keyword."""
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not (0 <= value <= 1) or (value == 0 and not zero):
-        raise MergingError(f"{name} is {value!r}; expected a fraction in {'[0' if zero else '(0'}, 1], such as {name}=0.2")
+    if (
+        not isinstance(value, (int, float))
+        or isinstance(value, bool)
+        or not (0 <= value <= 1)
+        or (value == 0 and not zero)
+    ):
+        raise MergingError(
+            f"{name} is {value!r}; expected a fraction in {'[0' if zero else '(0'}, 1], such as {name}=0.2"
+        )
     return float(value)
 
 
@@ -63,7 +70,8 @@ def _chunks(parts: list[Tensor], size: int = 1 << 22) -> Iterator[Tensor]:
 def thresholds(experts: Experts, keep: float) -> Tensor:
     """One magnitude per task above which (inclusive) the largest ``keep`` share of all its entries lies, ``[K]``.
 
-    The ``d - int(d * keep)``-th smallest magnitude over all tensors together; with ``keep=1`` it is 0. Reads every expert once
+    The ``d - int(d * keep)``-th smallest magnitude over all tensors together; with ``keep=1`` it is 0. Reads every
+    expert once
     and holds the magnitudes of one task at a time.
     """
     found = []
@@ -77,7 +85,7 @@ def thresholds(experts: Experts, keep: float) -> Tensor:
 
 
 def trim(vectors: Tensor, threshold: Tensor) -> Tensor:
-    """Entries of ``vectors`` ``[K, *shape]`` whose magnitude is below their task's threshold ``[K]`` become 0, in place."""
+    """Entries of ``vectors`` ``[K, *shape]`` of a magnitude below their task's threshold ``[K]`` become 0, in place."""
     limit = threshold.view(-1, *[1] * (vectors.ndim - 1))
     return vectors.masked_fill_(vectors.abs() < limit, 0.0)
 
@@ -95,7 +103,8 @@ def agreeing(vectors: Tensor, positive: Tensor) -> Tensor:
 def elect(experts: Experts, keep: float, merge: Callable[[Tensor, Tensor], Tensor]) -> dict[str, Tensor]:
     """TIES' trim and elect, streamed: ``{name: merge(agreeing vectors [K, *shape], positive [*shape])}``.
 
-    An entry whose trimmed vectors cancel exactly takes the majority sign of the whole model (the sign of the sum of all signs);
+    An entry whose trimmed vectors cancel exactly takes the majority sign of the whole model (the sign of the sum of
+    all signs);
     where that is 0 as well, the negative one. It is known only at the end, so such tensors are done again.
     """
     limits = thresholds(experts, keep)

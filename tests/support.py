@@ -34,8 +34,14 @@ class Encoder(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         cfg = about("inputs_seed0")["vision_cfg"]
-        vision = open_clip.model.CLIPVisionCfg(layers=cfg["layers"], width=cfg["width"], head_width=cfg["head_width"],
-                                               mlp_ratio=cfg["mlp_ratio"], patch_size=cfg["patch_size"], image_size=cfg["image_size"])
+        vision = open_clip.model.CLIPVisionCfg(
+            layers=cfg["layers"],
+            width=cfg["width"],
+            head_width=cfg["head_width"],
+            mlp_ratio=cfg["mlp_ratio"],
+            patch_size=cfg["patch_size"],
+            image_size=cfg["image_size"],
+        )
         self.model = nn.Module()
         self.model.visual = open_clip.model._build_vision_tower(about("inputs_seed0")["embed_dim"], vision)
 
@@ -55,7 +61,9 @@ class Head(nn.Module):
         return nn.functional.linear(features / features.norm(dim=-1, keepdim=True), self.weight, self.bias)
 
 
-def golden_states(stem: str = "inputs_seed0", dtype: torch.dtype = torch.float32) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
+def golden_states(
+    stem: str = "inputs_seed0", dtype: torch.dtype = torch.float32
+) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
     """Base and experts ``t0`` .. of the golden inputs, in state-dict order."""
     stored, order = golden(stem), about(stem)["names_in_state_dict_order"]
     count = len({k.split("/")[0] for k in stored if k.startswith("ft")})
@@ -63,12 +71,20 @@ def golden_states(stem: str = "inputs_seed0", dtype: torch.dtype = torch.float32
     return base, {f"t{k}": {n: stored[f"ft{k}/{n}"].to(dtype) for n in order} for k in range(count)}
 
 
-def golden_experts(stem: str = "inputs_seed0", heads: dict[str, Tensor] | None = None, encoder: bool = False,
-                   dtype: torch.dtype = torch.float32) -> Experts:
+def golden_experts(
+    stem: str = "inputs_seed0",
+    heads: dict[str, Tensor] | None = None,
+    encoder: bool = False,
+    dtype: torch.dtype = torch.float32,
+) -> Experts:
     """The golden inputs as Experts; ``heads``: ``{task: weight}``."""
     base, tuned = golden_states(stem, dtype)
-    return Experts.from_state_dicts(base, tuned, heads={t: Head(w) for t, w in (heads or {}).items()},
-                                    encoder=Encoder() if encoder or heads else None)
+    return Experts.from_state_dicts(
+        base,
+        tuned,
+        heads={t: Head(w) for t, w in (heads or {}).items()},
+        encoder=Encoder() if encoder or heads else None,
+    )
 
 
 def golden_stream(method: str) -> Stream:
@@ -76,18 +92,31 @@ def golden_stream(method: str) -> Stream:
     return Stream.from_batches(golden(f"batches_{method}_seed0"), shuffle=False)
 
 
-def random_experts(tasks: int = 3, seed: int = 0, classes: int = 5, dtype: torch.dtype = torch.float32, **keywords: Any) -> Experts:
+def random_experts(
+    tasks: int = 3, seed: int = 0, classes: int = 5, dtype: torch.dtype = torch.float32, **keywords: Any
+) -> Experts:
     """Random experts around a random tower, with heads and an encoder that runs."""
     generator = torch.Generator().manual_seed(seed)
     encoder = Encoder()
-    base = {n: torch.randn(t.shape, generator=generator) * 0.05 + (1.0 if ".ln_" in n and n.endswith("weight") else 0.0)
-            for n, t in encoder.state_dict().items()}
-    tuned = {f"t{k}": {n: (t + 0.02 * torch.randn(t.shape, generator=generator)).to(dtype) for n, t in base.items()} for k in range(tasks)}
-    heads = {t: Head(100 * nn.functional.normalize(torch.randn(classes, 16, generator=generator), dim=-1)) for t in tuned}
-    return Experts.from_state_dicts({n: t.to(dtype) for n, t in base.items()}, tuned, heads=heads, encoder=encoder, **keywords)
+    base = {
+        n: torch.randn(t.shape, generator=generator) * 0.05 + (1.0 if ".ln_" in n and n.endswith("weight") else 0.0)
+        for n, t in encoder.state_dict().items()
+    }
+    tuned = {
+        f"t{k}": {n: (t + 0.02 * torch.randn(t.shape, generator=generator)).to(dtype) for n, t in base.items()}
+        for k in range(tasks)
+    }
+    heads = {
+        t: Head(100 * nn.functional.normalize(torch.randn(classes, 16, generator=generator), dim=-1)) for t in tuned
+    }
+    return Experts.from_state_dicts(
+        {n: t.to(dtype) for n, t in base.items()}, tuned, heads=heads, encoder=encoder, **keywords
+    )
 
 
-def random_stream(tasks: Iterable[str], draws: int = 8, size: int = 8, seed: int = 0, classes: int | None = None) -> Stream:
+def random_stream(
+    tasks: Iterable[str], draws: int = 8, size: int = 8, seed: int = 0, classes: int | None = None
+) -> Stream:
     """Random images, and labels where ``classes`` is given."""
     generator = torch.Generator().manual_seed(seed)
     tasks = list(tasks)
@@ -96,9 +125,14 @@ def random_stream(tasks: Iterable[str], draws: int = 8, size: int = 8, seed: int
     return Stream.from_batches(images, labels=labels)
 
 
-def assert_state(found: dict[str, Tensor] | Merged, expected: dict[str, Tensor], start: dict[str, Tensor] | None, atol: float,
-                 budget: float = 0.0) -> float:
-    """Equal to ``atol`` but for a share ``budget`` of entries, and moved from ``start`` by more than ten times ``atol``.
+def assert_state(
+    found: dict[str, Tensor] | Merged,
+    expected: dict[str, Tensor],
+    start: dict[str, Tensor] | None,
+    atol: float,
+    budget: float = 0.0,
+) -> float:
+    """Equal to ``atol`` except a share ``budget`` of entries, and moved from ``start`` by more than ten times ``atol``.
 
     Returns the largest difference among the entries that count.
     """

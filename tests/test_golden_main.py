@@ -21,7 +21,9 @@ ELEMENTWISE = [
 
 
 @pytest.mark.parametrize(("name", "keywords", "stem", "inputs"), ELEMENTWISE)
-def test_elementwise_methods_match_the_authors_code(name: str, keywords: dict[str, object], stem: str, inputs: str) -> None:
+def test_elementwise_methods_match_the_authors_code(
+    name: str, keywords: dict[str, object], stem: str, inputs: str
+) -> None:
     merged = methods.get(name)(golden_experts(inputs), **keywords)
     base, _ = golden_states(inputs)
     assert_state(merged, {k: v for k, v in golden(stem).items() if "/" not in k}, base, atol=2e-6, budget=1e-4)
@@ -40,10 +42,18 @@ ADAPTED = [
 
 
 @pytest.mark.parametrize(("name", "keywords", "stem"), ADAPTED)
-def test_adaptation_follows_the_authors_code_update_by_update(name: str, keywords: dict[str, object], stem: str) -> None:
+def test_adaptation_follows_the_authors_code_update_by_update(
+    name: str, keywords: dict[str, object], stem: str
+) -> None:
     stored, note = golden(stem), about(stem)
-    heads = {k[len("head_init/"):-len(".weight")]: v for k, v in stored.items() if k.startswith("head_init/")}
-    merged = methods.get(name)(golden_experts(heads=heads), golden_stream(stem[:7].replace("adamerg", "adamerging")), steps=10, batch_size=8, **keywords)
+    heads = {k[len("head_init/") : -len(".weight")]: v for k, v in stored.items() if k.startswith("head_init/")}
+    merged = methods.get(name)(
+        golden_experts(heads=heads),
+        golden_stream(stem[:7].replace("adamerg", "adamerging")),
+        steps=10,
+        batch_size=8,
+        **keywords,
+    )
     expected: Tensor = stored["lambdas_raw_final"]
     found = merged.trace["raw_coefficients"]
     torch.testing.assert_close(found, expected.reshape(found.shape), atol=1e-5, rtol=0)
@@ -55,7 +65,7 @@ def test_adaptation_follows_the_authors_code_update_by_update(name: str, keyword
         torch.testing.assert_close(merged.head(task).weight, stored[f"head_final/{task}.weight"], atol=1e-5, rtol=0)
         torch.testing.assert_close(merged.head(task).bias, stored[f"head_final/{task}.bias"], atol=1e-5, rtol=0)
         assert ((merged.head(task).weight - start).abs().max() > 1e-3) == adapts
-    final = {k[len("merged_final/"):]: v for k, v in stored.items() if k.startswith("merged_final/")}
+    final = {k[len("merged_final/") :]: v for k, v in stored.items() if k.startswith("merged_final/")}
     assert_state(merged, final, golden_states()[0], atol=1e-5)
 
 
@@ -64,7 +74,10 @@ def test_trimmed_vectors_match_the_authors_split() -> None:
 
     stored, experts = golden("ties_split__k20__seed0"), golden_experts()
     found = elect(experts, 0.2, lambda agreeing, positive: agreeing)
-    wrong = sum(int((found[n][k] - value).abs().gt(2e-6).sum()) for k in range(4) for n, value in
-                ((key.split("/", 1)[1], v) for key, v in stored.items() if key.startswith(f"ties_tv{k}/")))
+    wrong = sum(
+        int((found[n][k] - value).abs().gt(2e-6).sum())
+        for k in range(4)
+        for n, value in ((key.split("/", 1)[1], v) for key, v in stored.items() if key.startswith(f"ties_tv{k}/"))
+    )
     assert wrong <= 4
     assert len(stored) == 4 * len(found)

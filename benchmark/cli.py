@@ -1,0 +1,311 @@
+"""The command line: ``symerge-bench`` = ``python -m benchmark``. Help and lists answer without torch."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import methods
+from benchmark import suites
+from benchmark.errors import UserError
+from benchmark.spec import parse_set
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "results"
+LOCAL, REFERENCE = RESULTS / "local", RESULTS / "reference"
+DEFAULT_SUITE = "vision-mini-8"
+
+EXAMPLES = """examples:
+  ./run_all.sh --methods symerge ties                 two methods on the embedded default suite, in a few minutes
+  ./run_all.sh --methods adamerging:granularity=task,trim=true --seeds 0 1 2 3 4
+  ./run_all.sh --methods ties --set ties.keep=0.1 --suite vision-mini-8 vision-mini-20
+  ./run_all.sh --methods all --dry-run                the plan, without running it
+  ./run_all.sh list                                   suites and methods
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    top = argparse.ArgumentParser(
+        prog="symerge-bench",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=EXAMPLES,
+        description="Benchmark of model-merging methods: run them, rank them, compare them.",
+    )
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    run = commands.add_parser(
+        "run",
+        help="merge, evaluate, record, and write the boards (the default of ./run_all.sh)",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=EXAMPLES,
+    )
+    run.add_argument(
+        "--methods",
+        nargs="+",
+        metavar="NAME[:key=value,...]",
+        help="methods and variants; 'all' for every one; default: the suite's own list",
+    )
+    run.add_argument("--suite", nargs="+", default=[DEFAULT_SUITE], metavar="NAME", help=f"default: {DEFAULT_SUITE}")
+    run.add_argument("--backbone", help="default: the suite's first")
+    run.add_argument("--family", help="who trained the checkpoints; default: the suite's first")
+    run.add_argument(
+        "--seeds",
+        nargs="+",
+        type=int,
+        default=[0],
+        metavar="N",
+        help="seeds of stochastic methods, default 0; deterministic ones run once",
+    )
+    run.add_argument("--set", action="append", default=[], metavar="NAME.key=value", help="a keyword of a method")
+    run.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N or auto; default cpu")
+    run.add_argument("--dtype", default="float32", help="of the evaluated weights: float32, bfloat16, float16")
+    run.add_argument("--autocast", choices=["float16", "bfloat16"], help="mixed precision in adaptation and evaluation")
+    run.add_argument("--results", type=Path, metavar="DIR", help="where records and boards go; default results/local")
+    run.add_argument("--reference", action="store_true", help="write the project's own records (results/reference)")
+    run.add_argument("--force", action="store_true", help="do runs again that are done already")
+    run.add_argument("--time-limit", type=float, metavar="SECONDS", help="per run; default none")
+    run.add_argument("--threads", type=int, metavar="N", help="of torch on the CPU; default: all cores")
+    run.add_argument("--batch-size", type=int, metavar="N", help="of the evaluation; default: the suite's")
+    run.add_argument("--discard-merged", action="store_true", help="delete each merged model once it is evaluated")
+    run.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+
+    listed = commands.add_parser("list", help="suites, and methods with their access and paper")
+    listed.add_argument("what", nargs="?", choices=["suites", "methods"], help="default: both")
+
+    board = commands.add_parser("board", help="write the boards again from records")
+    board.add_argument("--results", type=Path, metavar="DIR", help="default results/local")
+    board.add_argument("--reference", action="store_true", help="the project's own (results/leaderboard.*)")
+
+    compare = commands.add_parser("compare", help="two methods on the same samples: difference, interval, wins by task")
+    compare.add_argument("first", metavar="NAME[:key=value,...]")
+    compare.add_argument("second", metavar="NAME[:key=value,...]")
+    compare.add_argument("--suite", default=DEFAULT_SUITE)
+    compare.add_argument("--results", type=Path, metavar="DIR", help="default: results/local, and results/reference")
+
+    assets = commands.add_parser("assets", help="rebuild data, or train base and experts again")
+    assets.add_argument("kind", choices=["data", "experts"])
+    assets.add_argument("rest", nargs=argparse.REMAINDER, help="see: assets data --help, assets experts --help")
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Returns 0, 1 when a run failed, 2 for what the user can mend, 130 for Ctrl-C."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    arguments = parser().parse_args(argv)
+    warnings.showwarning = _warning
+    try:
+        return int(
+            {"run": _run, "list": _list, "board": _board, "compare": _compare, "assets": _assets}[arguments.command](
+                arguments, argv
+            )
+            or 0
+        )
+    except (UserError, methods.MergingError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; what is done is kept, the same command goes on from here", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _warning(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
+    if issubclass(category, (UserWarning, RuntimeWarning)):
+        print(f"warning: {message}", file=sys.stderr)
+
+
+def _folders(arguments: argparse.Namespace) -> tuple[Path, Path]:
+    """Where records lie, and where boards are written."""
+    if arguments.reference:
+        if arguments.results:
+            raise UserError("--reference and --results exclude each other", "Leave one of them out.")
+        return REFERENCE, RESULTS
+    folder = arguments.results or LOCAL
+    return folder, folder
+
+
+def _sets(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    for text in texts:
+        name, key, value = parse_set(text)
+        found.setdefault(name, {})[key] = value
+    return found
+
+
+def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
+    records_folder, boards = _folders(arguments)
+    loaded = [suites.load(name) for name in arguments.suite]
+    for text in arguments.methods or []:
+        if text != "all":
+            methods.describe(text.partition(":")[0])
+    _check_seeds(arguments.seeds)
+    for what in ("threads", "batch_size", "time_limit"):
+        value = getattr(arguments, what)
+        if value is not None and value <= 0:
+            raise UserError(f"--{what.replace('_', '-')} is {value}; a positive number is wanted")
+
+    import torch
+
+    from benchmark import runner
+    from benchmark.store import Store
+
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    plans = []
+    for suite in loaded:
+        bench = suites.open_bench(
+            suite, backbone=arguments.backbone, family=arguments.family, device=arguments.device, dtype=arguments.dtype
+        )
+        plans.append(
+            (
+                bench,
+                runner.plan(
+                    bench,
+                    runner.suite_methods(suite, arguments.methods),
+                    seeds=arguments.seeds,
+                    sets=_sets(arguments.set),
+                    dtype=arguments.dtype,
+                    autocast_dtype=arguments.autocast,
+                ),
+            )
+        )
+    store = Store(records_folder)
+    if arguments.dry_run:
+        _print_plan(plans, store)
+        return 0
+    options = runner.Options(
+        force=arguments.force,
+        time_limit=arguments.time_limit,
+        keep_merged=not arguments.discard_merged,
+        argv=["run_all.sh", *argv[1:]],
+        batch_size=arguments.batch_size,
+    )
+    failed = []
+    for bench, runs in plans:
+        try:
+            records = runner.execute(runs, bench, store, options)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                _write_boards(store, boards, quiet=True)
+        failed += [r for r in records if r.status != "done"]
+        _print_board(store, boards, bench.suite.name, [r.run_id for r in runs_of(records)])
+    print(f"\nboards: {_shown(boards / 'leaderboard.md')} and {_shown(boards / 'boards')}", file=sys.stderr)
+    for record in failed:
+        reason = f"{record.error.type}: {record.error.message}" if record.error else record.status
+        print(f"failed: {record.variant} on {record.spec.suite}: {reason}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def runs_of(records: Sequence[Any]) -> list[Any]:
+    """The records that have scores."""
+    return [r for r in records if r.status == "done"]
+
+
+def _check_seeds(seeds: Sequence[int]) -> None:
+    if len(set(seeds)) != len(seeds) or min(seeds) < 0:
+        raise UserError(
+            f"--seeds {' '.join(map(str, seeds))}: different whole numbers from 0 are wanted",
+            "Type e.g. --seeds 0 1 2 3 4",
+        )
+
+
+def _print_plan(plans: Sequence[tuple[Any, Sequence[Any]]], store: Any) -> None:
+    for bench, runs in plans:
+        print(f"{bench.suite.name} on {bench.backbone}, family {bench.family}: {len(runs)} runs")
+        for run in runs:
+            record = store.load(run.spec)
+            access = run.method.access_for(run.spec.parameters).describe()
+            seed = "-" if run.spec.seed is None else run.spec.seed
+            print(
+                f"  {run.spec.run_id}  {run.variant:<40} seed {seed!s:<3} access {access:<24} "
+                f"{record.status if record else 'to do'}"
+            )
+
+
+def _list(arguments: argparse.Namespace, argv: list[str]) -> None:
+    if arguments.what != "methods":
+        print("suites")
+        for name in suites.names():
+            suite = suites.load(name)
+            print(f"  {name:<16} {len(suite.tasks):>2} tasks  {', '.join(suite.backbones):<12} {suite.title}")
+    if arguments.what != "suites":
+        print("methods" + " " * 15 + "access" + " " * 19 + "paper")
+        for name in methods.names():
+            about = methods.describe(name)
+            keywords = ", ".join(f"{k}={v!r}" for k, v in about.parameters.items())
+            print(
+                f"  {name:<18}  {about.access.describe():<23}  {about.paper:<20} {about.title}\n{'':22}{keywords}"
+                if keywords
+                else f"  {name:<18}  {about.access.describe():<23}  {about.paper:<20} {about.title}"
+            )
+
+
+def _shown(path: Path) -> str:
+    """A path as short as it can be said from here."""
+    with contextlib.suppress(ValueError):
+        return str(path.resolve().relative_to(Path.cwd()))
+    return str(path)
+
+
+def _reference(store: Any) -> Any:
+    from benchmark.store import Store
+
+    return [] if store.root.resolve() == REFERENCE or not REFERENCE.is_dir() else Store(REFERENCE, read_only=True).all()
+
+
+def _write_boards(store: Any, out: Path, quiet: bool = False) -> None:
+    from benchmark import leaderboard
+
+    leaderboard.write(store.all(), out, reference=_reference(store))
+
+
+def _print_board(store: Any, out: Path, suite: str, run_ids: Sequence[str]) -> None:
+    from benchmark import leaderboard
+
+    for board in leaderboard.boards(store.all(suite), reference=_reference(store)):
+        leaderboard.print_table(board, sys.stdout)
+
+
+def _board(arguments: argparse.Namespace, argv: list[str]) -> int:
+    from benchmark.store import Store
+
+    folder, out = _folders(arguments)
+    if not folder.is_dir():
+        raise UserError(
+            f"no records under {_shown(folder)}", "Run something first: ./run_all.sh --methods symerge ties"
+        )
+    _write_boards(Store(folder), out)
+    print(f"wrote {_shown(out / 'leaderboard.md')}", file=sys.stderr)
+    return 0
+
+
+def _compare(arguments: argparse.Namespace, argv: list[str]) -> int:
+    from benchmark import leaderboard
+    from benchmark.store import Store
+
+    folders = [arguments.results] if arguments.results else [f for f in (LOCAL, REFERENCE) if f.is_dir()]
+    records = [r for f in folders for r in Store(f, read_only=True).all(arguments.suite)]
+    print(leaderboard.compare(records, arguments.first, arguments.second, arguments.suite))
+    return 0
+
+
+def _assets(arguments: argparse.Namespace, argv: list[str]) -> int:
+    rest = argv[2:]
+    if arguments.kind == "data":
+        if rest[:1] == ["build"]:
+            rest = rest[1:]
+        from benchmark.data.build.__main__ import main as build
+
+        return build(rest) or 0
+    from benchmark.models.retrain import main as retrain
+
+    return retrain(rest) or 0

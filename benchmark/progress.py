@@ -1,0 +1,70 @@
+"""What runs and how long is left, on stderr."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any
+
+from tqdm import tqdm
+
+from benchmark.record import Record
+
+
+class Progress:
+    """One bar over the runs of a plan, and one below it for the stage of the present run."""
+
+    def __init__(self, total: int) -> None:
+        self.bar = tqdm(
+            total=total,
+            desc="runs",
+            unit="run",
+            file=sys.stderr,
+            position=0,
+            leave=True,
+            dynamic_ncols=True,
+            bar_format="{desc} {n_fmt}/{total_fmt} |{bar:12}| {elapsed}<{remaining} {postfix}",
+        )
+        self.name = ""
+        self.began = time.monotonic()
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bar.close()
+
+    def begin(self, name: str, seed: int | None) -> None:
+        """A run starts."""
+        self.name = name if seed is None else f"{name} seed {seed}"
+        self.bar.set_postfix_str(self.name)
+
+    def stage(self, text: str, count: Any = None) -> None:
+        """What the present run is at."""
+        self.bar.set_postfix_str(f"{self.name}: {text}")
+
+    def end(self, record: Record) -> None:
+        """A run has its record."""
+        self.bar.update(1)
+
+    def note(self, text: str) -> None:
+        """A line above the bars."""
+        self.bar.write(text, file=sys.stderr)
+
+    def rounds(self, steps: Iterator[Any], total: int, text: str) -> Iterator[Any]:
+        """A stream's rounds under a bar of their own."""
+        self.stage(text)
+        yield from tqdm(
+            steps,
+            total=total,
+            desc=f"  {self.name} {text}",
+            unit="round",
+            file=sys.stderr,
+            position=1,
+            leave=False,
+            dynamic_ncols=True,
+        )

@@ -1,0 +1,92 @@
+"""Where a run's numbers come from: commit, versions, machine, data. No path of the machine enters a record."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from benchmark.record import Provenance
+from benchmark.suites.bench import Bench
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("torch", "numpy", "open_clip_torch", "safetensors", "scipy", "torchmetrics", "transformers", "datasets")
+
+
+def relative(text: str) -> str:
+    """``text`` with the project's folder, the environment's and the home folder taken out of its paths."""
+    for folder, name in (
+        (ROOT, "."),
+        (Path(sys.prefix).resolve(), "ENV"),
+        (Path(sys.base_prefix).resolve(), "PYTHON"),
+        (Path.home(), "~"),
+    ):
+        if len(str(folder)) > 1:
+            text = text.replace(str(folder), name)
+    return text
+
+
+@functools.lru_cache(maxsize=1)
+def _git() -> tuple[str | None, bool | None]:
+    def ask(*words: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True, timeout=10
+        ).stdout
+
+    try:
+        changed = ask("status", "--porcelain", "--untracked-files=no", "--", ".", ":!results")
+        return ask("rev-parse", "HEAD").strip(), bool(changed.strip())
+    except (OSError, subprocess.SubprocessError):
+        return None, None
+
+
+@functools.lru_cache(maxsize=1)
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor()
+
+
+@functools.lru_cache(maxsize=1)
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def describe(bench: Bench, argv: Sequence[str]) -> Provenance:
+    """The provenance of a run that starts now."""
+    commit, dirty = _git()
+    gpu = torch.cuda.get_device_name(bench.device) if bench.device.type == "cuda" else None
+    return Provenance(
+        commit=commit,
+        dirty=dirty,
+        versions=_versions(),
+        platform=f"{platform.system()} {platform.machine()}",
+        device=str(bench.device),
+        processor=_processor(),
+        gpu=gpu,
+        threads=torch.get_num_threads(),
+        batch_size=bench.suite.batch_size,
+        argv=[_plain(word) for word in argv],
+        data=bench.data,
+    )
+
+
+def _plain(word: str) -> str:
+    """An argument as the user typed it, absolute paths cut down to their last part."""
+    return Path(word).name if Path(word).is_absolute() else word

@@ -1,0 +1,403 @@
+"""From a list of methods to records: plan, skip what is done, merge, evaluate, record. It names no method."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import functools
+import gc
+import os
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import methods
+from benchmark import provenance, tuning
+from benchmark.errors import UserError
+from benchmark.evaluate import autocast, evaluate
+from benchmark.measure import Measure
+from benchmark.progress import Progress
+from benchmark.record import Cost, Error, MethodInfo, Record
+from benchmark.spec import (
+    REFERENCE_ROWS,
+    RunSpec,
+    changed_parameters,
+    derive_seed,
+    method_version,
+    parse_method,
+    resolve_parameters,
+    variant_label,
+)
+from benchmark.store import Store, cannot_write
+from benchmark.suites import Suite
+from benchmark.suites.bench import Bench
+from methods.api import Experts, Merged, MergingError, Stream, TimeLimit
+
+MERGED = "merged.safetensors"
+
+
+class RunTimeout(Exception):
+    """The run's time limit passed outside the stream's own check."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One entry of a plan: independent of all others."""
+
+    spec: RunSpec
+    variant: str
+    changed: dict[str, Any]
+    defaults: dict[str, Any] = field(repr=False, default_factory=dict)
+
+    @property
+    def method(self) -> methods.Method:
+        """What the registry says of the run's method."""
+        return methods.describe(self.spec.method)
+
+    @property
+    def keywords(self) -> dict[str, Any]:
+        """The keywords the method is called with."""
+        seed = {} if self.spec.seed is None else {"seed": self.spec.seed}
+        return {**self.spec.parameters, **seed}
+
+
+@dataclass
+class Options:
+    """How a plan is carried out; nothing here changes a number."""
+
+    force: bool = False
+    time_limit: float | None = None
+    keep_merged: bool = True
+    argv: Sequence[str] = ()
+    batch_size: int | None = None
+
+
+@functools.cache
+def _version(path: Path, others: tuple[Path, ...]) -> str:
+    return method_version(path, *others)
+
+
+def plan(
+    bench: Bench,
+    texts: Sequence[str],
+    *,
+    seeds: Sequence[int],
+    sets: Mapping[str, Mapping[str, Any]] | None = None,
+    dtype: str = "float32",
+    autocast_dtype: str | None = None,
+) -> list[Run]:
+    """The runs of the methods named in ``texts`` (``NAME[:key=value,...]``) and of the two reference rows.
+
+    Args:
+        seeds: every stochastic method runs once for each; a deterministic one runs once.
+        sets: ``{method: {key: value}}`` from ``--set``, for all variants of that method.
+
+    Raises:
+        UserError, MergingError: an unknown method, keyword or value.
+    """
+    suite, runs, seen = bench.suite, [], set()
+    named = [parse_method(text) for text in texts]
+    for name in sets or {}:
+        methods.describe(name)
+        if name not in {n for n, _ in named}:
+            raise UserError(
+                f"--set names {name}, which is not among the methods of this run", f"Add it: --methods {name}"
+            )
+    for name, given in [(name, {}) for name in REFERENCE_ROWS] + named:
+        about = methods.describe(name)
+        defaults = suite.defaults(name, about.parameters)
+        parameters = resolve_parameters(name, {**dict((sets or {}).get(name, {})), **given}, defaults)
+        about.access_for(parameters)
+        changed = changed_parameters(parameters, {k: v for k, v in defaults.items() if k != "seed"})
+        inner = parameters.get("inner")
+        others = (methods.describe(inner).path,) if isinstance(inner, str) and inner in methods.names() else ()
+        for seed in seeds if about.stochastic else [None]:
+            spec = RunSpec(
+                suite=suite.name,
+                suite_version=str(suite.version),
+                backbone=bench.backbone,
+                family=bench.family,
+                checkpoints=bench.checkpoints,
+                method=name,
+                method_version=_version(about.path, others),
+                parameters=parameters,
+                seed=seed,
+                dtype=dtype,
+                autocast=autocast_dtype,  # type: ignore[arg-type]
+            )
+            if spec.run_id not in seen:
+                seen.add(spec.run_id)
+                runs.append(Run(spec, variant_label(name, changed), changed, defaults))
+    return runs
+
+
+def execute(
+    runs: Sequence[Run], bench: Bench, store: Store, options: Options, show: Callable[[Record], None] | None = None
+) -> list[Record]:
+    """Carry out the plan in this process, run after run, and return all records.
+
+    A run that fails is recorded and the others go on. ``KeyboardInterrupt`` is recorded and raised again.
+    """
+    records = []
+    with Progress(len(runs)) as progress:
+        for run in runs:
+            progress.begin(run.variant, run.spec.seed)
+            record = _one(run, bench, store, options, progress)
+            records.append(record)
+            progress.end(record)
+            if show:
+                show(record)
+    return records
+
+
+def _one(run: Run, bench: Bench, store: Store, options: Options, progress: Progress) -> Record:
+    with store.try_lock(run.spec) as mine:
+        if not mine:
+            progress.note(f"{run.variant}: another process is doing this run; waiting for it")
+            return _wait(run, bench, store, options, progress)
+        record = None if options.force else store.load(run.spec)
+        merged_file = store.folder(run.spec) / MERGED
+        if record is not None and record.status == "done":
+            return record
+        if (
+            record is None
+            or record.status == "failed"
+            or record.cost.merge_seconds is None
+            or not merged_file.is_file()
+        ):
+            record = _fresh(run, bench, options)
+            merged_file.unlink(missing_ok=True)
+        return _carry_out(run, record, merged_file, bench, store, options, progress)
+
+
+def _wait(run: Run, bench: Bench, store: Store, options: Options, progress: Progress) -> Record:
+    """Another process holds the run: take its record when it is done, or the run itself when the holder died."""
+    while True:
+        time.sleep(0.2)
+        with store.try_lock(run.spec) as free:
+            if not free:
+                continue
+        record = store.load(run.spec)
+        if record is not None and record.status in ("done", "failed"):
+            return record
+        return _one(run, bench, store, options, progress)
+
+
+def _fresh(run: Run, bench: Bench, options: Options) -> Record:
+    about = run.method
+    access = about.access_for(run.spec.parameters)
+    return Record(
+        run_id=run.spec.run_id,
+        spec=run.spec,
+        variant=run.variant,
+        changed=run.changed,
+        status="running",
+        started=_now(),
+        method=MethodInfo(title=about.title, paper=about.paper),
+        access=[f"{level} {split}" for split, level in access.items()],
+        provenance=provenance.describe(bench, options.argv),
+        suite_tasks=list(bench.tasks),
+    )
+
+
+def _carry_out(
+    run: Run, record: Record, merged_file: Path, bench: Bench, store: Store, options: Options, progress: Progress
+) -> Record:
+    try:
+        with _time_limit(options.time_limit):
+            store.save(record)
+            experts = bench.experts()
+            if not merged_file.is_file():
+                _merge(run, record, merged_file, bench, experts, options, progress)
+                store.save(record)
+            merged = Merged.load(merged_file, experts)
+            began = time.perf_counter() - (record.cost.evaluate_seconds or 0.0)
+            for task in record.missing:
+                progress.stage(f"evaluating {task}", None)
+                record.tasks[task] = evaluate(
+                    merged.model(task),
+                    bench.source(task, "test", bench.dtype),
+                    bench.meter(task),
+                    device=bench.device,
+                    dtype=bench.dtype,
+                    batch_size=options.batch_size or bench.suite.batch_size,
+                    autocast_dtype=run.spec.autocast,
+                )
+                record.cost.evaluate_seconds = time.perf_counter() - began
+                store.save(record)
+        record.status, record.finished = "done", _now()
+        store.save(record)
+        if not options.keep_merged:
+            merged_file.unlink(missing_ok=True)
+    except KeyboardInterrupt:
+        record.status, record.finished = "incomplete", _now()
+        record.error = Error(type="interrupted", message="stopped by Ctrl-C; the same command goes on from here")
+        with contextlib.suppress(UserError):
+            store.save(record)
+        raise
+    except UserError as error:
+        if isinstance(error.__cause__, OSError):
+            raise
+        _failed(record, store, error, progress)
+    except OSError as error:
+        if error.filename is None or Path(error.filename).parent != merged_file.parent:
+            _failed(record, store, error, progress)
+        else:
+            raise cannot_write(merged_file, error) from error
+    except Exception as error:
+        _failed(record, store, error, progress)
+    finally:
+        gc.collect()
+    return record
+
+
+def _merge(
+    run: Run, record: Record, merged_file: Path, bench: Bench, experts: Experts, options: Options, progress: Progress
+) -> None:
+    """Call the method, and save what it returns before anything is evaluated."""
+    about, keywords = methods.get(run.spec.method), run.keywords
+    _seed_everything(run)
+    progress.stage("merging", None)
+    searched = [key for key in about.grids if keywords.get(key) == "val"]
+    with Measure(bench.device) as used:
+        if searched:
+            chosen = tuning.choose(
+                about,
+                keywords,
+                searched[0],
+                bench,
+                experts,
+                lambda values: _call(about, values, run, bench, experts, options, progress)[0],
+                advance=progress.stage,
+            )
+            keywords = {**keywords, searched[0]: chosen.value}
+            record.trace_summary["chosen"] = chosen.summary()
+        merged, stream = _call(about, keywords, run, bench, experts, options, progress)
+    if not isinstance(merged, Merged):
+        raise MergingError(f"{about.name} returned {type(merged).__name__}; expected Merged(experts, ...)")
+    temporary = merged_file.with_name(f".writing-{MERGED}")
+    merged.save(temporary)
+    with open(temporary, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, merged_file)
+    adapt_seconds = float(merged.trace.get("adapt_seconds", 0.0))
+    record.needs_task_id = merged.needs_task
+    record.trace_summary.update(_summary(merged.trace))
+    record.cost = Cost(
+        merge_seconds=max(0.0, used.seconds - adapt_seconds),
+        adapt_seconds=adapt_seconds,
+        peak_anonymous_mb=used.peak_anonymous_mb,
+        peak_cuda_mb=used.peak_cuda_mb,
+        trainable_parameters=int(merged.trace.get("trainable", 0)),
+        model_bytes=experts.nbytes(),
+        storage_bytes=merged.storage,
+        images_drawn=stream.drawn if stream is not None else 0,
+    )
+
+
+def _call(
+    about: methods.Method,
+    keywords: Mapping[str, Any],
+    run: Run,
+    bench: Bench,
+    experts: Experts,
+    options: Options,
+    progress: Progress,
+) -> tuple[Any, Stream | None]:
+    """The method on a stream of exactly the access its keywords ask for; no access, no stream."""
+    access = about.access_for(keywords)
+    if not access:
+        return about(experts, **keywords), None
+    sources = {split: {task: bench.source(task, split) for task in bench.tasks} for split, _ in access.items()}
+    deadline = time.monotonic() + options.time_limit if options.time_limit else None
+    stream = Stream(
+        sources,
+        access,
+        seed=derive_seed(bench.suite.name, run.spec.seed or 0),
+        device=bench.device,
+        deadline=deadline,
+        progress=progress.rounds,
+    )
+    with autocast(bench.device, run.spec.autocast):
+        return about(experts, stream, **keywords), stream
+
+
+def _seed_everything(run: Run) -> None:
+    """Torch's global generators, for layers that initialise themselves; data order has its own seeds."""
+    torch.manual_seed(derive_seed(run.spec.suite, run.spec.method, run.spec.seed or 0) % 2**63)
+
+
+def _summary(trace: Mapping[str, Any]) -> dict[str, Any]:
+    """The trace as a record keeps it: coefficients rounded, loss curves in at most 100 points."""
+    found: dict[str, Any] = {}
+    for key, value in trace.items():
+        if isinstance(value, torch.Tensor):
+            if key == "losses":
+                stride = max(1, len(value) // 100)
+                found[key] = (
+                    [round(float(v), 5) for v in value[: len(value) // stride * stride].reshape(-1, stride).mean(1)]
+                    if len(value)
+                    else []
+                )
+            elif value.numel() <= 20000 and value.is_floating_point() and not key.startswith("raw_"):
+                found[key] = [
+                    [round(float(v), 5) for v in row] for row in value.reshape(-1, value.shape[-1] if value.ndim else 1)
+                ]
+        elif isinstance(value, (str, int, float, bool, list, dict)) and key != "adapt_seconds":
+            found[key] = value
+    return found
+
+
+def _failed(record: Record, store: Store, error: BaseException, progress: Progress) -> None:
+    """Record why a run has no scores; what is already evaluated stays."""
+    kind, message = type(error).__name__, str(error)
+    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or "not enough memory" in message:
+        kind = "out of memory"
+        message = f"{message or 'no memory left'}; try a smaller batch_size, --dtype bfloat16, or a machine with more"
+    elif isinstance(error, (RunTimeout, TimeLimit)):
+        kind = "timeout"
+    trail = "".join(traceback.format_exception(error))
+    record.status, record.finished = "failed", _now()
+    record.error = Error(type=kind, message=message, traceback=provenance.relative(trail)[-2000:])
+    progress.note(f"{record.variant} failed: {kind}: {message}")
+    store.save(record)
+
+
+@contextlib.contextmanager
+def _time_limit(seconds: float | None) -> Iterator[None]:
+    """Raise :class:`RunTimeout` in the main thread after ``seconds``; a call inside C code ends first."""
+    if seconds is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ring(number: int, frame: object) -> None:
+        raise RunTimeout(f"the run took more than {seconds:g} s; raise the limit with --time-limit SECONDS")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def suite_methods(suite: Suite, asked: Sequence[str] | None) -> list[str]:
+    """What to run: the methods asked for, ``all`` of the registry, or the suite's own list."""
+    if not asked:
+        return list(suite.methods)
+    if "all" in asked:
+        every = [name for name in methods.names() if name not in REFERENCE_ROWS]
+        return [*every, *(text for text in asked if text != "all" and text not in every)]
+    return list(asked)

@@ -1,0 +1,84 @@
+"""What is measured: one YAML per suite, one module per domain. Importing this imports no torch."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from benchmark.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from benchmark.suites.bench import Bench
+
+FOLDER = Path(__file__).parent
+
+
+class Suite(BaseModel):
+    """Tasks and protocol of one suite, as its YAML says."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(description="name, e.g. vision-mini-8; equals the file's")
+    version: int = Field(description="raised when a change makes older numbers incomparable")
+    title: str = Field(description="one line for lists and boards")
+    domain: Literal["vision", "dense", "glue"] = Field(description="the module that loads it")
+    scale: Literal["mini", "full"] = Field(description="numbers of the two scales never share a table")
+    tasks: list[str] = Field(description="task names, in the suite's order")
+    backbones: list[str] = Field(description="backbones it is defined for; the first is the default")
+    families: list[str] = Field(description="checkpoint families it is defined for; the first is the default")
+    batch_size: int = Field(default=256, description="samples per evaluation batch (no part of a run's identity)")
+    methods: list[str] = Field(description="what is run when no --methods are given")
+    overrides: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="keyword defaults for the suite's size, by method"
+    )
+    notes: str = Field(default="", description="what a board says of the protocol, e.g. the budget of images")
+
+    def defaults(self, method: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """The keyword defaults of a method on this suite: its own, overridden where the YAML does."""
+        changes = self.overrides.get(method, {})
+        for key in changes:
+            if key not in parameters:
+                raise unknown(f"keyword of {method} in suites/{self.name}.yaml", key, parameters)
+        return {**parameters, **changes}
+
+
+def names() -> list[str]:
+    """The names of all suites, by number of tasks within a kind."""
+    return sorted((p.stem for p in FOLDER.glob("*.yaml")), key=lambda n: (n.rstrip("0123456789"), len(n), n))
+
+
+@functools.lru_cache(maxsize=32)
+def load(name: str) -> Suite:
+    """The suite of this name. Raises :class:`UserError` for an unknown one (nearest named) or an invalid file."""
+    if name not in names():
+        raise unknown("suite", name, names())
+    path = FOLDER / f"{name}.yaml"
+    try:
+        suite = Suite.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (yaml.YAMLError, ValidationError) as error:
+        raise UserError(
+            f"benchmark/suites/{path.name} is no valid suite: {error}", "Compare it with vision-mini-8.yaml"
+        ) from None
+    if suite.name != name:
+        raise UserError(f"benchmark/suites/{path.name} says name: {suite.name}", f"Write name: {name}")
+    return suite
+
+
+def open_bench(
+    suite: Suite, *, backbone: str | None = None, family: str | None = None, device: str = "cpu", dtype: str = "float32"
+) -> Bench:
+    """Experts, data and metrics of a suite. Raises :class:`UserError` for a backbone or family it lacks."""
+    backbone, family = backbone or suite.backbones[0], family or suite.families[0]
+    if backbone not in suite.backbones:
+        raise unknown(f"backbone of {suite.name}", backbone, suite.backbones)
+    if family not in suite.families:
+        raise unknown(f"family of {suite.name}", family, suite.families)
+    domain = importlib.import_module(f"benchmark.suites.{suite.domain}")
+    bench: Bench = domain.open_bench(suite, backbone=backbone, family=family, device=device, dtype=dtype)
+    return bench

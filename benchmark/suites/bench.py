@@ -1,0 +1,103 @@
+"""What the runner and the evaluator need of a suite, whatever its domain."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmark.errors import UserError
+from benchmark.record import TaskResult
+from benchmark.suites import Suite
+from methods.api import Experts, Source
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task of a suite: what is predicted, and how it is scored."""
+
+    name: str
+    kind: str
+    metric: str
+    higher_is_better: bool = True
+
+
+class Meter(ABC):
+    """Gathers a model's outputs over a split and gives the score with its sufficient statistics."""
+
+    @abstractmethod
+    def update(self, outputs: Any, labels: Any) -> None:
+        """Add one batch. Raises :class:`UserError` for outputs of a wrong shape or with NaN."""
+
+    @abstractmethod
+    def result(self) -> TaskResult:
+        """The score of everything added."""
+
+
+class Bench(ABC):
+    """Experts, data and metrics of one suite on one backbone and family."""
+
+    suite: Suite
+    backbone: str
+    family: str
+    device: torch.device
+    dtype: torch.dtype
+    checkpoints: dict[str, str]
+    """sha256 of every checkpoint file, by name."""
+    data: dict[str, str]
+    """sha256 of every task's data, by name."""
+    tasks: dict[str, Task]
+
+    @abstractmethod
+    def experts(self) -> Experts:
+        """Base, experts, heads and encoder, mapped from their files."""
+
+    @abstractmethod
+    def source(self, task: str, split: str, dtype: torch.dtype = torch.float32) -> Source:
+        """One split (``train``, ``val`` or ``test``) of one task, inputs ready for the encoder."""
+
+    @abstractmethod
+    def meter(self, task: str) -> Meter:
+        """A fresh meter of the task's metric."""
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device of this name. Raises :class:`UserError` where it is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"unknown device {name!r}", "Type --device cpu, cuda, cuda:N or auto") from None
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            raise UserError(f"device {name} is not there; this machine has {count} CUDA devices", "Type --device cpu")
+    return device
+
+
+def resolve_dtype(name: str) -> torch.dtype:
+    """``float32``, ``bfloat16`` or ``float16``. Raises :class:`UserError` for another."""
+    allowed = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if name not in allowed:
+        raise UserError(f"unknown dtype {name!r}", f"Type --dtype {' or '.join(allowed)}")
+    return allowed[name]
+
+
+def check_outputs(outputs: Tensor, rows: int, columns: int, task: str) -> Tensor:
+    """``outputs`` as float32 ``[rows, columns]``. Raises :class:`UserError` for another shape, or NaN."""
+    found = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+    if found != (rows, columns):
+        raise UserError(
+            f"the merged model gives {found} on {task}; expected {(rows, columns)}",
+            "The method's model(task) must end in the task's head.",
+        )
+    outputs = outputs.float()
+    if bool(torch.isnan(outputs).any()):
+        raise UserError(
+            f"the merged model predicts NaN on {task}", "Its weights overflow: try --dtype float32, or smaller scales."
+        )
+    return outputs

@@ -1,0 +1,106 @@
+"""Image classification: CLIP image towers, zero-shot heads, top-1 accuracy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics.functional.classification import multiclass_accuracy
+
+from benchmark.data import vision as data
+from benchmark.errors import UserError
+from benchmark.models.backbones import create_encoder, get_backbone, preprocess
+from benchmark.models.families import MINI, FamilyError, load_family
+from benchmark.record import CorrectBits, TaskResult
+from benchmark.suites import Suite
+from benchmark.suites.bench import Bench, Meter, Task, check_outputs, resolve_device, resolve_dtype
+from methods.api import Experts, Source
+
+SPLITS = {"train": "train", "val": "validation", "test": "test"}
+
+
+class ImageSource:
+    """One split as a source: uint8 images mapped from the cache, normalised on the device when they are asked for."""
+
+    def __init__(
+        self,
+        split: data.ImageSplit,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self.split, self.mean, self.std, self.device, self.dtype = split, mean, std, device, dtype
+        self.labels = torch.from_numpy(split.labels.copy())
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        images = torch.from_numpy(self.split.images[index.numpy()])
+        if self.device.type == "cuda":
+            images = images.pin_memory()
+        return preprocess(images, self.mean, self.std, self.device, self.dtype), self.labels[index]
+
+
+class Accuracy(Meter):
+    """Top-1 accuracy in percent; keeps one bit a sample."""
+
+    def __init__(self, task: str, classes: int) -> None:
+        self.task, self.classes = task, classes
+        self.predicted: list[Tensor] = []
+        self.labels: list[Tensor] = []
+
+    def update(self, outputs: Any, labels: Tensor) -> None:
+        logits = check_outputs(outputs, len(labels), self.classes, self.task)
+        self.predicted.append(logits.argmax(-1).cpu())
+        self.labels.append(labels.cpu())
+
+    def result(self) -> TaskResult:
+        predicted, labels = torch.cat(self.predicted), torch.cat(self.labels)
+        value = multiclass_accuracy(predicted, labels, num_classes=self.classes, average="micro")
+        return TaskResult(
+            metric="accuracy",
+            value=100.0 * float(value.double()),
+            n=len(labels),
+            statistics=CorrectBits.of((predicted == labels).numpy()),
+        )
+
+
+class VisionBench(Bench):
+    """A vision suite on one backbone and family."""
+
+    def __init__(self, suite: Suite, backbone: str, family: str, device: torch.device, dtype: torch.dtype) -> None:
+        self.suite, self.backbone, self.family, self.device, self.dtype = suite, backbone, family, device, dtype
+        try:
+            self.classes = {task: data.info(task).classes for task in suite.tasks}
+            self._family = load_family(
+                MINI / backbone, backbone, suite.tasks, class_counts={t: len(c) for t, c in self.classes.items()}
+            )
+            self.data = {task: data.info(task).arrays_sha256["test"] for task in suite.tasks}
+        except (data.DataError, FamilyError) as error:
+            raise UserError(str(error)) from None
+        self.checkpoints = dict(self._family.hashes)
+        self.tasks = {task: Task(task, "classification", "accuracy") for task in suite.tasks}
+
+    def experts(self) -> Experts:
+        encoder = create_encoder(self.backbone, quick_gelu=self._family.quick_gelu, device=self.device).eval()
+        return Experts.from_state_dicts(
+            self._family.base, self._family.experts, heads=self._family.heads, encoder=encoder, device=self.device
+        )
+
+    def source(self, task: str, split: str, dtype: torch.dtype = torch.float32) -> Source:
+        shape = get_backbone(self.backbone)
+        try:
+            return ImageSource(data.load_split(task, SPLITS[split]), shape.mean, shape.std, self.device, dtype)
+        except data.DataError as error:
+            raise UserError(str(error)) from None
+
+    def meter(self, task: str) -> Accuracy:
+        return Accuracy(task, len(self.classes[task]))
+
+
+def open_bench(suite: Suite, *, backbone: str, family: str, device: str, dtype: str) -> VisionBench:
+    """A vision suite. Raises :class:`UserError` where checkpoints or data are not as their manifests say."""
+    return VisionBench(suite, backbone, family, resolve_device(device), resolve_dtype(dtype))

@@ -1,0 +1,74 @@
+"""Coefficients chosen on a labelled validation split, in one place for all methods.
+
+As the literature does it: the value of the paper's grid with the highest mean expert-normalised score; the first of
+equals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+import methods
+from benchmark.evaluate import evaluate
+from benchmark.spec import REFERENCE_ROWS
+from benchmark.suites.bench import Bench
+from methods.api import Experts, Merged
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The chosen value, and the validation score of every value tried."""
+
+    key: str
+    value: float
+    scores: dict[float, float]
+
+    def summary(self) -> dict[str, Any]:
+        """For a record."""
+        return {self.key: self.value, "validation": {f"{v:g}": round(s, 4) for v, s in self.scores.items()}}
+
+
+def grid(about: methods.Method, key: str) -> list[float]:
+    """The values the method's paper searches."""
+    first, last, count = about.grids[key]
+    return [round(float(v), 6) for v in np.linspace(first, last, count)]
+
+
+def scores(merged: Merged, bench: Bench) -> dict[str, float]:
+    """The score of each task on the validation split."""
+    return {
+        task: evaluate(
+            merged.model(task),
+            bench.source(task, "val", bench.dtype),
+            bench.meter(task),
+            device=bench.device,
+            dtype=bench.dtype,
+            batch_size=bench.suite.batch_size,
+        ).value
+        for task in bench.tasks
+    }
+
+
+def choose(
+    about: methods.Method,
+    keywords: Mapping[str, Any],
+    key: str,
+    bench: Bench,
+    experts: Experts,
+    merge: Callable[[Mapping[str, Any]], Merged],
+    advance: Callable[[str, Any], Any],
+) -> Choice:
+    """Try every value of the grid of ``key`` and keep the best by mean expert-normalised validation score."""
+    upper = scores(methods.get(REFERENCE_ROWS[1])(experts), bench)
+    directions = {task: bench.tasks[task].higher_is_better for task in bench.tasks}
+    found: dict[float, float] = {}
+    values = grid(about, key)
+    for number, value in enumerate(values, 1):
+        advance(f"{key}={value:g} on validation ({number}/{len(values)})", None)
+        got = scores(merge({**keywords, key: value}), bench)
+        found[value] = float(np.mean([got[t] / upper[t] if directions[t] else upper[t] / got[t] for t in got]))
+    return Choice(key, max(values, key=found.__getitem__), found)
