@@ -1,0 +1,293 @@
+"""From records to the rows of a board: the one place where runs become a table (Markdown, CSV and HTML all show it)."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from benchmark import stats
+from benchmark.record import CorrectBits, Record
+from benchmark.spec import REFERENCE_ROWS, canonical_json, variant_label
+
+#: Columns of every board before and after those of its tasks.
+FIRST = ["rank", "method", "row", "mean", "low", "high", "normalised", "worst_task", "worst", "mean_rank"]
+LAST = [
+    "access", "task_id", "n", "seeds", "reference", "storage_models", "extra_storage_mib", "merge_seconds",
+    "adapt_seconds", "evaluate_seconds", "peak_anonymous_mib", "peak_cuda_mib", "trainable_parameters", "images_seen",
+    "title", "paper", "changed", "dtype", "autocast", "commit", "runs",
+]  # fmt: skip
+INCOMPLETE = ["method", "seed", "status", "tasks_done", "missing", "reason", "run"]
+
+_MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Board:
+    """One suite, backbone and checkpoint family: `rows` with FIRST + tasks + LAST, `incomplete` with INCOMPLETE.
+
+    `rows.row` is "method", or, not ranked, "reference" or "oracle" (it saw test labels). Scores are in percent.
+    """
+
+    suite: str
+    suite_version: str
+    backbone: str
+    family: str
+    tasks: list[str]
+    rows: pd.DataFrame
+    incomplete: pd.DataFrame
+    n_test: dict[str, int] = field(default_factory=dict)
+    commands: list[str] = field(default_factory=list)
+    commits: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """`<suite>--<backbone>--<family>`, the name of its files."""
+        return f"{self.suite}--{self.backbone}--{self.family}"
+
+    @property
+    def mini(self) -> bool:
+        """Whether its numbers are of a mini suite, which never share a table with full-scale ones."""
+        return "mini" in self.suite.split("-")
+
+
+class _Key(NamedTuple):
+    """What makes one row: seeds apart, everything a user chose."""
+
+    method: str
+    parameters: str
+    dtype: str
+    autocast: str | None
+
+
+def _key(record: Record) -> _Key:
+    spec = record.spec
+    return _Key(spec.method, canonical_json(spec.parameters), spec.dtype, spec.autocast)
+
+
+def boards(records: Iterable[Record], reference: Iterable[Record] = ()) -> list[Board]:
+    """One board per suite, backbone and family of `records`; `reference` are the project's own, shown beside.
+
+    Of several versions of the suite or its checkpoints, and of several versions of one method's code, the one that ran
+    last is shown, and a note counts the others. Missing reference rows are taken from `reference`.
+    """
+    groups: dict[tuple[str, str, str], list[Record]] = defaultdict(list)
+    for record in records:
+        groups[record.spec.suite, record.spec.backbone, record.spec.family].append(record)
+    known: dict[tuple[str, str, str], list[Record]] = defaultdict(list)
+    for record in reference:
+        known[record.spec.suite, record.spec.backbone, record.spec.family].append(record)
+    return [_board(groups[name], known[name]) for name in sorted(groups)]
+
+
+def _board(records: list[Record], reference: list[Record]) -> Board:
+    shown, notes = _newest(records, _generation, "an earlier version of the suite or its checkpoints")
+    kept: list[Record] = []
+    outdated = 0
+    for group in _grouped(shown).values():
+        newest, _ = _newest(group, lambda record: record.spec.method_version, "")
+        outdated += len(group) - len(newest)
+        kept += newest
+    if outdated:
+        notes.append(f"{outdated} records of earlier versions of the methods' code are not shown.")
+    same = [record for record in reference if _generation(record) == _generation(kept[0])]
+    finished = [record for record in kept if _complete(record)]
+    for name in REFERENCE_ROWS:
+        if not any(record.spec.method == name for record in finished):
+            finished += [record for record in same if record.spec.method == name and _complete(record)]
+
+    first = kept[0]
+    tasks = list(first.suite_tasks)
+    expert = next((record for record in finished if record.spec.method == REFERENCE_ROWS[-1]), None)
+    version = first.spec.suite_version
+    published = _reference_values(record for record in reference if record.spec.suite_version == version)
+    rows = [_row(key, group, tasks, expert, published) for key, group in _grouped(finished).items()]
+    frame = pd.DataFrame(_ranked(rows, tasks, finished), columns=[*FIRST, *tasks, *LAST]).astype({"rank": "Int64"})
+    missing = pd.DataFrame([_incomplete(record) for record in kept if not _complete(record)], columns=INCOMPLETE)
+    return Board(
+        suite=first.spec.suite,
+        suite_version=first.spec.suite_version,
+        backbone=first.spec.backbone,
+        family=first.spec.family,
+        tasks=tasks,
+        rows=frame,
+        incomplete=missing.sort_values(["method", "seed"], kind="stable", ignore_index=True),
+        n_test={task: finished[0].tasks[task].n for task in tasks} if finished else {},
+        commands=_unique(" ".join(record.provenance.argv) for record in _by_time(kept)),
+        commits=_unique(_commit(record) for record in _by_time(finished)),
+        notes=notes,
+    )
+
+
+def _generation(record: Record) -> str:
+    return canonical_json([record.spec.suite_version, record.spec.checkpoints])
+
+
+def _newest(records: list[Record], version: Any, what: str) -> tuple[list[Record], list[str]]:
+    """Those records whose version is that of the last one run, and a note on the others."""
+    last = version(_by_time(records)[0])
+    shown = [record for record in records if version(record) == last]
+    hidden = len(records) - len(shown)
+    return shown, [f"{hidden} records of {what} are not shown."] if hidden else []
+
+
+def _by_time(records: Iterable[Record]) -> list[Record]:
+    return sorted(records, key=lambda record: (record.finished or record.started or "", record.run_id), reverse=True)
+
+
+def _grouped(records: Iterable[Record]) -> dict[_Key, list[Record]]:
+    groups: dict[_Key, list[Record]] = defaultdict(list)
+    for record in records:
+        groups[_key(record)].append(record)
+    return {key: sorted(group, key=lambda record: record.spec.seed or 0) for key, group in groups.items()}
+
+
+def _complete(record: Record) -> bool:
+    return record.status == "done" and not record.missing
+
+
+def _unique(values: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(value for value in values if value))
+
+
+def _commit(record: Record) -> str:
+    provenance = record.provenance
+    return f"{provenance.commit[:12]}{' with local changes' if provenance.dirty else ''}" if provenance.commit else ""
+
+
+def label(record: Record) -> str:
+    """How the board names a run: method, parameters that are not defaults, and a precision that is not float32."""
+    precision = [record.spec.dtype] if record.spec.dtype != "float32" else []
+    precision += [f"autocast {record.spec.autocast}"] if record.spec.autocast else []
+    name = record.variant or variant_label(record.spec.method, record.changed)
+    return f"{name} [{', '.join(precision)}]" if precision else name
+
+
+def _row(
+    key: _Key,
+    records: Sequence[Record],
+    tasks: list[str],
+    expert: Record | None,
+    published: dict[_Key, dict[int | None, float]],
+) -> dict[str, Any]:
+    first = records[0]
+    values = {task: float(np.mean([record.tasks[task].value for record in records])) for task in tasks}
+    higher = {task: first.tasks[task].higher_is_better for task in tasks}
+    alike = len({(first.tasks[task].metric, higher[task]) for task in tasks}) == 1
+    shares: dict[str, float] = {}
+    if expert is not None:
+        shares = stats.normalised(values, {task: expert.tasks[task].value for task in tasks}, higher)
+    worst, worst_value = ("", np.nan)
+    if alike and all(higher.values()):
+        worst, worst_value = stats.worst_task(values)
+    elif shares:
+        worst, worst_value = stats.worst_task(shares)
+    low, high = _interval(records, tasks) if alike else (np.nan, np.nan)
+    own = {record.spec.seed for record in records}
+    beside = [value for seed, value in published.get(key, {}).items() if seed in own]
+    return {
+        "method": label(first),
+        "row": _kind(first),
+        "mean": stats.mean_over_tasks(values) if alike else np.nan,
+        "low": low,
+        "high": high,
+        "normalised": stats.mean_over_tasks(shares) if shares else np.nan,
+        "worst_task": worst,
+        "worst": worst_value,
+        **values,
+        "access": " + ".join(first.access) or "none",
+        "task_id": "yes" if first.needs_task_id else "no",
+        "n": len(records),
+        "seeds": " ".join(str(seed) for seed in sorted(seed for seed in own if seed is not None)),
+        "reference": float(np.mean(beside)) if beside and alike else np.nan,
+        **_cost(records),
+        "title": first.method.title,
+        "paper": first.method.paper,
+        "changed": json.dumps(first.changed) if first.changed else "",
+        "dtype": first.spec.dtype,
+        "autocast": first.spec.autocast or "",
+        "commit": " ".join(_unique(_commit(record) for record in records)),
+        "runs": " ".join(record.run_id for record in records),
+    }
+
+
+def _kind(record: Record) -> str:
+    if record.spec.method in REFERENCE_ROWS:
+        return "reference"
+    return "oracle" if "labelled test" in record.access else "method"
+
+
+def scores(record: Record) -> dict[str, np.ndarray] | None:
+    """Which samples of each task were right, for `stats`; None where a task has no such statistics."""
+    found = {}
+    for task, result in record.tasks.items():
+        if not isinstance(result.statistics, CorrectBits):
+            return None
+        found[task] = result.statistics.numpy()
+    return found
+
+
+def _interval(records: Sequence[Record], tasks: list[str]) -> tuple[float, float]:
+    found = [scores(record) for record in records]
+    if any(each is None for each in found):
+        return np.nan, np.nan
+    _, low, high = stats.interval([{task: each[task] for task in tasks} for each in found if each is not None])
+    return low, high
+
+
+def _cost(records: Sequence[Record]) -> dict[str, Any]:
+    def over(name: str, reduce: Any) -> float:
+        found = [value for record in records if (value := getattr(record.cost, name)) is not None]
+        return float(reduce(found)) if found else np.nan
+
+    extra, model = over("storage_bytes", max), over("model_bytes", max)
+    return {
+        "storage_models": 1 + extra / model if model else np.nan,
+        "extra_storage_mib": extra / _MIB,
+        "merge_seconds": over("merge_seconds", np.mean),
+        "adapt_seconds": over("adapt_seconds", np.mean),
+        "evaluate_seconds": over("evaluate_seconds", np.mean),
+        "peak_anonymous_mib": over("peak_anonymous_mb", max),
+        "peak_cuda_mib": over("peak_cuda_mb", max),
+        "trainable_parameters": over("trainable_parameters", max),
+        "images_seen": over("images_drawn", np.mean),
+    }
+
+
+def _reference_values(records: Iterable[Record]) -> dict[_Key, dict[int | None, float]]:
+    """Mean score of each finished reference run by row and seed."""
+    found: dict[_Key, dict[int | None, float]] = defaultdict(dict)
+    for record in reversed(_by_time(record for record in records if _complete(record))):
+        value = stats.mean_over_tasks({task: result.value for task, result in record.tasks.items()})
+        found[_key(record)][record.spec.seed] = value
+    return found
+
+
+def _ranked(rows: list[dict[str, Any]], tasks: list[str], finished: list[Record]) -> list[dict[str, Any]]:
+    """Rows from best to worst, by mean, or by normalised mean where metrics differ; ranks for methods only."""
+    by = "normalised" if any(np.isnan(row["mean"]) for row in rows) else "mean"
+    rows = sorted(rows, key=lambda row: (np.isnan(row[by]), -row[by], row["method"]))
+    ranked = [row for row in rows if row["row"] == "method"]
+    higher = {task: finished[0].tasks[task].higher_is_better for task in tasks} if finished else {}
+    for number, (row, mean_rank) in enumerate(zip(ranked, stats.mean_ranks(ranked, higher), strict=True), start=1):
+        row["rank"], row["mean_rank"] = number, mean_rank
+    return rows
+
+
+def _incomplete(record: Record) -> dict[str, Any]:
+    reason = f"{record.error.type}: {record.error.message}" if record.error else ""
+    return {
+        "method": label(record),
+        "seed": "" if record.spec.seed is None else str(record.spec.seed),
+        "status": record.status,
+        "tasks_done": f"{len(record.tasks)} of {len(record.suite_tasks)}",
+        "missing": ", ".join(record.missing),
+        "reason": " ".join(reason.split())[:200],
+        "run": record.run_id,
+    }
