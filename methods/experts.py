@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from methods.registry import MergingError, NotApplicable, nearest
 
+Edit = Callable[[str, str, Tensor], Tensor]
 KINDS = ("classification", "regression", "segmentation", "depth", "normals")
 
 
@@ -64,6 +65,25 @@ class LowRankState(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self.base)
+
+
+class EditedState(Mapping[str, Tensor]):
+    """An expert whose task vector is replaced as it is read: ``base[name] + edit(name, task, task vector)``."""
+
+    def __init__(self, experts: Experts, task: str, edit: Edit) -> None:
+        self.experts, self.task, self.edit = experts, task, edit
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self.experts.names:
+            return self.experts.expert(self.task)[name]
+        base = self.experts.base_tensor(name)
+        return base + self.edit(name, self.task, self.experts.task_vector(name, self.task, base))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.experts.base)
+
+    def __len__(self) -> int:
+        return len(self.experts.base)
 
 
 class Experts:
@@ -311,6 +331,13 @@ class Experts:
             if block:
                 found["last_block"] = block
         return found
+
+    def edited(self, edit: Edit) -> Experts:
+        """The same experts with other task vectors: ``edit(name, task, tau)`` gives ``[*shape]`` float32, anew at each reading."""
+        made = copy.copy(self)
+        made._experts = {task: EditedState(self, task, edit) for task in self.tasks}
+        made._lora, made._checked = None, set()
+        return made
 
     def lora(self, task: str) -> dict[str, tuple[Tensor, Tensor, float]]:
         """The adapters ``{tensor name: (A, B, scale)}`` of one expert. Raises :class:`NotApplicable` if it has none."""

@@ -101,11 +101,11 @@ class Stream:
         self._sources = {split: dict(sources[split]) for split in granted}
         self.tasks: tuple[str, ...] = tuple(self._sources[granted[0]])
         self._orders = {
-            (split, task): _Order(len(source), _derive(seed, split, task), shuffle)
+            (split, task): _Order(len(source), derive(seed, split, task), shuffle)
             for split, by_task in self._sources.items()
             for task, source in by_task.items()
         }
-        self._rounds = torch.Generator().manual_seed(_derive(seed, "rounds"))
+        self._rounds = torch.Generator().manual_seed(derive(seed, "rounds"))
         self.drawn = 0
 
     @classmethod
@@ -250,7 +250,7 @@ class _Replay(Stream):
         if (split, task) not in self._numbers:
             source = self._sources[split][task]
             assert isinstance(source, _Batches)
-            self._numbers[split, task] = _Order(len(source.given), _derive(self.seed, split, task), self.shuffle)
+            self._numbers[split, task] = _Order(len(source.given), derive(self.seed, split, task), self.shuffle)
         return self._numbers[split, task]
 
     def upcoming(self, task: str, draws: int, n: int, replace: bool = False, split: str | None = None) -> Tensor:
@@ -279,7 +279,7 @@ def _length(batch: Any) -> int:
     return _length(next(iter(batch.values() if isinstance(batch, Mapping) else batch)))
 
 
-def _derive(seed: int, *parts: str) -> int:
+def derive(seed: int, *parts: str) -> int:
     """A 63-bit seed from ``seed`` and names."""
     text = "\x1f".join([str(seed), *parts])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1

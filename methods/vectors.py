@@ -46,25 +46,32 @@ def magnitudes(experts: Experts, task: str) -> Iterator[Tensor]:
         yield experts.task_vector(name, task).abs_().reshape(-1)
 
 
-def order_statistic(parts: list[Tensor], k: int) -> float:
-    """The ``k``-th smallest (from 1) of all entries of ``parts``: non-negative float32 tensors.
+def order_statistic(parts: list[Tensor], k: int, *, magnitude: bool = False) -> float:
+    """The ``k``-th smallest (from 1) of all entries of ``parts`` (float32 tensors), or of their magnitudes.
 
-    Non-negative floats sort as their bit patterns do: a histogram of the upper 16 bits finds the bin, and only that
-    bin's entries are sorted. Exact, and nothing of the size of ``parts`` is copied.
+    Floats sort as their bit patterns do, those of negative numbers in reverse: a histogram of the upper 16 bits finds the
+    bin, and only that bin's entries are sorted. Exact, and nothing of the size of ``parts`` is copied.
     """
     counts = torch.zeros(_BINS, dtype=torch.int64, device=parts[0].device)
-    for chunk in _chunks(parts):
-        counts += torch.bincount(chunk.view(torch.int32) >> 16, minlength=_BINS)
+    for chunk in _chunks(parts, magnitude):
+        counts += torch.bincount(_bins(chunk), minlength=_BINS)
     below = counts.cumsum(0)
     bin_ = int(torch.searchsorted(below, k))
     rank = k - (int(below[bin_ - 1]) if bin_ else 0)
-    inside = torch.cat([chunk[(chunk.view(torch.int32) >> 16) == bin_] for chunk in _chunks(parts)])
+    inside = torch.cat([chunk[_bins(chunk) == bin_] for chunk in _chunks(parts, magnitude)])
     return float(inside.kthvalue(rank).values)
 
 
-def _chunks(parts: list[Tensor], size: int = 1 << 22) -> Iterator[Tensor]:
+def _bins(chunk: Tensor) -> Tensor:
+    """The upper 16 bits of each float as a number in [0, 2^16) that grows with the float."""
+    bits = chunk.view(torch.int32) >> 16
+    return torch.where(bits < 0, -1 - (bits & 0x7FFF), bits).add_(_BINS // 2)
+
+
+def _chunks(parts: list[Tensor], magnitude: bool = False, size: int = 1 << 22) -> Iterator[Tensor]:
     for part in parts:
-        yield from part.split(size)
+        for chunk in part.reshape(-1).split(size):
+            yield chunk.abs() if magnitude else chunk
 
 
 def thresholds(experts: Experts, keep: float) -> Tensor:
