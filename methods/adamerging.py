@@ -17,8 +17,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from methods.adaptation import adapt, entropy
-from methods.api import UNLABELLED, Access, Batch, Experts, Merged, MergingError, Stream, method
+from methods.adaptation import adapt, entropy, need_classes
+from methods.api import UNLABELLED, Access, Batch, Experts, Merged, Stream, method
 from methods.coefficients import LayerwiseMerge, Leaves
 from methods.vectors import elect
 
@@ -48,12 +48,7 @@ def adamerging(
         clamp: keep coefficients in [0, 1].
         seed: the stream's seed.
     """
-    for task in experts.tasks:
-        if experts.kind(task) not in ("classification", "segmentation"):
-            raise MergingError(
-                f"adamerging minimises an entropy and {task!r} is a {experts.kind(task)} task, which has none; "
-                "leave that task out, or use symerge"
-            )
+    need_classes(experts, "adamerging")
     vectors = elect(experts, keep, lambda agreeing, positive: agreeing) if trim else None
     merge = LayerwiseMerge(experts, prior=prior, granularity=granularity, clamp=clamp, vectors=vectors)
     heads = {task: experts.copy_head(task).eval().requires_grad_(False) for task in experts.tasks}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from methods.experts import Experts
+from methods.registry import MergingError
 from methods.stream import Batch, Stream
 
 Loss = Callable[[str, Batch], Tensor]
@@ -29,8 +30,10 @@ def adapt(
     start: Callable[[], Any] | None = None,
     finish: Callable[[], Any] | None = None,
     text: str = "adapting",
+    split: str | None = None,
+    optimiser: Callable[[list[nn.Parameter]], torch.optim.Optimizer] | None = None,
 ) -> dict[str, Any]:
-    """Minimise ``loss(task, batch)`` with Adam (betas 0.9, 0.999, no weight decay).
+    """Minimise ``loss(task, batch)`` with Adam (betas 0.9, 0.999, no weight decay), or the ``optimiser`` given.
 
     Args:
         stream: where batches come from; owns order, progress and the time limit.
@@ -41,20 +44,25 @@ def adapt(
         joint: ``False``: one update per draw, tasks in turn. ``True``: gradients of all draws of the round add up and
             one update follows.
         start, finish: called before the first backward pass of an update and after its last one.
+        split: the split that is drawn from; needed where the access is to several.
+        optimiser: makes the optimiser from the trained parameters.
+
+    A loss that has been differentiated already (it requires no gradient) is only recorded.
 
     Returns:
         The trace: ``losses`` (one number per update, summed over its draws), ``adapt_seconds``, ``trainable``,
         ``updates``, ``images``.
     """
     trained = [p for p in parameters if p.requires_grad]
-    optimiser = torch.optim.Adam(trained, lr=lr, betas=(0.9, 0.999), weight_decay=0.0) if trained else None
+    make = optimiser or (lambda found: torch.optim.Adam(found, lr=lr, betas=(0.9, 0.999), weight_decay=0.0))
+    descent = make(trained) if trained else None
     losses: list[Tensor] = []
     before, began = stream.drawn, time.perf_counter()
 
     def update(batches: Iterable[tuple[str, Batch]]) -> None:
-        if optimiser is None:
+        if descent is None:
             return
-        optimiser.zero_grad(set_to_none=True)
+        descent.zero_grad(set_to_none=True)
         if start:
             start()
         total = torch.zeros((), device=stream.device)
@@ -65,11 +73,11 @@ def adapt(
             total += value.detach()
         if finish:
             finish()
-        optimiser.step()
+        descent.step()
         losses.append(total)
 
     for tasks in stream.rounds(steps, text):
-        drawn = ((task, stream.draw(task, batch_size, replace)) for task in tasks for _ in range(draws))
+        drawn = ((task, stream.draw(task, batch_size, replace, split)) for task in tasks for _ in range(draws))
         if joint:
             update(drawn)
         else:
@@ -89,7 +97,8 @@ class ExpertOutputs:
 
     Args:
         features: ``True`` keeps the encoder's features, ``False`` the head's outputs.
-        steps, batch_size, draws, replace: the draws to come, as :func:`adapt` will make them.
+        steps, batch_size, draws, replace, split: the draws to come, as :func:`adapt` will make them.
+        run: ``run(task)`` gives the function from inputs to outputs ``[B, ...]`` to use in place of the expert's.
     """
 
     def __init__(
@@ -103,25 +112,23 @@ class ExpertOutputs:
         replace: bool = False,
         features: bool = False,
         chunk: int = 256,
+        split: str | None = None,
+        run: Callable[[str], Callable[[Any], Tensor]] | None = None,
     ) -> None:
         self._row: dict[str, Tensor] = {}
         self._out: dict[str, Tensor] = {}
         for task in stream.tasks:
             index = (
-                stream.upcoming(task, steps * draws, batch_size, replace)
+                stream.upcoming(task, steps * draws, batch_size, replace, split)
                 if steps
                 else torch.zeros(0, dtype=torch.int64)
             )
             if not len(index):
                 continue
             stream.check_time()
-            state = experts.state(task)
-            head = nn.Identity() if features else experts.copy_head(task).eval()
+            outputs = run(task) if run else _expert(experts, task, features)
             with torch.no_grad():
-                rows = [
-                    head(experts.forward(state, task, stream.fetch(task, part).inputs)).float()
-                    for part in index.split(chunk)
-                ]
+                rows = [outputs(stream.fetch(task, part, split).inputs).float() for part in index.split(chunk)]
             self._out[task] = torch.cat(rows)
             self._row[task] = torch.full((int(index.max()) + 1,), -1, dtype=torch.int64)
             self._row[task][index] = torch.arange(len(index))
@@ -130,6 +137,22 @@ class ExpertOutputs:
         """The expert's outputs for the batch, ``[B, ...]`` float32 on the stream's device."""
         rows = self._row[task][batch.index]
         return self._out[task][rows.to(self._out[task].device)]
+
+
+def _expert(experts: Experts, task: str, features: bool) -> Callable[[Any], Tensor]:
+    state = experts.state(task)
+    head = nn.Identity() if features else experts.copy_head(task).eval()
+    return lambda inputs: head(experts.forward(state, task, inputs))
+
+
+def need_classes(experts: Experts, method: str, tasks: Sequence[str] | None = None) -> None:
+    """Raises :class:`MergingError` where a task has no classes, so that its predictions have no entropy."""
+    for task in experts.tasks if tasks is None else tasks:
+        if experts.kind(task) not in ("classification", "segmentation"):
+            raise MergingError(
+                f"{method} minimises an entropy and {task!r} is a {experts.kind(task)} task, which has none; "
+                "leave that task out, or use symerge"
+            )
 
 
 def entropy(logits: Tensor) -> Tensor:
