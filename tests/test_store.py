@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 import warnings
 
 import numpy as np
@@ -71,9 +72,13 @@ def test_an_array_that_does_not_fit_its_shape_is_refused(change):
 
 
 def test_a_small_text_cannot_claim_a_huge_array():
-    bomb = Array.of(np.zeros(1 << 20, "uint8")).model_copy(update={"shape": [4]})
+    bomb = Array.of(np.zeros(1 << 25, "uint8")).model_copy(update={"shape": [4]})
+    tracemalloc.start()
     with pytest.raises(ValueError):
         bomb.numpy()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1 << 20
     with pytest.raises(ValueError, match="at most"):
         Array(dtype="float64", shape=[1 << 40], data="").numpy()
 
@@ -191,9 +196,11 @@ def test_reading_only_moves_nothing(store):
         Store(store.root, read_only=True).save(make_record())
 
 
-def test_a_name_in_a_spec_does_not_lead_out_of_the_store(store):
-    record = make_record(spec=make_spec(suite="../../etc", backbone="/x"))
-    assert store.root in store.save(record).resolve().parents
+@pytest.mark.parametrize("suite, backbone", [("../../etc", "/x"), ("..", ".."), (".", ""), ("a\0b", "\n")])
+def test_a_name_in_a_spec_does_not_lead_out_of_the_store(store, suite, backbone):
+    record = make_record(spec=make_spec(suite=suite, backbone=backbone))
+    path = store.save(record).resolve()
+    assert path.parents[3] == store.root.resolve() and store.all() == [record]
 
 
 @pytest.mark.parametrize(
