@@ -155,7 +155,7 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
 
     import torch
 
-    from benchmark import runner
+    from benchmark import leaderboard, runner
     from benchmark.store import Store
 
     if arguments.threads:
@@ -194,20 +194,16 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
         try:
             records = runner.execute(runs, bench, store, options)
         finally:
-            with contextlib.suppress(FileNotFoundError):
-                _write_boards(store, boards, quiet=True)
+            made = _write_boards(store, boards)
         failed += [r for r in records if r.status != "done"]
-        _print_board(store, boards, bench.suite.name, [r.run_id for r in runs_of(records)])
+        for board in made:
+            if (board.suite, board.backbone, board.family) == (bench.suite.name, bench.backbone, bench.family):
+                leaderboard.print_board(board)
     print(f"\nboards: {_shown(boards / 'leaderboard.md')} and {_shown(boards / 'boards')}", file=sys.stderr)
     for record in failed:
         reason = f"{record.error.type}: {record.error.message}" if record.error else record.status
         print(f"failed: {record.variant} on {record.spec.suite}: {reason}", file=sys.stderr)
     return 1 if failed else 0
-
-
-def runs_of(records: Sequence[Any]) -> list[Any]:
-    """The records that have scores."""
-    return [r for r in records if r.status == "done"]
 
 
 def _check_seeds(seeds: Sequence[int]) -> None:
@@ -262,17 +258,10 @@ def _reference(store: Any) -> Any:
     return [] if store.root.resolve() == REFERENCE or not REFERENCE.is_dir() else Store(REFERENCE, read_only=True).all()
 
 
-def _write_boards(store: Any, out: Path, quiet: bool = False) -> None:
+def _write_boards(store: Any, out: Path) -> list[Any]:
     from benchmark import leaderboard
 
-    leaderboard.write(store.all(), out, reference=_reference(store))
-
-
-def _print_board(store: Any, out: Path, suite: str, run_ids: Sequence[str]) -> None:
-    from benchmark import leaderboard
-
-    for board in leaderboard.boards(store.all(suite), reference=_reference(store)):
-        leaderboard.print_table(board, sys.stdout)
+    return leaderboard.publish(store.all(), _reference(store), out)
 
 
 def _board(arguments: argparse.Namespace, argv: list[str]) -> int:
@@ -289,12 +278,12 @@ def _board(arguments: argparse.Namespace, argv: list[str]) -> int:
 
 
 def _compare(arguments: argparse.Namespace, argv: list[str]) -> int:
-    from benchmark import leaderboard
+    from benchmark.compare import compare
     from benchmark.store import Store
 
-    folders = [arguments.results] if arguments.results else [f for f in (LOCAL, REFERENCE) if f.is_dir()]
+    folders = [arguments.results] if arguments.results else [f for f in (REFERENCE, LOCAL) if f.is_dir()]
     records = [r for f in folders for r in Store(f, read_only=True).all(arguments.suite)]
-    print(leaderboard.compare(records, arguments.first, arguments.second, arguments.suite))
+    print(compare(records, arguments.first, arguments.second, arguments.suite))
     return 0
 
 

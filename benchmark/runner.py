@@ -115,6 +115,14 @@ def plan(
         defaults = suite.defaults(name, about.parameters)
         parameters = resolve_parameters(name, {**dict((sets or {}).get(name, {})), **given}, defaults)
         about.access_for(parameters)
+        for key, value in parameters.items():
+            number = isinstance(defaults[key], (int, float)) and not isinstance(defaults[key], bool)
+            if number and isinstance(value, str) and not (key in about.grids and value == "val"):
+                allowed = "a number, or val" if key in about.grids else "a number"
+                raise UserError(
+                    f"{name}: {key}={value} does not fit its default {defaults[key]}; {allowed} is wanted",
+                    f"Write e.g. --methods {name}:{key}={defaults[key]}",
+                )
         changed = changed_parameters(parameters, {k: v for k, v in defaults.items() if k != "seed"})
         inner = parameters.get("inner")
         others = (methods.describe(inner).path,) if isinstance(inner, str) and inner in methods.names() else ()

@@ -44,6 +44,14 @@ def combine(coefficients: Tensor, base: Tensor, vectors: Tensor) -> Tensor:
     return out
 
 
+def unit_clamp(raw: Tensor) -> Tensor:
+    """``raw`` clamped to [0, 1], with gradient 1 inside and on the bounds, 0 outside.
+
+    Written out because ``torch.clamp`` passes 1 on a bound in some releases and 0 in others.
+    """
+    return torch.where((raw >= 0) & (raw <= 1), raw, raw.detach().clamp(0.0, 1.0))
+
+
 class LayerwiseMerge(nn.Module):
     """Merging coefficients and the frozen task vectors they weigh.
 
@@ -86,7 +94,7 @@ class LayerwiseMerge(nn.Module):
         """The effective coefficients, ``[L, K]`` (or ``[1, K]``), differentiable in ``raw``."""
         if self.transform is not None:
             return self.transform(self.raw)
-        return self.raw.clamp(0.0, 1.0) if self.clamp else self.raw
+        return unit_clamp(self.raw) if self.clamp else self.raw
 
     def forward(self) -> dict[str, Tensor]:
         """The merged tensors, differentiable in ``raw``."""

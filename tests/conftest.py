@@ -1,4 +1,9 @@
-import pytest
+import os
+
+# Tiny models gain nothing from threads, and lose much to them on a busy machine.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest  # noqa: E402
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

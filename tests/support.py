@@ -103,11 +103,11 @@ def random_experts(
         for n, t in encoder.state_dict().items()
     }
     tuned = {
-        f"t{k}": {n: (t + 0.02 * torch.randn(t.shape, generator=generator)).to(dtype) for n, t in base.items()}
+        f"t{k}": {n: (t + 0.1 * torch.randn(t.shape, generator=generator)).to(dtype) for n, t in base.items()}
         for k in range(tasks)
     }
     heads = {
-        t: Head(100 * nn.functional.normalize(torch.randn(classes, 16, generator=generator), dim=-1)) for t in tuned
+        t: Head(10 * nn.functional.normalize(torch.randn(classes, 16, generator=generator), dim=-1)) for t in tuned
     }
     return Experts.from_state_dicts(
         {n: t.to(dtype) for n, t in base.items()}, tuned, heads=heads, encoder=encoder, **keywords
