@@ -1,0 +1,44 @@
+"""AdaRank, the gradient combinations and ZipIt's matching give what the authors' code gave, and not the trivial result."""
+
+from __future__ import annotations
+
+import torch
+from support import about, assert_state, golden, golden_experts, golden_states
+
+import methods
+from methods.api import Stream
+
+RANKED = "adarank_tta__TA_prior0.3_r1.0_8steps__seed0"
+
+
+def ranked_stream() -> Stream:
+    """The batches AdaRank's golden run consumed: the generator's first 32 batches, of which SyMerge's file has 40."""
+    drawn = torch.cat(list(golden("batches_symerge_seed0").values()))
+    return Stream.from_batches({f"t{k}": drawn[8 * k : 8 * k + 8] for k in range(4)})
+
+
+def heads() -> dict[str, torch.Tensor]:
+    return {k.split("/")[1][:2]: v for k, v in golden(RANKED).items() if k.startswith("head_init/")}
+
+
+def test_adarank_starts_as_the_authors_code() -> None:
+    merged = methods.get("adarank")(golden_experts(heads=heads()), ranked_stream(), steps=0)
+    assert_state(merged, golden("adarank_init__TA_prior0.3_r1.0__seed0"), golden_states()[0], atol=2e-6)
+
+
+def test_adarank_follows_the_authors_code_update_by_update() -> None:
+    stored = golden(RANKED)
+    merged = methods.get("adarank")(golden_experts(heads=heads()), ranked_stream(), steps=8)
+    names = about(RANKED)["names_in_param_order"]
+    assert merged.trace["coefficient_rows"] == names
+    found, expected = merged.trace["coefficients"], stored["merge_weight_final"].T
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    assert (found - 0.3).abs().max() > 1e-3
+    torch.testing.assert_close(merged.trace["losses"], stored["loss_per_update"], atol=1e-4, rtol=1e-5)
+    masks = {k[len("mask_final/") :]: v for k, v in stored.items() if k.startswith("mask_final/")}
+    assert len(masks) == 8
+    for name, mask in masks.items():
+        torch.testing.assert_close(merged.trace[f"mask/{name}"], mask, atol=1e-5, rtol=0)
+        assert (mask - 0.1).abs().max() > 1e-3
+    final = {k[len("merged_final/") :]: v for k, v in stored.items() if k.startswith("merged_final/")}
+    assert_state(merged, final, golden("adarank_init__TA_prior0.3_r1.0__seed0"), atol=1e-5)
