@@ -1,0 +1,5 @@
+import sys
+
+from benchmark.data.build import main
+
+sys.exit(main())
