@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from methods.experts import Experts
 from methods.registry import MergingError
 
+_SMALL = 4096
+
 
 class _Combine(torch.autograd.Function):
     """``base + coefficients @ vectors`` for one tensor."""
@@ -30,6 +32,41 @@ class _Combine(torch.autograd.Function):
         (vectors,) = ctx.saved_tensors
         with torch.autocast(vectors.device.type, enabled=False):
             return torch.mv(vectors, grads[0].reshape(-1).to(vectors.dtype)), None, None
+
+
+class _CombineMany(torch.autograd.Function):
+    """The same for many small tensors at once: one batched product in place of dozens of tiny ones."""
+
+    @staticmethod
+    def forward(ctx: Any, coefficients: Tensor, group: _Group) -> tuple[Tensor, ...]:
+        ctx.group = group
+        ctx.set_materialize_grads(False)
+        with torch.autocast(group.base.device.type, enabled=False):
+            rows = torch.baddbmm(group.base, coefficients.unsqueeze(1), group.vectors).squeeze(1)
+        return tuple(rows[i, :n].view(shape) for i, (n, shape) in enumerate(group.layout))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor, None]:
+        group = ctx.group
+        padded = torch.zeros_like(group.base)
+        for i, (grad, (n, _)) in enumerate(zip(grads, group.layout, strict=True)):
+            if grad is not None:
+                padded[i, 0, :n].copy_(grad.reshape(-1))
+        with torch.autocast(group.base.device.type, enabled=False):
+            return torch.bmm(group.vectors, padded.transpose(1, 2)).squeeze(2), None
+
+
+class _Group:
+    """Small tensors padded to one length: ``base`` ``[S, 1, m]``, ``vectors`` ``[S, K, m]``."""
+
+    def __init__(self, base: list[Tensor], vectors: list[Tensor]) -> None:
+        self.layout = [(b.numel(), b.shape) for b in base]
+        longest = max(n for n, _ in self.layout)
+        self.base = vectors[0].new_zeros(len(base), 1, longest)
+        self.vectors = vectors[0].new_zeros(len(base), len(vectors[0]), longest)
+        for i, (b, v) in enumerate(zip(base, vectors, strict=True)):
+            self.base[i, 0, : b.numel()] = b.reshape(-1)
+            self.vectors[i, :, : b.numel()] = v
 
 
 def combine(coefficients: Tensor, base: Tensor, vectors: Tensor) -> Tensor:
@@ -87,8 +124,18 @@ class LayerwiseMerge(nn.Module):
         rows = len(self.names) if granularity == "layer" else 1
         self.raw = nn.Parameter(torch.full((rows, len(experts)), float(prior), device=experts.device))
         read = vectors if callable(vectors) else (vectors.__getitem__ if vectors is not None else experts.task_vectors)
-        self.base = {n: experts.base_tensor(n) for n in self.names}
-        self.vectors = {n: read(n).reshape(len(experts), -1).contiguous() for n in self.names}
+        self.base: dict[str, Tensor] = {}
+        self.vectors: dict[str, Tensor] = {}
+        small: dict[str, tuple[Tensor, Tensor]] = {}
+        for name in self.names:
+            base, stacked = experts.base_tensor(name), read(name).reshape(len(experts), -1).contiguous()
+            if 0 < base.numel() <= _SMALL:
+                small[name] = base, stacked
+            else:
+                self.base[name], self.vectors[name] = base, stacked
+        self._small = tuple(small)
+        self._rows = torch.tensor([self.names.index(n) for n in small], dtype=torch.int64, device=experts.device)
+        self._group = _Group([b for b, _ in small.values()], [v for _, v in small.values()]) if small else None
 
     def coefficients(self) -> Tensor:
         """The effective coefficients, ``[L, K]`` (or ``[1, K]``), differentiable in ``raw``."""
@@ -98,10 +145,16 @@ class LayerwiseMerge(nn.Module):
 
     def forward(self) -> dict[str, Tensor]:
         """The merged tensors, differentiable in ``raw``."""
-        rows = self.coefficients().unbind(0)
-        if len(rows) == 1:
-            rows = rows * len(self.names)
-        return {n: combine(row, self.base[n], self.vectors[n]) for n, row in zip(self.names, rows, strict=True)}
+        effective = self.coefficients()
+        effective = effective.expand(len(self.names), -1) if len(effective) == 1 else effective
+        found: dict[str, Tensor] = {}
+        if self._group is not None:
+            made = _CombineMany.apply(effective.index_select(0, self._rows), self._group)
+            found.update(zip(self._small, made, strict=True))
+        for name, row in zip(self.names, effective.unbind(0), strict=True):
+            if name in self.base:
+                found[name] = combine(row, self.base[name], self.vectors[name])
+        return {name: found[name] for name in self.names}
 
     @torch.no_grad()
     def merged(self) -> dict[str, Tensor]:
