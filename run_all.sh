@@ -48,7 +48,7 @@ install() {
     local base
     base="$(find_python)"
     say "Making the Python environment in $venv with $("$base" --version 2>&1)."
-    say "pip downloads PyTorch and some 60 packages: 2 to 10 minutes and about 6 GB of disk, once. Interrupted, it continues next time."
+    say "pip downloads PyTorch and some 130 packages: 2 to 10 minutes and about 6 GB of disk, once. Interrupted, it continues next time."
     rm -f "$mark"
     if "$python" -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then
         :
