@@ -1,4 +1,4 @@
-"""AdaRank: which singular components of the task vectors to keep, learned by entropy minimisation with the coefficients.
+"""AdaRank: which singular components of the task vectors to keep, learned with the coefficients from entropy.
 
 AdaRank: Adaptive Rank Pruning for Enhanced Model Merging. Lee et al., ICLR 2026, arXiv:2503.22178.
 
@@ -19,6 +19,7 @@ dimensions is decomposed as [first, rest]. Stored: the merged model alone.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,7 @@ from methods.adamerging import class_entropy, coefficient_trace
 from methods.adaptation import adapt, need_classes
 from methods.api import UNLABELLED, Access, Batch, Experts, Merged, Stream, method
 from methods.coefficients import Leaves, combine
+from methods.spectral import task_svd
 from methods.vectors import choice, fraction
 
 TEMPERATURE = 10.0
@@ -62,6 +64,7 @@ def adarank(
     merge = RankMerge(experts, centred=origin == "mean", prior=start, rank=rank or 1 / len(experts))
     heads = {task: experts.copy_head(task).eval().requires_grad_(False) for task in experts.tasks}
     leaves: list[Leaves] = []
+    learned: Any = merge
 
     def loss(task: str, batch: Batch) -> Tensor:
         return class_entropy(heads[task], experts.forward(leaves[-1].state, task, batch.inputs))
@@ -79,7 +82,7 @@ def adarank(
         finish=lambda: leaves.pop().backward(),
     )
     masks = {f"mask/{name}": mask.detach().cpu() for name, mask in merge.named_masks()}
-    return Merged(experts, merge.merged(), trace={**trace, **coefficient_trace(merge), **masks})
+    return Merged(experts, merge.merged(), trace={**trace, **coefficient_trace(learned), **masks})
 
 
 class RankMerge(nn.Module):
@@ -104,10 +107,12 @@ class RankMerge(nn.Module):
                 mean = vectors.mean(0)
                 self.base[name], vectors = self.base[name] + mean, vectors - mean
             if name not in self.decomposed:
-                self.vectors[name] = vectors.flatten(1).contiguous()
+                self.vectors[name] = vectors.reshape(len(experts), -1).contiguous()
                 continue
-            u, s, v = torch.linalg.svd(vectors.flatten(2), full_matrices=False)
-            self.factors[name] = (u.movedim(0, 1).flatten(1), s, v.flatten(0, 1))
+            pairs = zip(experts.tasks, vectors.flatten(2), strict=True)
+            left, values, right = zip(*(task_svd(experts, name, t, vector=v) for t, v in pairs), strict=True)
+            s = torch.stack(values)
+            self.factors[name] = (torch.cat(left, 1), s, torch.cat(right))
             mask = torch.full_like(s, -START)
             mask[:, : int(s.shape[1] * rank)] = START
             self.masks.append(nn.Parameter(mask))
@@ -128,7 +133,7 @@ class RankMerge(nn.Module):
                 merged[name] = combine(rows[name], self.base[name], self.vectors[name])
                 continue
             u, s, v = self.factors[name]
-            weights = rows[name].unsqueeze(1) * s * step(masks[name])
+            weights = rows[name].unsqueeze(1) * s * hard(masks[name])
             merged[name] = self.base[name] + ((u * weights.flatten()) @ v).view_as(self.base[name])
         return merged
 
@@ -138,7 +143,7 @@ class RankMerge(nn.Module):
         return self.forward()
 
 
-def step(mask: Tensor) -> Tensor:
+def hard(mask: Tensor) -> Tensor:
     """1 where ``mask`` is positive, else 0, with the gradient of ``sigmoid(mask / 10)``."""
     soft = (mask / TEMPERATURE).sigmoid()
     return (soft > 0.5).to(soft.dtype) + (soft - soft.detach())

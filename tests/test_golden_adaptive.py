@@ -1,11 +1,14 @@
-"""AdaRank, the gradient combinations and ZipIt's matching give what the authors' code gave, and not the trivial result."""
+"""AdaRank, gradient combinations and ZipIt's matching give what the authors' code gave, not the trivial result."""
 
 from __future__ import annotations
+
+import random
 
 import torch
 from support import about, assert_state, golden, golden_experts, golden_states
 
 import methods
+from methods import cagrad, nash_mtl, pcgrad
 from methods.api import Stream
 
 RANKED = "adarank_tta__TA_prior0.3_r1.0_8steps__seed0"
@@ -42,3 +45,28 @@ def test_adarank_follows_the_authors_code_update_by_update() -> None:
         assert (mask - 0.1).abs().max() > 1e-3
     final = {k[len("merged_final/") :]: v for k, v in stored.items() if k.startswith("merged_final/")}
     assert_state(merged, final, golden("adarank_init__TA_prior0.3_r1.0__seed0"), atol=1e-5)
+
+
+def test_gradient_combinations_match_the_authors_code() -> None:
+    stored = golden("mtl_grads__K4_dim37__seed0")
+    gradients, plain = stored["task_grads"], stored["task_grads"].sum(0)
+    order, orders = list(range(4)), []
+    shuffler = random.Random(0)
+    for _ in range(4):
+        shuffler.shuffle(order)
+        orders.append(list(order))
+    found = {
+        "pcgrad_sum_noshuffle": pcgrad.combine(gradients),
+        "pcgrad_sum_randomseed0": pcgrad.combine(gradients, orders),
+        "pcgrad_mean_randomseed0": pcgrad.combine(gradients, orders, reduction="mean"),
+        "cagrad_c0.4": cagrad.combine(gradients, c=0.4),
+        "cagrad_c0.5": cagrad.combine(gradients, c=0.5),
+        "nash_grad_maxnorm0.0": nash_mtl.combine(gradients, max_norm=0.0),
+        "nash_grad_maxnorm1.0": nash_mtl.combine(gradients, max_norm=1.0),
+    }
+    for name, value in found.items():
+        torch.testing.assert_close(value, stored[name], atol=2e-6, rtol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+        assert (value - plain).abs().max() > 0.1
+    for name in ("nash_alpha_maxnorm0.0", "nash_alpha_maxnorm1.0"):
+        alpha = torch.from_numpy(nash_mtl.bargain((gradients @ gradients.T).double().numpy()))
+        torch.testing.assert_close(alpha.float(), stored[name], atol=1e-6, rtol=1e-6)

@@ -1,0 +1,137 @@
+"""Joint training on all tasks at once: the one loop of the upper bounds, and their storage."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from methods.adaptation import adapt
+from methods.api import Batch, Experts, Merged, MergingError, Stream
+from methods.losses import supervised_loss
+
+Combine = Callable[[Tensor, Tensor], Tensor]
+
+
+def train(
+    experts: Experts,
+    stream: Stream,
+    combine: Combine | None,
+    *,
+    steps: int,
+    lr: float,
+    batch_size: int,
+    warmup: float,
+    weight_decay: float,
+    own: tuple[str, ...] = (),
+    max_norm: float = 0.0,
+) -> Merged:
+    """Train one encoder, started from the base, on the labelled training data of all tasks under their frozen heads.
+
+    A step draws one batch of every task and makes one AdamW update (betas 0.9, 0.999; linear warm-up, cosine decay).
+    The encoder stays in the mode it is in, evaluation: dropout is off, BatchNorm keeps the base's running statistics.
+
+    Args:
+        combine: ``(gradients [K, P], losses [K]) -> [P]``, rows in the order of tasks, P the shared parameters
+            flattened in the order of ``experts.names``; ``None`` adds them up and never holds them apart.
+        batch_size: images a task and step; ``steps * batch_size`` is each task's budget of images.
+        warmup: share of the steps over which the rate rises.
+        own: encoder tensors of which every task trains its own copy.
+        max_norm: the combined gradient is scaled down to this length; 0 leaves it.
+    """
+    shared, private, frozen = _parameters(experts, stream, own)
+    heads = {task: experts.copy_head(task).eval().requires_grad_(False) for task in stream.tasks}
+    names, sizes = list(shared), [p.numel() for p in shared.values()]
+    row = {task: k for k, task in enumerate(t for t in experts.tasks if t in stream.tasks)}
+    rows = torch.zeros(len(row), sum(sizes), device=experts.device) if combine else None
+    losses = torch.zeros(len(row), device=experts.device)
+    groups: list[Any] = []
+
+    def loss(task: str, batch: Batch) -> Tensor:
+        features = experts.forward({**frozen, **shared, **private[task]}, task, batch.inputs)
+        value = supervised_loss(experts.kind(task), heads[task](features), batch.labels)
+        losses[row[task]] = value.detach()
+        if rows is None:
+            return value
+        found = torch.autograd.grad(value, [*shared.values(), *private[task].values()], allow_unused=True)
+        for part, gradient in zip(rows[row[task]].split(sizes), found, strict=False):
+            part.copy_(gradient.flatten()) if gradient is not None else part.zero_()
+        for parameter, gradient in zip(private[task].values(), found[len(sizes) :], strict=True):
+            parameter.grad = gradient
+        return value.detach()
+
+    def finish() -> None:
+        if rows is not None and combine is not None:
+            for name, part in zip(names, combine(rows, losses).split(sizes), strict=True):
+                shared[name].grad = part.view_as(shared[name])
+        if max_norm:
+            nn.utils.clip_grad_norm_(shared.values(), max_norm)
+        for optimiser in groups:
+            for group in optimiser.param_groups:
+                group["lr"] = lr * rate(optimiser.done, steps, warmup)
+            optimiser.done += 1
+
+    def optimiser(found: list[nn.Parameter]) -> torch.optim.Optimizer:
+        made: Any = torch.optim.AdamW(found, lr=lr, betas=(0.9, 0.999), weight_decay=weight_decay)
+        made.done = 0
+        groups.append(made)
+        return made
+
+    trained = [*shared.values(), *(p for task in private.values() for p in task.values())]
+    trace = adapt(
+        stream,
+        trained,
+        loss,
+        steps=steps,
+        lr=lr,
+        batch_size=batch_size,
+        joint=True,
+        finish=finish,
+        split="train",
+        text="training",
+        optimiser=optimiser,
+    )
+    return layered(experts, {**frozen, **shared}, private, trace)
+
+
+def rate(step: int, steps: int, warmup: float) -> float:
+    """Share of the peak rate at ``step`` (from 0): linear to 1 over ``warmup * steps`` steps, then a cosine to 0."""
+    rising = round(warmup * steps)
+    if step < rising:
+        return (step + 1) / rising
+    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
+
+
+def trainable(experts: Experts) -> list[str]:
+    """The encoder's parameters among the merged tensors (running statistics are none). Raises without an encoder."""
+    if experts.encoder is None:
+        raise MergingError("this method trains the encoder and none was given; make the Experts with encoder=module")
+    parameters = dict(experts.encoder.named_parameters())
+    return [n for n in experts.names if n in parameters]
+
+
+def _parameters(
+    experts: Experts, stream: Stream, own: tuple[str, ...]
+) -> tuple[dict[str, nn.Parameter], dict[str, dict[str, nn.Parameter]], dict[str, Tensor]]:
+    """Shared parameters, each task's own, and what is not trained; all start from the base."""
+    names = trainable(experts)
+    shared = {n: nn.Parameter(experts.base_tensor(n).clone()) for n in names if n not in own}
+    private = {t: {n: nn.Parameter(experts.base_tensor(n).clone()) for n in names if n in own} for t in stream.tasks}
+    return shared, private, {n: experts.base_tensor(n) for n in experts.names if n not in set(names)}
+
+
+def layered(
+    experts: Experts, shared: Mapping[str, Tensor], own: Mapping[str, Mapping[str, Tensor]], trace: Mapping[str, Any]
+) -> Merged:
+    """One model with tensors of each task's own; what no task shares is not counted as kept."""
+    if not any(own.values()):
+        return Merged(experts, shared, trace=trace)
+    return Merged(experts, shared, layers=own, state=shared_tensors, trace=trace)
+
+
+def shared_tensors(merged: Merged, task: str) -> Mapping[str, Tensor]:
+    """The shared tensors; the task's own layers are put over them."""
+    return merged.shared
