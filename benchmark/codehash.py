@@ -9,10 +9,13 @@ from typing import Any
 
 # Written by no author: how a name is used, the spelling u"", and type comments.
 _LEFT_OUT = {"ctx", "kind", "type_comment", "type_ignores"}
+# Discovery and error messages: no result depends on them.
+_NO_ARITHMETIC = {"registry.py", "__init__.py"}
 
 
 def method_version(path: str | Path, *others: str | Path) -> str:
-    """First 16 hexadecimal digits of the hash of the file at `path` and all it imports from its own package.
+    """First 16 hexadecimal digits of the hash of the file at `path` and all it imports from its own package
+    (but the registry, on which no result depends).
 
     Imports are followed through modules of the folder `path` lies in (its package), also those inside functions and
     relative ones; `others` are files that the method reaches by name only, such as an inner method from the registry.
@@ -25,7 +28,7 @@ def method_version(path: str | Path, *others: str | Path) -> str:
     while waiting:
         file = waiting.pop()
         key = file.relative_to(folder).as_posix() if file.is_relative_to(folder) else file.name
-        if key in digests:
+        if key in digests or (file.parent == folder and file.name in _NO_ARITHMETIC):
             continue
         tree = ast.parse(file.read_text(encoding="utf-8"))
         digests[key] = hashlib.sha256(repr(_plain(tree)).encode()).hexdigest()
