@@ -1,0 +1,30 @@
+"""Methods that work on top of another: run the one named by the keyword ``inner``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from methods.experts import Experts
+from methods.merged import Merged
+from methods.registry import MergingError, get
+from methods.stream import Stream
+
+
+def run(inner: str, experts: Experts, stream: Stream | None = None, *, outer: str, **keywords: Any) -> Merged:
+    """Merge with the method ``inner``, giving it those of ``keywords`` that it has.
+
+    Raises :class:`MergingError` when ``inner`` is ``outer`` itself, ``UnknownName`` when there is no such method.
+    """
+    if inner == outer:
+        raise MergingError(f"{outer} cannot be its own inner method; expected another, such as inner='task_arithmetic'")
+    chosen = get(inner)
+    found: Merged = chosen(experts, stream, **{k: v for k, v in keywords.items() if k in chosen.parameters})
+    return found
+
+
+def shared_state(merged: Merged, outer: str, inner: str) -> Merged:
+    """``merged`` if all tasks share its encoder; else an error that says why ``outer`` cannot use it."""
+    if merged.rule is not None or merged.layers:
+        raise MergingError(f"{outer} rescales one merged encoder, and inner={inner!r} gives one per task; "
+                           "expected a method that gives one for all, such as inner='task_arithmetic' or inner='ties'")
+    return merged
