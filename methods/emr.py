@@ -1,0 +1,68 @@
+"""EMR-Merging: elect a unified vector, mask it per task, rescale it per task.
+
+EMR-Merging: Tuning-Free High-Performance Model Merging. Huang et al., NeurIPS 2024, arXiv:2405.17461.
+
+    s = sign(sum_k tau_k), 0 counted as -1;  uni = s * max_k |tau_k| over the entries with that sign
+    mask_k = [tau_k * s > 0];  theta_k = theta0 + gamma_k * mask_k * uni
+
+Reference: harveyhuang18/EMR_Merging merge_vit/src/main_emr_merging.py, emr_merge. gamma_k makes magnitudes match.
+The code divides the sum over tensors of mean |tau_k| by that of mean |mask_k * uni|, so a scalar counts as much as a
+matrix; the paper writes one ratio of sums over all entries. We follow the code (rescale="code"); rescale="paper" is
+the other. Ours departs where the code divides by 0: a task whose masks are all empty has gamma = 1 (its model is the
+base anyway). Every floating tensor is merged. Kept: base and unified vector, one bit per task and entry, one number
+per task; the task id is needed.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from methods.api import Experts, Merged, method
+from methods.masks import masked, pack
+from methods.vectors import choice, total
+
+
+@method(title="EMR-Merging", paper="arXiv:2405.17461")
+def emr(experts: Experts, *, rescale: str = "code") -> Merged:
+    """One unified task vector, and a mask and a factor per task.
+
+    Args:
+        rescale: ``"code"`` (sum over tensors of mean magnitudes) or ``"paper"`` (sum over all entries).
+    """
+    choice("rescale", rescale, ("code", "paper"))
+    stored: dict[str, Tensor] = {}
+    sizes = torch.zeros(2, len(experts), dtype=torch.float64)
+    for name in experts.names:
+        unified, masks, lengths = unify(experts.task_vectors(name))
+        sizes += lengths / max(1, unified.numel()) if rescale == "code" else lengths
+        stored[f"vector/{name}"] = unified
+        stored.update(pack(name, experts.tasks, masks))
+    factors = rescalers(sizes)
+    merged = masked(experts, stored, factors)
+    merged.trace["rescalers"] = factors
+    return merged
+
+
+def unify(vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Elect and mask one tensor; overwrites ``vectors``.
+
+    Args:
+        vectors: ``[K, *shape]``.
+
+    Returns:
+        The unified vector ``[*shape]``, the masks bool ``[K, *shape]``, and the L1 lengths of each task's vector and of
+        its masked unified vector, float64 ``[2, K]``.
+    """
+    flag = torch.where(total(vectors) > 0, 1.0, -1.0).to(vectors.dtype)
+    before = torch.stack([v.abs().sum(dtype=torch.float64) for v in vectors])
+    aligned = vectors.mul_(flag)
+    masks = aligned > 0
+    size = aligned.amax(0).clamp_(min=0)
+    after = torch.stack([size.mul(m).sum(dtype=torch.float64) for m in masks])
+    return size.mul_(flag), masks, torch.stack([before, after]).cpu()
+
+
+def rescalers(lengths: Tensor) -> Tensor:
+    """``lengths[0] / lengths[1]`` as float32 ``[K]``, 1 where the second is 0."""
+    return torch.where(lengths[1] > 0, lengths[0] / lengths[1].where(lengths[1] > 0, 1.0), 1.0).float()
