@@ -374,7 +374,8 @@ def _failed(record: Record, store: Store, error: BaseException, progress: Progre
     trail = "".join(traceback.format_exception(error))
     record.status, record.finished = "failed", _now()
     record.error = Error(type=kind, message=message, traceback=provenance.relative(trail)[-2000:])
-    progress.note(f"{record.variant} failed: {kind}: {message}")
+    word = "is left out" if isinstance(error, methods.NotApplicable) else f"failed: {kind}"
+    progress.note(f"{record.variant} {word}: {message}")
     store.save(record)
 
 
