@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 from support import random_experts, random_stream
-from torch import Tensor
+from torch import Tensor, nn
 
 import methods
-from methods import adarank, joint, nash_mtl, pcgrad, prob_surgery, surgery
-from methods.api import Access, Experts, Merged, MergingError
+from methods import adarank, joint, nash_mtl, pcgrad, prob_surgery, surgery, twin, wemoe
+from methods.api import Access, Experts, Merged, MergingError, NotApplicable, Stream
 from methods.losses import supervised_loss
 
 QUICK: dict[str, dict[str, Any]] = {
@@ -25,12 +25,18 @@ QUICK: dict[str, dict[str, Any]] = {
     "pcgrad_weighted": {"steps": 2},
     "cagrad": {"steps": 2},
     "nash_mtl": {"steps": 2},
+    "taps": {"steps": 2},
+    "supermerge": {"steps": 2},
+    "wemoe": {"steps": 2},
+    "twin": {"steps": 2},
 }
-LABELS = {"joint", "pcgrad", "pcgrad_weighted", "cagrad", "nash_mtl"}
+JOINT = {"joint", "pcgrad", "pcgrad_weighted", "cagrad", "nash_mtl"}
+ACCESS = {name: Access(train="labelled") for name in (*JOINT, "taps")}
+ACCESS |= {name: Access(val="labelled") for name in ("supermerge", "twin")}
 
 
 def merge(name: str, experts: Experts, **keywords: Any) -> Merged:
-    stream = random_stream(experts.tasks, classes=5 if name in LABELS else None)
+    stream = random_stream(experts.tasks, classes=5 if name in ACCESS else None)
     found: Merged = methods.get(name)(experts, stream, **{**QUICK[name], **keywords})
     return found
 
@@ -43,6 +49,19 @@ def with_states(
     experts: Experts, tuned: dict[str, dict[str, Tensor]], base: dict[str, Tensor] | None = None
 ) -> Experts:
     return Experts(base or experts.base, tuned, heads=experts.heads, encoder=experts.encoder)
+
+
+def small_net_experts(tasks: int = 2) -> Experts:
+    """A convolutional encoder with 16 features and experts near each other."""
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 16))
+    generator = torch.Generator().manual_seed(0)
+
+    def near(state: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {n: t + 0.1 * torch.randn(t.shape, generator=generator) for n, t in state.items()}
+
+    base = near({n: torch.zeros_like(t) for n, t in net.state_dict().items()})
+    tuned = {f"t{k}": near(base) for k in range(tasks)}
+    return Experts(base, tuned, heads={t: nn.Linear(16, 5) for t in tuned}, encoder=net)
 
 
 def assert_reads_back(merged: Merged, experts: Experts, path: Path) -> None:
@@ -84,6 +103,17 @@ def test_odd_experts_give_finite_models(name: str, case: str) -> None:
 
 
 @pytest.mark.parametrize("name", QUICK)
+def test_base_experts_and_heads_are_left_alone(name: str) -> None:
+    experts, fresh = random_experts(), random_experts()
+    merged = merge(name, experts)
+    merged.model("t0")(images())
+    for task in experts.tasks:
+        assert all(torch.equal(v, fresh.expert(task)[n]) for n, v in experts.expert(task).items())
+        assert torch.equal(experts.head(task).weight, fresh.head(task).weight)
+    assert all(torch.equal(v, fresh.base[n]) for n, v in experts.base.items())
+
+
+@pytest.mark.parametrize("name", QUICK)
 def test_a_seed_gives_one_result(name: str) -> None:
     first, second = (merge(name, random_experts()) for _ in range(2))
     for (key, a), (other, b) in zip(first.tensors(), second.tensors(), strict=True):
@@ -93,7 +123,7 @@ def test_a_seed_gives_one_result(name: str) -> None:
 def test_adaptation_asks_for_unlabelled_test_and_training_for_labelled_train() -> None:
     for name in QUICK:
         access = methods.describe(name).access_for({})
-        assert access == (Access(train="labelled") if name in LABELS else Access(test="unlabelled"))
+        assert access == ACCESS.get(name, Access(test="unlabelled"))
 
 
 # AdaRank
@@ -201,16 +231,14 @@ def test_surgery_stands_on_per_task_merges_and_on_adapted_heads(tmp_path: Path) 
 # Joint training and gradient combinations
 
 
-@pytest.mark.parametrize("name", sorted(LABELS))
-def test_training_lowers_the_loss_and_leaves_experts_and_heads_alone(name: str) -> None:
+@pytest.mark.parametrize("name", sorted(JOINT))
+def test_training_lowers_the_loss_within_its_budget_of_images(name: str) -> None:
     experts = random_experts()
-    before = {t: {n: v.clone() for n, v in experts.expert(t).items()} for t in experts.tasks}
     stream = random_stream(experts.tasks, draws=1, classes=5)
     merged = methods.get(name)(experts, stream, steps=40, lr=1e-3)
     losses = merged.trace["losses"]
     assert losses[-1] < 0.7 * losses[0]
     assert merged.trace["images"] == 40 * 8 * 3
-    assert all(torch.equal(before[t][n], v) for t in experts.tasks for n, v in experts.expert(t).items())
     assert not merged.heads and merged.storage == 0
 
 
@@ -299,3 +327,165 @@ def test_supervised_losses_leave_out_what_has_no_label() -> None:
     assert supervised_loss("normals", 2 * normals, normals) == pytest.approx(0, abs=1e-6)
     with pytest.raises(MergingError, match="labels"):
         supervised_loss("classification", logits, None)
+
+
+# SuperMerge
+
+
+def test_supermerge_starts_at_the_average_and_stays_within_the_bounds_of_tanh() -> None:
+    experts = random_experts()
+    start = merge("supermerge", experts, steps=0)
+    for name in experts.names:
+        mean = experts.base_tensor(name) + experts.task_vectors(name).mean(0)
+        torch.testing.assert_close(start.shared[name], mean, atol=1e-6, rtol=0)
+    stream = random_stream(experts.tasks, draws=1, classes=5)
+    merged = methods.get("supermerge")(experts, stream, steps=60, lr=0.2)
+    found = merged.trace["coefficients"]
+    assert merged.trace["losses"][-1] < merged.trace["losses"][0] - 0.1
+    assert found.abs().max() <= 1 and found.abs().max() > 0.5
+    for row, name in zip(found, experts.names, strict=True):
+        expected = experts.base_tensor(name) + torch.tensordot(row, experts.task_vectors(name), 1)
+        torch.testing.assert_close(merged.shared[name], expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("granularity", "count"), [("tensor", 32), ("block", 3), ("task", 1)])
+def test_supermerge_has_a_coefficient_per_group_and_task(granularity: str, count: int) -> None:
+    merged = merge("supermerge", random_experts(), granularity=granularity, steps=3, lr=0.1)
+    assert merged.trace["trainable"] == 3 * count
+    assert len(merged.trace["coefficients"].unique(dim=0)) == count
+
+
+# TAPS
+
+
+def test_taps_shares_the_layers_that_no_task_needs() -> None:
+    experts = random_experts()
+    merged = merge("taps", experts, steps=60, sparsity=100.0, warmup=0.0)
+    assert set(merged.trace["active_layers"].values()) == {0}
+    norms = {n for n in experts.names if ".ln_" in n}
+    assert set(merged.layers["t0"]) == norms
+    for name in set(experts.names) - norms:
+        assert torch.equal(merged.state_dict("t1")[name], experts.base_tensor(name))
+    size = sum(experts.base[n].numel() for n in norms)
+    assert merged.storage == 4 * (3 - 1) * size and merged.needs_task
+
+
+def test_taps_without_a_penalty_trains_all_layers_of_every_task() -> None:
+    experts = random_experts()
+    stream = random_stream(experts.tasks, draws=1, classes=5)
+    merged = methods.get("taps")(experts, stream, steps=40, sparsity=0.0, threshold=0.05, lr=2e-3)
+    assert merged.trace["losses"][-1] < 0.8 * merged.trace["losses"][0]
+    assert merged.trace["layers"] == 10 and len(merged.layers["t0"]) > 20
+    weight = "model.visual.conv1.weight"
+    assert not torch.equal(merged.layers["t0"][weight], merged.layers["t1"][weight])
+    assert {n for n in experts.names if "embedding" in n}.isdisjoint(merged.layers["t0"])
+
+
+# WEMoE
+
+
+def plain_mixture(experts: Experts, merged: Merged, image: Tensor) -> Tensor:
+    """What WEMoE defines for one image, with the merged weights written into an ordinary encoder block by block."""
+    state = {n: merged.shared[n].clone() for n in experts.names}
+    for name in wemoe.mlps(experts):
+        encoder = experts.encoder
+        encoder.load_state_dict(state)
+        kept: list[Tensor] = []
+        handle = encoder.get_submodule(name).register_forward_pre_hook(
+            lambda _, inputs, kept=kept: kept.append(inputs[0])
+        )
+        encoder.eval()(image)
+        handle.remove()
+        router = wemoe.gate(32, len(experts), 0.0)
+        router.load_state_dict({k.rpartition("/")[2]: v for k, v in merged.extra.items() if f"/{name}/" in k})
+        rows = kept[0] if kept[0].shape[0] == 1 else kept[0].transpose(0, 1)
+        weights = router(rows).mean(1)[0]
+        for part in ("c_fc.weight", "c_fc.bias", "c_proj.weight", "c_proj.bias"):
+            full = f"{name}.{part}"
+            state[full] = experts.base_tensor(full) + torch.tensordot(weights, experts.task_vectors(full), 1)
+    return experts.forward(state, "t0", image)
+
+
+def test_wemoe_merges_the_mlps_of_each_image_by_its_gates() -> None:
+    experts = random_experts()
+    merged = merge("wemoe", experts, steps=20, lr=0.02)
+    batch = images(4) * torch.tensor([0.1, 1.0, 3.0, 10.0]).view(4, 1, 1, 1)
+    with torch.no_grad():
+        found = merged.model("t0").encoder(batch)
+        expected = torch.cat([plain_mixture(experts, merged, image[None]) for image in batch])
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+        assert (found - methods.get("task_arithmetic")(experts).model("t0").encoder(batch)).abs().max() > 1e-2
+        torch.testing.assert_close(found[1:2], merged.model("t1").encoder(batch[1:2]), atol=1e-5, rtol=1e-5)
+
+
+def test_wemoe_starts_near_task_arithmetic_and_stores_all_mlps() -> None:
+    experts = random_experts()
+    merged = merge("wemoe", experts, steps=0)
+    for key, value in merged.extra.items():
+        if key.endswith("/0.weight") or key.endswith("/2.weight"):
+            value.zero_()
+    with torch.no_grad():
+        expected = methods.get("task_arithmetic")(experts).model("t0").encoder(images())
+        torch.testing.assert_close(merged.model("t0").encoder(images()), expected, atol=1e-5, rtol=1e-5)
+    mlps = sum(experts.base[n].numel() for n in experts.names if ".mlp." in n)
+    gates = 2 * (32 * 32 + 32 + 32 * 3 + 3)
+    assert merged.storage == 4 * (3 * mlps + gates) and not merged.needs_task
+
+
+def test_wemoe_batch_reduce_gives_one_mixture_to_the_batch() -> None:
+    merged = merge("wemoe", random_experts(), steps=20, lr=0.02, batch_reduce=True)
+    batch = images(4) * torch.tensor([0.1, 1.0, 3.0, 10.0]).view(4, 1, 1, 1)
+    with torch.no_grad():
+        model = merged.model("t0").encoder
+        assert (model(batch)[:1] - model(batch[:1])).abs().max() > 1e-5
+
+
+def test_wemoe_says_what_it_cannot_route() -> None:
+    with pytest.raises(NotApplicable, match="mlp.c_fc"):
+        methods.get("wemoe")(small_net_experts(), random_stream(["t0", "t1"]))
+
+
+# Twin-Merging
+
+
+def test_twin_gives_each_sample_its_own_mixture(monkeypatch: pytest.MonkeyPatch) -> None:
+    experts = random_experts()
+    merged = merge("twin", experts, steps=20)
+    batch = images(4) * torch.tensor([0.1, 1.0, 3.0, 10.0]).view(4, 1, 1, 1)
+    state = {n: t for n, t in merged.extra.items() if n.startswith("router/")}
+    with torch.no_grad():
+        mixture = merged.model("t1").encoder
+        found = mixture(batch)
+        weights = mixture.router(experts.forward(merged.shared, "t0", batch)).softmax(-1)
+        differences = twin.restored(merged)
+        for i, image in enumerate(batch):
+            own = {n: merged.shared[n] + torch.tensordot(weights[i], differences[n], 1) for n in experts.names}
+            torch.testing.assert_close(found[i], experts.forward(own, "t0", image[None])[0], atol=1e-4, rtol=1e-4)
+        monkeypatch.setattr(twin, "AT_ONCE", 0)
+        torch.testing.assert_close(found, mixture(batch), atol=1e-4, rtol=1e-4)
+    assert len(weights.unique(dim=0)) == 4 and state and not merged.needs_task
+
+
+def test_twin_at_full_rank_restores_an_expert_that_its_router_is_sure_of() -> None:
+    experts = random_experts()
+    merged = merge("twin", experts, rank=1.0, steps=0)
+    differences = twin.restored(merged)
+    for name in experts.names:
+        own = experts.expert("t2")[name]
+        torch.testing.assert_close(merged.shared[name] + differences[name][2], own, atol=1e-5, rtol=0)
+
+
+def test_twin_router_learns_which_task_a_sample_is_from() -> None:
+    experts = random_experts()
+    drawn = random_stream(experts.tasks, draws=2, size=16)
+    given = {
+        t: drawn.fetch(t, torch.arange(32)).inputs.view(2, 16, 3, 16, 16) + 2 * k - 2
+        for k, t in enumerate(experts.tasks)
+    }
+    stream = Stream.from_batches(given, labels={t: torch.zeros(2, 16, dtype=torch.int64) for t in given})
+    merged = methods.get("twin")(experts, stream, steps=100, lr=5e-3)
+    with torch.no_grad():
+        mixture = merged.model("t0").encoder
+        for k, task in enumerate(experts.tasks):
+            logits = mixture.router(mixture.encoder(given[task][0]))
+            assert (logits.argmax(-1) == k).float().mean() > 0.8
