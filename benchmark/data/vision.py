@@ -1,8 +1,8 @@
 """The embedded vision tasks (`vision-mini-8/14/20`): manifest, parquet, and a memory-mapped uint8 cache.
 
-The committed files are `mini/manifest.json` and `mini/<Task>/<split>.parquet` (PNG images and class labels, readable with
-`datasets.load_dataset("parquet", data_files=...)`). A split is decoded once into `.npy` files under the cache folder
-(`$SYMERGE_CACHE`, else `~/.cache/symerge-bench`), keyed by the parquet's sha256; later loads map that file.
+The committed files are `mini/manifest.json` and `mini/<Task>/<split>.parquet` (PNG images and class labels, readable
+with `datasets.load_dataset("parquet", data_files=...)`). A split is decoded once into `.npy` files under the cache
+folder (`$SYMERGE_CACHE`, else `~/.cache/symerge-bench`), keyed by the parquet's sha256; later loads map that file.
 """
 
 from __future__ import annotations
@@ -149,8 +149,10 @@ def load_split(task: str, split: str, root: str | os.PathLike | None = None) -> 
         _save(stem.with_name(stem.name + ".labels.npy"), labels)
         cached = _open_cache(stem, about, split)
         if cached is None:
-            raise DataError(f"the cache under {stem.parent} does not keep what is written to it (disk full?); "
-                            "set SYMERGE_CACHE to another folder")
+            raise DataError(
+                f"the cache under {stem.parent} does not keep what is written to it (disk full?); "
+                "set SYMERGE_CACHE to another folder"
+            )
     return ImageSplit(cached[0], cached[1], about.classes)
 
 
@@ -160,7 +162,9 @@ def _open_cache(stem: Path, about: TaskInfo, split: str) -> tuple[np.ndarray, np
         labels = np.load(stem.with_name(stem.name + ".labels.npy"), allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
-    whole = images.shape == (about.counts[split], *about.shape) and images.dtype == np.uint8 and labels.dtype == np.int64
+    whole = (
+        images.shape == (about.counts[split], *about.shape) and images.dtype == np.uint8 and labels.dtype == np.int64
+    )
     return (images, labels) if whole and arrays_sha256(images, labels) == about.arrays_sha256[split] else None
 
 
@@ -180,13 +184,17 @@ def _decode(path: Path, about: TaskInfo, split: str) -> tuple[np.ndarray, np.nda
         features = json.loads(table.schema.metadata[b"huggingface"])["info"]["features"]
         images = np.stack([np.asarray(Image.open(io.BytesIO(row["bytes"]))) for row in rows])
     except (pa.ArrowException, KeyError, TypeError, ValueError, OSError) as error:
-        raise DataError(f"{path} cannot be decoded as a table of `image` and `label`: {error}. To restore it: {MEND}") from None
+        raise DataError(
+            f"{path} cannot be decoded as a table of `image` and `label`: {error}. To restore it: {MEND}"
+        ) from None
     if features["label"]["names"] != about.classes:
         raise DataError(f"{path} names its classes {features['label']['names']}, the manifest {about.classes}. {MEND}")
     wanted = (about.counts[split], *about.shape)
     if images.shape != wanted or images.dtype != np.uint8 or labels.shape != wanted[:1]:
-        raise DataError(f"{path} holds {images.dtype} images of shape {images.shape} and {labels.shape} labels, "
-                        f"the manifest says uint8 {wanted}. To restore it: {MEND}")
+        raise DataError(
+            f"{path} holds {images.dtype} images of shape {images.shape} and {labels.shape} labels, "
+            f"the manifest says uint8 {wanted}. To restore it: {MEND}"
+        )
     if arrays_sha256(images, labels) != about.arrays_sha256[split]:
         raise DataError(f"{path} decodes to other pixels than the manifest's arrays_sha256. To restore it: {MEND}")
     return images, labels

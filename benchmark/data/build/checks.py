@@ -18,13 +18,15 @@ NEAR = 4
 def perceptual_hash(images: np.ndarray) -> np.ndarray:
     """63 bits per image [N, 63]: signs of the low 8x8 cosine coefficients (without the mean) about their median."""
     grey = images if images.ndim == 3 else images.astype(np.float64).mean(axis=3)
-    small = np.stack([np.asarray(Image.fromarray(g.astype(np.uint8)).resize((32, 32), Image.Resampling.BILINEAR)) for g in grey])
+    small = np.stack(
+        [np.asarray(Image.fromarray(g.astype(np.uint8)).resize((32, 32), Image.Resampling.BILINEAR)) for g in grey]
+    )
     low = dctn(small.astype(np.float64), axes=(1, 2))[:, :8, :8].reshape(len(small), 64)[:, 1:]
     return low > np.median(low, axis=1, keepdims=True)
 
 
 def near_duplicates(arrays: Arrays) -> dict[str, Any]:
-    """For validation and test: how many images have one in train within `NEAR` of 63 bits, and how many of these share its label."""
+    """Validation and test images within `NEAR` of 63 bits of one of train, and how many of them share its label."""
     train = perceptual_hash(arrays["train"][0]).astype(np.float32)
     found: dict[str, Any] = {"method": f"63-bit DCT hash, at most {NEAR} bits from an image of train"}
     for split in arrays:
@@ -40,14 +42,16 @@ def near_duplicates(arrays: Arrays) -> dict[str, Any]:
 
 
 def scores(arrays: Arrays) -> dict[str, float]:
-    """Accuracy on test of the commonest class of train and of a linear probe on the raw pixels."""
+    """Share of test's commonest class, and accuracy on test of a linear probe on the raw pixels."""
     (x, y), (tx, ty) = arrays["train"], arrays["test"]
-    majority = np.bincount(y).argmax()
-    return {"majority": round(float(np.mean(ty == majority)), 4), "linear_probe": round(linear_probe(x, y, tx, ty), 4)}
+    return {
+        "majority": round(float(np.bincount(ty).max() / len(ty)), 4),
+        "linear_probe": round(linear_probe(x, y, tx, ty), 4),
+    }
 
 
 def linear_probe(x: np.ndarray, y: np.ndarray, tx: np.ndarray, ty: np.ndarray, decay: float = 1e-3) -> float:
-    """Test accuracy of multinomial logistic regression (L-BFGS, 100 iterations) on standardised-by-255 centred pixels."""
+    """Test accuracy of multinomial logistic regression (L-BFGS, 100 iterations) on centred pixels in 0..1."""
     train, test = (a.reshape(len(a), -1).astype(np.float64) / 255 for a in (x, tx))
     centre = train.mean(axis=0)
     train, test = train - centre, test - centre

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import unicodedata
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +22,12 @@ CANVAS = 256
 LEVELS = 24
 
 ROLES = {
-    "train": "abeezee alegreya-sans amiri cairo caveat comfortaa eb-garamond fira-code frank-ruhl-libre hind ibm-plex-mono "
-    "ibm-plex-sans-arabic inter kanit lobster merriweather noto-kufi-arabic noto-sans noto-sans-devanagari noto-sans-thai "
-    "open-sans oswald pacifico permanent-marker playfair-display poppins press-start-2p rubik sarabun".split(),
+    "train": (
+        "abeezee alegreya-sans amiri cairo caveat comfortaa eb-garamond fira-code frank-ruhl-libre hind "
+        "ibm-plex-mono ibm-plex-sans-arabic inter kanit lobster merriweather noto-kufi-arabic noto-sans "
+        "noto-sans-devanagari noto-sans-thai open-sans oswald pacifico permanent-marker playfair-display poppins "
+        "press-start-2p rubik sarabun"
+    ).split(),
     "validation": "almarai assistant exo-2 noto-serif pt-serif".split(),
     "test": "heebo jetbrains-mono lora montserrat mukta noto-sans-arabic prompt roboto source-serif-4 tajawal".split(),
 }
@@ -94,7 +97,9 @@ class Fonts:
         names = sorted(f for role in roles for f in ROLES[role] if f not in skipped)
         return [f for f in names if self.covers(f, text)]
 
-    def styles(self, family: str, weights: tuple[int, ...] = (300, 400, 500, 700), italics: bool = False) -> list[Style]:
+    def styles(
+        self, family: str, weights: tuple[int, ...] = (300, 400, 500, 700), italics: bool = False
+    ) -> list[Style]:
         """Upright (and italic) styles of a family at these weights, as far as it has them; at least one."""
         meta = self.meta[family]
         found = []
@@ -110,7 +115,9 @@ class Fonts:
             axes = variation_axes(path)
             for weight in weights:
                 if "wght" in axes and axes["wght"][0] <= weight <= axes["wght"][2]:
-                    values = tuple(float(weight) if tag == "wght" else float(default) for tag, (_, default, _) in axes.items())
+                    values = tuple(
+                        float(weight) if tag == "wght" else float(default) for tag, (_, default, _) in axes.items()
+                    )
                     found.append(Style(family, tuple(meta["category"]), path, italic, weight, values))
         if not found and weights != (400, 700):
             return self.styles(family, (400, 700), italics)
@@ -140,7 +147,7 @@ def script(character: str) -> str:
     return first if first in {"LATIN", "CYRILLIC", "GREEK", "THAI", "DEVANAGARI", "ARABIC", "HEBREW"} else "COMMON"
 
 
-@lru_cache(maxsize=None)
+@cache
 def variation_axes(path: str) -> dict[str, tuple[float, float, float]]:
     """Axes of a variable font in file order: tag -> (minimum, default, maximum)."""
     from fontTools.ttLib import TTFont
@@ -157,7 +164,7 @@ def load_font(path: str, axes: tuple[float, ...] | None) -> ImageFont.FreeTypeFo
 
 
 def distort(mask: np.ndarray, background: np.ndarray, rng: np.random.Generator, how: Distortion) -> np.ndarray:
-    """One 28x28 uint8 image of `mask` [CANVAS / 2, CANVAS / 2] over a photo crop [28, 28]; grey is rounded to `LEVELS` steps."""
+    """One 28x28 uint8 image of `mask` [CANVAS / 2, CANVAS / 2] over a photo crop [28, 28], in `LEVELS` greys."""
     angle = np.deg2rad(rng.uniform(-how.rotate, how.rotate))
     shear = rng.uniform(-how.shear, how.shear)
     scale = rng.uniform(*how.scale)
@@ -165,12 +172,18 @@ def distort(mask: np.ndarray, background: np.ndarray, rng: np.random.Generator, 
     shift = rng.uniform(-how.shift, how.shift, size=2) * 2
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     # Output pixel (of the 56-pixel image) to mask pixel: at scale 1 the em fills the output image.
-    forward = turn @ np.array([[1.0, shear], [0.0, 1.0]]) @ np.diag([scale * stretch, scale / stretch]) * (2 * SIDE / EM)
+    forward = (
+        turn @ np.array([[1.0, shear], [0.0, 1.0]]) @ np.diag([scale * stretch, scale / stretch]) * (2 * SIDE / EM)
+    )
     inverse = np.linalg.inv(forward)
     offset = CANVAS / 2 - inverse @ (np.array([SIDE, SIDE]) + shift)
     inverse, offset = inverse / 2, offset / 2
     data = (inverse[0, 0], inverse[0, 1], offset[0], inverse[1, 0], inverse[1, 1], offset[1])
-    moved = Image.fromarray(mask).transform((2 * SIDE, 2 * SIDE), Image.Transform.AFFINE, data, Image.Resampling.BILINEAR).reduce(2)
+    moved = (
+        Image.fromarray(mask)
+        .transform((2 * SIDE, 2 * SIDE), Image.Transform.AFFINE, data, Image.Resampling.BILINEAR)
+        .reduce(2)
+    )
     radius = rng.uniform(*how.blur)
     alpha = np.asarray(moved.filter(ImageFilter.GaussianBlur(radius)), dtype=np.float64) / 255
     contrast = rng.uniform(*how.contrast)

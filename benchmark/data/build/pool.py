@@ -1,4 +1,4 @@
-"""The pre-training pool: characters, emoji and photo patches that are no class of any suite, and a few images of each class.
+"""The pre-training pool: characters, emoji and photo patches outside the suites, and some images of every class.
 
 It is not committed. `base_pool` makes it from the pinned packages and keeps it in a folder; `pool_arrays` returns it.
 """
@@ -20,12 +20,38 @@ from benchmark.data.build.run import DEFAULT_SOURCES, write_bytes
 from benchmark.data.build.sources import Sources
 
 RANGES = [
-    (0x00A1, 0x024F), (0x0250, 0x02AF), (0x0391, 0x03FF), (0x0401, 0x04FF), (0x05D0, 0x05F4), (0x0621, 0x06FF), (0x0904, 0x097F),
-    (0x0E01, 0x0E5B), (0x1E80, 0x1EF9), (0x2010, 0x204A), (0x2070, 0x209C), (0x20A0, 0x20BF), (0x2100, 0x218F), (0x2190, 0x22FF),
-    (0x2300, 0x23CF), (0x2460, 0x2473), (0x25A0, 0x25FF), (0x2600, 0x2667), (0x2713, 0x27BF), (0xFB00, 0xFB06), (0xFE8F, 0xFEF4),
+    (0x00A1, 0x024F),
+    (0x0250, 0x02AF),
+    (0x0391, 0x03FF),
+    (0x0401, 0x04FF),
+    (0x05D0, 0x05F4),
+    (0x0621, 0x06FF),
+    (0x0904, 0x097F),
+    (0x0E01, 0x0E5B),
+    (0x1E80, 0x1EF9),
+    (0x2010, 0x204A),
+    (0x2070, 0x209C),
+    (0x20A0, 0x20BF),
+    (0x2100, 0x218F),
+    (0x2190, 0x22FF),
+    (0x2300, 0x23CF),
+    (0x2460, 0x2473),
+    (0x25A0, 0x25FF),
+    (0x2600, 0x2667),
+    (0x2713, 0x27BF),
+    (0xFB00, 0xFB06),
+    (0xFE8F, 0xFEF4),
 ]
-PHOTOS = {"astronaut.png": "astronaut", "camera.png": "man with a camera", "coffee.png": "cup of coffee", "rocket.jpg": "rocket",
-          "china.jpg": "temple in China", "flower.jpg": "flower", "clock_motion.png": "clock in motion", "cell.png": "cell"}
+PHOTOS = {
+    "astronaut.png": "astronaut",
+    "camera.png": "man with a camera",
+    "rocket.jpg": "rocket",
+    "coffee.png": "cup of coffee",
+    "china.jpg": "temple in China",
+    "flower.jpg": "flower",
+    "clock_motion.png": "clock in motion",
+    "cell.png": "cell",
+}
 TEMPLATES = {
     "character": ["a printed character {}.", "the character {} in some font.", "a blurry image of the character {}."],
     "emoji": ["an emoji of {}.", "a small colour picture: {}."],
@@ -44,14 +70,18 @@ def characters(sources: Sources) -> list[str]:
             # The isolated form of an Arabic letter is the very drawing of a suite's class.
             if unicodedata.name(character, "").endswith("ISOLATED FORM"):
                 continue
-            if unicodedata.category(character)[0] in "LNSP" and unicodedata.category(character) != "Sk" and character not in taken:
+            if (
+                unicodedata.category(character)[0] in "LNSP"
+                and unicodedata.category(character) != "Sk"
+                and character not in taken
+            ):
                 if unicodedata.combining(character) == 0 and fonts.families(character, ("train",)):
                     found.append(character)
     return found
 
 
 def outside(others: int, seed: int, sources: Sources) -> tuple[np.ndarray, np.ndarray, list[str], list[str]]:
-    """About `others` images outside the suites: images [N, 28, 28, 3], class index [N], class names, source of each class."""
+    """About `others` images outside the suites: images [N, 28, 28, 3], class index [N], names and sources."""
     makers: list[tuple[str, str, list]] = [("character", character_words(c), [c]) for c in characters(sources)]
     for e in emoji_table(sources):
         if e["category"] not in EMOJI_GROUPS and e["category"] != "Component":
@@ -84,11 +114,13 @@ def _draw(kind: str, what, rng: np.random.Generator, sources: Sources) -> np.nda
     return np.repeat(grey[:, :, None], 3, axis=2)
 
 
-def base_pool(out_dir: str | Path, others: int = 18000, seed: int = 0, sources_dir: str | Path = DEFAULT_SOURCES) -> Path:
-    """Makes the images outside the suites once and keeps them in `out_dir`; returns the folder of this `others` and `seed`.
+def base_pool(
+    out_dir: str | Path, others: int = 18000, seed: int = 0, sources_dir: str | Path = DEFAULT_SOURCES
+) -> Path:
+    """Makes the images outside the suites once, in a folder of `out_dir` for this `others` and `seed`; returns it.
 
-    The folder holds `images.npy` uint8 [N, 28, 28, 3], `labels.npy` int64 [N] and `classes.json` (`names`, `source`); the
-    last is written last, so a folder with it is whole.
+    The folder holds `images.npy` uint8 [N, 28, 28, 3], `labels.npy` int64 [N] and `classes.json` (`names`,
+    `source`); the last is written last, so a folder with it is whole.
     """
     folder = Path(out_dir) / f"pool-{others}-{seed}"
     if not (folder / "classes.json").is_file():
@@ -96,7 +128,9 @@ def base_pool(out_dir: str | Path, others: int = 18000, seed: int = 0, sources_d
         folder.mkdir(parents=True, exist_ok=True)
         np.save(folder / "images.npy", images)
         np.save(folder / "labels.npy", labels.astype(np.int64))
-        write_bytes(folder / "classes.json", json.dumps({"names": names, "source": source}, ensure_ascii=False).encode())
+        write_bytes(
+            folder / "classes.json", json.dumps({"names": names, "source": source}, ensure_ascii=False).encode()
+        )
     return folder
 
 
@@ -112,10 +146,10 @@ def pool_arrays(
 ) -> tuple[np.ndarray, np.ndarray, list[str], list[str]]:
     """Images uint8 [N, 28, 28, 3], class index int64 [N], class names [C] and the source of each class [C].
 
-    Of every class of every task of `suite`, `per_class` images of train are taken (a number of images, or a fraction below
-    1 of the class), chosen by `seed`; their classes have the task's name as source, and are separate classes even where two
-    tasks share a word. All other classes have the source `character`, `emoji` or `photo` (prompts: `TEMPLATES`).
-    `others` = 0 needs no package.
+    Of every class of every task of `suite`, `per_class` images of train are taken (a number of images, or a fraction
+    below 1 of the class), chosen by `seed`; their classes have the task's name as source, and are separate classes even
+    where two tasks share a word. All other classes have the source `character`, `emoji` or `photo`.
+    Prompts of the latter are in `TEMPLATES`. `others` = 0 needs no package.
     """
     images: list[np.ndarray] = []
     labels: list[np.ndarray] = []

