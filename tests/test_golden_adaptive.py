@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 
+import pytest
 import torch
 from support import about, assert_state, golden, golden_experts, golden_states
 
 import methods
-from methods import cagrad, nash_mtl, pcgrad
+from methods import cagrad, nash_mtl, pcgrad, zipit
 from methods.api import Stream
 
 RANKED = "adarank_tta__TA_prior0.3_r1.0_8steps__seed0"
@@ -70,3 +71,12 @@ def test_gradient_combinations_match_the_authors_code() -> None:
     for name in ("nash_alpha_maxnorm0.0", "nash_alpha_maxnorm1.0"):
         alpha = torch.from_numpy(nash_mtl.bargain((gradients @ gradients.T).double().numpy()))
         torch.testing.assert_close(alpha.float(), stored[name], atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("a", "b"), [(0.3, 0.125), (0, 0), (1.0, 1.0)])
+def test_zipit_groups_the_channels_that_the_authors_code_groups(a: float, b: float) -> None:
+    stored = golden("zipit_match__r0.5_2models_dim12__seed0")
+    merge, unmerge = zipit.match(stored["covariance_input"], models=2, keep=12, a=a, b=b)
+    torch.testing.assert_close(merge, stored[f"a{a}_b{b}/merge"], atol=1e-6, rtol=0)
+    assert torch.equal(unmerge, stored[f"a{a}_b{b}/unmerge"])
+    assert not torch.equal(unmerge, torch.eye(12).repeat(2, 1))
