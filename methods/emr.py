@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from methods.api import Experts, Merged, method
-from methods.masks import masked, pack
+from methods.masks import fill, masked, room
 from methods.vectors import choice, total
 
 
@@ -31,13 +31,13 @@ def emr(experts: Experts, *, rescale: str = "code") -> Merged:
         rescale: ``"code"`` (sum over tensors of mean magnitudes) or ``"paper"`` (sum over all entries).
     """
     choice("rescale", rescale, ("code", "paper"))
-    stored: dict[str, Tensor] = {}
+    stored = room(experts, experts.names, experts.tasks)
     sizes = torch.zeros(2, len(experts), dtype=torch.float64)
     for name in experts.names:
         unified, masks, lengths = unify(experts.task_vectors(name))
         sizes += lengths / max(1, unified.numel()) if rescale == "code" else lengths
         stored[f"vector/{name}"] = unified
-        stored.update(pack(name, experts.tasks, masks))
+        fill(stored, name, experts.tasks, masks)
     factors = rescalers(sizes)
     merged = masked(experts, stored, factors)
     merged.trace["rescalers"] = factors

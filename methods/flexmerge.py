@@ -33,7 +33,7 @@ from torch import Tensor
 from methods.api import Experts, Merged, MergingError, method
 from methods.blocks import parts
 from methods.emr import rescalers, unify
-from methods.masks import masked_tensor, pack
+from methods.masks import fill, masked_tensor, room
 from methods.ties import disjoint_mean
 from methods.vectors import agreeing, choice, fraction, thresholds, total, trim
 
@@ -188,13 +188,14 @@ class _Builder:
     def _mask(self, part: str, names: list[str], clusters: Clusters) -> None:
         factors = torch.ones(len(self.experts))
         for members in clusters:
-            tasks = tuple(self.experts.tasks[k] for k in members)
+            tasks = [self.experts.tasks[k] for k in members]
+            self.extra.update(room(self.experts, names, tasks))
             lengths = torch.zeros(2, len(members), dtype=torch.float64)
             for name in names:
                 unified, masks, found = unify(self.experts.task_vectors(name)[members])
                 lengths += found / max(1, unified.numel())
                 self.extra[f"cluster{members[0]}/{name}"] = unified
-                self.extra.update(pack(name, tasks, masks))
+                fill(self.extra, name, tasks, masks)
             factors[members] = rescalers(lengths)
         self.extra[f"factors/{part}"] = factors
 

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from methods.experts import Experts
 from methods.merged import Merged, pack_mask, unpack_mask
 
 
-def pack(name: str, tasks: tuple[str, ...], masks: Tensor) -> dict[str, Tensor]:
-    """The masks of one tensor, bool ``[K, *shape]``, packed and named as :func:`masked_tensor` reads them."""
-    return {f"mask/{task}/{name}": pack_mask(mask) for task, mask in zip(tasks, masks, strict=True)}
+def room(experts: Experts, names: Sequence[str], tasks: Sequence[str]) -> dict[str, Tensor]:
+    """Packed masks of these tensors and tasks, to be filled, under the names by which :func:`masked_tensor` reads them.
+
+    Allocated ahead: small arrays that stay among large ones that come and go would leave the heap in pieces.
+    """
+    sizes = {n: (experts.base[n].numel() + 7) // 8 for n in names}
+    return {f"mask/{task}/{n}": torch.empty(size, dtype=torch.uint8) for n, size in sizes.items() for task in tasks}
+
+
+def fill(stored: Mapping[str, Tensor], name: str, tasks: Sequence[str], masks: Tensor) -> None:
+    """Pack the masks of one tensor, bool ``[K, *shape]``, into their room."""
+    for task, mask in zip(tasks, masks, strict=True):
+        stored[f"mask/{task}/{name}"].copy_(pack_mask(mask))
 
 
 def masked(experts: Experts, stored: Mapping[str, Tensor], factors: Tensor | None = None) -> Merged:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from methods.api import Experts, Merged, MergingError, method
-from methods.masks import masked, pack
+from methods.masks import fill, masked, room
 from methods.vectors import per_tensor
 
 
@@ -35,11 +35,11 @@ def tall_mask(experts: Experts, *, mask_scale: float | Sequence[float] = 0.4, sc
         scale: coefficient of the masked vector; the paper's is 1.
     """
     scales = _scales(experts, mask_scale)
-    stored: dict[str, Tensor] = {}
+    stored = room(experts, experts.names, experts.tasks)
     for name in experts.names:
         vectors = experts.task_vectors(name)
         summed = vectors.sum(0)
-        stored.update(pack(name, experts.tasks, localize(vectors, summed, scales)))
+        fill(stored, name, experts.tasks, localize(vectors, summed, scales))
         stored[f"vector/{name}"] = summed.mul_(scale)
     return masked(experts, stored)
 

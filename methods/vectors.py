@@ -65,7 +65,7 @@ def order_statistic(parts: list[Tensor], k: int, *, magnitude: bool = False) -> 
 def _bins(chunk: Tensor) -> Tensor:
     """The upper 16 bits of each float as a number in [0, 2^16) that grows with the float."""
     bits = chunk.view(torch.int32) >> 16
-    return torch.where(bits < 0, -1 - (bits & 0x7FFF), bits).add_(_BINS // 2)
+    return bits.bitwise_xor_((bits >> 31).bitwise_and_(_BINS // 2 - 1)).add_(_BINS // 2)
 
 
 def _chunks(parts: list[Tensor], magnitude: bool = False, size: int = 1 << 22) -> Iterator[Tensor]:
