@@ -49,8 +49,8 @@ def magnitudes(experts: Experts, task: str) -> Iterator[Tensor]:
 def order_statistic(parts: list[Tensor], k: int, *, magnitude: bool = False) -> float:
     """The ``k``-th smallest (from 1) of all entries of ``parts`` (float32 tensors), or of their magnitudes.
 
-    Floats sort as their bit patterns do, those of negative numbers in reverse: a histogram of the upper 16 bits finds the
-    bin, and only that bin's entries are sorted. Exact, and nothing of the size of ``parts`` is copied.
+    Floats sort as their bit patterns do, those of negative numbers in reverse: a histogram of the upper 16 bits finds
+    the bin, and only that bin's entries are sorted. Exact, and nothing of the size of ``parts`` is copied.
     """
     counts = torch.zeros(_BINS, dtype=torch.int64, device=parts[0].device)
     for chunk in _chunks(parts, magnitude):
