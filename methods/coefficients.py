@@ -6,6 +6,7 @@ Task vectors are frozen buffers ``[K, n]`` per tensor. Forward is one matrix-vec
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,19 +19,26 @@ from methods.registry import MergingError
 _SMALL = 4096
 
 
+def _exact(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Float32 whatever the run's autocast says: a coefficient's step is finer than half precision."""
+    if not torch.amp.autocast_mode.is_autocast_available(device.type):
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, enabled=False)
+
+
 class _Combine(torch.autograd.Function):
     """``base + coefficients @ vectors`` for one tensor."""
 
     @staticmethod
     def forward(ctx: Any, coefficients: Tensor, base: Tensor, vectors: Tensor) -> Tensor:
         ctx.save_for_backward(vectors)
-        with torch.autocast(base.device.type, enabled=False):
+        with _exact(base.device):
             return torch.addmv(base.reshape(-1), vectors.t(), coefficients.to(vectors.dtype)).view(base.shape)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         (vectors,) = ctx.saved_tensors
-        with torch.autocast(vectors.device.type, enabled=False):
+        with _exact(vectors.device):
             return torch.mv(vectors, grads[0].reshape(-1).to(vectors.dtype)), None, None
 
 
@@ -41,7 +49,7 @@ class _CombineMany(torch.autograd.Function):
     def forward(ctx: Any, coefficients: Tensor, group: _Group) -> tuple[Tensor, ...]:
         ctx.group = group
         ctx.set_materialize_grads(False)
-        with torch.autocast(group.base.device.type, enabled=False):
+        with _exact(group.base.device):
             rows = torch.baddbmm(group.base, coefficients.unsqueeze(1), group.vectors).squeeze(1)
         return tuple(rows[i, :n].view(shape) for i, (n, shape) in enumerate(group.layout))
 
@@ -52,7 +60,7 @@ class _CombineMany(torch.autograd.Function):
         for i, (grad, (n, _)) in enumerate(zip(grads, group.layout, strict=True)):
             if grad is not None:
                 padded[i, 0, :n].copy_(grad.reshape(-1))
-        with torch.autocast(group.base.device.type, enabled=False):
+        with _exact(group.base.device):
             return torch.bmm(group.vectors, padded.transpose(1, 2)).squeeze(2), None
 
 

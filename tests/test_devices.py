@@ -1,0 +1,148 @@
+"""Device, dtype and autocast are passed through. What needs CUDA runs where it is; on the CPU stand-ins check."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support import random_experts, random_stream
+from tiny import TinyBench, TinySource
+from torch import Tensor, nn
+
+import methods
+from benchmark.evaluate import autocast, batches, evaluate
+from benchmark.runner import Options, execute, plan
+from benchmark.store import Store
+from benchmark.suites.bench import resolve_device, resolve_dtype
+from benchmark.suites.vision import Accuracy
+from methods.api import Experts
+from methods.coefficients import LayerwiseMerge
+from methods.vectors import per_tensor
+
+
+def test_the_next_batch_is_asked_for_before_the_present_one_is_handed_out() -> None:
+    asked: list[int] = []
+
+    class Told(TinySource):
+        def __getitem__(self, index: Tensor) -> tuple[Tensor, Tensor]:
+            asked.append(int(index[0]))
+            return super().__getitem__(index)
+
+    source = Told(0, size=24)
+    seen = []
+    for number, (inputs, labels) in enumerate(batches(source, 10)):
+        assert len(asked) == min(number + 2, 3)
+        seen.append(labels)
+        assert len(inputs) == len(labels)
+    assert torch.equal(torch.cat(seen), source.labels)
+
+
+def test_autocast_reaches_adaptation_and_evaluation(tmp_path: Path) -> None:
+    bench, seen = TinyBench(), set()
+
+    class Spy(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, images: Tensor) -> Any:
+            seen.add((torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")))
+            return self.inner(images)
+
+    real = bench.experts
+
+    def spied() -> Experts:
+        experts = real()
+        forward = experts.forward
+
+        def told(*arguments: Any) -> Any:
+            seen.add(("adaptation", torch.is_autocast_enabled("cpu")))
+            return forward(*arguments)
+
+        experts.forward = told  # type: ignore[method-assign]
+        return experts
+
+    bench.experts = spied  # type: ignore[method-assign]
+    runs = plan(bench, ["symerge"], seeds=[0], autocast_dtype="bfloat16")
+    records = execute(runs, bench, Store(tmp_path), Options())
+    assert ("adaptation", True) in seen and all(r.status == "done" for r in records)
+    plain = plan(bench, ["symerge"], seeds=[0])
+    assert plain[-1].spec.run_id != runs[-1].spec.run_id
+    model = Spy(methods.get("pretrained")(random_experts()).model("t0"))
+    evaluate(model, TinySource(0), Accuracy("t0", 5), device=torch.device("cpu"), autocast_dtype="bfloat16")
+    assert (True, torch.bfloat16) in seen
+
+
+def test_coefficients_and_weights_stay_float32_under_autocast() -> None:
+    experts = random_experts()
+    with autocast(torch.device("cpu"), "bfloat16"):
+        merged = methods.get("symerge")(experts, random_stream(experts.tasks), steps=2, batch_size=8)
+    assert merged.trace["coefficients"].dtype == torch.float32
+    assert all(t.dtype == torch.float32 for t in merged.state_dict().values())
+    exact = methods.get("symerge")(experts, random_stream(experts.tasks), steps=2, batch_size=8)
+    assert (merged.trace["coefficients"] - exact.trace["coefficients"]).abs().max() < 0.05
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_weights_are_evaluated_in_the_dtype_asked_for(dtype: str) -> None:
+    seen = set()
+
+    class Spy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3 * 16 * 16, 5)
+
+        def forward(self, images: Tensor) -> Tensor:
+            seen.add(self.layer.weight.dtype)
+            return self.layer(images.flatten(1).to(self.layer.weight.dtype))
+
+    evaluate(Spy(), TinySource(0), Accuracy("t", 5), device=torch.device("cpu"), dtype=resolve_dtype(dtype))
+    assert seen == {resolve_dtype(dtype)}
+
+
+def test_no_merge_mixes_the_experts_device_with_another() -> None:
+    """The meta device is a stand-in for a second one: there, arithmetic with a CPU tensor raises."""
+    base = {"w": torch.randn(4, 6), "b": torch.randn(4)}
+    tuned = {t: {n: v + 0.1 for n, v in base.items()} for t in ("x", "y")}
+    experts = Experts.from_state_dicts(base, tuned, device="meta")
+    experts._finite = lambda name, owner, value: value  # type: ignore[method-assign]  # meta tensors have no values
+    merge = LayerwiseMerge(experts)
+    assert {t.device.type for t in merge().values()} == {"meta"} == {merge.raw.device.type}
+    found = per_tensor(experts, lambda vectors: vectors.sum(0))
+    assert {t.device.type for t in found.values()} == {"meta"}
+
+
+def test_a_device_that_is_not_there_is_named() -> None:
+    with pytest.raises(Exception, match="unknown device 'gpu'|Type --device"):
+        resolve_device("gpu")
+    with pytest.raises(Exception, match="unknown dtype 'int8'"):
+        resolve_dtype("int8")
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("name", ["task_arithmetic", "ties", "symerge", "adamerging"])
+def test_cuda_gives_the_cpu_result(name: str) -> None:
+    about, found = methods.get(name), []
+    for device in ("cpu", "cuda"):
+        experts = random_experts(device=device)
+        experts.encoder.to(device)
+        stream = random_stream(experts.tasks)
+        stream.device = torch.device(device)
+        keywords = {"steps": 3, "batch_size": 8} if about.access else {}
+        merged = about(experts, *([stream] if about.access else []), **keywords)
+        assert merged.model("t0")(torch.randn(2, 3, 16, 16, device=device)).device.type == device
+        found.append({n: t.cpu() for n, t in merged.state_dict().items()})
+    for tensor in found[0]:
+        torch.testing.assert_close(found[0][tensor], found[1][tensor], atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.cuda
+def test_the_embedded_suite_runs_on_cuda(tmp_path: Path) -> None:
+    from benchmark import suites
+
+    bench = suites.open_bench(suites.load("vision-mini-8"), device="cuda")
+    runs = plan(bench, ["symerge:steps=2", "ties"], seeds=[0], autocast_dtype="bfloat16")
+    records = execute(runs, bench, Store(tmp_path), Options())
+    assert all(r.status == "done" for r in records) and records[-1].cost.peak_cuda_mb > 0
