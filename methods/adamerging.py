@@ -15,11 +15,11 @@ We do not reproduce the gradients the code stores for all K + 1 models; they are
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from methods.adaptation import adapt, entropy, need_classes
-from methods.api import UNLABELLED, Access, Batch, Experts, Merged, Stream, method
-from methods.coefficients import LayerwiseMerge, Leaves
+from methods.adaptation import adapt_merge, entropy, need_classes
+from methods.api import UNLABELLED, Access, Experts, Merged, Stream, method
+from methods.coefficients import LayerwiseMerge
 from methods.vectors import elect
 
 
@@ -51,30 +51,22 @@ def adamerging(
     need_classes(experts, "adamerging")
     vectors = elect(experts, keep, lambda agreeing, positive: agreeing) if trim else None
     merge = LayerwiseMerge(experts, prior=prior, granularity=granularity, clamp=clamp, vectors=vectors)
-    heads = {task: experts.copy_head(task).eval().requires_grad_(False) for task in experts.tasks}
-    leaves: list[Leaves] = []
-
-    def loss(task: str, batch: Batch) -> Tensor:
-        return class_entropy(heads[task], experts.forward(leaves[-1].state, task, batch.inputs))
-
-    trace = adapt(
+    trace = adapt_merge(
+        experts,
         stream,
-        merge.parameters(),
-        loss,
+        merge,
+        lambda task, outputs, batch: class_entropy(outputs),
         steps=steps,
         lr=lr,
         batch_size=batch_size,
         draws=batches_per_task,
-        joint=True,
-        start=lambda: leaves.append(Leaves(merge())),
-        finish=lambda: leaves.pop().backward(),
     )
     return Merged(experts, merge.merged(), trace={**trace, **coefficient_trace(merge)})
 
 
-def class_entropy(head: nn.Module, features: Tensor) -> Tensor:
+def class_entropy(logits: Tensor) -> Tensor:
     """Mean entropy of the predictions; classes are the second dimension where there are more than two."""
-    logits = head(features).float()
+    logits = logits.float()
     return entropy(logits.movedim(1, -1) if logits.ndim > 2 else logits).mean()
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from methods.coefficients import Leaves
 from methods.experts import Experts
 from methods.registry import MergingError
 from methods.stream import Batch, Stream
@@ -90,6 +91,36 @@ def adapt(
         "updates": len(losses),
         "images": stream.drawn - before,
     }
+
+
+def adapt_merge(
+    experts: Experts,
+    stream: Stream,
+    merge: nn.Module,
+    criterion: Callable[[str, Tensor, Batch], Tensor],
+    **keywords: Any,
+) -> dict[str, Any]:
+    """Train the coefficients of ``merge`` (a call gives the merged tensors) through frozen heads; returns the trace.
+
+    All draws of a round join in one update, and only one backward pass goes through the merge.
+
+    Args:
+        criterion: ``(task, the head's outputs, batch) -> scalar``.
+        keywords: as :func:`adapt`: steps, lr, batch_size, draws, split.
+    """
+    heads = {task: experts.copy_head(task).eval().requires_grad_(False) for task in experts.tasks}
+    leaves: list[Leaves] = []
+
+    def loss(task: str, batch: Batch) -> Tensor:
+        return criterion(task, heads[task](experts.forward(leaves[-1].state, task, batch.inputs)), batch)
+
+    def start() -> None:
+        leaves.append(Leaves(merge()))
+
+    def finish() -> None:
+        leaves.pop().backward()
+
+    return adapt(stream, merge.parameters(), loss, joint=True, start=start, finish=finish, **keywords)
 
 
 class ExpertOutputs:

@@ -25,9 +25,9 @@ import torch
 from torch import Tensor, nn
 
 from methods.adamerging import class_entropy, coefficient_trace
-from methods.adaptation import adapt, need_classes
-from methods.api import UNLABELLED, Access, Batch, Experts, Merged, Stream, method
-from methods.coefficients import Leaves, combine
+from methods.adaptation import adapt_merge, need_classes
+from methods.api import UNLABELLED, Access, Experts, Merged, Stream, method
+from methods.coefficients import combine
 from methods.spectral import task_svd
 from methods.vectors import choice, fraction
 
@@ -62,25 +62,17 @@ def adarank(
     need_classes(experts, "adarank")
     start = prior if prior is not None else (0.3 if origin == "base" else 2.3)
     merge = RankMerge(experts, centred=origin == "mean", prior=start, rank=rank or 1 / len(experts))
-    heads = {task: experts.copy_head(task).eval().requires_grad_(False) for task in experts.tasks}
-    leaves: list[Leaves] = []
-    learned: Any = merge
-
-    def loss(task: str, batch: Batch) -> Tensor:
-        return class_entropy(heads[task], experts.forward(leaves[-1].state, task, batch.inputs))
-
-    trace = adapt(
+    trace = adapt_merge(
+        experts,
         stream,
-        merge.parameters(),
-        loss,
+        merge,
+        lambda task, outputs, batch: class_entropy(outputs),
         steps=steps,
         lr=lr,
         batch_size=batch_size,
-        joint=True,
         split="test",
-        start=lambda: leaves.append(Leaves(merge())),
-        finish=lambda: leaves.pop().backward(),
     )
+    learned: Any = merge
     masks = {f"mask/{name}": mask.detach().cpu() for name, mask in merge.named_masks()}
     return Merged(experts, merge.merged(), trace={**trace, **coefficient_trace(learned), **masks})
 

@@ -48,7 +48,6 @@ def train(
     row = {task: k for k, task in enumerate(t for t in experts.tasks if t in stream.tasks)}
     rows = torch.zeros(len(row), sum(sizes), device=experts.device) if combine else None
     losses = torch.zeros(len(row), device=experts.device)
-    groups: list[Any] = []
 
     def loss(task: str, batch: Batch) -> Tensor:
         features = experts.forward({**frozen, **shared, **private[task]}, task, batch.inputs)
@@ -69,32 +68,48 @@ def train(
                 shared[name].grad = part.view_as(shared[name])
         if max_norm:
             nn.utils.clip_grad_norm_(shared.values(), max_norm)
-        for optimiser in groups:
-            for group in optimiser.param_groups:
-                group["lr"] = lr * rate(optimiser.done, steps, warmup)
-            optimiser.done += 1
-
-    def optimiser(found: list[nn.Parameter]) -> torch.optim.Optimizer:
-        made: Any = torch.optim.AdamW(found, lr=lr, betas=(0.9, 0.999), weight_decay=weight_decay)
-        made.done = 0
-        groups.append(made)
-        return made
 
     trained = [*shared.values(), *(p for task in private.values() for p in task.values())]
-    trace = adapt(
+    optimiser = torch.optim.AdamW(trained, lr=lr, betas=(0.9, 0.999), weight_decay=weight_decay)
+    trace = descend(stream, optimiser, loss, steps=steps, batch_size=batch_size, warmup=warmup, finish=finish)
+    return layered(experts, {**frozen, **shared}, private, trace)
+
+
+def descend(
+    stream: Stream,
+    optimiser: torch.optim.Optimizer,
+    loss: Callable[[str, Batch], Tensor],
+    *,
+    steps: int,
+    batch_size: int,
+    warmup: float,
+    finish: Callable[[], None],
+) -> dict[str, Any]:
+    """Train on the labelled training data, one update per round over all tasks, the rate on its schedule; the trace."""
+    groups = optimiser.param_groups
+    peaks = [group["lr"] for group in groups]
+    done = 0
+
+    def before_the_update() -> None:
+        nonlocal done
+        finish()
+        for group, peak in zip(groups, peaks, strict=True):
+            group["lr"] = peak * rate(done, steps, warmup)
+        done += 1
+
+    return adapt(
         stream,
-        trained,
+        [p for group in groups for p in group["params"]],
         loss,
         steps=steps,
-        lr=lr,
+        lr=peaks[0],
         batch_size=batch_size,
         joint=True,
-        finish=finish,
+        finish=before_the_update,
         split="train",
         text="training",
-        optimiser=optimiser,
+        optimiser=lambda found: optimiser,
     )
-    return layered(experts, {**frozen, **shared}, private, trace)
 
 
 def rate(step: int, steps: int, warmup: float) -> float:

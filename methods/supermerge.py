@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from methods.adamerging import coefficient_trace
-from methods.adaptation import adapt
-from methods.api import LABELLED, Access, Batch, Experts, Merged, MergingError, Stream, method
+from methods.adaptation import adapt_merge
+from methods.api import LABELLED, Access, Experts, Merged, MergingError, Stream, method
 from methods.blocks import place
-from methods.coefficients import LayerwiseMerge, Leaves
+from methods.coefficients import LayerwiseMerge
 from methods.losses import supervised_loss
 from methods.vectors import choice
 
@@ -54,24 +54,15 @@ def supermerge(
     rows, index = groups(experts, granularity)
     merge = LayerwiseMerge(experts, prior=math.atanh(start), transform=lambda raw: raw.tanh()[index])
     merge.raw = nn.Parameter(merge.raw.detach()[:rows].clone())
-    heads = {task: experts.copy_head(task).eval().requires_grad_(False) for task in stream.tasks}
-    leaves: list[Leaves] = []
-
-    def loss(task: str, batch: Batch) -> Tensor:
-        features = experts.forward(leaves[-1].state, task, batch.inputs)
-        return supervised_loss(experts.kind(task), heads[task](features), batch.labels)
-
-    trace = adapt(
+    trace = adapt_merge(
+        experts,
         stream,
-        merge.parameters(),
-        loss,
+        merge,
+        lambda task, outputs, batch: supervised_loss(experts.kind(task), outputs, batch.labels),
         steps=steps,
         lr=lr,
         batch_size=batch_size,
-        joint=True,
         split="val",
-        start=lambda: leaves.append(Leaves(merge())),
-        finish=lambda: leaves.pop().backward(),
     )
     return Merged(experts, merge.merged(), trace={**trace, **coefficient_trace(merge)})
 

@@ -19,10 +19,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from methods.adaptation import adapt
 from methods.api import LABELLED, Access, Batch, Experts, Merged, Stream, method
 from methods.losses import supervised_loss
-from methods.multitask import layered, rate, trainable
+from methods.multitask import descend, layered, trainable
 
 START = 0.15
 
@@ -69,25 +68,11 @@ def taps(
 
     def finish() -> None:
         nonlocal done
-        for group in optimiser.param_groups:
-            group["lr"] = lr * rate(done, steps, 0.0)
         done += 1
 
     trained = [p for part in (changes, own) for t in part.values() for p in t.values()] + list(scores.values())
     optimiser = torch.optim.SGD(trained, lr=lr, momentum=0.9, nesterov=True)
-    trace = adapt(
-        stream,
-        trained,
-        loss,
-        steps=steps,
-        lr=lr,
-        batch_size=batch_size,
-        joint=True,
-        finish=finish,
-        split="train",
-        text="training",
-        optimiser=lambda found: optimiser,
-    )
+    trace = descend(stream, optimiser, loss, steps=steps, batch_size=batch_size, warmup=0.0, finish=finish)
     on = {t: (scores[t] >= threshold).tolist() for t in scores}
     chosen = {t: {n for g, kept in zip(groups, on[t], strict=True) if kept for n in g} for t in scores}
     with torch.no_grad():

@@ -80,7 +80,7 @@ def wemoe(
     routers = {name: encoder.get_submodule(name).gate.requires_grad_(True) for name in found}
 
     def loss(task: str, batch: Batch) -> Tensor:
-        return class_entropy(heads[task], encoder(batch.inputs))
+        return class_entropy(heads[task](encoder(batch.inputs)))
 
     trained = [p for router in routers.values() for p in router.parameters()]
     trace = adapt(stream, trained, loss, steps=steps, lr=lr, batch_size=batch_size, joint=True, split="test")
