@@ -278,6 +278,11 @@ def _board(arguments: argparse.Namespace, argv: list[str]) -> int:
             f"no records under {_shown(folder)}", "Run something first: ./run_all.sh --methods symerge ties"
         )
     _write_boards(Store(folder), out)
+    if arguments.reference:
+        from benchmark.pages import methods_page
+        from benchmark.store import write_atomic
+
+        write_atomic(ROOT / "methods" / "README.md", methods_page(Store(folder, read_only=True).all()))
     print(f"wrote {_shown(out / 'leaderboard.md')}", file=sys.stderr)
     return 0
 

@@ -16,3 +16,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in marked:
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """With SYMERGE_PARITY=1, keep the largest difference of each method from its golden vectors (methods/README.md)."""
+    if not os.environ.get("SYMERGE_PARITY"):
+        return
+    import json
+
+    from support import GOLDEN, MEASURED
+
+    (GOLDEN / "parity.json").write_text(json.dumps(dict(sorted(MEASURED.items())), indent=1) + "\n")

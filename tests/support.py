@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+import methods
 from methods.api import Experts, Merged, Stream
 
 GOLDEN = Path(__file__).parent / "golden"
+#: The largest difference seen by :func:`assert_state`, by the method that the running test names.
+MEASURED: dict[str, float] = {}
 
 
 def golden(stem: str) -> dict[str, Tensor]:
@@ -148,4 +153,16 @@ def assert_state(
             moved = max(moved, float((state[name].float() - start[name].float()).abs().max()))
     assert wrong <= budget * total, f"{wrong} of {total} entries differ by more than {atol}"
     assert start is None or moved > 10 * atol, f"the result moved by {moved} only: the comparison would be vacuous"
+    _keep(largest)
     return largest
+
+
+def _keep(largest: float) -> None:
+    """Note a difference under the method in the test's parameters, or else the longest method name in its own."""
+    test = os.environ.get("PYTEST_CURRENT_TEST", "").partition(" ")[0].rpartition("::")[2]
+    function, _, parameters = test.partition("[")
+    known = methods.names()
+    named = [p for p in re.split(r"[\[\]\-: ]", parameters) if p in known]
+    named = named or sorted((n for n in known if f"_{n}_" in f"{function}_"), key=len, reverse=True)
+    if named:
+        MEASURED[named[0]] = max(MEASURED.get(named[0], 0.0), largest)

@@ -1,0 +1,70 @@
+"""Pages made from the registry and the committed records, so that they cannot disagree with either. No torch."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import methods
+from benchmark import rows
+from benchmark.record import Record
+
+ROOT = Path(__file__).resolve().parents[1]
+PARITY = ROOT / "tests" / "golden" / "parity.json"
+SUITE = "vision-mini-8"
+
+
+def header(path: Path) -> str:
+    """The docstring of a method's file."""
+    return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+
+
+def equation(path: Path) -> str:
+    """The first indented line of a method file's header: its equation."""
+    for line in header(path).splitlines()[1:]:
+        if line.startswith("    ") and line.strip():
+            return line.strip()
+    return ""
+
+
+def parity() -> dict[str, float]:
+    """Largest difference of each method from the authors' own code, as the golden tests last measured it."""
+    return json.loads(PARITY.read_text(encoding="utf-8")) if PARITY.is_file() else {}
+
+
+def _scores(records: Iterable[Record]) -> Mapping[str, Mapping[str, Any]]:
+    """The row of each method with the suite's default parameters on the mini suite."""
+    boards = [b for b in rows.boards(r for r in records if r.spec.suite == SUITE)]
+    return {row["method"]: row for board in boards for row in board.rows.to_dict("records")}
+
+
+def methods_page(records: Iterable[Record]) -> str:
+    """``methods/README.md``: one row a method."""
+    scored, differences = _scores(records), parity()
+    lines = [
+        "# Methods",
+        "",
+        "Made by `symerge-bench board --reference`; do not edit. Equation: its first line, the rest stands in the file. "
+        "Storage: models to keep. Seconds: merging and adaptation, and score: mean over tasks, on "
+        f"`{SUITE}` with default keywords (the number of seeds is on the board). Parity: largest difference from "
+        "the authors' own code on the golden vectors in `tests/golden`; – where there is none.",
+        "",
+        "| name | method | paper | equation | access | storage | seconds | parity | score |",
+        "|---|---|---|---|---|---:|---:|---:|---:|",
+    ]
+    for name in methods.names():
+        about, row = methods.describe(name), scored.get(name)
+        seconds = storage = score = "–"
+        if row is not None:
+            seconds = f"{(row['merge_seconds'] or 0) + (row['adapt_seconds'] or 0):.1f}"
+            storage, score = f"{row['storage_models']:.2f}", f"{row['mean']:.1f}"
+        found = differences.get(name)
+        formula = equation(about.path).replace("|", "\\|")
+        lines.append(
+            f"| [`{name}`]({about.path.name}) | {about.title} | {about.paper} | `{formula}` "
+            f"| {about.access.describe()} | {storage} | {seconds} | {'–' if found is None else f'{found:.0e}'} | {score} |"
+        )
+    return "\n".join(lines) + "\n"
