@@ -47,7 +47,7 @@ def methods_page(records: Iterable[Record]) -> str:
     lines = [
         "# Methods",
         "",
-        "Made by `symerge-bench board --reference`; do not edit. Equation: its first line, the rest stands in the file. "
+        "Made by `symerge-bench board --reference`; do not edit. Equation: its first line, the rest is in the file. "
         "Storage: models to keep. Seconds: merging and adaptation, and score: mean over tasks, on "
         f"`{SUITE}` with default keywords (the number of seeds is on the board). Parity: largest difference from "
         "the authors' own code on the golden vectors in `tests/golden`; – where there is none.",
@@ -65,6 +65,7 @@ def methods_page(records: Iterable[Record]) -> str:
         formula = equation(about.path).replace("|", "\\|")
         lines.append(
             f"| [`{name}`]({about.path.name}) | {about.title} | {about.paper} | `{formula}` "
-            f"| {about.access.describe()} | {storage} | {seconds} | {'–' if found is None else f'{found:.0e}'} | {score} |"
+            f"| {about.access.describe()} | {storage} | {seconds} "
+            f"| {'–' if found is None else f'{found:.0e}'} | {score} |"
         )
     return "\n".join(lines) + "\n"
