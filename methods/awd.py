@@ -45,7 +45,7 @@ def awd(experts: Experts, stream: Stream | None = None, *, inner: str = "task_ar
                            "above 0, such as alpha=0.1, steps=300, lr=0.01")
     grams = torch.stack([inner_products(experts.task_vectors(n)) for n in experts.names])
     weights = disentangle(grams, alpha=alpha, steps=steps, lr=lr)
-    redundant = {n: torch.tensordot(a.to(experts.device, torch.float32), experts.task_vectors(n), 1)
+    redundant = {n: weighted(a.to(experts.device, torch.float32), experts.task_vectors(n))
                  for n, a in zip(experts.names, weights, strict=True)}
     less = experts.edited(lambda name, task, vector: vector.sub_(redundant[name]))
     merged = run(inner, less, stream, outer="awd", scale=scale)
@@ -59,7 +59,14 @@ def awd(experts: Experts, stream: Stream | None = None, *, inner: str = "task_ar
 def inner_products(vectors: Tensor) -> Tensor:
     """``[K, *shape]`` to float64 ``[K, K]`` on the CPU."""
     flat = vectors.reshape(len(vectors), -1)
-    return (flat @ flat.t()).to("cpu", torch.float64)
+    with torch.autocast(flat.device.type, enabled=False):
+        return (flat @ flat.t()).to("cpu", torch.float64)
+
+
+def weighted(weights: Tensor, vectors: Tensor) -> Tensor:
+    """``sum_k weights[k] vectors[k]``: ``[K]``, ``[K, *shape]`` to ``[*shape]``, float32 whatever autocast says."""
+    with torch.autocast(vectors.device.type, enabled=False):
+        return torch.tensordot(weights, vectors, 1)
 
 
 def without(grams: Tensor, weights: Tensor) -> Tensor:

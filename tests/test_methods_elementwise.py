@@ -184,6 +184,14 @@ def test_masked_methods_store_a_vector_and_a_bit_per_task_and_entry() -> None:
     assert merge("emr", experts).storage == experts.nbytes() + bits + 4 * 4
 
 
+@pytest.mark.parametrize(("name", "keywords"), [("emr", {}), ("emr", {"rescale": "paper"}), ("tall_mask", {}),
+                                                ("flexmerge", {"inner": "emr"})])
+def test_a_task_that_changed_nothing_gets_the_base_under_its_empty_mask(name: str, keywords: dict[str, Any]) -> None:
+    base, tuned = golden_states()
+    merged = merge(name, Experts.from_state_dicts(base, {**tuned, "idle": base}), **keywords)
+    assert_same(merged.state_dict("idle"), base, atol=0)
+
+
 def test_the_papers_rescaler_matches_the_length_of_each_task_vector() -> None:
     experts = golden_experts()
     merged = merge("emr", experts, rescale="paper")
