@@ -11,7 +11,7 @@ How exact that is: a Gram matrix squares the condition, so in float32 it is trus
 the largest. Beyond that :func:`leading` repeats the work in float64 and :func:`polar` projects out what is done and
 goes on with the rest. The relative error (Frobenius) against float64 is then below 1e-6 for the triplets' product and
 about 1e-5 for the factor, where LAPACK in float32 gives 1e-6 to 1e-4, growing with the condition. Matrices with a
-side under 128 always go to LAPACK. Directions whose singular value is below ``RANK_TOLERANCE`` of the largest count
+side under 160 always go to LAPACK. Directions whose singular value is below ``RANK_TOLERANCE`` of the largest count
 as null: they hold rounding noise, and a factor ``U V^T`` leaves them out, where LAPACK would fill in arbitrary
 directions at full strength.
 """
@@ -35,7 +35,7 @@ from methods.registry import MergingError
 from methods.vectors import is_matrix
 
 RANK_TOLERANCE = 32 * torch.finfo(torch.float32).eps
-_SMALL = 128
+_SMALL = 160
 _CONDITION = 900.0
 _LAYOUT = "1"
 Triplets = tuple[Tensor, Tensor, Tensor]
@@ -67,8 +67,11 @@ def sum_vector(experts: Experts, name: str) -> Tensor:
 
 
 def svd(matrix: Tensor) -> Triplets:
-    """The thin decomposition by LAPACK: ``U [m, r]``, ``S [r]`` falling, ``Vh [r, n]``, with r = min(m, n)."""
-    if matrix.shape[0] >= matrix.shape[1]:
+    """The thin decomposition by LAPACK: ``U [m, r]``, ``S [r]`` falling, ``Vh [r, n]``, with r = min(m, n).
+
+    A large wide matrix is transposed first, which is three times quicker.
+    """
+    if matrix.shape[0] >= matrix.shape[1] or len(matrix) < _SMALL:
         u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
         return u, s, vh
     u, s, vh = torch.linalg.svd(matrix.T.contiguous(), full_matrices=False)
@@ -167,8 +170,9 @@ def _top_eigenpairs(gram: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     return values[-rank:], vectors[:, -rank:]
 
 
-def task_svd(experts: Experts, name: str, task: str, rank: int | None = None, *,
-             vector: Tensor | None = None) -> Triplets:
+def task_svd(
+    experts: Experts, name: str, task: str, rank: int | None = None, *, vector: Tensor | None = None
+) -> Triplets:
     """The ``rank`` largest triplets (default: all) of one task vector, float32 on the experts' device; kept on disk.
 
     Args:

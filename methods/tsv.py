@@ -61,8 +61,14 @@ def tsv_c(experts: Experts, *, scale: float = 1.0, keep: float | None = None) ->
                 continue
             u, s, vh = task_svd(experts, name, task, triplets(vector.shape, len(experts), keep), vector=vector)
             extra[f"{task}/left/{name}"], extra[f"{task}/right/{name}"] = (u * s).contiguous(), vh.contiguous()
-    return Merged(experts, extra=extra, state=compressed_state, declared=experts.nbytes(), needs_task=True,
-                  options={"scale": scale})
+    return Merged(
+        experts,
+        extra=extra,
+        state=compressed_state,
+        declared=experts.nbytes(),
+        needs_task=True,
+        options={"scale": scale},
+    )
 
 
 def triplets(shape: torch.Size, tasks: int, keep: float | None = None) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -40,9 +40,9 @@ def choice(name: str, value: str, allowed: tuple[str, ...]) -> str:
     return value
 
 
-def magnitudes(experts: Experts, task: str) -> Iterator[Tensor]:
-    """``|tau_k|`` of one task, tensor by tensor, flat."""
-    for name in experts.names:
+def magnitudes(experts: Experts, task: str, names: Sequence[str] | None = None) -> Iterator[Tensor]:
+    """``|tau_k|`` of one task, tensor by tensor (all of them, or ``names``), flat."""
+    for name in experts.names if names is None else names:
         yield experts.task_vector(name, task).abs_().reshape(-1)
 
 
@@ -74,16 +74,15 @@ def _chunks(parts: list[Tensor], magnitude: bool = False, size: int = 1 << 22) -
             yield chunk.abs() if magnitude else chunk
 
 
-def thresholds(experts: Experts, keep: float) -> Tensor:
+def thresholds(experts: Experts, keep: float, names: Sequence[str] | None = None) -> Tensor:
     """One magnitude per task above which (inclusive) the largest ``keep`` share of all its entries lies, ``[K]``.
 
-    The ``d - int(d * keep)``-th smallest magnitude over all tensors together; with ``keep=1`` it is 0. Reads every
-    expert once
-    and holds the magnitudes of one task at a time.
+    The ``d - int(d * keep)``-th smallest magnitude over all tensors (or ``names``) together; with ``keep=1`` it is 0.
+    Reads every expert once and holds the magnitudes of one task at a time.
     """
     found = []
     for task in experts.tasks:
-        parts = list(magnitudes(experts, task))
+        parts = list(magnitudes(experts, task, names))
         total = sum(p.numel() for p in parts)
         k = total - int(total * keep)
         found.append(order_statistic(parts, k) if k > 0 else 0.0)

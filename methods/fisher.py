@@ -1,0 +1,76 @@
+"""Fisher-weighted averaging: each parameter is the mean of the experts', weighted by how sharply each expert needs it.
+
+Merging Models with Fisher-Weighted Averaging. Matena, Raffel, NeurIPS 2022, arXiv:2111.09832.
+
+    theta = sum_k w_k theta_k / sum_k w_k,    w_k = (F_k + floor) / || F_k ||,
+    F_k = mean over samples of (d log p(y | x; theta_k) / d theta)^2
+
+References: FusionBench fusion_bench/method/fisher_merging (normalise="model", floor 1e-6, the defaults here),
+bloomberg/dataless-model-merging src/model_merge/avg_merger.py (normalise=None, floor 1e-10); the authors'
+mmatena/model_merging (TensorFlow) takes max(F, floor). Every tensor is merged. The paper draws y from the
+model; we take the sample's label (the empirical Fisher information), and the expert's own prediction where a stream
+gives no labels. Departure: a model or tensor without any information has no weight beyond
+its floor, and where all weights are 0 the plain mean takes over (the code gives NaN). Nothing is stored per task.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from methods.api import LABELLED, Access, Experts, Merged, MergingError, Stream, method
+from methods.statistics import fisher_information, per_task
+from methods.vectors import choice
+
+
+@method(title="Fisher Merging", paper="arXiv:2111.09832", access=Access(train=LABELLED))
+def fisher(
+    experts: Experts, stream: Stream, *, examples: int = 256, floor: float = 1e-6, normalise: str | None = "model"
+) -> Merged:
+    """Average the experts with the diagonal of their Fisher information as weights.
+
+    Args: examples: training samples per task; one backward pass each. floor: added to every Fisher value. normalise:
+        divide each expert's Fisher values by their norm over the whole ``"model"``, over each ``"param"`` (tensor),
+            or ``None``.
+    """
+    return from_fisher(experts, fisher_information(experts, stream, examples), floor=floor, normalise=normalise)
+
+
+def from_fisher(experts: Experts, fisher: Any, floor: float = 1e-6, normalise: str | None = "model") -> Merged:
+    """Fisher merging from values computed elsewhere.
+
+    Args:
+        fisher: ``{task: {name: [*shape]}}``, or a list of the inner mappings in the order of tasks.
+    """
+    if normalise is not None:
+        choice("normalise", normalise, ("model", "param"))
+    if not floor >= 0:
+        raise MergingError(f"floor is {floor!r}; expected a number that is not negative, such as floor=1e-6")
+    weights = {n: torch.zeros_like(experts.base_tensor(n)) for n in experts.names}
+    weighted = {n: torch.zeros_like(t) for n, t in weights.items()}
+    for task, values in per_task(experts, fisher):
+        missing = [n for n in experts.names if n not in values]
+        if missing:
+            raise MergingError(
+                f"no Fisher values of {task!r} for {missing[0]} and {len(missing) - 1} more tensors; expected all"
+            )
+        norms = {n: float(torch.linalg.vector_norm(values[n], dtype=torch.float64)) for n in experts.names}
+        whole = sum(v * v for v in norms.values()) ** 0.5
+        for name in experts.names:
+            norm = {"model": whole, "param": norms[name], None: 1.0}[normalise]
+            weight = (values[name].to(experts.device, torch.float32) + floor) / (norm if norm > 0 else 1.0)
+            weights[name] += weight
+            weighted[name].addcmul_(weight, experts.task_vector(name, task))
+    return Merged(
+        experts, {n: experts.base_tensor(n) + average(experts, n, weighted[n], weights[n]) for n in experts.names}
+    )
+
+
+def average(experts: Experts, name: str, weighted: Tensor, weight: Tensor) -> Tensor:
+    """The weighted mean task vector; the plain mean where there is no weight."""
+    found = weighted / weight.where(weight > 0, 1.0)
+    if bool((weight > 0).all()):
+        return found
+    return torch.where(weight > 0, found, experts.task_vectors(name).mean(0))

@@ -1,0 +1,92 @@
+"""The interference of a merged matrix with each task's inputs, as one quadratic; and which tensors such methods treat.
+
+    L(M) = sum_k || (M - T_k) L_k^T ||_F^2 / || tau_k ||_F^2,      gradient 2 (M C - D),
+    C = sum_k L_k^T L_k / || tau_k ||^2  [n, n],      D = sum_k T_k L_k^T L_k / || tau_k ||^2  [m, n]
+
+C and D are computed once, so that a step of an optimiser costs one product instead of 2 K and its gradients; rounding
+aside, it is the same step. A zero task vector has no term.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+
+from methods.experts import Experts
+from methods.spectral import mean_vector
+
+BLOCK = re.compile(r"(^|\.)(resblocks|layers|layer|blocks|block|h)\.\d+\.")
+_LEFT = re.compile(
+    r"(^|[._])(ln|bn|norm|layer_?norm|batch_?norm|group_?norm)(\d|[._]|$)|bias|embed|lm_head", re.IGNORECASE
+)
+Moments = tuple[Tensor, Tensor]
+Term = tuple[Tensor, Tensor, Tensor]
+
+
+def merge_parts(experts: Experts, tensors: str, scale: float, solve: Callable[[str], Tensor]) -> dict[str, Tensor]:
+    """``base + scale * vector`` for the tensors a rule treats; the others are absent, so that the base's stay.
+
+    Args: tensors: ``"blocks"``: ``solve`` gives the linear weights of numbered blocks (attention and MLP), nothing
+        else is
+            merged. ``"weights"``: ``solve`` gives every 2-D tensor and the mean every other one, but norms, biases,
+            embeddings and language-model heads stay the base's. ``"matrices"``: ``solve`` gives every 2-D tensor, the
+            mean every other. Experts without numbered blocks are merged by ``"matrices"`` where ``"blocks"`` is asked
+            for.
+        solve: name of a 2-D tensor to its merged vector ``[m, n]``.
+    """
+    blocks = block_weights(experts) if tensors == "blocks" else ()
+    merged = {}
+    for name in experts.names:
+        if (blocks and name not in blocks) or (tensors == "weights" and _LEFT.search(name)):
+            continue
+        base = experts.base_tensor(name)
+        vector = solve(name) if base.ndim == 2 and base.numel() else mean_vector(experts, name)
+        merged[name] = vector.mul_(scale).add_(base)
+    return merged
+
+
+def block_weights(experts: Experts) -> tuple[str, ...]:
+    """The 2-D weights in numbered blocks that are no norm, bias or embedding: attention and MLP of a transformer."""
+    return tuple(n for n in experts.names if experts.base[n].ndim == 2 and BLOCK.search(n) and not _LEFT.search(n))
+
+
+def moments(terms: Iterable[Term]) -> Moments:
+    """``C [n, n]`` and ``D [m, n]`` from ``(tau_k [m, n], L_k [r, n], T_k [m, n])``, one task at a time."""
+    c = d = None
+    for vector, inputs, target in terms:
+        if c is None or d is None:
+            c, d = vector.new_zeros(vector.shape[1], vector.shape[1]), torch.zeros_like(vector)
+        weight = vector.square().sum()
+        if float(weight) > 0:
+            c.addmm_(inputs.T / weight, inputs)
+            d.addmm_(target @ (inputs.T / weight), inputs)
+    assert c is not None and d is not None
+    return c, d
+
+
+def descend(start: Tensor, interference: Moments, steps: int, lr: float) -> Tensor:
+    """``steps`` steps of Adam on the quadratic, from ``start``."""
+    c, d = interference
+    merged = start.clone().requires_grad_(True)
+    optimiser = torch.optim.Adam([merged], lr=lr)
+    for _ in range(steps):
+        merged.grad = torch.addmm(d, merged.detach(), c, beta=-2.0, alpha=2.0)
+        optimiser.step()
+    return merged.detach()
+
+
+def filtered(start: Tensor, interference: Moments, response: Callable[[Tensor], Moments]) -> Tensor:
+    """Where a linear iteration on the quadratic ends: every eigenvector of C answers by itself.
+
+    ``response(eigenvalues [n], falling)`` gives the share of the start that is gone ``[n]``, and the weight of D
+    ``[n]`` (for a converged direction 1 and 1 / eigenvalue).
+    """
+    c, d = interference
+    values, vectors = torch.linalg.eigh(c)
+    gone, weight = response(values.flip(0).clamp_(min=0))
+    vectors = vectors.flip(1)
+    change = (d @ vectors) * weight - (start @ vectors) * gone
+    return start + change @ vectors.T

@@ -1,0 +1,90 @@
+"""WUDI-Merging, and its closed form: a merged matrix that interferes least with the span of each task vector.
+
+Whoever Started the Interference Should End It: Guiding Data-Free Model Merging via Task Vectors. Cheng, Xiong, Wei,
+Zhu, Yuan, ICML 2025, arXiv:2503.08099.
+
+    M = argmin sum_k || (M - tau_k) tau_k^T ||_F^2 / || tau_k ||_F^2 from sum_k tau_k;    theta = theta0 + scale * M
+
+solver="adam" (the paper): nathanielyvo/WUDI-Merging vit/wudi_main.py. 300 steps at 1e-5 move an entry by 3e-3 at
+most: the code stops far from the minimum and so do we. Only attention and MLP weights are merged, every other tensor
+stays the base's; a task's zero vector has no term (FusionBench's port divides by zero). tensors="matrices" is
+FusionBench's reading: every 2-D tensor, the others the mean. solver="closed_form" and "auto_rank": SWUDI and ASWUDI,
+WalkerWorldPeace/MLLMerging LLaMA-Factory/swudi_aswudi.py. Gradient flow for ``time`` on the leading ceil(rank n)
+eigenvectors of C = sum_k tau_k^T tau_k / ||tau_k||^2, or the minimum on the leading ceil((sum sqrt(lambda))^2 / sum
+lambda). Every 2-D tensor is solved, others are the mean; norms, biases, embeddings and a language-model head stay the
+base's (the code's exclusions without its "vision_model", which would leave a vision tower unmerged). Nothing is
+stored per task.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from methods.api import Experts, Merged, method
+from methods.interference import Moments, descend, filtered, merge_parts, moments
+from methods.spectral import significant, sum_vector
+from methods.vectors import choice, fraction
+
+SOLVERS = ("adam", "closed_form", "auto_rank")
+
+
+@method(title="WUDI-Merging", paper="arXiv:2503.08099")
+def wudi(
+    experts: Experts,
+    *,
+    steps: int = 300,
+    lr: float = 1e-5,
+    scale: float = 1.0,
+    solver: str = "adam",
+    time: float = 300.0,
+    rank: float = 0.65,
+    tensors: str | None = None,
+) -> Merged:
+    """Start from the sum of task vectors and remove what each would do to the others' inputs.
+
+    Args: steps, lr: of Adam, for ``solver="adam"``. scale: coefficient of the merged vector. solver: ``"adam"``,
+        ``"closed_form"`` or ``"auto_rank"``. time: of the gradient flow; ``rank``: share of eigenvectors it acts on,
+        in (0, 1]; for ``solver="closed_form"``. tensors: ``"blocks"`` (attention and MLP weights; the default for
+        Adam), ``"weights"`` (the default of the closed
+            forms) or ``"matrices"``; see ``interference.merge_parts``.
+    """
+    choice("solver", solver, SOLVERS)
+    fraction("rank", rank)
+    part = tensors or ("blocks" if solver == "adam" else "weights")
+    choice("tensors", part, ("blocks", "weights", "matrices"))
+
+    def response(values: Tensor) -> Moments:
+        return flow(values, time, rank) if solver == "closed_form" else truncated(values)
+
+    def solve(name: str) -> Tensor:
+        start, interference = sum_vector(experts, name), task_moments(experts, name)
+        return descend(start, interference, steps, lr) if solver == "adam" else filtered(start, interference, response)
+
+    return Merged(experts, merge_parts(experts, part, scale, solve))
+
+
+def task_moments(experts: Experts, name: str) -> Moments:
+    """The quadratic whose inputs and targets are the task vectors themselves."""
+    base = experts.base_tensor(name)
+    vectors = (experts.task_vector(name, task, base) for task in experts.tasks)
+    return moments((v, v, v) for v in vectors)
+
+
+def flow(values: Tensor, time: float, rank: float) -> Moments:
+    """Gradient flow for ``time`` on the leading ``ceil(rank n)`` directions: 1 - exp(-t lambda), and that over
+    lambda."""
+    leading = torch.arange(len(values), device=values.device) < math.ceil(rank * len(values))
+    gone = -torch.expm1(-time * values)
+    weight = torch.where(values > 0, gone / values.clamp(min=torch.finfo(values.dtype).tiny), time)
+    return gone * leading, weight * leading
+
+
+def truncated(values: Tensor) -> Moments:
+    """The minimum on as many directions as ``(sum sqrt(lambda))^2 / sum(lambda)`` counts, rounded up."""
+    total = float(values.sum())
+    count = math.ceil(float(values.sqrt().sum()) ** 2 / total) if total > 0 else 0
+    leading = (torch.arange(len(values), device=values.device) < count) & significant(values)
+    return leading.to(values.dtype), torch.where(leading, 1 / values.clamp(min=torch.finfo(values.dtype).tiny), 0.0)
