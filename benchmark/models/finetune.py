@@ -16,7 +16,7 @@ from benchmark.models.training import Schedule, epoch_indices, generator, shift,
 
 SEED = 0
 SHIFT = 2  # pixels of random translation
-SCHEDULE = Schedule(steps=400, lr=3e-4, warmup=40, batch=128, weight_decay=0.0)
+SCHEDULE = Schedule(steps=600, lr=1e-3, warmup=60, batch=128, weight_decay=0.0)
 
 
 def finetune(base: Mapping[str, torch.Tensor], head: ClassificationHead, images: np.ndarray | torch.Tensor,

@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +25,9 @@ from benchmark.models.training import Schedule, generator, shift, train
 
 SEED = 0
 SHIFT = 2  # pixels of random translation
-SCHEDULE = Schedule(steps=1400, lr=2e-3, warmup=100, batch=256, weight_decay=0.1)
+SCHEDULE = Schedule(steps=1500, lr=2e-3, warmup=100, batch=256, weight_decay=0.1)
+# per_class: the share of each class's training images that the base sees; others: images of classes outside the suites
+POOL = {"per_class": 0.05, "others": 18000, "seed": 0}
 MAX_LOGIT_SCALE = 100.0  # as CLIP
 
 
@@ -49,13 +52,30 @@ class Pool:
 
 def gather(parts: Sequence[tuple[np.ndarray, np.ndarray, Sequence[str], Sequence[str]]]) -> Pool:
     """One pool of ``(images, labels, classes, templates)`` parts; grey images are repeated to three channels."""
-    images, labels, prompts = [], [], []
+    images, labels = [], []
+    prompts: list[list[str]] = []
     for pictures, classes, names, templates in parts:
         x = torch.from_numpy(np.array(pictures))
         images.append(x.unsqueeze(-1).expand(*x.shape, 3) if x.ndim == 3 else x)
         labels.append(torch.from_numpy(np.array(classes, dtype=np.int64)) + len(prompts))
         prompts += [prompts_of(name, templates) for name in names]
     return Pool(torch.cat(images).contiguous(), torch.cat(labels), prompts)
+
+
+def suite_pool(per_class: float, others: int, seed: int, sources: Path | None = None) -> Pool:
+    """The pool made from the pinned packages: unpacked under ``sources``, or fetched there (``None``: the cache).
+
+    Images are those of :func:`benchmark.data.build.pool.pool_arrays`; prompts are the tasks' own templates, and for
+    classes outside the suites that module's.
+    """
+    from benchmark.data import vision
+    from benchmark.data.build import pool
+
+    where: dict[str, Any] = {"sources_dir": sources} if sources else {}
+    images, labels, names, source = pool.pool_arrays(per_class, seed, others=others, **where)
+    templates = {**pool.TEMPLATES, **{t: vision.info(t).templates for t in vision.tasks()}}
+    return Pool(torch.from_numpy(np.array(images)), torch.from_numpy(np.array(labels)),
+                [prompts_of(name, templates[s]) for name, s in zip(names, source, strict=True)])
 
 
 def pretrain(pool: Pool, *, backbone: str | Backbone = "ViT-mini", schedule: Schedule = SCHEDULE, seed: int = SEED,
@@ -82,7 +102,7 @@ def pretrain(pool: Pool, *, backbone: str | Backbone = "ViT-mini", schedule: Sch
         classes = pool.labels[chosen].tolist()
         drawn: dict[int, int] = {}
         texts: dict[str, int] = {}
-        rows = []
+        rows: list[torch.Tensor] = []
         for c in sorted(set(classes)):
             pick = int(torch.randint(len(pool.prompts[c]), (1,), generator=random))
             prompt = pool.prompts[c][pick]
