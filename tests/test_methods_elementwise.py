@@ -136,6 +136,14 @@ def test_dare_masks_depend_on_the_seed_and_not_on_the_order_of_reading() -> None
     assert not torch.equal(one.state_dict()[name], merge("dare", turned, seed=2).state_dict()[name])
 
 
+def test_dare_drops_other_entries_of_every_task_and_tensor() -> None:
+    base = {"a": torch.zeros(1000), "b": torch.zeros(1000)}
+    tuned = {t: {n: torch.ones(1000) for n in base} for t in ("t0", "t1")}
+    state = merge("dare", Experts.from_state_dicts(base, tuned), drop=0.5, rescale=False, scale=1.0).state_dict()
+    assert 400 < int((state["a"] == 1).sum()) < 600
+    assert 400 < int((state["a"] != state["b"]).sum()) < 800
+
+
 def test_dare_drops_the_share_it_was_asked_to_drop_and_rescales_the_rest() -> None:
     base, tuned = golden_states()
     experts = Experts.from_state_dicts(base, {"t0": tuned["t0"]})
@@ -186,8 +194,12 @@ def test_masked_methods_store_a_vector_and_a_bit_per_task_and_entry() -> None:
 
 @pytest.mark.parametrize(("name", "keywords"), [("emr", {}), ("emr", {"rescale": "paper"}), ("tall_mask", {}),
                                                 ("flexmerge", {"inner": "emr"})])
-def test_a_task_that_changed_nothing_gets_the_base_under_its_empty_mask(name: str, keywords: dict[str, Any]) -> None:
+def test_a_tensor_that_a_task_left_alone_stays_the_base_under_its_mask(name: str, keywords: dict[str, Any]) -> None:
     base, tuned = golden_states()
+    idle = {**base, "model.visual.proj": tuned["t0"]["model.visual.proj"]}
+    state = merge(name, Experts.from_state_dicts(base, {**tuned, "idle": idle}), **keywords).state_dict("idle")
+    assert not torch.equal(state.pop("model.visual.proj"), base["model.visual.proj"])
+    assert all(torch.equal(value, base[n]) for n, value in state.items())
     merged = merge(name, Experts.from_state_dicts(base, {**tuned, "idle": base}), **keywords)
     assert_same(merged.state_dict("idle"), base, atol=0)
 
