@@ -83,8 +83,9 @@ def train(model: nn.Module, loss_at: Callable[[int], torch.Tensor], schedule: Sc
         stop_at: leave after this step with the checkpoint written, as a killed run would.
     """
     named = {k: p for k, p in model.named_parameters() if p.requires_grad}
-    groups: list[dict[str, Any]] = [{"params": [p for p in named.values() if p.ndim >= 2], "weight_decay": schedule.weight_decay},
-                                    {"params": [p for p in named.values() if p.ndim < 2], "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in named.values() if p.ndim >= 2], "weight_decay": schedule.weight_decay},
+        {"params": [p for p in named.values() if p.ndim < 2], "weight_decay": 0.0}]
     optimiser = torch.optim.AdamW(groups, lr=schedule.lr, betas=(0.9, 0.98), eps=1e-6, fused=True)
     order = [k for g in groups for p in g["params"] for k in named if named[k] is p]
     what = json.dumps({"schedule": asdict(schedule), **(identity or {})}, sort_keys=True)
