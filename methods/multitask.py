@@ -39,7 +39,7 @@ def train(
             flattened in the order of ``experts.names``; ``None`` adds them up and never holds them apart.
         batch_size: images a task and step; ``steps * batch_size`` is each task's budget of images.
         warmup: share of the steps over which the rate rises.
-        own: encoder tensors of which every task trains its own copy.
+        own: encoder tensors of which every task trains its own copy (without ``combine``).
         max_norm: the combined gradient is scaled down to this length; 0 leaves it.
     """
     shared, private, frozen = _parameters(experts, stream, own)
@@ -55,11 +55,9 @@ def train(
         losses[row[task]] = value.detach()
         if rows is None:
             return value
-        found = torch.autograd.grad(value, [*shared.values(), *private[task].values()], allow_unused=True)
-        for part, gradient in zip(rows[row[task]].split(sizes), found, strict=False):
+        found = torch.autograd.grad(value, list(shared.values()), allow_unused=True)
+        for part, gradient in zip(rows[row[task]].split(sizes), found, strict=True):
             part.copy_(gradient.flatten()) if gradient is not None else part.zero_()
-        for parameter, gradient in zip(private[task].values(), found[len(sizes) :], strict=True):
-            parameter.grad = gradient
         return value.detach()
 
     def finish() -> None:

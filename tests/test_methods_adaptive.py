@@ -68,6 +68,14 @@ def test_adaptation_asks_for_unlabelled_test_and_training_for_labelled_train() -
         assert access == ACCESS.get(name, Access(test="unlabelled"))
 
 
+@pytest.mark.parametrize("name", ["adarank", "wemoe"])
+def test_entropy_methods_refuse_tasks_without_classes(name: str) -> None:
+    experts = random_experts(kinds={"t1": "depth"})
+    with pytest.raises(MergingError, match=f"{name} .* 't1' is a depth task"):
+        merge(name, experts)
+    assert merge("surgery", experts).extra
+
+
 # AdaRank
 
 

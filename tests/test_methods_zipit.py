@@ -14,7 +14,7 @@ from torchvision.models.resnet import BasicBlock
 
 import methods
 from methods import channels, zipit
-from methods.api import Experts, Merged, NotApplicable
+from methods.api import Access, Experts, Merged, NotApplicable
 
 
 class Residual(nn.Module):
@@ -176,4 +176,5 @@ def test_zipit_says_in_one_line_what_it_cannot_follow(what: str) -> None:
         experts = Experts(net.state_dict(), {"t0": net.state_dict()}, heads={"t0": nn.Linear(6, 5)}, encoder=net)
     with pytest.raises(NotApplicable) as caught:
         methods.get("zipit")(experts, random_stream(experts.tasks))
+    assert methods.describe("zipit").access == Access(train="unlabelled")
     assert "\n" not in str(caught.value) and "plain convolutional" in str(caught.value)
