@@ -77,6 +77,7 @@ class Options:
     keep_merged: bool = True
     argv: Sequence[str] = ()
     batch_size: int | None = None
+    began: str = field(default_factory=lambda: _now())
 
 
 @functools.cache
@@ -149,31 +150,44 @@ def plan(
 def execute(
     runs: Sequence[Run], bench: Bench, store: Store, options: Options, show: Callable[[Record], None] | None = None
 ) -> list[Record]:
-    """Carry out the plan in this process, run after run, and return all records.
+    """Carry out the plan in this process, run after run, and return all records in the plan's order.
 
-    A run that fails is recorded and the others go on. ``KeyboardInterrupt`` is recorded and raised again.
+    A run that fails is recorded and the others go on. ``KeyboardInterrupt`` is recorded and raised again. A run that
+    another process is doing is left for last, so that several processes on one results folder share a plan.
     """
-    records = []
+    records: dict[str, Record] = {}
     with Progress(len(runs)) as progress:
-        for run in runs:
-            progress.begin(run.variant, run.spec.seed)
-            record = _one(run, bench, store, options, progress)
-            records.append(record)
-            progress.end(record)
-            if show:
-                show(record)
-    return records
+        waiting = list(runs)
+        while waiting:
+            held = []
+            for run in waiting:
+                progress.begin(run.variant, run.spec.seed)
+                record = _one(run, bench, store, options, progress)
+                if record is None:
+                    held.append(run)
+                    continue
+                records[run.spec.run_id] = record
+                progress.end(record)
+                if show:
+                    show(record)
+            if len(held) == len(waiting):
+                progress.stage("done by another process; waiting for it")
+                time.sleep(0.2)
+            waiting = held
+    return [records[run.spec.run_id] for run in runs]
 
 
-def _one(run: Run, bench: Bench, store: Store, options: Options, progress: Progress) -> Record:
+def _one(run: Run, bench: Bench, store: Store, options: Options, progress: Progress) -> Record | None:
+    """The record of one run, or None while another process is doing it."""
     with store.try_lock(run.spec) as mine:
         if not mine:
-            progress.note(f"{run.variant}: another process is doing this run; waiting for it")
-            return _wait(run, bench, store, options, progress)
-        record = None if options.force else store.load(run.spec)
-        merged_file = store.folder(run.spec) / MERGED
-        if record is not None and record.status == "done":
+            return None
+        record = store.load(run.spec)
+        if record is not None and _settled(record, options):
             return record
+        if options.force:
+            record = None
+        merged_file = store.folder(run.spec) / MERGED
         if (
             record is None
             or record.status == "failed"
@@ -185,17 +199,11 @@ def _one(run: Run, bench: Bench, store: Store, options: Options, progress: Progr
         return _carry_out(run, record, merged_file, bench, store, options, progress)
 
 
-def _wait(run: Run, bench: Bench, store: Store, options: Options, progress: Progress) -> Record:
-    """Another process holds the run: take its record when it is done, or the run itself when the holder died."""
-    while True:
-        time.sleep(0.2)
-        with store.try_lock(run.spec) as free:
-            if not free:
-                continue
-        record = store.load(run.spec)
-        if record is not None and record.status in ("done", "failed"):
-            return record
-        return _one(run, bench, store, options, progress)
+def _settled(record: Record, options: Options) -> bool:
+    """Done, and not to be done again: ``--force`` concerns what was there before this command."""
+    if record.status == "failed":
+        return record.started is not None and record.started >= options.began
+    return record.status == "done" and (not options.force or (record.started or "") >= options.began)
 
 
 def _fresh(run: Run, bench: Bench, options: Options) -> Record:
@@ -399,7 +407,7 @@ def _time_limit(seconds: float | None) -> Iterator[None]:
 
 
 def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
 
 
 def suite_methods(suite: Suite, asked: Sequence[str] | None) -> list[str]:
