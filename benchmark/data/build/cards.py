@@ -40,8 +40,8 @@ def expert_scores(path: str | Path = EXPERTS) -> dict[str, float]:
     path = Path(path)
     if not path.is_file():
         return {}
-    experts = json.loads(path.read_text(encoding="utf-8")).get("experts", {})
-    return {task: e["test_accuracy"] for task, e in experts.items() if "test_accuracy" in e}
+    scores = json.loads(path.read_text(encoding="utf-8")).get("scores", {})
+    return {task: percent / 100 for task, percent in scores.get("test", {}).get("individual", {}).items()}
 
 
 def write_cards(root: str | Path = vision.MINI, experts: str | Path = EXPERTS, sheets: bool = True) -> Path:
