@@ -85,6 +85,7 @@ def parser() -> argparse.ArgumentParser:
     board = commands.add_parser("board", help="write the boards again from records")
     board.add_argument("--results", type=Path, metavar="DIR", help="default results/local")
     board.add_argument("--reference", action="store_true", help="the project's own (results/leaderboard.*)")
+    board.add_argument("--plots", action="store_true", help="also write figures to DIR/plots")
 
     compare = commands.add_parser("compare", help="two methods on the same samples: difference, interval, wins by task")
     compare.add_argument("first", metavar="NAME[:key=value,...]")
@@ -277,7 +278,9 @@ def _board(arguments: argparse.Namespace, argv: list[str]) -> int:
         raise UserError(
             f"no records under {_shown(folder)}", "Run something first: ./run_all.sh --methods symerge ties"
         )
-    _write_boards(Store(folder), out)
+    made = _write_boards(Store(folder), out)
+    if arguments.plots:
+        _write_plots(made, out / "plots")
     if arguments.reference:
         from benchmark.pages import methods_page
         from benchmark.store import write_atomic
@@ -285,6 +288,23 @@ def _board(arguments: argparse.Namespace, argv: list[str]) -> int:
         write_atomic(ROOT / "methods" / "README.md", methods_page(Store(folder, read_only=True).all()))
     print(f"wrote {_shown(out / 'leaderboard.md')}", file=sys.stderr)
     return 0
+
+
+def _write_plots(boards: Sequence[Any], folder: Path) -> None:
+    """A figure for each kind of suite that has boards of several sizes: mean score against number of tasks."""
+    from benchmark import plots
+
+    kinds: dict[tuple[str, str, str], list[Any]] = {}
+    for board in boards:
+        kinds.setdefault((board.suite.rpartition("-")[0], board.backbone, board.family), []).append(board)
+    for (kind, backbone, family), group in kinds.items():
+        if len(group) < 2:
+            continue
+        shared = set.intersection(*(set(board.rows["method"]) for board in group))
+        largest = max(group, key=lambda board: len(board.tasks)).rows
+        order = [name for name in largest["method"] if name in shared]
+        path = plots.save(plots.by_number_of_tasks(group, order), folder / f"{kind}--{backbone}--{family}--by-tasks.png")
+        print(f"wrote {_shown(path)}", file=sys.stderr)
 
 
 def _compare(arguments: argparse.Namespace, argv: list[str]) -> int:
