@@ -303,7 +303,8 @@ def _write_plots(boards: Sequence[Any], folder: Path) -> None:
         shared = set.intersection(*(set(board.rows["method"]) for board in group))
         largest = max(group, key=lambda board: len(board.tasks)).rows
         order = [name for name in largest["method"] if name in shared]
-        path = plots.save(plots.by_number_of_tasks(group, order), folder / f"{kind}--{backbone}--{family}--by-tasks.png")
+        figure = plots.by_number_of_tasks(group, order)
+        path = plots.save(figure, folder / f"{kind}--{backbone}--{family}--by-tasks.png")
         print(f"wrote {_shown(path)}", file=sys.stderr)
 
 
