@@ -333,7 +333,7 @@ class Experts:
         return found
 
     def edited(self, edit: Edit) -> Experts:
-        """The same experts with other task vectors: ``edit(name, task, tau)`` gives ``[*shape]`` float32, anew at each reading."""
+        """The same experts with other task vectors: ``edit(name, task, tau)`` gives ``[*shape]``, at each reading."""
         made = copy.copy(self)
         made._experts = {task: EditedState(self, task, edit) for task in self.tasks}
         made._lora, made._checked = None, set()

@@ -11,7 +11,9 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("benchmark", "methods")
 #: Packages that are torch, or that import it.
 TORCH = {"torch", "torchvision", "torchmetrics", "open_clip", "safetensors.torch", "transformers", "accelerate"}
-WITHOUT_TORCH = ["spec", "codehash", "errors", "record", "store", "stats", "rows", "leaderboard", "plots", "compare", "pages"]
+WITHOUT_TORCH = [
+    "spec", "codehash", "errors", "record", "store", "stats", "rows", "leaderboard", "plots", "compare", "pages",
+]  # fmt: skip
 
 
 def modules():
