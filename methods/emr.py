@@ -54,13 +54,17 @@ def unify(vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         The unified vector ``[*shape]``, the masks bool ``[K, *shape]``, and the L1 lengths of each task's vector and of
         its masked unified vector, float64 ``[2, K]``.
     """
-    flag = torch.where(total(vectors) > 0, 1.0, -1.0).to(vectors.dtype)
     before = torch.stack([v.abs().sum(dtype=torch.float64) for v in vectors])
-    aligned = vectors.mul_(flag)
-    masks = aligned > 0
-    size = aligned.amax(0).clamp_(min=0)
+    unified = elect(vectors)
+    masks, size = vectors > 0, unified.abs()
     after = torch.stack([size.mul(m).sum(dtype=torch.float64) for m in masks])
-    return size.mul_(flag), masks, torch.stack([before, after]).cpu()
+    return unified, masks, torch.stack([before, after]).cpu()
+
+
+def elect(vectors: Tensor) -> Tensor:
+    """The unified vector ``[*shape]``; ``vectors [K, *shape]`` are multiplied by its sign."""
+    flag = torch.where(total(vectors) > 0, 1.0, -1.0).to(vectors.dtype)
+    return vectors.mul_(flag).amax(0).clamp_(min=0).mul_(flag)
 
 
 def rescalers(lengths: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ from torch import Tensor
 
 from methods.api import Experts, Merged, MergingError, method
 from methods.blocks import parts
-from methods.emr import rescalers, unify
+from methods.emr import elect, rescalers, unify
 from methods.masks import fill, masked_tensor, room
 from methods.ties import disjoint_mean
 from methods.vectors import agreeing, choice, fraction, thresholds, total, trim
@@ -91,31 +91,36 @@ def sequence(vectors: Tensor, inner: str, linkage: str | None) -> list[Step]:
         vectors: ``[K, n]``; ``linkage``: how members are compared, ``None`` for the merged vectors.
     """
     clusters, ranks = {k: [k] for k in range(len(vectors))}, [1] * len(vectors)
+    products = (vectors @ vectors.t()).to("cpu", torch.float64).numpy()
+    lengths = products.diagonal() ** 0.5
     held = dict(enumerate(vectors))
-    cosines = _cosines(vectors, vectors, 1e-8 if linkage else 0.0)
     steps: list[Step] = []
 
-    def alike(pair: tuple[int, int]) -> float:
-        if linkage is None:
-            return float(cosines[pair])
-        cos = cosines[clusters[pair[0]]][:, clusters[pair[1]]]
-        return float(cos.mean() if linkage == "average" else cos.amin() if linkage == "single" else cos.amax())
+    def alike(i: int, j: int) -> float:
+        a, b = clusters[i], clusters[j]
+        if linkage is not None:
+            cos = products[a][:, b] / (lengths[a][:, None] * lengths[b] + 1e-8)
+            return float(cos.mean() if linkage == "average" else cos.min() if linkage == "single" else cos.max())
+        if inner in ("avg", "ta"):
+            product, square = products[a][:, b].mean(), products[a][:, a].mean() * products[b][:, b].mean()
+            return float(product / square**0.5) if square > 0 else 0.0
+        length = float(held[i].norm() * held[j].norm())
+        return float(held[i] @ held[j]) / length if length > 0 else 0.0
 
-    while len(clusters) > 1:
-        roots = sorted(clusters)
-        best = max(((i, j) for n, i in enumerate(roots) for j in roots[n + 1:]), key=alike)
-        found, (i, j) = alike(best), best
+    table = {(i, j): alike(i, j) for j in clusters for i in range(j)}
+    while table:
+        i, j = max(sorted(table), key=table.__getitem__)
+        found = table[i, j]
         root = j if ranks[i] < ranks[j] else i
         ranks[i] += ranks[i] == ranks[j]
         members = sorted(clusters.pop(i) + clusters.pop(j))
-        clusters[root] = members
-        steps.append(Step(found, sorted(clusters.values())))
         # A pair under EMR stays two experts; the code goes on comparing it by its first one's vector.
-        if linkage is None and not (inner == "emr" and len(members) == 2):
+        if linkage is None and (inner == "ties" or (inner == "emr" and len(members) > 2)):
             held[root] = _combine(vectors[members], inner)
-            others = sorted(clusters)
-            row = _cosines(held[root][None], torch.stack([held[o] for o in others]), 0.0)[0]
-            cosines[root, others], cosines[others, root] = row, row
+        table = {pair: value for pair, value in table.items() if i not in pair and j not in pair}
+        others, clusters[root] = list(clusters), members
+        table.update({(min(o, root), max(o, root)): alike(min(o, root), max(o, root)) for o in others})
+        steps.append(Step(found, sorted(clusters.values())))
     return steps
 
 
@@ -229,11 +234,11 @@ def _alone(members: list[int], inner: str) -> bool:
 
 
 def _combine(vectors: Tensor, inner: str) -> Tensor:
-    """The merged vector of a cluster, ``[k, n] -> [n]``, before scaling."""
+    """The merged vector of a cluster, ``[k, n] -> [n]``, before scaling; ``vectors`` may be overwritten."""
     if inner in ("avg", "ta"):
         return vectors.mean(0)
     if inner == "emr":
-        return unify(vectors.clone())[0]
+        return elect(vectors)
     sums = total(vectors)
     positive = sums >= 0 if float(sums.sign().sum()) >= 0 else sums > 0
     return disjoint_mean(agreeing(vectors, positive), positive)
@@ -246,9 +251,3 @@ def _flat(experts: Experts, names: list[str], limits: Tensor | None) -> Tensor:
         vectors = experts.task_vectors(name)
         found.append((vectors if limits is None else trim(vectors, limits)).reshape(len(experts), -1))
     return torch.cat(found, 1)
-
-
-def _cosines(a: Tensor, b: Tensor, eps: float) -> Tensor:
-    """Cosines of the rows of ``a [I, n]`` with those of ``b [J, n]``: ``[I, J]``; 0 for a zero row."""
-    lengths = a.norm(dim=1)[:, None] * b.norm(dim=1)[None] + eps
-    return (a @ b.t() / lengths.where(lengths > 0, 1.0)).cpu()
