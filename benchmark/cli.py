@@ -323,7 +323,7 @@ def _assets(arguments: argparse.Namespace, argv: list[str]) -> int:
     if arguments.kind == "data":
         if rest[:1] == ["build"]:
             rest = rest[1:]
-        from benchmark.data.build.__main__ import main as build
+        from benchmark.data.build import main as build
 
         return build(rest) or 0
     from benchmark.models.retrain import main as retrain

@@ -5,12 +5,10 @@ AdaMerging: Adaptive Model Merging for Multi-Task Learning. Yang et al., ICLR 20
     min over lambda of  sum_k  E_x H( softmax(h_k(f(x; theta0 + sum_k lambda_lk tau_k,l))) )
 
 Reference: EnnengYang/AdaMerging src/main_{layer,task}_wise_adamerging{,pp}.py. We follow the code where it departs
-from the paper's text:
-two batches of 16 per task and step (its loop breaks after the second), all losses summed before one Adam step, lambda
-clamped
-to [0, 1] in the merge, started at 0.3. AdaMerging++ (trim=True) replaces each task vector by its TIES-trimmed entries
-that agree with the elected sign.
-We do not reproduce the gradients the code stores for all K + 1 models; they are never used.
+from the paper's text: two batches of 16 per task and step (its loop breaks after the second), all losses summed before
+one Adam step, lambda clamped to [0, 1] in the merge, started at 0.3. AdaMerging++ (trim=True) replaces each task vector
+by its TIES-trimmed entries that agree with the elected sign. We do not reproduce the gradients the code stores for all
+K + 1 models; they are never used.
 """
 
 from __future__ import annotations

@@ -5,9 +5,8 @@ Model soups. Wortsman et al., ICML 2022, arXiv:2203.05482.
 
     theta = theta0 + scale * sum_k tau_k,    tau_k = theta_k - theta0
 
-Weight averaging is scale = 1 / K. Every floating tensor is merged; integer buffers stay the base's (the authors' code
-drops int64
-and uint8 as well). Reference: mlfoundations/task_vectors src/task_vectors.py. No departures.
+Weight averaging is scale = 1 / K. Every floating tensor is merged; integer buffers stay the base's (the authors'
+code drops int64 and uint8 as well). Reference: mlfoundations/task_vectors src/task_vectors.py. No departures.
 """
 
 from __future__ import annotations
