@@ -18,6 +18,8 @@ start from the fixed ones is our decision. Nothing is stored per task.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -28,6 +30,8 @@ from methods.coefficients import LayerwiseMerge
 from methods.interference import block_weights
 from methods.spectral import leading, significant, task_svd
 from methods.vectors import choice, fraction, thresholds, trim
+
+ADAMERGING: dict[str, Any] = {"steps": 500, "lr": 1e-3, "batch_size": 16, "draws": 2}
 
 
 @method(title="DOGE", paper="arXiv:2501.01230", access_if={("coefficients", "adamerging"): Access(test=UNLABELLED)})
@@ -73,16 +77,7 @@ def doge(
     need_classes(experts, "doge with coefficients='adamerging'")
     merge = LayerwiseMerge(experts, vectors=modified, skip=tuple(set(experts.names) - set(names)))
     merge.raw.data.copy_(torch.stack([weights[n] for n in merge.names]))
-    trace = adapt_merge(
-        experts,
-        stream,
-        merge,
-        lambda task, outputs, batch: class_entropy(outputs),
-        steps=500,
-        lr=1e-3,
-        batch_size=16,
-        draws=2,
-    )
+    trace = adapt_merge(experts, stream, merge, lambda task, outputs, batch: class_entropy(outputs), **ADAMERGING)
     return Merged(experts, merge.merged(), trace={**trace, **coefficient_trace(merge)})
 
 

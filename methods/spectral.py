@@ -125,17 +125,19 @@ def _tall_polar(tall: Tensor, floor: Tensor | None) -> tuple[Tensor, Tensor]:
         kept = significant(s) if floor is None else s > floor
         return u[:, kept] @ vh[kept], s
     values, vectors = torch.linalg.eigh(gram)
-    first = int(torch.searchsorted(values, values[-1] / _CONDITION))
-    done, rest = vectors[:, first:], vectors[:, :first]
-    values = values[first:]
-    factor = tall @ ((done * values.rsqrt()) @ done.T)
+    values.clamp_(min=0)
+    floor = values[-1].sqrt() * RANK_TOLERANCE if floor is None else floor
+    resolved = values[-1] / _CONDITION
+    first = int(torch.searchsorted(values, torch.maximum(resolved, floor.square()), right=True))
+    done, rest, kept = vectors[:, first:], vectors[:, :first], values[first:]
+    factor = tall @ ((done * kept.rsqrt()) @ done.T)
     values = values.sqrt().flip(0)
-    if not first:
+    if not first or bool(floor.square() >= resolved):
         return factor, values
     left = tall @ rest
-    left -= tall @ (done @ ((done.T @ (tall.T @ left)) / values.flip(0).square()[:, None]))
-    inner, smaller = _tall_polar(left, values[0] * RANK_TOLERANCE if floor is None else floor)
-    return factor.addmm_(inner, rest.T), torch.cat([values, smaller])
+    left -= tall @ (done @ ((done.T @ (tall.T @ left)) / kept[:, None]))
+    inner, smaller = _tall_polar(left, floor)
+    return factor.addmm_(inner, rest.T), torch.cat([values[: len(kept)], smaller])
 
 
 def significant(values: Tensor) -> Tensor:
