@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from methods.api import Experts, Merged, method
-from methods.vectors import fraction, order_statistic
+from methods.vectors import fraction, order_statistic, slices
 
 OUTLIERS = 0.0001
 
@@ -45,7 +45,7 @@ def pcb(experts: Experts, *, keep: float = 0.2, scale: float = 1.2) -> Merged:
         scale: coefficient of the merged vector.
     """
     fraction("keep", keep)
-    summed = {n: torch.zeros_like(experts.base_tensor(n)) for n in experts.names}
+    summed = {n: torch.zeros(experts.base[n].shape, device=experts.device) for n in experts.names}
     for name, total in summed.items():
         base = experts.base_tensor(name)
         for task in experts.tasks:
@@ -56,31 +56,33 @@ def pcb(experts: Experts, *, keep: float = 0.2, scale: float = 1.2) -> Merged:
 
 def _measure(experts: Experts, task: str, summed: dict[str, Tensor], keep: float) -> Range:
     """The bounds of one task, over all tensors together."""
-    parts = [experts.task_vector(n, task) for n in experts.names]
+    parts = [experts.task_vector(n, task).contiguous() for n in experts.names]
     count = sum(p.numel() for p in parts)
     low = order_statistic(parts, 1 + int(count * OUTLIERS), magnitude=True)
     high = order_statistic(parts, 1 + int(count * (1 - OUTLIERS) - 1), magnitude=True)
     for name, part in zip(experts.names, parts, strict=True):
-        part.copy_(score(part, summed[name], Range(low, high), len(experts)))
+        for piece, total in slices(part, summed[name]):
+            piece.copy_(score(piece, total, Range(low, high), len(experts)))
     floor = order_statistic(parts, 1 + min(int(count * (1 - keep)), count - 1))
     return Range(low, high, floor, max(float(p.max()) for p in parts if p.numel()))
 
 
 def score(vector: Tensor, summed: Tensor, found: Range, count: int) -> Tensor:
-    """``p_k`` of one tensor of one task, ``[*shape]``; ``count`` is K."""
+    """``p_k`` of entries of one task, of the shape of ``vector``; ``count`` is K."""
     importance = _unit(vector.abs().clamp_(found.low, found.high), found.low, found.high).square_()
     return importance.mul_(count).exp_().mul_(vector.mul(summed).tanh_())
 
 
 def _merge(experts: Experts, name: str, summed: Tensor, ranges: list[Range], scale: float) -> Tensor:
-    """One merged tensor; ``summed`` is overwritten."""
+    """One merged tensor."""
     base = experts.base_tensor(name)
-    weighted, weights = torch.zeros_like(base), torch.zeros_like(base)
+    weighted, weights = torch.zeros(base.shape, device=base.device), torch.zeros(base.shape, device=base.device)
     for task, found in zip(experts.tasks, ranges, strict=True):
-        vector = experts.task_vector(name, task, base)
-        share = _unit(score(vector, summed, found, len(experts)).clamp_(min=found.floor), found.floor, found.top)
-        weights += share
-        weighted += share.mul_(vector.abs().clamp_(found.low, found.high)).mul_(vector.sign())
+        whole = experts.task_vector(name, task, base).contiguous()
+        for vector, total, up, down in slices(whole, summed, weighted, weights):
+            share = _unit(score(vector, total, found, len(experts)).clamp_(min=found.floor), found.floor, found.top)
+            down += share
+            up += share.mul_(vector.abs().clamp_(found.low, found.high)).mul_(vector.sign())
     return weighted.div_(weights.clamp_(min=1e-12)).mul_(scale).add_(base)
 
 

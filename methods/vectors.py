@@ -68,10 +68,18 @@ def _bins(chunk: Tensor) -> Tensor:
     return bits.bitwise_xor_((bits >> 31).bitwise_and_(_BINS // 2 - 1)).add_(_BINS // 2)
 
 
-def _chunks(parts: list[Tensor], magnitude: bool = False, size: int = 1 << 22) -> Iterator[Tensor]:
+def _chunks(parts: list[Tensor], magnitude: bool = False) -> Iterator[Tensor]:
     for part in parts:
-        for chunk in part.reshape(-1).split(size):
+        for (chunk,) in slices(part.reshape(-1)):
             yield chunk.abs() if magnitude else chunk
+
+
+def slices(*tensors: Tensor, size: int = 1 << 18) -> Iterator[tuple[Tensor, ...]]:
+    """Flat views of the same entries of contiguous tensors of one shape, a MiB of each at a time.
+
+    What is computed from such a piece stays in the processor's cache, and in memory that is used again.
+    """
+    yield from zip(*(t.view(-1).split(size) for t in tensors), strict=True)
 
 
 def thresholds(experts: Experts, keep: float, names: Sequence[str] | None = None) -> Tensor:

@@ -29,11 +29,12 @@ IDS = [" ".join([name, *map(str, keywords.values())]) for name, keywords in DATA
 
 
 def odd_states(count: int, dtype: torch.dtype = torch.float32) -> tuple[dict[str, Tensor], States]:
-    """Experts with what breaks merges: a scalar, a kernel, a buffer, an unchanged tensor, entries that cancel."""
+    """Experts with what breaks merges: a scalar, a kernel, a buffer, strides, an unchanged tensor."""
     generator = torch.Generator().manual_seed(count)
     shapes = {"scale": (), "conv.weight": (4, 3, 3, 3), "layers.0.fc.weight": (5, 7), "layers.1.fc.weight": (5, 7),
               "layers.1.fc.bias": (5,), "unchanged": (3, 4)}
     base = {n: torch.randn(s, generator=generator).to(dtype) for n, s in shapes.items()}
+    base["layers.0.fc.weight"] = base["layers.0.fc.weight"].t().contiguous().t()
     tuned = {f"t{k}": {n: t + (n != "unchanged") * 0.1 * torch.randn(t.shape, generator=generator).to(dtype)
                        for n, t in base.items()} for k in range(count)}
     if count > 1:
@@ -233,6 +234,8 @@ def test_consensus_of_none_is_task_arithmetic_and_of_too_many_the_base() -> None
 @pytest.mark.parametrize(("count", "keep"), [(2, 0.05), (3, 0.5), (4, 1.0)])
 def test_streamed_pcb_equals_its_equations_on_one_long_vector(count: int, keep: float) -> None:
     base, tuned = golden_states()
+    for state in (base, *tuned.values()):
+        state["model.visual.proj"] = state["model.visual.proj"].t().contiguous().t()
     experts = Experts.from_state_dicts(base, {t: tuned[t] for t in list(tuned)[:count]})
     vectors = torch.cat([experts.task_vectors(n).reshape(count, -1) for n in experts.names], 1)
     size = vectors.abs().sort(1).values
