@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from methods.experts import Experts
 from methods.registry import MergingError
@@ -24,6 +25,7 @@ from methods.stream import Batch, Stream
 
 Record = Callable[[str, Tensor], None]
 CHUNK = 32
+SAMPLE_GRADIENTS = 1 << 25
 
 
 def samples(stream: Stream, task: str, examples: int, chunk: int = CHUNK) -> Iterator[Batch]:
@@ -247,31 +249,56 @@ def solve(gram: Tensor, right: Tensor, tolerance: float = 1e-10) -> Tensor:
 
 
 def fisher_information(experts: Experts, stream: Stream, examples: int) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """For each task the diagonal of the empirical Fisher information: mean squared gradient of log p(label), per
-    tensor.
+    """For each task the diagonal of the empirical Fisher information: the mean squared gradient of log p(label).
 
-    Where the stream has no labels, the expert's own prediction takes their place. One backward pass per sample.
+    Where the stream has no labels, the expert's own prediction takes their place. Gradients are taken sample by sample;
+    of small encoders, of several samples at once.
     """
+    together = max(1, min(CHUNK, SAMPLE_GRADIENTS // experts.numel()))
     for task in experts.tasks:
         state = experts.state(task)
-        leaves = {n: state[n].detach().requires_grad_(True) for n in experts.names}
-        state = {**state, **leaves}
-        head = experts.copy_head(task).eval().requires_grad_(False)
+        leaves = {n: state[n].detach() for n in experts.names}
+        head, kind = experts.copy_head(task).eval().requires_grad_(False), experts.kind(task)
         found = {n: torch.zeros_like(t) for n, t in leaves.items()}
         count = 0
-        with evaluating(experts), torch.enable_grad():
-            for batch in samples(stream, task, examples):
-                for i in range(len(batch.index)):
-                    stream.check_time()
-                    label = None if batch.labels is None else batch.labels[i : i + 1]
-                    output = head(experts.forward(state, task, _row(batch.inputs, i)))
-                    loss = negative_log_likelihood(output, label, experts.kind(task))
-                    gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
-                    for total, gradient in zip(found.values(), gradients, strict=True):
-                        if gradient is not None:
-                            total.addcmul_(gradient, gradient)
-                    count += 1
+
+        def loss(
+            leaves: dict[str, Tensor],
+            inputs: Any,
+            label: Tensor | None,
+            state: dict[str, Tensor] = state,
+            task: str = task,
+            head: nn.Module = head,
+            kind: str = kind,
+        ) -> Tensor:
+            output = head(experts.forward({**state, **leaves}, task, _single(inputs)))
+            return negative_log_likelihood(output, None if label is None else label[None], kind)
+
+        with evaluating(experts), sdpa_kernel(SDPBackend.MATH):  # the other kernels cannot be batched
+            for batch in samples(stream, task, examples, chunk=together):
+                stream.check_time()
+                for gradients in _gradients(loss, leaves, batch, together):
+                    for name, total in found.items():
+                        total += gradients[name].square_().sum(0)
+                count += len(batch.index)
         yield task, {n: total.div_(count) for n, total in found.items()}
+
+
+def _gradients(
+    loss: Callable[..., Tensor], leaves: dict[str, Tensor], batch: Batch, together: int
+) -> Iterator[dict[str, Tensor]]:
+    """Gradients of each sample's loss ``{name: [samples, *shape]}``, ``together`` samples at most at a time."""
+    for start in range(0, len(batch.index), together):
+        part = slice(start, start + together)
+        inputs, labels = _part(batch.inputs, part), None if batch.labels is None else batch.labels[part]
+        try:
+            each = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, None if labels is None else 0))
+            yield each(leaves, inputs, labels)
+        except RuntimeError:  # an encoder with an operation that cannot be batched: one sample at a time
+            for i in range(min(together, len(batch.index) - start)):
+                label = None if labels is None else labels[i]
+                found = torch.func.grad(loss)(leaves, _part(inputs, i), label)
+                yield {n: t[None] for n, t in found.items()}
 
 
 def negative_log_likelihood(output: Tensor, label: Tensor | None, kind: str) -> Tensor:
@@ -281,7 +308,8 @@ def negative_log_likelihood(output: Tensor, label: Tensor | None, kind: str) -> 
         logits = output.movedim(1, -1).reshape(-1, output.shape[1])
         target = logits.detach().argmax(-1) if label is None else label.reshape(-1).long()
         valid = (target >= 0) & (target < logits.shape[1])
-        return F.cross_entropy(logits[valid], target[valid], reduction="sum") / valid.sum().clamp(min=1)
+        each = F.cross_entropy(logits, torch.where(valid, target, 0), reduction="none")
+        return (each * valid).sum() / valid.sum().clamp(min=1)
     if label is None:
         raise MergingError(
             f"the Fisher information of a {kind} task needs labels, and the stream gives none; "
@@ -291,10 +319,19 @@ def negative_log_likelihood(output: Tensor, label: Tensor | None, kind: str) -> 
     return 0.5 * torch.where(gap.isfinite(), gap, 0.0).square().mean()
 
 
-def _row(inputs: Any, i: int) -> Any:
-    """Sample ``i`` of a batch, as a batch of one."""
+def _part(inputs: Any, part: slice | int) -> Any:
+    """Some samples of a batch (or one, without the batch dimension)."""
+    return _map(inputs, lambda t: t[part])
+
+
+def _single(inputs: Any) -> Any:
+    """One sample as a batch of one."""
+    return _map(inputs, lambda t: t[None])
+
+
+def _map(inputs: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(inputs, Tensor):
-        return inputs[i : i + 1]
+        return change(inputs)
     if isinstance(inputs, Mapping):
-        return {k: _row(v, i) for k, v in inputs.items()}
-    return type(inputs)(_row(v, i) for v in inputs)
+        return {k: _map(v, change) for k, v in inputs.items()}
+    return type(inputs)(_map(v, change) for v in inputs)

@@ -230,6 +230,20 @@ def test_fisher_values_are_mean_squared_gradients_of_single_samples() -> None:
     )
 
 
+def test_an_encoder_that_cannot_be_batched_has_the_same_fisher_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    experts = random_experts(tasks=1)
+    stream = [random_stream(experts.tasks, draws=2, size=3, classes=5) for _ in range(2)]
+    quick = dict(statistics.fisher_information(experts, stream[0], 5))["t0"]
+
+    def refused(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no batching rule")
+
+    monkeypatch.setattr(torch.func, "vmap", refused)
+    slow = dict(statistics.fisher_information(experts, stream[1], 5))["t0"]
+    for name, value in quick.items():
+        torch.testing.assert_close(value, slow[name], atol=1e-6 * float(value.max()), rtol=1e-3)
+
+
 def test_fisher_weights_decide_and_their_absence_means_the_mean() -> None:
     experts = golden_experts()
     one = [{n: torch.full_like(experts.base[n], float(k == 2)) for n in experts.names} for k in range(4)]
