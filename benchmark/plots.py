@@ -14,8 +14,9 @@ from matplotlib.figure import Figure  # noqa: E402
 
 from benchmark.rows import Board  # noqa: E402
 
-COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999"]
-MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*"]
+COLOURS = ["#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
+MARKERS = ["s", "o", "^", "D", "v", "P", "X", "*"]
+REFERENCE = {"individual": "#000000", "pretrained": "#888888"}
 
 
 def by_number_of_tasks(boards: Sequence[Board], methods: Sequence[str]) -> Figure:
@@ -24,9 +25,10 @@ def by_number_of_tasks(boards: Sequence[Board], methods: Sequence[str]) -> Figur
     ``boards`` are suites of one kind that differ in their number of tasks; a method absent from a board has no point
     there.
     """
-    figure, axes = plt.subplots(figsize=(5.2, 3.4), layout="constrained")
+    figure, axes = plt.subplots(figsize=(6.6, 3.4), layout="constrained")
+    drawn = 0
     ordered = sorted(boards, key=lambda board: len(board.tasks))
-    for number, name in enumerate(methods):
+    for name in methods:
         points = []
         for board in ordered:
             found = board.rows[board.rows["method"] == name]
@@ -36,8 +38,12 @@ def by_number_of_tasks(boards: Sequence[Board], methods: Sequence[str]) -> Figur
         if not points:
             continue
         x, mean, down, up = zip(*points, strict=True)
-        colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
-        line = "--" if name in ("pretrained", "individual") else "-"
+        line, marker = ("-" if drawn < len(COLOURS) else ":"), MARKERS[drawn % len(MARKERS)]
+        colour = COLOURS[drawn % len(COLOURS)]
+        if name in REFERENCE:
+            line, marker, colour = "--", "", REFERENCE[name]
+        else:
+            drawn += 1
         axes.errorbar(x, mean, yerr=(down, up), label=name, color=colour, marker=marker, linestyle=line, capsize=2,
                       markersize=5, linewidth=1.4)  # fmt: skip
     axes.set_xticks([len(board.tasks) for board in ordered])
@@ -48,7 +54,7 @@ def by_number_of_tasks(boards: Sequence[Board], methods: Sequence[str]) -> Figur
     axes.set_title(f"{suites}\n95 % intervals, commit {', '.join(commits)}", fontsize=8)
     axes.grid(axis="y", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=7, ncols=2, frameon=False)
+    axes.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 
 
