@@ -2,15 +2,16 @@
 
 Merging Models with Fisher-Weighted Averaging. Matena, Raffel, NeurIPS 2022, arXiv:2111.09832.
 
-    theta = sum_k w_k theta_k / sum_k w_k,    w_k = (F_k + floor) / || F_k ||,
-    F_k = mean over samples of (d log p(y | x; theta_k) / d theta)^2
+    theta = sum_k w_k theta_k / sum_k w_k,    w_k = (F_k + floor) / || F_k ||
+    F_k = E_x E_y~p(y | x; theta_k) (d log p(y | x; theta_k) / d theta)^2, the diagonal of the Fisher information
 
 References: FusionBench fusion_bench/method/fisher_merging (normalise="model", floor 1e-6, the defaults here),
 bloomberg/dataless-model-merging src/model_merge/avg_merger.py (normalise=None, floor 1e-10); the authors'
-mmatena/model_merging (TensorFlow) takes max(F, floor). Every tensor is merged. The paper draws y from the
-model; we take the sample's label (the empirical Fisher information), and the expert's own prediction where a stream
-gives no labels. Departure: a model or tensor without any information has no weight beyond
-its floor, and where all weights are 0 the plain mean takes over (the code gives NaN). Nothing is stored per task.
+mmatena/model_merging (TensorFlow) takes max(F, floor). Every tensor is merged. As in the paper, y is the expert's own
+prediction, so no labels are needed; the expectation over classes is estimated without bias from one backward pass per
+sample (``statistics.fisher_information``) where the references take one per class. Departure: a model or tensor
+without any information has no weight beyond its floor, and where all weights are 0 the plain mean takes over (the
+code gives NaN). Nothing is stored per task.
 """
 
 from __future__ import annotations
@@ -20,19 +21,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from methods.api import LABELLED, Access, Experts, Merged, MergingError, Stream, method
+from methods.api import UNLABELLED, Access, Experts, Merged, MergingError, Stream, method
 from methods.statistics import fisher_information, per_task
 from methods.vectors import choice
 
 
-@method(title="Fisher Merging", paper="arXiv:2111.09832", access=Access(train=LABELLED))
+@method(title="Fisher Merging", paper="arXiv:2111.09832", access=Access(train=UNLABELLED))
 def fisher(
     experts: Experts, stream: Stream, *, examples: int = 256, floor: float = 1e-6, normalise: str | None = "model"
 ) -> Merged:
     """Average the experts with the diagonal of their Fisher information as weights.
 
-    Args: examples: training samples per task; one backward pass each. floor: added to every Fisher value. normalise:
-        divide each expert's Fisher values by their norm over the whole ``"model"``, over each ``"param"`` (tensor),
+    Args: examples: unlabelled training samples per task; one backward pass each. floor: added to every Fisher value.
+        normalise: divide each expert's Fisher values by their norm over the whole ``"model"``, over each ``"param"``
+        (tensor),
             or ``None``.
     """
     return from_fisher(experts, fisher_information(experts, stream, examples), floor=floor, normalise=normalise)

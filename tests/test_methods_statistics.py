@@ -35,7 +35,7 @@ def test_an_expert_that_learned_nothing_gives_no_nan(name: str, keywords: dict[s
         heads={t: experts.heads[t] for t in ("t0", "t1")},
         encoder=experts.encoder,
     )
-    stream = random_stream(still.tasks, classes=5 if name == "fisher" else None)
+    stream = random_stream(still.tasks)
     state = merge(name, still, stream, **keywords).state_dict()
     weight = "model.visual.transformer.resblocks.1.mlp.c_fc.weight"
     assert not torch.equal(state[weight], experts.base[weight])
@@ -118,7 +118,7 @@ def test_observing_leaves_the_encoder_as_it_was() -> None:
     before = {n: t.clone() for n, t in experts.encoder.state_dict().items()}
     kept = {n: t.clone() for n, t in experts.expert("t0").items()}
     observed(experts, torch.randn(2, 3, 16, 16))
-    next(statistics.fisher_information(experts, random_stream(["t0"], classes=5), 2))
+    next(statistics.fisher_information(experts, random_stream(["t0"]), 2))
     assert all(m.training and not m._forward_pre_hooks for m in experts.encoder.modules())
     assert all(torch.equal(t, before[n]) for n, t in experts.encoder.state_dict().items())
     assert all(torch.equal(t, kept[n]) and not t.requires_grad for n, t in experts.expert("t0").items())
@@ -207,32 +207,41 @@ def test_regmean_leaves_in_projections_at_the_mean_as_its_authors_do() -> None:
     assert fitted == {f"model.visual.transformer.resblocks.{i}.{n}" for i in (0, 1) for n in block}
 
 
-def test_fisher_values_are_mean_squared_gradients_of_single_samples() -> None:
-    experts = random_experts(tasks=2)
-    stream = random_stream(experts.tasks, draws=1, size=3, classes=5)
+def classes_or_values(experts: Experts, task: str, image: Tensor, name: str) -> Tensor:
+    """The exact Fisher information of one tensor on one image: a backward pass for every class, or output."""
+    leaf = experts.expert(task)[name].clone().requires_grad_(True)
+    output = experts.head(task)(experts.forward({**experts.expert(task), name: leaf}, task, image))[0]
+    if experts.kind(task) == "classification":
+        weights, output = output.softmax(0).detach(), output.log_softmax(0)
+    else:
+        weights = torch.ones(len(output))
+    slopes = [torch.autograd.grad(value, leaf, retain_graph=True)[0] for value in output]
+    return sum((w * g.square() for w, g in zip(weights, slopes, strict=True)), torch.zeros_like(leaf))
+
+
+@pytest.mark.parametrize("kind", ["classification", "regression"])
+def test_fisher_values_are_the_expectation_over_the_experts_own_predictions(kind: str) -> None:
+    experts = random_experts(tasks=2, kinds={"t1": kind})
+    images, name = torch.randn(3, 3, 16, 16), "model.visual.conv1.weight"
+    exact = torch.stack([classes_or_values(experts, "t1", image[None], name) for image in images])
+    repeated = images.repeat_interleave(8, 0)[None]
+    found = dict(statistics.fisher_information(experts, Stream.from_batches({"t0": repeated, "t1": repeated}), 24))
+    torch.testing.assert_close(found["t1"][name], exact.mean(0), atol=1e-5 * float(exact.max()), rtol=1e-3)
+    assert not torch.allclose(found["t0"][name], found["t1"][name], rtol=0.1)
+    stream = random_stream(experts.tasks)
     values = dict(statistics.fisher_information(experts, stream, 3))
-    batch = random_stream(experts.tasks, draws=1, size=3, classes=5).draw("t1", 3)
-    name, total = "model.visual.conv1.weight", 0.0
-    for i in range(3):
-        state = experts.state("t1")
-        leaf = state[name].clone().requires_grad_(True)
-        logits = experts.head("t1")(experts.forward({**state, name: leaf}, "t1", batch.inputs[i : i + 1]))
-        assert batch.labels is not None
-        total = (
-            total
-            + torch.autograd.grad(nn.functional.cross_entropy(logits, batch.labels[i : i + 1]), leaf)[0].square() / 3
-        )
-    torch.testing.assert_close(values["t1"][name], total, atol=1e-8, rtol=1e-3)
-    guessed = dict(statistics.fisher_information(experts, random_stream(experts.tasks, draws=1, size=3), 3))
-    assert not torch.allclose(guessed["t1"][name], values["t1"][name])
-    torch.testing.assert_close(
-        merge("fisher", experts, stream, examples=3).state_dict(), fisher.from_fisher(experts, values).state_dict()
-    )
+    merged = merge("fisher", experts, random_stream(experts.tasks), examples=3).state_dict()
+    torch.testing.assert_close(merged, fisher.from_fisher(experts, values).state_dict())
+
+
+def test_signs_cancel_between_any_two_entries() -> None:
+    rows = torch.stack([statistics.signs(torch.tensor(n), 20) for n in range(5, 37)]).float()
+    torch.testing.assert_close(rows.T @ rows, 32 * torch.eye(20))
 
 
 def test_an_encoder_that_cannot_be_batched_has_the_same_fisher_values(monkeypatch: pytest.MonkeyPatch) -> None:
     experts = random_experts(tasks=1)
-    stream = [random_stream(experts.tasks, draws=2, size=3, classes=5) for _ in range(2)]
+    stream = [random_stream(experts.tasks, draws=2, size=3) for _ in range(2)]
     quick = dict(statistics.fisher_information(experts, stream[0], 5))["t0"]
 
     def refused(*_: Any, **__: Any) -> None:
