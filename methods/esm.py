@@ -69,8 +69,9 @@ def esm(experts: Experts, stream: Stream, *, proxies: int = 32, scale: float = 1
 def from_activations(experts: Experts, activations: Any, scale: float = 1.0) -> Merged:
     """ESM from layer inputs computed elsewhere.
 
-    Args: activations: ``{task: {module or tensor name: inputs [rows, in]}}``, or a list of the inner mappings in the
-        order of tasks.
+    Args:
+        activations: ``{task: {module or tensor name: inputs [rows, in]}}``, or a list of the inner mappings in the
+            order of tasks.
     """
     parts: dict[str, list[Factors]] = {}
     for task, inputs in per_task(experts, activations):

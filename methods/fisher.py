@@ -32,10 +32,11 @@ def fisher(
 ) -> Merged:
     """Average the experts with the diagonal of their Fisher information as weights.
 
-    Args: examples: unlabelled training samples per task; one backward pass each. floor: added to every Fisher value.
+    Args:
+        examples: unlabelled training samples per task; one backward pass each.
+        floor: added to every Fisher value.
         normalise: divide each expert's Fisher values by their norm over the whole ``"model"``, over each ``"param"``
-        (tensor),
-            or ``None``.
+            (tensor), or ``None``.
     """
     return from_fisher(experts, fisher_information(experts, stream, examples), floor=floor, normalise=normalise)
 

@@ -29,12 +29,11 @@ Term = tuple[Tensor, Tensor, Tensor]
 def merge_parts(experts: Experts, tensors: str, scale: float, solve: Callable[[str], Tensor]) -> dict[str, Tensor]:
     """``base + scale * vector`` for the tensors a rule treats; the others are absent, so that the base's stay.
 
-    Args: tensors: ``"blocks"``: ``solve`` gives the linear weights of numbered blocks (attention and MLP), nothing
-        else is
-            merged. ``"weights"``: ``solve`` gives every 2-D tensor and the mean every other one, but norms, biases,
+    Args:
+        tensors: ``"blocks"``: ``solve`` gives the linear weights of numbered blocks (attention and MLP), nothing else
+            is merged. ``"weights"``: ``solve`` gives every 2-D tensor and the mean every other one, but norms, biases,
             embeddings and language-model heads stay the base's. ``"matrices"``: ``solve`` gives every 2-D tensor, the
-            mean every other. Experts without numbered blocks are merged by ``"matrices"`` where ``"blocks"`` is asked
-            for.
+            mean every other one. Without numbered blocks ``"blocks"`` means ``"matrices"``.
         solve: name of a 2-D tensor to its merged vector ``[m, n]``.
     """
     blocks = block_weights(experts) if tensors == "blocks" else ()

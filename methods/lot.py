@@ -42,9 +42,9 @@ def lot(experts: Experts, stream: Stream, *, examples: int = 32) -> Merged:
 def from_grams(experts: Experts, grams: Any) -> Merged:
     """LOT Merging from Gram matrices computed elsewhere.
 
-    Args: grams: ``{task: {tensor name: X^T X}}`` ``[in, in]`` for a weight ``[out, in]``, ``[d, d]`` (or its diagonal
-        ``[d]``) for a norm's
-            weight ``[d]``; or a list of the inner mappings in the order of tasks.
+    Args:
+        grams: ``{task: {tensor name: X^T X}}``: ``[in, in]`` for a weight ``[out, in]``, ``[d, d]`` or its diagonal
+            ``[d]`` for a norm's weight ``[d]``; or a list of the inner mappings in the order of tasks.
     """
     energies: dict[str, list[Tensor]] = {}
     fitted = least_squares(experts, split(experts, grams, energies))

@@ -64,8 +64,7 @@ def terms(experts: Experts, name: str, centred: bool) -> Iterator[Term]:
 
 
 def momentum(values: Tensor, steps: int, lr: float = 1e-4, beta: float = 0.9) -> Moments:
-    """What ``steps`` of gradient descent with momentum do to a direction of eigenvalue lambda: gone share, weight of
-    D."""
+    """What ``steps`` of descent with momentum do to a direction of eigenvalue lambda: gone share, weight of D."""
     wide = values.double()
     error, weight = torch.ones_like(wide), torch.zeros_like(wide)
     speed_error, speed_weight = torch.zeros_like(wide), torch.zeros_like(wide)

@@ -38,8 +38,9 @@ def regmean(experts: Experts, stream: Stream, *, reduce: float = 0.9, examples: 
 def from_grams(experts: Experts, grams: Any, reduce: float = 0.9) -> Merged:
     """RegMean from Gram matrices computed elsewhere.
 
-    Args: grams: ``{task: {module or tensor name: X^T X [in, in]}}``, or a list of the inner mappings in the order of
-        tasks.
+    Args:
+        grams: ``{task: {module or tensor name: X^T X [in, in]}}``, or a list of the inner mappings in the order of
+            tasks.
     """
     fitted = least_squares(experts, grams, fraction("reduce", reduce, zero=True))
     merged = {}

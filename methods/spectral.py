@@ -1,6 +1,6 @@
 """Singular value decompositions of task vectors: as few as a method needs, as truncated as it needs, kept on disk.
 
-LAPACK decomposes a 768 x 3072 matrix three times slower than its transpose, and merging rarely needs all triplets. Here
+LAPACK decomposes a 768 x 3072 matrix two to three times slower than its transpose, and merging rarely needs all triplets. Here
 
 * :func:`leading` finds the largest triplets from the eigenvectors of the smaller Gram matrix;
 * :func:`polar` takes the orthogonal factor from the same Gram matrix, and the directions that it does not resolve
@@ -42,8 +42,7 @@ Triplets = tuple[Tensor, Tensor, Tensor]
 
 
 def merge_matrices(experts: Experts, scale: float, combine: Callable[[str], Tensor]) -> dict[str, Tensor]:
-    """``base + scale * combine(name)`` for 2-D tensors that are no text projection, ``base + scale * mean`` for the
-    others."""
+    """``base + scale * combine(name)`` for 2-D tensors but text projections, ``base + scale * mean`` for others."""
     merged = {}
     for name in experts.names:
         base = experts.base_tensor(name)
@@ -69,7 +68,7 @@ def sum_vector(experts: Experts, name: str) -> Tensor:
 def svd(matrix: Tensor) -> Triplets:
     """The thin decomposition by LAPACK: ``U [m, r]``, ``S [r]`` falling, ``Vh [r, n]``, with r = min(m, n).
 
-    A large wide matrix is transposed first, which is three times quicker.
+    A large wide matrix is transposed first, which is two to three times quicker.
     """
     if matrix.shape[0] >= matrix.shape[1] or len(matrix) < _SMALL:
         u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
@@ -105,8 +104,7 @@ def leading(matrix: Tensor, rank: int) -> Triplets:
 
 
 def polar(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """The orthogonal factor ``U V^T [m, n]`` and the singular values, falling; null directions are left out of the
-    factor."""
+    """The orthogonal factor ``U V^T [m, n]``, without null directions, and the singular values, falling."""
     if matrix.shape[0] < matrix.shape[1]:
         factor, values = _tall_polar(matrix.T, None)
         return factor.T, values
@@ -233,8 +231,7 @@ def _read(path: Path, rank: int) -> Triplets | None:
 
 
 def _write(path: Path, triplets: Triplets) -> None:
-    """Into a temporary file of the same folder, then renamed: a reader sees a whole file or none. A full disk is no
-    error."""
+    """Write and rename, so that a reader sees a whole file or none. A full disk is no error."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as part:

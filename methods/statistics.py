@@ -63,9 +63,9 @@ def layers(experts: Experts, kind: str) -> tuple[str, ...]:
 def observe(experts: Experts, task: str, batches: Iterable[Batch], wanted: Collection[str], record: Record) -> None:
     """Run an expert and hand ``record(name, rows)`` what each wanted layer is given, batch by batch.
 
-    Args: wanted: tensor names out of :func:`layers`. ``rows`` is ``[rows, in]`` for a linear weight, and for a norm's
-        weight the
-            normalised input ``[rows, features]`` that it scales.
+    Args:
+        wanted: tensor names out of :func:`layers`. ``rows`` is ``[rows, in]`` for a linear weight, and for a norm's
+            weight the normalised input ``[rows, features]`` that it scales.
     """
     state = experts.state(task)
     with torch.no_grad(), evaluating(experts), _hooks(experts, set(wanted), record):
@@ -168,8 +168,7 @@ def grams(
 
 
 def by_name(experts: Experts, statistics: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Statistics keyed by tensor or module name, keyed by tensor name. Raises :class:`MergingError` for unknown
-    names."""
+    """Statistics keyed by tensor or module name, under the tensor names. Unknown names are a :class:`MergingError`."""
     known, found = set(experts.names), {}
     for key, value in statistics.items():
         name = next((n for n in (key, f"{key}.weight", f"{key}.in_proj_weight") if n in known), None)
@@ -197,8 +196,7 @@ def per_task(experts: Experts, given: Any) -> Iterator[tuple[str, Any]]:
 
 
 def least_squares(experts: Experts, statistics: Any, reduce: float = 1.0) -> dict[str, Tensor]:
-    """The task vector nearest to all in what the layer's inputs see: ``T = (sum_k tau_k G_k) (sum_k G_k)^+``, ``[out,
-    in]``.
+    """The vector nearest to all in what the inputs see: ``T = (sum_k tau_k G_k) (sum_k G_k)^+``, ``[out, in]``.
 
     Args:
         statistics: Gram matrices of each task, as :func:`per_task` takes them; keys as in :func:`by_name`.

@@ -45,11 +45,13 @@ def wudi(
 ) -> Merged:
     """Start from the sum of task vectors and remove what each would do to the others' inputs.
 
-    Args: steps, lr: of Adam, for ``solver="adam"``. scale: coefficient of the merged vector. solver: ``"adam"``,
-        ``"closed_form"`` or ``"auto_rank"``. time: of the gradient flow; ``rank``: share of eigenvectors it acts on,
-        in (0, 1]; for ``solver="closed_form"``. tensors: ``"blocks"`` (attention and MLP weights; the default for
-        Adam), ``"weights"`` (the default of the closed
-            forms) or ``"matrices"``; see ``interference.merge_parts``.
+    Args:
+        steps, lr: of Adam, for ``solver="adam"``.
+        scale: coefficient of the merged vector.
+        solver: ``"adam"``, ``"closed_form"`` or ``"auto_rank"``.
+        time: of the gradient flow; ``rank``: share of eigenvectors it acts on, in (0, 1]; for ``solver="closed_form"``.
+        tensors: ``"blocks"`` (attention and MLP weights; the default for Adam), ``"weights"`` (the default of the
+            closed forms) or ``"matrices"``; see ``interference.merge_parts``.
     """
     choice("solver", solver, SOLVERS)
     fraction("rank", rank)
@@ -74,8 +76,7 @@ def task_moments(experts: Experts, name: str) -> Moments:
 
 
 def flow(values: Tensor, time: float, rank: float) -> Moments:
-    """Gradient flow for ``time`` on the leading ``ceil(rank n)`` directions: 1 - exp(-t lambda), and that over
-    lambda."""
+    """Gradient flow on the leading ``ceil(rank n)`` directions: 1 - exp(-time lambda), and that over lambda."""
     leading = torch.arange(len(values), device=values.device) < math.ceil(rank * len(values))
     gone = -torch.expm1(-time * values)
     weight = torch.where(values > 0, gone / values.clamp(min=torch.finfo(values.dtype).tiny), time)
