@@ -1,6 +1,7 @@
 """Singular value decompositions of task vectors: as few as a method needs, as truncated as it needs, kept on disk.
 
-LAPACK decomposes a 768 x 3072 matrix two to three times slower than its transpose, and merging rarely needs all triplets. Here
+LAPACK takes two to three times longer for a 768 x 3072 matrix than for its transpose, and merging rarely needs all
+triplets. Here
 
 * :func:`leading` finds the largest triplets from the eigenvectors of the smaller Gram matrix;
 * :func:`polar` takes the orthogonal factor from the same Gram matrix, and the directions that it does not resolve
