@@ -129,7 +129,8 @@ def _tall_polar(tall: Tensor, floor: Tensor | None) -> tuple[Tensor, Tensor]:
     resolved = values[-1] / _CONDITION
     first = int(torch.searchsorted(values, torch.maximum(resolved, floor.square()), right=True))
     done, rest, kept = vectors[:, first:], vectors[:, :first], values[first:]
-    factor = tall @ ((done * kept.rsqrt()) @ done.T)
+    root = (done * kept.rsqrt()) @ done.T
+    factor = tall @ root if tall.is_contiguous() else (root @ tall.T).T  # so that a wide matrix's factor is contiguous
     values = values.sqrt().flip(0)
     if not first or bool(floor.square() >= resolved):
         return factor, values
