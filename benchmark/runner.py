@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,6 @@ class Run:
     spec: RunSpec
     variant: str
     changed: dict[str, Any]
-    defaults: dict[str, Any] = field(repr=False, default_factory=dict)
 
     @property
     def method(self) -> methods.Method:
@@ -143,13 +142,11 @@ def plan(
             )
             if spec.run_id not in seen:
                 seen.add(spec.run_id)
-                runs.append(Run(spec, variant_label(name, changed), changed, defaults))
+                runs.append(Run(spec, variant_label(name, changed), changed))
     return runs
 
 
-def execute(
-    runs: Sequence[Run], bench: Bench, store: Store, options: Options, show: Callable[[Record], None] | None = None
-) -> list[Record]:
+def execute(runs: Sequence[Run], bench: Bench, store: Store, options: Options) -> list[Record]:
     """Carry out the plan in this process, run after run, and return all records in the plan's order.
 
     A run that fails is recorded and the others go on. ``KeyboardInterrupt`` is recorded and raised again. A run that
@@ -168,8 +165,6 @@ def execute(
                     continue
                 records[run.spec.run_id] = record
                 progress.end(record)
-                if show:
-                    show(record)
             if len(held) == len(waiting):
                 progress.stage("done by another process; waiting for it")
                 time.sleep(0.2)
