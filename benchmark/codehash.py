@@ -1,9 +1,18 @@
-"""The version of a method: a hash of its code that comments, docstrings, layout and the interpreter do not change."""
+"""The version of a method: a hash of the code it can reach, whatever its comments, docstrings, layout and interpreter.
+
+Reach is followed by name, from the method's function through the top-level definitions of its package: a function, a
+class or a constant counts when code that counts already names it, and a method of a plain class when its name stands
+behind a dot anywhere in that code (or the harness calls it). So a change in one method's helper leaves the records of
+the others valid, and a change in shared arithmetic does not.
+"""
 
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,30 +20,158 @@ from typing import Any
 _LEFT_OUT = {"ctx", "kind", "type_comment", "type_ignores"}
 # Discovery and error messages: no result depends on them.
 _NO_ARITHMETIC = {"registry.py", "__init__.py"}
+# What the harness calls of an object that a method returns or is given.
+_HARNESS = {"model", "load", "save"}
+
+_Function = (ast.FunctionDef, ast.AsyncFunctionDef)
+_Import = (ast.Import, ast.ImportFrom)
 
 
-def method_version(path: str | Path, *others: str | Path) -> str:
-    """First 16 hexadecimal digits of the hash of the file at `path` and all it imports from its own package
-    (but the registry, on which no result depends).
+def method_version(path: str | Path, name: str | None = None, others: Iterable[tuple[str | Path, str]] = ()) -> str:
+    """First 16 hexadecimal digits of the hash of all code that the definition `name` in `path` reaches.
 
-    Imports are followed through modules of the folder `path` lies in (its package), also those inside functions and
-    relative ones; `others` are files that the method reaches by name only, such as an inner method from the registry.
-    Raises OSError or SyntaxError for a file that cannot be read or parsed.
+    `name=None` counts everything in the file. Imports are followed through modules of the folder `path` lies in (its
+    package), also those inside functions and relative ones; `others` are further (file, definition) that the method
+    reaches by a string only, such as an inner method from the registry.
+    Raises OSError or SyntaxError for a file that cannot be read or parsed, ValueError where it has no such definition.
     """
-    waiting = [Path(path).resolve(), *(Path(other).resolve() for other in others)]
-    folder = waiting[0].parent
-    package = folder.name
-    digests: dict[str, str] = {}
-    while waiting:
-        file = waiting.pop()
-        key = file.relative_to(folder).as_posix() if file.is_relative_to(folder) else file.name
-        if key in digests or (file.parent == folder and file.name in _NO_ARITHMETIC):
-            continue
-        tree = ast.parse(file.read_text(encoding="utf-8"))
-        digests[key] = hashlib.sha256(repr(_plain(tree)).encode()).hexdigest()
-        waiting += [found for name in _imported(tree, package) if (found := _module(folder, name))]
-    text = repr([digests.pop(Path(path).name), *sorted(digests.items())])
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    path = Path(path).resolve()
+    reach = _Reach(path.parent)
+    for file, wanted in [(path, name), *((Path(p).resolve(), n) for p, n in others)]:
+        module = reach.module(file)
+        if wanted is not None and wanted not in module.definitions:
+            raise ValueError(f"{file.name} defines no {wanted}")
+        for each in [wanted] if wanted is not None else list(module.definitions):
+            reach.add(module, each)
+    return hashlib.sha256(repr(sorted(reach.close())).encode()).hexdigest()[:16]
+
+
+@dataclass
+class _Module:
+    """One file: its top-level definitions by name, what it imports, and statements that run whenever it is used."""
+
+    file: Path
+    definitions: dict[str, ast.stmt] = field(default_factory=dict)
+    imports: dict[str, tuple[str, str | None]] = field(default_factory=dict)
+    running: list[ast.stmt] = field(default_factory=list)
+
+
+class _Reach:
+    """The definitions reached so far, and their hashes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.modules: dict[Path, _Module] = {}
+        self.found: dict[tuple[str, str], str] = {}
+        self.attributes: set[str] = set(_HARNESS)
+        self.waiting: list[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef, _Module]] = []
+
+    def module(self, file: Path) -> _Module:
+        """The parsed file; what runs at its import counts from then on."""
+        if file not in self.modules:
+            made = self.modules[file] = _read(file, self.folder.name, file.stat().st_mtime_ns, file.stat().st_size)
+            for number, statement in enumerate(made.running):
+                self._count(made, f"statement {number}", statement)
+        return self.modules[file]
+
+    def add(self, module: _Module, name: str) -> None:
+        """Count the definition, or what it is imported from; names from elsewhere are none of ours."""
+        if name in module.definitions:
+            node = module.definitions[name]
+            if (self._key(module), name) in self.found:
+                return
+            if isinstance(node, ast.ClassDef) and self._plain_class(module, node):
+                kept, methods = _split_class(node)
+                self._count(module, name, kept)
+                self.waiting += [(f"{name}.{m.name}", m, module) for m in methods]
+            else:
+                self._count(module, name, node)
+        elif name in module.imports:
+            self._imported(*module.imports[name])
+
+    def close(self) -> list[tuple[tuple[str, str], str]]:
+        """Add methods of plain classes until no further one is named; then everything found."""
+        while ready := [entry for entry in self.waiting if entry[1].name in self.attributes]:
+            self.waiting = [entry for entry in self.waiting if entry not in ready]
+            for name, node, module in ready:
+                self._count(module, name, node)
+        return list(self.found.items())
+
+    def _imported(self, dotted: str, name: str | None) -> None:
+        file = _file(self.folder, dotted)
+        if name is not None and (inner := _file(self.folder, f"{dotted}.{name}" if dotted else name)):
+            file, name = inner, None
+        if file is None or (file.parent == self.folder and file.name in _NO_ARITHMETIC):
+            return
+        module = self.module(file)
+        for each in [name] if name is not None else list(module.definitions):
+            self.add(module, each)
+
+    def _count(self, module: _Module, name: str, node: ast.AST) -> None:
+        self.found[self._key(module), name] = _digest(node)
+        inside = _Module(module.file, imports=dict(module.imports), definitions=module.definitions)
+        for each in ast.walk(node):
+            if isinstance(each, _Import):
+                _read_import(each, inside.imports, self.folder.name)
+        for each in ast.walk(node):
+            if isinstance(each, ast.Attribute):
+                self.attributes.add(each.attr)
+            elif isinstance(each, ast.Name):
+                self.add(inside, each.id)
+        for target in inside.imports.keys() - module.imports.keys():
+            self._imported(*inside.imports[target])
+
+    def _plain_class(self, module: _Module, node: ast.ClassDef) -> bool:
+        """Whether only named methods are called: nothing outside the package calls what a plain class inherits."""
+        return not node.keywords and all(
+            isinstance(b, ast.Name) and isinstance(c := module.definitions.get(b.id), ast.ClassDef)
+            and self._plain_class(module, c) for b in node.bases
+        )  # fmt: skip
+
+    def _key(self, module: _Module) -> str:
+        file = module.file
+        return file.relative_to(self.folder).as_posix() if file.is_relative_to(self.folder) else file.name
+
+
+@functools.lru_cache(maxsize=256)
+def _read(file: Path, package: str, _mtime: int, _size: int) -> _Module:
+    made = _Module(file)
+    _sort_statements(ast.parse(file.read_text(encoding="utf-8")).body, made, package)
+    return made
+
+
+@functools.lru_cache(maxsize=8192)
+def _digest(node: ast.AST) -> str:
+    return hashlib.sha256(repr(_plain(node)).encode()).hexdigest()
+
+
+def _sort_statements(body: list[ast.stmt], module: _Module, package: str) -> None:
+    for number, node in enumerate(body):
+        if isinstance(node, (*_Function, ast.ClassDef)):
+            module.definitions[node.name] = node
+        elif isinstance(node, _Import):
+            _read_import(node, module.imports, package)
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            _sort_statements(node.body, module, package)
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+            for target in _targets(node):
+                module.definitions[target] = node
+        elif not (number == 0 and _is_text(node)):
+            module.running.append(node)
+
+
+def _targets(node: ast.Assign | ast.AnnAssign) -> Iterator[str]:
+    for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+        yield from (n.id for n in ast.walk(target) if isinstance(n, ast.Name))
+
+
+@functools.lru_cache(maxsize=256)
+def _split_class(node: ast.ClassDef) -> tuple[ast.ClassDef, list[Any]]:
+    """The class without its ordinary methods, and these; what Python itself calls (``__init__``, ...) stays."""
+    methods = [n for n in node.body if isinstance(n, _Function) and not n.name.startswith("__")]
+    kept = ast.ClassDef(node.name, node.bases, node.keywords, [n for n in node.body if n not in methods],
+                        node.decorator_list)  # fmt: skip
+    return kept, methods
 
 
 def _plain(node: Any) -> Any:
@@ -42,8 +179,8 @@ def _plain(node: Any) -> Any:
     if isinstance(node, ast.AST):
         fields = []
         for name, value in ast.iter_fields(node):
-            if name == "body" and isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-                value = value[1:] if _is_docstring(value) else value
+            if name == "body" and isinstance(node, (ast.Module, ast.ClassDef, *_Function)):
+                value = value[1:] if value and _is_text(value[0]) else value
             if name not in _LEFT_OUT and value is not None and value != []:
                 fields.append((name, _plain(value)))
         return (type(node).__name__, *fields)
@@ -52,30 +189,28 @@ def _plain(node: Any) -> Any:
     return node
 
 
-def _is_docstring(body: list[ast.stmt]) -> bool:
-    first = body[0] if body else None
-    return isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str)
+def _is_text(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
-def _imported(tree: ast.AST, package: str) -> set[str]:
-    """Dotted names below `package` that the tree imports; the importing module lies directly in the package."""
-    found: set[str] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            found |= {alias.name[len(package) + 1 :] for alias in node.names if alias.name.startswith(package + ".")}
-        elif isinstance(node, ast.ImportFrom):
-            module = node.module or ""
-            if node.level == 0 and module != package and not module.startswith(package + "."):
-                continue
-            base = module if node.level else module[len(package) + 1 :]
-            found |= {f"{base}.{alias.name}" if base else alias.name for alias in node.names}
-            found |= {base} - {""}
-    return found
+def _read_import(node: ast.AST, into: dict[str, tuple[str, str | None]], package: str) -> None:
+    """Names that an import statement binds to modules and definitions below the package; modules lie directly in it."""
+    if isinstance(node, ast.Import):
+        for alias in node.names:
+            if alias.name.startswith(package + "."):
+                into[alias.asname or alias.name] = alias.name[len(package) + 1 :], None
+    elif isinstance(node, ast.ImportFrom):
+        module = node.module or ""
+        if node.level == 0 and module != package and not module.startswith(package + "."):
+            return
+        base = module if node.level else module[len(package) + 1 :]
+        for alias in node.names:
+            into[alias.asname or alias.name] = base, None if alias.name == "*" else alias.name
 
 
-def _module(folder: Path, name: str) -> Path | None:
-    stem = folder.joinpath(*name.split("."))
+def _file(folder: Path, dotted: str) -> Path | None:
+    stem = folder.joinpath(*dotted.split("."))
     for file in (stem.with_name(stem.name + ".py"), stem / "__init__.py"):
-        if file.is_file():
+        if dotted and file.is_file():
             return file
     return None

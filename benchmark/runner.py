@@ -80,8 +80,8 @@ class Options:
 
 
 @functools.cache
-def _version(path: Path, others: tuple[Path, ...]) -> str:
-    return method_version(path, *others)
+def _version(path: Path, name: str, others: tuple[tuple[Path, str], ...]) -> str:
+    return method_version(path, name, others)
 
 
 def plan(
@@ -125,7 +125,8 @@ def plan(
                 )
         changed = changed_parameters(parameters, {k: v for k, v in defaults.items() if k != "seed"})
         inner = parameters.get("inner")
-        others = (methods.describe(inner).path,) if isinstance(inner, str) and inner in methods.names() else ()
+        known = isinstance(inner, str) and inner in methods.names()
+        others = ((methods.describe(str(inner)).path, str(inner)),) if known else ()
         for seed in seeds if about.stochastic else [None]:
             spec = RunSpec(
                 suite=suite.name,
@@ -134,7 +135,7 @@ def plan(
                 family=bench.family,
                 checkpoints=bench.checkpoints,
                 method=name,
-                method_version=_version(about.path, others),
+                method_version=_version(about.path, name, others),
                 parameters=parameters,
                 seed=seed,
                 dtype=dtype,

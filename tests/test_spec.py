@@ -189,13 +189,38 @@ def test_seeds_are_derived_from_all_parts_and_fit_63_bits():
 
 METHOD = '''"""Docs."""
 from methods.api import method
+from methods.helper import Box, kept
 # why
+LIMIT = 3
+UNUSED = 4
 @method(title="X")
 def x(experts, *, scale=0.3):
     """More docs."""
     from . import helper
-    return helper.f(experts, scale)
+    return helper.f(experts, scale) + Box().opened(LIMIT)
+@method(title="Y")
+def y(experts):
+    return kept(experts)
 '''
+HELPER = """from methods.deep import g
+
+SHIFT = 1
+def f(e, s):
+    return g(s)
+def kept(e):
+    return e
+class Box:
+    def __init__(self):
+        self.side = SHIFT
+    def opened(self, n):
+        return self.lid() + n
+    def lid(self):
+        return 5
+    def other(self):
+        return 6
+    def model(self):
+        return 7
+"""
 
 
 @pytest.fixture
@@ -203,44 +228,88 @@ def package(tmp_path):
     folder = tmp_path / "methods"
     folder.mkdir()
     (folder / "__init__.py").write_text("")
-    (folder / "x.py").write_text(METHOD)
+    (folder / "x.py").write_text(METHOD.replace("from . import helper", "from methods.helper import f")
+                                 .replace("helper.f(", "f("))  # fmt: skip
     (folder / "api.py").write_text("def method(**k):\n    return lambda f: f\n")
-    (folder / "helper.py").write_text("from methods.deep import g\n\ndef f(e, s):\n    return g(s)\n")
-    (folder / "deep.py").write_text("def g(s):\n    return s\n")
+    (folder / "helper.py").write_text(HELPER)
+    (folder / "deep.py").write_text("def g(s):\n    return s\ndef far(s):\n    return 2\n")
     (folder / "unrelated.py").write_text("Y = 1\n")
     return folder
 
 
-def test_comments_docstrings_and_layout_do_not_change_a_version(package):
-    before = method_version(package / "x.py")
-    text = METHOD.replace('"""Docs."""', '"""Other."""').replace("# why", "\n\n# because").replace("0.3)", " 0.3 ,)")
-    (package / "x.py").write_text(text.replace('    """More docs."""\n', ""))
-    (package / "unrelated.py").write_text("Y = 2\n")
-    assert method_version(package / "x.py") == before
+def changed(package, file, old, new):
+    """Whether the version of ``x`` differs once ``old`` is ``new`` in the file."""
+    before = method_version(package / "x.py", "x")
+    text = (package / file).read_text()
+    assert old in text
+    (package / file).write_text(text.replace(old, new))
+    return method_version(package / "x.py", "x") != before
+
+
+@pytest.mark.parametrize(
+    "file, old, new",
+    [
+        ("x.py", "Docs.", "Other."),
+        ("x.py", "# why", "\n\n# because"),
+        ("x.py", "0.3)", " 0.3 ,)"),
+        ("x.py", '    """More docs."""\n', ""),
+        ("unrelated.py", "1", "2"),
+    ],
+)
+def test_comments_docstrings_and_layout_do_not_change_a_version(package, file, old, new):
+    assert not changed(package, file, old, new)
 
 
 @pytest.mark.parametrize(
     "file, old, new",
     [
         ("x.py", "0.3", "0.4"),
+        ("x.py", "LIMIT = 3", "LIMIT = 4"),
         ("deep.py", "return s", "return -s"),
         ("api.py", "lambda f: f", "lambda f: None"),
         ("helper.py", "g(s)", "g(s + 1)"),
+        ("helper.py", "SHIFT = 1", "SHIFT = 2"),
+        ("helper.py", "return self.lid()", "return 2 * self.lid()"),
+        ("helper.py", "return 5", "return 50"),
+        ("helper.py", "return 7", "return 70"),
+        ("helper.py", "class Box:", "print(1)\nclass Box:"),
     ],
 )
-def test_code_of_the_method_and_of_all_it_imports_changes_the_version(package, file, old, new):
-    before = method_version(package / "x.py")
-    text = (package / file).read_text()
-    assert old in text
-    (package / file).write_text(text.replace(old, new))
-    assert method_version(package / "x.py") != before
+def test_all_code_that_a_method_reaches_changes_its_version(package, file, old, new):
+    assert changed(package, file, old, new)
 
 
-def test_files_reached_by_name_count_when_given(package):
-    alone = method_version(package / "x.py")
-    assert method_version(package / "x.py", package / "unrelated.py") != alone
+@pytest.mark.parametrize(
+    "file, old, new",
+    [
+        ("x.py", "UNUSED = 4", "UNUSED = 5"),
+        ("x.py", "return kept(experts)", "return -kept(experts)"),
+        ("deep.py", "return 2", "return 3"),
+        ("helper.py", "return e", "return -e"),
+        ("helper.py", "return 6", "return 60"),
+    ],
+)
+def test_code_that_a_method_does_not_reach_leaves_its_version(package, file, old, new):
+    assert not changed(package, file, old, new)
+
+
+def test_a_module_imported_whole_counts_whole(package):
+    (package / "x.py").write_text(METHOD)
+    assert changed(package, "helper.py", "return e", "return -e")
+
+
+def test_a_class_that_inherits_from_elsewhere_counts_whole(package):
+    (package / "helper.py").write_text(HELPER.replace("class Box:", "class Box(dict):"))
+    assert changed(package, "helper.py", "return 6", "return 60")
+
+
+def test_definitions_reached_by_a_string_count_when_given(package):
+    alone = method_version(package / "x.py", "x")
+    assert method_version(package / "x.py", "x", [(package / "unrelated.py", "Y")]) != alone
+    with pytest.raises(ValueError, match="unrelated.py defines no Z"):
+        method_version(package / "x.py", "x", [(package / "unrelated.py", "Z")])
 
 
 def test_the_version_does_not_depend_on_the_interpreter(package):
     (package / "x.py").write_text(METHOD + '\nY = u"a" f"b{1 + 2}c"\ndef z(a: int, /, *b):\n    return a\n')
-    assert method_version(package / "x.py") == "9071b1e371739fdb"
+    assert method_version(package / "x.py") == "c8b2c57a7cbfc217"
