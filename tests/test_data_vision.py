@@ -133,7 +133,7 @@ def test_processes_that_build_the_cache_at_once_all_get_the_data(cache):
     with multiprocessing.get_context("fork").Pool(6) as pool:
         found = pool.map(_load, range(12), chunksize=1)
     assert set(found) == {vision.info("OptDigits").arrays_sha256["validation"]}
-    assert sorted(p.suffix for p in cache.iterdir()) == [".npy", ".npy"], "temporary files were left behind"
+    assert sorted(p.suffix for p in cache.iterdir()) == [".json", ".npy", ".npy"], "temporary files were left behind"
 
 
 def test_a_failed_write_leaves_nothing_behind(cache, monkeypatch):

@@ -1,8 +1,8 @@
 """The embedded vision tasks (`vision-mini-8/14/20`): manifest, parquet, and a memory-mapped uint8 cache.
 
 The committed files are `mini/manifest.json` and `mini/<Task>/<split>.parquet` (PNG images and class labels, readable
-with `datasets.load_dataset("parquet", data_files=...)`). A split is decoded once into `.npy` files under the cache
-folder (`$SYMERGE_CACHE`, else `~/.cache/symerge-bench`), keyed by the parquet's sha256; later loads map that file.
+with `datasets.load_dataset("parquet", data_files=...)`). A split is decoded once (`benchmark.data.cache`), keyed by the
+parquet's sha256; later loads map that file.
 """
 
 from __future__ import annotations
@@ -11,13 +11,16 @@ import hashlib
 import io
 import json
 import os
-import tempfile
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from benchmark.data import cache
+from benchmark.data.cache import arrays_sha256 as arrays_sha256
+from benchmark.data.cache import cache_dir as cache_dir
 
 MINI = Path(__file__).resolve().parent / "mini"
 SPLITS = ("train", "validation", "test")
@@ -63,13 +66,6 @@ class ImageSplit:
 
     def __len__(self) -> int:
         return len(self.labels)
-
-
-def arrays_sha256(images: np.ndarray, labels: np.ndarray) -> str:
-    """sha256 of the raw bytes of a split: uint8 images, then little-endian int64 labels."""
-    digest = hashlib.sha256(np.ascontiguousarray(images, dtype=np.uint8).tobytes())
-    digest.update(np.ascontiguousarray(labels, dtype="<i8").tobytes())
-    return digest.hexdigest()
 
 
 def manifest(root: str | os.PathLike | None = None) -> dict[str, Any]:
@@ -119,18 +115,12 @@ def info(task: str, root: str | os.PathLike | None = None) -> TaskInfo:
     )
 
 
-def cache_dir() -> Path:
-    """`$SYMERGE_CACHE`, else `~/.cache/symerge-bench`."""
-    chosen = os.environ.get("SYMERGE_CACHE")
-    return Path(chosen) if chosen else Path.home() / ".cache" / "symerge-bench"
-
-
 def load_split(task: str, split: str, root: str | os.PathLike | None = None) -> ImageSplit:
     """One split of one task, from the cache if it is there and whole, else decoded from the parquet file.
 
     Raises `DataError` if the task or split is unknown, or the parquet file is missing, truncated, or has another
-    sha256, class list or row count than the manifest. Processes may decode the same split at once: each writes its own
-    temporary file and moves it into place, and what is read is always compared with the manifest's hash of the arrays.
+    sha256, class list or row count than the manifest. What is read from the cache is always
+    compared with the manifest's hash of the arrays.
     """
     about = info(task, root)
     if split not in about.counts:
@@ -141,31 +131,16 @@ def load_split(task: str, split: str, root: str | os.PathLike | None = None) -> 
     size, expected = path.stat().st_size, about.bytes[split]
     if size != expected:
         raise DataError(f"{path} has {size} bytes, the manifest says {expected} (truncated?). To restore it: {MEND}")
-    stem = cache_dir() / "vision" / f"{task}-{split}-{about.sha256[split][:20]}"
-    cached = _open_cache(stem, about, split)
-    if cached is None:
-        images, labels = _decode(path, about, split)
-        _save(stem.with_name(stem.name + ".images.npy"), images)
-        _save(stem.with_name(stem.name + ".labels.npy"), labels)
-        cached = _open_cache(stem, about, split)
-        if cached is None:
-            raise DataError(
-                f"the cache under {stem.parent} does not keep what is written to it (disk full?); "
-                "set SYMERGE_CACHE to another folder"
-            )
-    return ImageSplit(cached[0], cached[1], about.classes)
-
-
-def _open_cache(stem: Path, about: TaskInfo, split: str) -> tuple[np.ndarray, np.ndarray] | None:
     try:
-        images = np.load(stem.with_name(stem.name + ".images.npy"), mmap_mode="r", allow_pickle=False)
-        labels = np.load(stem.with_name(stem.name + ".labels.npy"), allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return None
-    whole = (
-        images.shape == (about.counts[split], *about.shape) and images.dtype == np.uint8 and labels.dtype == np.int64
-    )
-    return (images, labels) if whole and arrays_sha256(images, labels) == about.arrays_sha256[split] else None
+        images, labels = cache.load(
+            f"{task}-{split}-{about.sha256[split][:20]}",
+            (about.counts[split], *about.shape),
+            lambda: iter([_decode(path, about, split)]),
+            sha256=about.arrays_sha256[split],
+        )
+    except cache.CacheError as error:
+        raise DataError(str(error)) from None
+    return ImageSplit(images, labels, about.classes)
 
 
 def _decode(path: Path, about: TaskInfo, split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -198,17 +173,3 @@ def _decode(path: Path, about: TaskInfo, split: str) -> tuple[np.ndarray, np.nda
     if arrays_sha256(images, labels) != about.arrays_sha256[split]:
         raise DataError(f"{path} decodes to other pixels than the manifest's arrays_sha256. To restore it: {MEND}")
     return images, labels
-
-
-def _save(path: Path, array: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.save(file, array, allow_pickle=False)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

@@ -1,0 +1,173 @@
+"""Images decoded once: uint8 arrays on disk, memory-mapped, built by one process and read by all.
+
+An entry is three files, ``<stem>.images.npy``, ``<stem>.labels.npy`` and, written last, ``<stem>.json`` with their
+shape and hash. The stem's name holds the hash of what was decoded and how, so nothing is ever stale. A builder writes
+temporary files and moves them into place under a lock that the system frees however it ends: others wait for it, and
+after a killed one the next begins anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+Chunks = Iterator[tuple[np.ndarray, np.ndarray]]
+
+
+class CacheError(OSError):
+    """The cache folder does not keep what is written to it, or a builder gave other rows than it announced."""
+
+
+def cache_dir() -> Path:
+    """`$SYMERGE_CACHE`, else `~/.cache/symerge-bench`."""
+    chosen = os.environ.get("SYMERGE_CACHE")
+    return Path(chosen) if chosen else Path.home() / ".cache" / "symerge-bench"
+
+
+def arrays_sha256(images: np.ndarray, labels: np.ndarray) -> str:
+    """sha256 of the raw bytes of a split: uint8 images, then little-endian int64 labels."""
+    digest = hashlib.sha256()
+    for start in range(0, len(images), 1024):
+        digest.update(np.ascontiguousarray(images[start : start + 1024], dtype=np.uint8).data)
+    digest.update(np.ascontiguousarray(labels, dtype="<i8").data)
+    return digest.hexdigest()
+
+
+def load(
+    name: str,
+    shape: tuple[int, ...],
+    chunks: Callable[[], Chunks],
+    *,
+    sha256: str | None = None,
+    folder: Path | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The arrays of one entry: mapped if they are there and whole, else built.
+
+    Args:
+        name: of the entry; holds the hash of the data and of the preprocessing.
+        shape: ``(n, *shape of one image)``.
+        chunks: gives ``(images uint8 [m, ...], labels int64 [m])`` in order, ``n`` rows in all; called where nothing
+            usable is cached.
+        sha256: of the arrays (:func:`arrays_sha256`), where it is known: then the whole entry is read and compared at
+            every opening. Without it, sizes and the entry's own mark are.
+        folder: default `<cache_dir()>/vision`.
+
+    Returns:
+        ``images`` uint8, mapped and read-only; ``labels`` int64 ``[n]``.
+
+    Raises:
+        CacheError: the disk does not keep the entry, or ``chunks`` gives other shapes.
+    """
+    stem = (folder or cache_dir() / "vision") / name
+    found = _open(stem, shape, sha256)
+    if found is not None:
+        return found
+    with _locked(stem) as alone:
+        found = _open(stem, shape, sha256)
+        if found is not None:
+            return found
+        if alone:
+            for left in stem.parent.glob(f".{stem.name}.*"):
+                left.unlink(missing_ok=True)
+        _build(stem, shape, chunks())
+        found = _open(stem, shape, sha256)
+    if found is None:
+        raise CacheError(
+            f"the cache under {stem.parent} does not keep what is written to it (disk full?); "
+            "set SYMERGE_CACHE to another folder"
+        )
+    return found
+
+
+def mark(name: str, folder: Path | None = None) -> dict[str, object] | None:
+    """What is noted of a finished entry (``shape``, ``sha256`` of its arrays), or None where there is none."""
+    try:
+        found = json.loads(_file((folder or cache_dir() / "vision") / name, "json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _file(stem: Path, end: str) -> Path:
+    return stem.with_name(f"{stem.name}.{end}")
+
+
+def _open(stem: Path, shape: tuple[int, ...], sha256: str | None) -> tuple[np.ndarray, np.ndarray] | None:
+    noted = mark(stem.name, stem.parent)
+    if noted is None or noted.get("shape") != list(shape):
+        return None
+    try:
+        images = np.load(_file(stem, "images.npy"), mmap_mode="r", allow_pickle=False)
+        labels = np.load(_file(stem, "labels.npy"), allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    if images.shape != shape or images.dtype != np.uint8 or labels.dtype != np.int64 or labels.shape != shape[:1]:
+        return None
+    return (images, labels) if sha256 in (None, arrays_sha256(images, labels)) else None
+
+
+def _build(stem: Path, shape: tuple[int, ...], chunks: Chunks) -> None:
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    labels = np.empty(shape[0], dtype=np.int64)
+    digest = hashlib.sha256()
+    with _replacing(_file(stem, "images.npy"), stem) as temporary:
+        images = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
+        done = 0
+        for block, block_labels in chunks:
+            if block.shape[1:] != shape[1:] or done + len(block) > shape[0] or len(block) != len(block_labels):
+                raise CacheError(f"{stem.name}: rows {done} to {done + len(block)} are {block.shape}, expected {shape}")
+            images[done : done + len(block)] = block
+            labels[done : done + len(block)] = block_labels
+            digest.update(np.ascontiguousarray(block).data)
+            done += len(block)
+        if done != shape[0]:
+            raise CacheError(f"{stem.name}: {done} rows were decoded, expected {shape[0]}")
+        images.flush()
+        del images
+    digest.update(labels.astype("<i8").data)
+    with _replacing(_file(stem, "labels.npy"), stem) as temporary, open(temporary, "wb") as file:
+        np.save(file, labels, allow_pickle=False)
+    with _replacing(_file(stem, "json"), stem) as temporary:
+        noted = {"shape": list(shape), "sha256": digest.hexdigest()}
+        temporary.write_text(json.dumps(noted) + "\n", encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _replacing(path: Path, stem: Path) -> Iterator[Path]:
+    """A temporary file that takes the place of ``path`` once it is written and flushed to the disk."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{stem.name}.")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def _locked(stem: Path) -> Iterator[bool]:
+    """Hold the entry against other builders, waiting for one at work; False where the file system has no locks."""
+    path = cache_dir() / "locks" / f"{stem.name}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(handle)

@@ -1,0 +1,154 @@
+"""One data set's local copy, opened by `datasets`: parquet files as on the hub, a folder of images, or webdataset tars.
+
+Nothing is copied and nothing is fetched: rows are streamed from the files where they lie, images stay encoded.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmark.data.cache import cache_dir
+from benchmark.errors import UserError
+from benchmark.store import write_atomic
+
+EXPECTED = (
+    "expected one of: data/test-*.parquet or test.parquet with columns image and label (as on the hub); "
+    "test/CLASS/*.jpg or .png; test/*.tar (webdataset); and the same for train"
+)
+
+
+class Copy:
+    """A data set in a folder, with the splits and columns that `datasets` finds there."""
+
+    def __init__(self, folder: Path, config: str | None = None) -> None:
+        """Raises UserError where the folder is missing or holds nothing that `datasets` can read."""
+        self.folder = folder
+        if not folder.is_dir() or not any(folder.iterdir()):
+            raise UserError(f"no data in {folder}", EXPECTED)
+        import datasets
+
+        # The hub's README names configurations; a bare copy of the files has only "default".
+        try:
+            names = datasets.get_dataset_config_names(str(folder))
+            name = config if config in names else (names[0] if len(names) == 1 else None)
+            self.builder: Any = datasets.load_dataset_builder(str(folder), name=name)
+        except Exception as error:
+            raise UserError(f"{folder} cannot be read as a data set: {error}", EXPECTED) from None
+        self.splits = [str(split) for split in self.builder.config.data_files or {}]
+
+    def _check(self, split: str) -> None:
+        if split not in self.splits:
+            known = ", ".join(self.splits) or "none"
+            raise UserError(f"{self.folder} has no split {split!r}; it has {known}", EXPECTED)
+
+    def files(self, split: str) -> list[Path]:
+        """The split's files, sorted."""
+        self._check(split)
+        found = {str(k): v for k, v in self.builder.config.data_files.items()}[split]
+        return sorted(Path(str(file)) for file in found)
+
+    def rows(self, split: str, image: str | None = None, label: str | None = None) -> Any:
+        """The split as a stream of rows in the files' order, images encoded (`{"bytes", "path"}`).
+
+        ``image`` and ``label``: only these columns. Raises UserError for a file that is not readable.
+        """
+        import datasets
+
+        self._check(split)
+        try:
+            stream = self.builder.as_streaming_dataset(split)
+            if stream.features is None:
+                stream = stream._resolve_features()
+        except Exception as error:
+            raise UserError(f"{self.folder}, split {split}: {error}", "Fetch or copy the files again.") from None
+        for column, feature in stream.features.items():
+            if isinstance(feature, datasets.Image):
+                stream = stream.cast_column(column, datasets.Image(decode=False))
+        wanted = [column for column in (image, label) if column is not None]
+        return stream.select_columns(wanted) if wanted else stream
+
+    def columns(self, split: str, label: str) -> tuple[str, str, list[str] | None]:
+        """The image column, the label column (``label`` if it is there) and its class names, if it has any.
+
+        Raises UserError where there is no image column or no clear label column.
+        """
+        import datasets
+
+        features = self.rows(split).features
+        described = ", ".join(f"{name} ({type(feature).__name__})" for name, feature in features.items())
+        images = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
+        if len(images) != 1:
+            raise UserError(f"{self.folder}, split {split} has the columns {described}", "Expected one image column.")
+        labelled = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
+        candidates = [name for name in (label, "label", "cls") if name in features] + labelled
+        if not candidates:
+            raise UserError(f"{self.folder}, split {split} has the columns {described}", f"Expected the label {label}.")
+        chosen = features[candidates[0]]
+        return images[0], candidates[0], list(chosen.names) if isinstance(chosen, datasets.ClassLabel) else None
+
+    def facts(self, split: str) -> tuple[int, str]:
+        """Number of rows, and a sha256 over the names and contents of the split's files.
+
+        Remembered in the cache folder for as long as names, sizes and times of the files stay.
+        """
+        files = self.files(split)
+        seen = [(str(f.relative_to(self.folder)), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+        known = hashlib.sha256(json.dumps([str(self.folder.resolve()), seen]).encode()).hexdigest()
+        memo = cache_dir() / "facts" / f"{known[:40]}.json"
+        try:
+            noted = json.loads(memo.read_text(encoding="utf-8"))
+            return int(noted["rows"]), str(noted["sha256"])
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+        digest = hashlib.sha256()
+        for file, (name, _, _) in zip(files, seen, strict=True):
+            with open(file, "rb") as opened:
+                digest.update(f"{name}\0{hashlib.file_digest(opened, 'sha256').hexdigest()}\n".encode())
+        rows = self._count(split, files)
+        write_atomic(memo, json.dumps({"rows": rows, "sha256": digest.hexdigest()}) + "\n")
+        return rows, digest.hexdigest()
+
+    def _count(self, split: str, files: list[Path]) -> int:
+        if all(file.suffix == ".parquet" for file in files):
+            import pyarrow as pa
+            import pyarrow.parquet as pq
+
+            try:
+                return sum(pq.ParquetFile(file).metadata.num_rows for file in files)
+            except (pa.ArrowException, OSError) as error:
+                raise UserError(f"{self.folder}, split {split}: {error}", "Fetch or copy the files again.") from None
+        return sum(1 for _ in self.rows(split))
+
+
+@functools.lru_cache(maxsize=64)
+def open_copy(folder: Path, config: str | None = None) -> Copy:
+    """The copy in this folder, listed once a process."""
+    return Copy(folder, config)
+
+
+def encoded(row: dict[str, Any]) -> bytes:
+    """The encoded image of a row's image column. Raises UserError where it holds none."""
+    if row.get("bytes") is not None:
+        return row["bytes"]
+    if row.get("path"):
+        with open(os.fspath(row["path"]), "rb") as file:
+            return file.read()
+    raise UserError("a row holds no image", "Fetch or copy the files again.")
+
+
+def batched(rows: Any, size: int) -> Iterator[list[Any]]:
+    """Lists of up to ``size`` items."""
+    pending: list[Any] = []
+    for row in rows:
+        pending.append(row)
+        if len(pending) == size:
+            yield pending
+            pending = []
+    if pending:
+        yield pending
