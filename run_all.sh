@@ -100,6 +100,8 @@ case "${1:-}" in
         failed=0
         "$python" -m ruff check . || failed=1
         "$python" -m mypy || failed=1
+        # The whole suite, one process a core; named tests run plainly, so that --pdb and the like work.
+        [ $# -gt 0 ] || set -- -n auto --dist loadfile
         "$python" -m pytest "$@" || failed=1
         exit "$failed"
         ;;

@@ -175,7 +175,8 @@ def test_the_test_command_fails_when_any_check_fails_and_ends_with_pytest(clone,
 
 def test_ci_runs_the_tests_from_anywhere(clone, tmp_path):
     assert clone.run(command=".ci/run", cwd=tmp_path).returncode == 0
-    assert clone.called("-m pytest") and all(call.startswith(f"{clone.root}|") for call in clone.called("-m pytest"))
+    assert clone.called("-m pytest -n auto --dist loadfile")
+    assert all(call.startswith(f"{clone.root}|") for call in clone.called("-m pytest"))
     assert clone.run(command=".ci/run", cwd=tmp_path, PYTEST_FAILS=1).returncode != 0
 
 
