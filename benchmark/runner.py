@@ -130,7 +130,7 @@ def plan(
         for seed in seeds if about.stochastic else [None]:
             spec = RunSpec(
                 suite=suite.name,
-                suite_version=str(suite.version),
+                suite_version=suite.identity,
                 backbone=bench.backbone,
                 family=bench.family,
                 checkpoints=bench.checkpoints,
@@ -213,7 +213,7 @@ def _fresh(run: Run, bench: Bench, options: Options) -> Record:
         status="running",
         started=_now(),
         method=MethodInfo(title=about.title, paper=about.paper),
-        access=[f"{level} {split}" for split, level in access.items()],
+        access=[*(f"{level} {split}" for split, level in access.items()), *bench.access],
         provenance=provenance.describe(bench, options.argv),
         suite_tasks=list(bench.tasks),
     )
@@ -326,7 +326,7 @@ def _call(
     """The method on a stream of exactly the access its keywords ask for; no access, no stream."""
     access = about.access_for(keywords)
     if not access:
-        return about(experts, **keywords), None
+        return _finished(about(experts, **keywords), bench), None
     sources = {split: {task: bench.source(task, split) for task in bench.tasks} for split, _ in access.items()}
     deadline = time.monotonic() + options.time_limit if options.time_limit else None
     stream = Stream(
@@ -338,7 +338,13 @@ def _call(
         progress=progress.rounds,
     )
     with autocast(bench.device, run.spec.autocast):
-        return about(experts, stream, **keywords), stream
+        merged = about(experts, stream, **keywords)
+    return _finished(merged, bench), stream
+
+
+def _finished(merged: Any, bench: Bench) -> Any:
+    """What a method returned, after the suite's protocol; no merge is left for the caller to refuse."""
+    return bench.finish(merged) if isinstance(merged, Merged) else merged
 
 
 def _seed_everything(run: Run) -> None:

@@ -63,7 +63,7 @@ def choose(
     advance: Callable[[str, Any], Any],
 ) -> Choice:
     """Try every value of the grid of ``key`` and keep the best by mean expert-normalised validation score."""
-    upper = scores(methods.get(REFERENCE_ROWS[1])(experts), bench)
+    upper = scores(bench.finish(methods.get(REFERENCE_ROWS[1])(experts)), bench)
     directions = {task: bench.tasks[task].higher_is_better for task in bench.tasks}
     found: dict[float, float] = {}
     values = grid(about, key)

@@ -15,13 +15,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from methods.adaptation import adapt_merge, entropy, need_classes
+from methods.adaptation import adapt_merge, entropy
 from methods.api import UNLABELLED, Access, Experts, Merged, Stream, method
 from methods.coefficients import LayerwiseMerge
 from methods.vectors import elect
 
 
-@method(title="AdaMerging", paper="arXiv:2310.02575", access=Access(test=UNLABELLED))
+@method(title="AdaMerging", paper="arXiv:2310.02575", access=Access(test=UNLABELLED), needs=("classes",))
 def adamerging(
     experts: Experts,
     stream: Stream,
@@ -46,7 +46,6 @@ def adamerging(
         clamp: keep coefficients in [0, 1].
         seed: the stream's seed.
     """
-    need_classes(experts, "adamerging")
     vectors = elect(experts, keep, lambda agreeing, positive: agreeing) if trim else None
     merge = LayerwiseMerge(experts, prior=prior, granularity=granularity, clamp=clamp, vectors=vectors)
     trace = adapt_merge(

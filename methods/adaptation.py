@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from methods.coefficients import Leaves
 from methods.experts import Experts
-from methods.registry import MergingError
 from methods.stream import Batch, Stream
 
 Loss = Callable[[str, Batch], Tensor]
+# Numbers of the inputs that are run together without gradients: 256 images of 3 x 224 x 224.
+AT_ONCE = 256 * 3 * 224 * 224
 
 
 def adapt(
@@ -159,7 +160,8 @@ class ExpertOutputs:
             stream.check_time()
             outputs = run(task) if run else _expert(experts, task, features)
             with torch.no_grad():
-                rows = [outputs(stream.fetch(task, part, split).inputs).float() for part in index.split(chunk)]
+                size = min(chunk, _at_once(stream.fetch(task, index[:1], split).inputs))
+                rows = [outputs(stream.fetch(task, part, split).inputs).float() for part in index.split(size)]
             self._out[task] = torch.cat(rows)
             self._row[task] = torch.full((int(index.max()) + 1,), -1, dtype=torch.int64)
             self._row[task][index] = torch.arange(len(index))
@@ -170,20 +172,15 @@ class ExpertOutputs:
         return self._out[task][rows.to(self._out[task].device)]
 
 
+def _at_once(inputs: Any) -> int:
+    """How many samples like this one run together: large images take large activations."""
+    return max(1, AT_ONCE // max(1, inputs.numel())) if isinstance(inputs, Tensor) else AT_ONCE
+
+
 def _expert(experts: Experts, task: str, features: bool) -> Callable[[Any], Tensor]:
     state = experts.state(task)
     head = nn.Identity() if features else experts.copy_head(task).eval()
     return lambda inputs: head(experts.forward(state, task, inputs))
-
-
-def need_classes(experts: Experts, method: str, tasks: Sequence[str] | None = None) -> None:
-    """Raises :class:`MergingError` where a task has no classes, so that its predictions have no entropy."""
-    for task in experts.tasks if tasks is None else tasks:
-        if experts.kind(task) not in ("classification", "segmentation"):
-            raise MergingError(
-                f"{method} minimises an entropy and {task!r} is a {experts.kind(task)} task, which has none; "
-                "leave that task out, or use symerge"
-            )
 
 
 def entropy(logits: Tensor) -> Tensor:

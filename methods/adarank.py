@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from methods.adamerging import class_entropy, coefficient_trace
-from methods.adaptation import adapt_merge, need_classes
+from methods.adaptation import adapt_merge
 from methods.api import UNLABELLED, Access, Experts, Merged, Stream, method
 from methods.coefficients import combine
 from methods.spectral import task_svd
@@ -35,7 +35,7 @@ TEMPERATURE = 10.0
 START = 0.1
 
 
-@method(title="AdaRank", paper="arXiv:2503.22178", access=Access(test=UNLABELLED))
+@method(title="AdaRank", paper="arXiv:2503.22178", access=Access(test=UNLABELLED), needs=("classes", "matrices"))
 def adarank(
     experts: Experts,
     stream: Stream,
@@ -59,7 +59,6 @@ def adarank(
     """
     choice("origin", origin, ("base", "mean"))
     fraction("rank", rank, zero=True)
-    need_classes(experts, "adarank")
     start = prior if prior is not None else (0.3 if origin == "base" else 2.3)
     merge = RankMerge(experts, centred=origin == "mean", prior=start, rank=rank or 1 / len(experts))
     trace = adapt_merge(

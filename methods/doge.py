@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 
 from methods.adamerging import class_entropy, coefficient_trace
-from methods.adaptation import adapt_merge, need_classes
-from methods.api import UNLABELLED, Access, Experts, Merged, MergingError, Stream, method
+from methods.adaptation import adapt_merge
+from methods.api import UNLABELLED, Access, Experts, Merged, MergingError, NotApplicable, Stream, method
 from methods.coefficients import LayerwiseMerge
 from methods.interference import block_weights
 from methods.spectral import leading, significant, task_svd
@@ -34,7 +34,12 @@ from methods.vectors import choice, fraction, thresholds, trim
 ADAMERGING: dict[str, Any] = {"steps": 500, "lr": 1e-3, "batch_size": 16, "draws": 2}
 
 
-@method(title="DOGE", paper="arXiv:2501.01230", access_if={("coefficients", "adamerging"): Access(test=UNLABELLED)})
+@method(
+    title="DOGE",
+    paper="arXiv:2501.01230",
+    access_if={("coefficients", "adamerging"): Access(test=UNLABELLED)},
+    needs=("matrices",),
+)
 def doge(
     experts: Experts,
     stream: Stream | None = None,
@@ -74,7 +79,8 @@ def doge(
     if coefficients == "fixed":
         return Merged(experts, {n: vector + experts.base_tensor(n) for n, vector in modified.items()})
     assert stream is not None
-    need_classes(experts, "doge with coefficients='adamerging'")
+    if why := experts.lacks("classes"):
+        raise NotApplicable(f"doge with coefficients='adamerging' {why}")
     merge = LayerwiseMerge(experts, vectors=modified, skip=tuple(set(experts.names) - set(names)))
     merge.raw.data.copy_(torch.stack([weights[n] for n in merge.names]))
     trace = adapt_merge(experts, stream, merge, lambda task, outputs, batch: class_entropy(outputs), **ADAMERGING)

@@ -42,6 +42,7 @@ Factors = tuple[Tensor, Tensor, Tensor]
     paper="arXiv:2602.20208",
     access=Access(val=UNLABELLED),
     grids={"scale": (0.1, 3.0, 30)},
+    needs=("matrices",),
 )
 def esm(experts: Experts, stream: Stream, *, proxies: int = 32, scale: float = 1.0) -> Merged:
     """Merge in the subspaces that move the features of a few unlabelled samples.

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from methods.registry import MergingError, NotApplicable, nearest
+from methods.blocks import place
+from methods.registry import NEEDS, MergingError, NotApplicable, nearest
 
 Edit = Callable[[str, str, Tensor], Tensor]
 KINDS = ("classification", "regression", "segmentation", "depth", "normals")
@@ -93,6 +95,8 @@ class Experts:
         tasks: the K task names, in order.
         base: ``{name: Tensor}`` of the pretrained encoder, any floating dtype; integer buffers allowed.
         names: the floating tensors that are merged, in the encoder's parameter order where it has them.
+        statistics: running statistics of normalisations that are no weights: not merged, but estimated again on data
+            once the weights stand (``Merged.statistics``); until then a merge is run on those of its batch.
         device: where ``task_vectors``, ``state`` and ``forward`` compute. Storage stays where it is.
         encoder: the module that runs a state, or ``None`` for methods that need no forward pass.
     """
@@ -106,6 +110,7 @@ class Experts:
         encoder: nn.Module | None = None,
         kinds: Mapping[str, str] | None = None,
         adaptable: Mapping[str, Sequence[str]] | None = None,
+        statistics: Sequence[str] = (),
         device: torch.device | str = "cpu",
     ) -> None:
         if not experts:
@@ -113,6 +118,7 @@ class Experts:
         self.base, self.encoder, self.device = base, encoder, torch.device(device)
         self._experts = dict(experts)
         self.tasks: tuple[str, ...] = tuple(experts)
+        self.statistics = tuple(statistics)
         self.heads = dict(heads or {})
         self.kinds = {task: (kinds or {}).get(task, "classification") for task in self.tasks}
         self._adaptable = {k: tuple(v) for k, v in (adaptable or {}).items()}
@@ -127,6 +133,9 @@ class Experts:
         for task in self.heads:
             if task not in self._experts:
                 raise nearest("task of a head", task, list(self.tasks))
+        for name in self.statistics:
+            if name not in base:
+                raise nearest("tensor of statistics", name, list(base))
         self._check_layout()
         order = list(encoder.state_dict()) if encoder is not None else []
         floating = [n for n in base if self._is_merged(n)]
@@ -143,6 +152,7 @@ class Experts:
         encoder: nn.Module | None = None,
         kinds: Mapping[str, str] | None = None,
         adaptable: Mapping[str, Sequence[str]] | None = None,
+        statistics: Sequence[str] = (),
         device: torch.device | str = "cpu",
     ) -> Experts:
         """Experts from state dicts (or paths of safetensors files) of equal keys and shapes.
@@ -153,7 +163,9 @@ class Experts:
             heads: ``{task: module}``, features ``[B, D]`` to predictions.
             encoder: the module whose parameters the state dicts name; run by ``forward``.
             kinds: ``{task: "classification" | "regression" | ...}``, default classification.
-            adaptable: ``{name: encoder tensors}``; ``"last_block"`` is found by itself in numbered blocks.
+            adaptable: ``{name: encoder tensors}``; ``"last_block"`` is found by itself in numbered blocks. Under
+                ``"head"``, beginnings of the names of the head's parameters that a method may train (default all).
+            statistics: tensors that are estimated again after merging instead of being merged.
             device: where arithmetic and forward passes take place.
 
         Raises:
@@ -161,7 +173,16 @@ class Experts:
         """
         opened = {t: StateFile(s) if isinstance(s, (str, Path)) else s for t, s in experts.items()}
         first = StateFile(base) if isinstance(base, (str, Path)) else base
-        return cls(first, opened, heads=heads, encoder=encoder, kinds=kinds, adaptable=adaptable, device=device)
+        return cls(
+            first,
+            opened,
+            heads=heads,
+            encoder=encoder,
+            kinds=kinds,
+            adaptable=adaptable,
+            statistics=statistics,
+            device=device,
+        )
 
     @classmethod
     def from_lora(
@@ -211,7 +232,9 @@ class Experts:
         return len(self.tasks)
 
     def _is_merged(self, name: str) -> bool:
-        return all(_floating(state, name) for state in (self.base, *self._experts.values()))
+        return name not in self.statistics and all(
+            _floating(state, name) for state in (self.base, *self._experts.values())
+        )
 
     def _check_layout(self) -> None:
         """Keys and shapes of every expert against the base; every difference in one message."""
@@ -304,17 +327,21 @@ class Experts:
         merged = set(self.names)
         return {
             n: self._finite(n, owner, source[n].to(self.device, torch.float32))
-            if n in merged
+            if n in merged or n in self.statistics
             else source[n].to(self.device)
             for n in source
         }
 
     def forward(self, state: Mapping[str, Tensor], task: str, inputs: Any) -> Any:
-        """Features of ``inputs`` under the given weights. Tensors that ``state`` lacks are the encoder's own."""
+        """Features of ``inputs`` under the given weights. Tensors that ``state`` lacks are the encoder's own;
+        statistics that it lacks are those of the batch."""
         if self.encoder is None:
             raise MergingError("this method runs the encoder and none was given; make the Experts with encoder=module")
         known = self._encoder_names()
-        return torch.func.functional_call(self.encoder, {n: t for n, t in state.items() if n in known}, (inputs,))
+        given = {n: valid(n, t) for n, t in state.items() if n in known}
+        lacking = any(n not in given for n in self.statistics)
+        with batch_statistics(self.encoder) if lacking else nullcontext():
+            return torch.func.functional_call(self.encoder, given, (inputs,))
 
     def _encoder_names(self) -> set[str]:
         if not hasattr(self, "_known"):
@@ -325,7 +352,7 @@ class Experts:
     def adaptable(self, task: str) -> dict[str, Any]:
         """``"head"`` (the module) and, where blocks are numbered, ``"last_block"`` (tensor names)."""
         found: dict[str, Any] = {"head": self.heads[task]} if task in self.heads else {}
-        found.update(self._adaptable)
+        found.update({k: v for k, v in self._adaptable.items() if k != "head"})
         if "last_block" not in found:
             block = last_block(self.names)
             if block:
@@ -349,21 +376,56 @@ class Experts:
         return self._lora[task]
 
     def copy_head(self, task: str) -> nn.Module:
-        """A copy of the head on the device, with parameters that can be trained."""
+        """A copy of the head on the device; the parameters that a method may train require gradients."""
         made = copy.deepcopy(self.head(task)).to(self.device, torch.float32)
-        for parameter in made.parameters():
-            parameter.requires_grad_(True)
+        parts = self._adaptable.get("head", ("",))
+        for name, parameter in made.named_parameters():
+            parameter.requires_grad_(name.startswith(parts))
         return made
+
+    def lacks(self, need: str) -> str | None:
+        """Why these experts do not have what a method ``needs``, in one line; ``None`` where they have it."""
+        if need == "classes":
+            other = [t for t in self.tasks if self.kind(t) not in ("classification", "segmentation")]
+            kind = self.kind(other[0]) if other else ""
+            return f"minimises an entropy and {other[0]!r} is a {kind} task, which has none" if other else None
+        if need == "matrices":
+            found = any(len(s) == 2 for n, s in _shapes(self.base).items() if n in set(self.names))
+            return None if found else "works on the matrices of linear layers and this encoder has none"
+        if need == "adapters":
+            return None if self._lora is not None else "merges LoRA adapters and these experts are full fine-tunings"
+        raise MergingError(f"a method needs {need!r}; known needs: {', '.join(NEEDS)}")
+
+
+@contextmanager
+def batch_statistics(module: nn.Module) -> Iterator[None]:
+    """Batch normalisations use the mean and variance of their batch, and keep their running ones as they are."""
+    aside = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+    kept = [(m.running_mean, m.running_var) for m in aside]
+    for each in aside:
+        each.running_mean = each.running_var = None
+    try:
+        yield
+    finally:
+        for each, (mean, variance) in zip(aside, kept, strict=True):
+            each.running_mean, each.running_var = mean, variance
+
+
+def valid(name: str, value: Tensor) -> Tensor:
+    """``value``; of running statistics without gradient, which normalisations have no rule for, and a variance not
+    below 0: arithmetic over experts' variances can leave their range."""
+    if name.endswith("running_var"):
+        return value.detach().clamp(min=0)
+    return value.detach() if name.endswith("running_mean") else value
 
 
 def last_block(names: Sequence[str]) -> tuple[str, ...]:
-    """The tensors of the highest-numbered block (``...resblocks.11...``); empty where blocks are not numbered."""
-    pattern = re.compile(r"^(.*?\b(?:resblocks|layers|layer|blocks|h))\.(\d+)\.")
-    hits = [(m.group(1), int(m.group(2)), n) for n in names if (m := pattern.match(n))]
-    if not hits:
+    """The tensors of the highest-numbered block (``...resblocks.11...``, ``layer4.2...``); empty without such."""
+    places = {n: at for n in names if (at := place(n)) is not None}
+    if not places:
         return ()
-    prefix, top = max((p, max(i for q, i, _ in hits if q == p)) for p, _, _ in hits)
-    return tuple(n for p, i, n in hits if p == prefix and i == top)
+    top = max((at.tower, at.number) for at in places.values())
+    return tuple(n for n, at in places.items() if (at.tower, at.number) == top)
 
 
 def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:

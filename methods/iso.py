@@ -25,7 +25,7 @@ from methods.spectral import leading, merge_matrices, polar, significant, sum_ve
 from methods.vectors import fraction
 
 
-@method(title="Iso-C", paper="arXiv:2502.04959", grids={"scale": (0.1, 3.0, 30)})
+@method(title="Iso-C", paper="arXiv:2502.04959", grids={"scale": (0.1, 3.0, 30)}, needs=("matrices",))
 def iso_c(experts: Experts, *, scale: float = 1.0) -> Merged:
     """The sum of task vectors with every singular value replaced by their mean.
 
@@ -35,7 +35,7 @@ def iso_c(experts: Experts, *, scale: float = 1.0) -> Merged:
     return Merged(experts, merge_matrices(experts, scale, lambda name: flattened(sum_vector(experts, name))))
 
 
-@method(title="Iso-CTS", paper="arXiv:2502.04959", grids={"scale": (0.1, 3.0, 30)})
+@method(title="Iso-CTS", paper="arXiv:2502.04959", grids={"scale": (0.1, 3.0, 30)}, needs=("matrices",))
 def iso_cts(experts: Experts, *, scale: float = 1.0, common_fraction: float = 0.8) -> Merged:
     """The common space of the sum, enriched with directions of each task, under a flat spectrum.
 

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from methods.experts import Experts, StateFile
+from methods.experts import Experts, StateFile, valid
 from methods.registry import PACKAGE, MergingError, nearest
 
 StateRule = Callable[["Merged", str], Mapping[str, Tensor]]
@@ -48,6 +49,8 @@ class Merged:
         needs_task: whether a task id is needed to pick more than the head.
         trace: coefficients, loss curves, times, trainable count.
         options: plain JSON values that ``state`` and ``wrap`` need.
+        statistics: ``{task or "all": {name: tensor}}``, the experts' ``statistics`` estimated on this merge. Without
+            them its models use those of each batch.
 
     ``state`` and ``wrap`` live in a file of this package, so that a saved merge names them and no code is stored.
     """
@@ -66,12 +69,14 @@ class Merged:
         needs_task: bool = False,
         trace: Mapping[str, Any] | None = None,
         options: Mapping[str, Any] | None = None,
+        statistics: Mapping[str, Mapping[str, Tensor]] | None = None,
     ) -> None:
         self.experts = experts
         self.shared = {n: t.detach() for n, t in (shared or {}).items()}
         self.heads = {k: {n: t.detach() for n, t in v.items()} for k, v in (heads or {}).items()}
         self.layers = {k: {n: t.detach() for n, t in v.items()} for k, v in (layers or {}).items()}
         self.extra = {n: t.detach() for n, t in (extra or {}).items()}
+        self.statistics = {k: {n: t.detach() for n, t in v.items()} for k, v in (statistics or {}).items()}
         self.rule, self.wrap = state, wrap
         self.declared, self.needs_task = declared, needs_task or bool(self.layers)
         self.trace: dict[str, Any] = dict(trace or {})
@@ -102,6 +107,7 @@ class Merged:
             + [(f"head/{k}/{n}", t) for k, v in self.heads.items() for n, t in v.items()]
             + [(f"layer/{k}/{n}", t) for k, v in self.layers.items() for n, t in v.items()]
             + [(f"extra/{n}", t) for n, t in self.extra.items()]
+            + [(f"statistics/{k}/{n}", t) for k, v in self.statistics.items() for n, t in v.items()]
         )
 
     def state_dict(self, task: str | None = None) -> dict[str, Tensor]:
@@ -127,7 +133,10 @@ class Merged:
         }
         if task is not None:
             state.update(self.layers.get(task, {}))
-        return {n: t.to(torch.float32) if n in merged else t for n, t in state.items()}
+        state.update(self.statistics.get("all", {}))
+        state.update(self.statistics.get(task or "", {}))
+        real = merged.union(self.experts.statistics)
+        return {n: valid(n, t.to(torch.float32)) if n in real else t for n, t in state.items()}
 
     def head(self, task: str) -> nn.Module:
         """The task's head (a copy), adapted where the method adapted it."""
@@ -142,8 +151,10 @@ class Merged:
         if experts.encoder is None:
             raise MergingError("this merge has no encoder to run; make the Experts with encoder=module")
         encoder = self._encoder
-        if encoder is None or self.rule is not None or self.layers:
+        if encoder is None or self.differs:
             encoder = copy.deepcopy(experts.encoder)
+            if experts.statistics and not self.statistics:
+                forget_statistics(encoder)
             known = set(encoder.state_dict())
             state = {n: t.to(experts.device) for n, t in self.state_dict(task).items() if n in known}
             encoder.load_state_dict(state, strict=False, assign=True)
@@ -154,11 +165,16 @@ class Merged:
         return model.to(experts.device).eval().requires_grad_(False)
 
     @property
+    def differs(self) -> bool:
+        """Whether tasks have encoders of their own."""
+        return self.rule is not None or bool(self.layers)
+
+    @property
     def storage(self) -> int:
         """Bytes to keep beyond one float32 model (and the K heads that every method needs)."""
         seen: dict[tuple[int, torch.Size, tuple[int, ...]], int] = {}
         for name, value in self.tensors():
-            if name.startswith("head/"):
+            if name.startswith(("head/", "statistics/all/")):
                 continue
             seen[value.data_ptr(), value.shape, value.stride()] = value.numel() * value.element_size()
         merged = set(self.experts.names)
@@ -181,6 +197,7 @@ class Merged:
             if "head" in parts:
                 made.heads[task] = dict(parts["head"])
             if "layers" in parts:
+                made.statistics = {}
                 made.layers[task] = {**made.layers.get(task, {}), **parts["layers"]}
         made.needs_task = self.needs_task or bool(made.layers)
         return made
@@ -216,11 +233,11 @@ class Merged:
         about = json.loads(stored.metadata["merged"])
         if about["tasks"] != list(experts.tasks):
             raise MergingError(f"{Path(path).name} merges {about['tasks']}, these experts are {list(experts.tasks)}")
-        parts: dict[str, Any] = {"shared": {}, "head": {}, "layer": {}, "extra": {}, "trace": {}}
+        parts: dict[str, Any] = {"shared": {}, "head": {}, "layer": {}, "extra": {}, "trace": {}, "statistics": {}}
         for full in stored:
             part, _, name = full.partition("/")
             value = stored[full].clone() if part == "head" else stored[full]
-            if part in ("head", "layer"):
+            if part in ("head", "layer", "statistics"):
                 task, _, name = name.partition("/")
                 parts[part].setdefault(task, {})[name] = value
             else:
@@ -237,7 +254,15 @@ class Merged:
             needs_task=about["needs_task"],
             trace={**about["trace"], **parts["trace"]},
             options=about["options"],
+            statistics=parts["statistics"],
         )
+
+
+def forget_statistics(module: nn.Module) -> None:
+    """From now on batch normalisations use the mean and variance of their batch."""
+    for each in module.modules():
+        if isinstance(each, _BatchNorm):
+            each.running_mean = each.running_var = None
 
 
 def pack_mask(mask: Tensor) -> Tensor:

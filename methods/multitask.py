@@ -32,7 +32,8 @@ def train(
     """Train one encoder, started from the base, on the labelled training data of all tasks under their frozen heads.
 
     A step draws one batch of every task and makes one AdamW update (betas 0.9, 0.999; linear warm-up, cosine decay).
-    The encoder stays in the mode it is in, evaluation: dropout is off, BatchNorm keeps the base's running statistics.
+    The encoder stays in the mode it is in, evaluation: dropout is off, BatchNorm keeps the base's running statistics
+    (or takes the batch's, where the experts' statistics are estimated again after merging).
 
     Args:
         combine: ``(gradients [K, P], losses [K]) -> [P]``, rows in the order of tasks, P the shared parameters

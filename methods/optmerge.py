@@ -28,7 +28,7 @@ from methods.spectral import leading, mean_vector, sum_vector, task_svd
 from methods.vectors import choice
 
 
-@method(title="OptMerge", paper="arXiv:2505.19892")
+@method(title="OptMerge", paper="arXiv:2505.19892", needs=("matrices",))
 def optmerge(experts: Experts, *, variant: str = "internvl", steps: int = 300, scale: float | None = None) -> Merged:
     """Optimise the merged matrix against the leading inputs of each task vector.
 

@@ -20,6 +20,8 @@ from typing import Any
 LABELLED = "labelled"
 UNLABELLED = "unlabelled"
 SPLITS = ("train", "val", "test")
+#: What a method may need of the experts: tasks with classes; linear layers in the encoder; LoRA adapters.
+NEEDS = ("classes", "matrices", "adapters")
 PACKAGE = Path(__file__).parent
 
 
@@ -89,6 +91,7 @@ class Method:
     grids: dict[str, tuple[float, float, int]] = field(default_factory=dict)
     summary: str = ""
     function: Callable[..., Any] | None = None
+    needs: tuple[str, ...] = ()
 
     @property
     def stochastic(self) -> bool:
@@ -132,6 +135,9 @@ class Method:
                 f"{chosen[0]}='val' is chosen on a validation split by the benchmark's runner; called directly, "
                 f"{self.name} takes a number"
             )
+        for need in self.needs:
+            if why := experts.lacks(need):
+                raise NotApplicable(f"{self.name} {why}")
         takes_stream = "stream" in inspect.signature(self.function).parameters
         if access and stream is None and takes_stream:
             raise MergingError(
@@ -150,6 +156,7 @@ def method(
     access: Access | None = None,
     access_if: Mapping[tuple[str, Any], Access] | None = None,
     grids: Mapping[str, tuple[float, float, int]] | None = None,
+    needs: tuple[str, ...] = (),
 ) -> Callable[[Callable[..., Any]], Method]:
     """Register the decorated function as a method.
 
@@ -160,6 +167,7 @@ def method(
         access_if: ``{(keyword, value): Access}`` raises the access when the keyword has that value.
         grids: ``{keyword: (first, last, count)}``: the values the paper searches on a labelled validation split. Such a
             keyword may be ``"val"``; whoever runs the method then chooses, and hands the method a number.
+        needs: what the experts must have, out of ``NEEDS``; without it the method is left out, with a line saying why.
     """
 
     def register(function: Callable[..., Any]) -> Method:
@@ -180,6 +188,7 @@ def method(
             dict(grids or {}),
             summary,
             function,
+            needs,
         )
         functools.update_wrapper(made, function)
         return made
@@ -243,6 +252,7 @@ def _read(path: Path) -> list[Method]:
                     given.get("access_if", {}),
                     given.get("grids", {}),
                     (ast.get_docstring(node) or "").partition("\n")[0],
+                    needs=given.get("needs", ()),
                 )
             )
     return found

@@ -24,7 +24,7 @@ from methods.statistics import grams, layers, least_squares
 from methods.vectors import fraction
 
 
-@method(title="RegMean", paper="arXiv:2212.09849", access=Access(train=UNLABELLED))
+@method(title="RegMean", paper="arXiv:2212.09849", access=Access(train=UNLABELLED), needs=("matrices",))
 def regmean(experts: Experts, stream: Stream, *, reduce: float = 0.9, examples: int = 256) -> Merged:
     """Merge linear layers by regression on their inputs, everything else by the mean.
 

@@ -268,7 +268,7 @@ def fisher_information(experts: Experts, stream: Stream, examples: int) -> Itera
                 numbers = torch.arange(count, count + len(batch.index), device=experts.device)
                 for gradients in _gradients(score, leaves, batch.inputs, numbers, together):
                     for name, total in found.items():
-                        total += gradients[name].square_().sum(0)
+                        total += gradients[name].square().sum(0)
                 count += len(numbers)
         yield task, {n: total.div_(count) for n, total in found.items()}
 

@@ -64,7 +64,8 @@ def symerge(
         steps: rounds over all tasks, one update per task and round.
         lr: Adam's rate; ``None`` is 1e-2 when a layer is adapted and 1e-3 otherwise.
         prior: what every coefficient starts from.
-        adapt: ``"head"``, ``"last_block"`` (started from the expert's, kept per task) or ``"none"``.
+        adapt: ``"head"`` (of a decoder its last layer), ``"last_block"`` (started from the expert's, kept per task) or
+            ``"none"``.
         coefficients: learn them too; ``False`` leaves all at ``prior``.
         labels: ``"hard"``, ``"soft"``, ``"entropy"`` (no expert: the merged model's own entropy) or ``"truth"``
             (oracle: needs labels).
@@ -197,7 +198,10 @@ def learn(
     blocks = _last_blocks(experts) if layer == "last_block" else {}
     merge = LayerwiseMerge(experts, prior=prior, clamp=clamp, skip=tuple(next(iter(blocks.values()), {})))
     merge.raw.requires_grad_(coefficients)
-    heads = {task: experts.copy_head(task).eval().requires_grad_(layer == "head") for task in experts.tasks}
+    heads = {task: experts.copy_head(task).eval() for task in experts.tasks}
+    if layer != "head":
+        for head in heads.values():
+            head.requires_grad_(False)
     fixed = None if coefficients else merge.merged()
     needs_expert = labels in ("hard", "soft") or (labels == "truth" and select != "all")
     teacher = (

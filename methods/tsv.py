@@ -28,7 +28,7 @@ from methods.spectral import merge_matrices, polar, significant, task_svd
 from methods.vectors import fraction
 
 
-@method(title="TSV-M", paper="arXiv:2412.00081", grids={"scale": (0.1, 3.0, 30)})
+@method(title="TSV-M", paper="arXiv:2412.00081", grids={"scale": (0.1, 3.0, 30)}, needs=("matrices",))
 def tsv_m(experts: Experts, *, scale: float = 1.0, keep: float | None = None) -> Merged:
     """Merge the tasks' leading singular vectors after making them orthogonal.
 
@@ -41,7 +41,7 @@ def tsv_m(experts: Experts, *, scale: float = 1.0, keep: float | None = None) ->
     return Merged(experts, merge_matrices(experts, scale, lambda name: orthogonal_sum(experts, name, keep)))
 
 
-@method(title="TSV-C", paper="arXiv:2412.00081")
+@method(title="TSV-C", paper="arXiv:2412.00081", needs=("matrices",))
 def tsv_c(experts: Experts, *, scale: float = 1.0, keep: float | None = None) -> Merged:
     """Each task's own low-rank task vector on the shared base.
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from methods.adaptation import ExpertOutputs, adapt
-from methods.api import LABELLED, Access, Batch, Experts, Merged, Stream, TaskModel, method
+from methods.api import LABELLED, Access, Batch, Experts, Merged, NotApplicable, Stream, TaskModel, method
 from methods.spectral import leading
 from methods.vectors import fraction, per_tensor
 
@@ -53,6 +53,8 @@ def twin(
         seed: the stream's seed, and that of the router.
     """
     fraction("rank", rank)
+    if experts.statistics:
+        raise NotApplicable("twin makes a model for every sample; statistics cannot be estimated for each")
     shared = per_tensor(experts, lambda vectors: scale * vectors.sum(0))
     extra: dict[str, Tensor] = {}
     for name, value in shared.items():

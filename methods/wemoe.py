@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from methods.adamerging import class_entropy
-from methods.adaptation import adapt, need_classes
+from methods.adaptation import adapt
 from methods.api import (
     UNLABELLED,
     Access,
@@ -43,7 +43,7 @@ LINEAR = ("c_fc", "c_proj")
 AT_ONCE = 1 << 26
 
 
-@method(title="WEMoE", paper="arXiv:2402.00433", access=Access(test=UNLABELLED))
+@method(title="WEMoE", paper="arXiv:2402.00433", access=Access(test=UNLABELLED), needs=("classes",))
 def wemoe(
     experts: Experts,
     stream: Stream,
@@ -63,7 +63,6 @@ def wemoe(
         batch_reduce: one mixture for the whole batch, as the authors' code.
         seed: the stream's seed, and that of the gates.
     """
-    need_classes(experts, "wemoe")
     found = mlps(experts)
     inside = {f"{name}.{part}.{leaf}" for name in found for part in LINEAR for leaf in ("weight", "bias")}
     shared = {}

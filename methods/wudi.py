@@ -31,7 +31,7 @@ from methods.vectors import choice, fraction
 SOLVERS = ("adam", "closed_form", "auto_rank")
 
 
-@method(title="WUDI-Merging", paper="arXiv:2503.08099")
+@method(title="WUDI-Merging", paper="arXiv:2503.08099", needs=("matrices",))
 def wudi(
     experts: Experts,
     *,

@@ -60,8 +60,8 @@ def test_bad_statistics_are_named() -> None:
 
 
 def without_blocks() -> Experts:
-    """Experts with a convolution only."""
-    encoder = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten())
+    """Experts with a matrix, but no numbered blocks."""
+    encoder = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 4))
     base = encoder.state_dict()
     return Experts.from_state_dicts(base, {"t0": base, "t1": base}, encoder=encoder)
 

@@ -37,7 +37,21 @@ class Suite(BaseModel):
     overrides: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="keyword defaults for the suite's size, by method"
     )
+    batchnorm: Literal["reestimate", "merge"] | None = Field(
+        default=None,
+        description="running statistics of batch normalisations: estimated again on unlabelled training images after "
+        "merging, for every method alike, or merged as if they were weights; None where the backbone has none",
+    )
+    batchnorm_images: int = Field(default=600, gt=0, description="training images for that estimate")
     notes: str = Field(default="", description="what a board says of the protocol, e.g. the budget of images")
+
+    @property
+    def identity(self) -> str:
+        """The version, and what of the protocol is set apart from the tasks: a run's identity holds it."""
+        if self.batchnorm is None:
+            return str(self.version)
+        images = f":{self.batchnorm_images}" if self.batchnorm == "reestimate" else ""
+        return f"{self.version};batchnorm={self.batchnorm}{images}"
 
     def defaults(self, method: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """The keyword defaults of a method on this suite: its own, overridden where the YAML does."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from benchmark.errors import UserError
 from benchmark.record import TaskResult
 from benchmark.suites import Suite
-from methods.api import Experts, Source
+from methods.api import Experts, Merged, Source
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,12 @@ class Bench(ABC):
     data: dict[str, str]
     """sha256 of every task's data, by name."""
     tasks: dict[str, Task]
+    access: tuple[str, ...] = ()
+    """Data that the suite's protocol uses for every method, e.g. to estimate statistics again."""
+
+    def finish(self, merged: Merged) -> Merged:
+        """What the protocol does to every merge, whatever its method, before it is saved."""
+        return merged
 
     @abstractmethod
     def experts(self) -> Experts:

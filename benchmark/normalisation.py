@@ -1,0 +1,43 @@
+"""Running statistics of batch normalisations, estimated again on a merged model."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor
+from torch.optim.swa_utils import update_bn
+
+from methods.api import Merged, Source
+
+BATCH = 50
+
+
+def reestimate(merged: Merged, source: Source, images: int) -> Merged:
+    """``merged`` with the statistics of its experts (``Experts.statistics``) estimated on the first ``images`` inputs.
+
+    Means and variances are averaged over batches of 50 (one smaller one where there are fewer inputs, none otherwise),
+    in order, each normalised by itself: torch's ``update_bn``. Merges whose tasks have encoders of their own get
+    statistics for each task, others one set. No label is read.
+    """
+    experts = merged.experts
+    if not experts.statistics:
+        return merged
+    assert experts.encoder is not None
+    count = min(images, len(source))
+    index = torch.arange(count)
+    parts = list(index.split(BATCH)) if count < BATCH else list(index[: count - count % BATCH].split(BATCH))
+    batches = [source[part][0] for part in parts]
+    found: dict[str, dict[str, Tensor]] = {}
+    for owner in experts.tasks if merged.differs else ("all",):
+        encoder = copy.deepcopy(experts.encoder).to(experts.device, torch.float32)
+        state = merged.state_dict(None if owner == "all" else owner)
+        known = encoder.state_dict()
+        encoder.load_state_dict({n: t for n, t in state.items() if n in known}, strict=False)
+        with torch.no_grad():
+            update_bn(batches, encoder, experts.device)
+        estimated = encoder.state_dict()
+        found[owner] = {n: estimated[n].detach().clone() for n in experts.statistics}
+    made = copy.copy(merged)
+    made.statistics, made._encoder = found, None
+    return made
