@@ -93,7 +93,7 @@ def parser() -> argparse.ArgumentParser:
     compare.add_argument("--suite", default=DEFAULT_SUITE)
     compare.add_argument("--results", type=Path, metavar="DIR", help="default: results/local, and results/reference")
 
-    assets = commands.add_parser("assets", help="rebuild data, or train base and experts again")
+    assets = commands.add_parser("assets", help="check, fetch or rebuild data; train base and experts again")
     assets.add_argument("kind", choices=["data", "experts"])
     assets.add_argument("rest", nargs=argparse.REMAINDER, help="see: assets data --help, assets experts --help")
     return top
@@ -321,7 +321,11 @@ def _compare(arguments: argparse.Namespace, argv: list[str]) -> int:
 def _assets(arguments: argparse.Namespace, argv: list[str]) -> int:
     rest = argv[2:]
     if arguments.kind == "data":
-        if rest[:1] == ["build"]:
+        if not rest or rest[0] in ("check", "fetch", "-h", "--help"):
+            from benchmark.data.check import main as check
+
+            return check(rest)
+        if rest[0] == "build":
             rest = rest[1:]
         from benchmark.data.build import main as build
 

@@ -22,13 +22,13 @@ def pictures(n: int, seed: int = 0, size: tuple[int, int] = (24, 32), mode: str 
 
 def parquet(
     folder: Path, splits: dict[str, int], names: list[str] | None, *, image: str = "image", label: str = "label",
-    mode: str = "RGB", extra: dict[str, Any] | None = None,
+    mode: str = "RGB", size: tuple[int, int] = (24, 32), extra: dict[str, Any] | None = None,
 ) -> Path:
     """``data/<split>-00000-of-00001.parquet`` as the hub's converter writes them; labels go round."""
     classes = len(names) if names else 3
     features = Features({image: ImageFeature(), label: ClassLabel(names=names) if names else Value("int64")})
     for number, (split, n) in enumerate(splits.items()):
-        rows = {image: pictures(n, number, mode=mode), label: [i % classes for i in range(n)]}
+        rows = {image: pictures(n, number, size, mode), label: [i % classes for i in range(n)]}
         for column, value in (extra or {}).items():
             features[column] = Value("int64")
             rows[column] = [value] * n

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
+import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +14,8 @@ import torch
 from hub_data import image_folder, parquet, pictures, web_dataset
 from PIL import Image
 
-from benchmark.data import full
+from benchmark import cli
+from benchmark.data import check, full
 from benchmark.errors import UserError
 
 EIGHT = ("SUN397", "Cars", "RESISC45", "EuroSAT", "SVHN", "GTSRB", "MNIST", "DTD")
@@ -173,6 +178,67 @@ def test_missing_data_names_the_command_that_brings_it(tmp_path):
     (tmp_path / "DTD" / "test.parquet").write_bytes(b"PAR1 cut")
     with pytest.raises(UserError, match="DTD"):
         full.load_split("DTD", "test", root=tmp_path)
+
+
+def run(*argv: str) -> int:
+    return cli.main(["assets", "data", *argv])
+
+
+def test_check_says_found_count_classes_and_hash_and_fails_on_a_wrong_one(tmp_path, capsys):
+    parquet(tmp_path / "MNIST", {"train": 10, "test": 10_000}, full.info("MNIST").classes, size=(4, 4))
+    parquet(tmp_path / "STL10", {"test": 20}, full.info("STL10").classes)
+    assert run("check", "MNIST", "STL10", "--root", str(tmp_path)) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"MNIST +ok +parquet, origin unknown +10,000 +10 classes in the head's order +\w{16} +\w", said)
+    assert re.search(r"(?s)STL10 +warning.*20 test images, expected 8,000.*not verified.*no split 'train'", said)
+    names = full.info("EuroSAT").also[0]
+    parquet(tmp_path / "EuroSAT", {"train": 10, "test": 12}, names[::-1])
+    assert run("check", "EuroSAT", "MNIST", "--root", str(tmp_path)) == 1
+    said = capsys.readouterr().out
+    assert re.search(r"(?s)EuroSAT +error.*another class order.*known trap: EuroSAT has no official", said)
+    assert run("check", "DTD", "--root", str(tmp_path)) == 1
+    assert "assets data fetch DTD" in capsys.readouterr().out
+
+
+def test_check_reads_the_embedded_suites_too(capsys):
+    assert run("check", "vision-mini-8") == 0
+    assert capsys.readouterr().out.count(" ok ") == 8
+    assert run("check", "vision-mini") == 2 and "did you mean vision-mini-8" in capsys.readouterr().err
+
+
+def test_the_sample_hash_is_that_of_the_pixels():
+    hashes = set()
+    for kind in ("PNG", "BMP"):
+        buffer = io.BytesIO()
+        pictures(1)[0].save(buffer, kind)
+        hashes.add(check.sample_sha256(buffer.getvalue()))
+    assert hashes == {hashlib.sha256(pictures(1)[0].tobytes()).hexdigest()}
+
+
+def test_fetch_pins_a_commit_notes_it_and_never_uses_the_network_unasked(tmp_path, monkeypatch, capsys):
+    import huggingface_hub
+
+    asked = []
+
+    def snapshot(repo: str, *, repo_type: str, revision: str, local_dir: Path) -> str:
+        asked.append((repo, repo_type, revision))
+        return str(parquet(local_dir, {"train": 10, "test": 10}, full.info("MNIST").classes))
+
+    def dataset_info(self: object, repo: str, revision: str) -> SimpleNamespace:
+        return SimpleNamespace(sha="a" * 40)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", dataset_info)
+    root = ["--root", str(tmp_path)]
+    assert run("fetch", "MNIST", *root) == 2 and not asked
+    assert "Add --download" in capsys.readouterr().err
+    assert run("fetch", "MNIST", *root, "--download") == 2 and not asked
+    assert "--revision MNIST=COMMIT" in capsys.readouterr().err
+    assert run("fetch", "EMNIST", *root, "--download") == 2 and "no hub copy" in capsys.readouterr().err
+    assert run("fetch", "MNIST", *root, "--download", "--revision", "MNIST=main") == 0
+    assert asked == [("ylecun/mnist", "dataset", "a" * 40)]
+    assert check.check_set("MNIST", tmp_path).found == "parquet, ylecun/mnist at aaaaaaaaaaaa"
+    assert run("fetch", "MNIST", *root, "--download", "--revision", "MNIST") == 2
 
 
 def test_an_image_cut_short_is_named_and_leaves_no_cache(tmp_path, small, cache):

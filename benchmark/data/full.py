@@ -96,7 +96,7 @@ def data_root(root: str | os.PathLike | None = None) -> Path:
     if not chosen:
         raise UserError(
             "the full suites read their images from a folder, and none was named",
-            "Type --data-root DIR (or set SYMERGE_DATA). To fill one: symerge-bench assets data --help",
+            "Type --data-root DIR (or set SYMERGE_DATA). To fill one: ./run_all.sh assets data --help",
         )
     if not Path(chosen).is_dir():
         raise UserError(f"the data root {chosen} is not a folder", "Type --data-root DIR with an existing one.")
@@ -107,8 +107,9 @@ def copy_of(about: SetInfo, root: str | os.PathLike | None = None) -> Copy:
     """The data set's local copy. Raises UserError, naming the command that fetches it, where there is none."""
     folder = data_root(root) / about.folder
     if not folder.is_dir():
-        fetch = f"symerge-bench assets data fetch {about.name} --root {folder.parent} --download"
-        where = f"hub id {about.hub}, {about.pinned}: {fetch}" if about.hub else "no hub copy is known; copy it there"
+        revision = "" if about.revision else f" --revision {about.name}=COMMIT"
+        fetch = f"./run_all.sh assets data fetch {about.name} --root {folder.parent}{revision} --download"
+        where = f"hub id {about.hub}, {about.pinned}\n  {fetch}" if about.hub else "no hub copy is known; copy it there"
         raise UserError(f"no data of {about.name}: {folder} does not exist", where)
     return open_copy(folder, about.config)
 
@@ -235,7 +236,7 @@ def _plain(word: str) -> str:
 
 def _cite(about: SetInfo) -> str:
     traps = [f"Known trap: {trap}" for trap in about.traps]
-    return "\n  ".join([*traps, f"To see what is found: symerge-bench assets data check {about.name} --root DIR"])
+    return "\n  ".join([*traps, f"To see what is found: ./run_all.sh assets data check {about.name} --root DIR"])
 
 
 @functools.cache

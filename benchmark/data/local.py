@@ -53,6 +53,11 @@ class Copy:
         found = {str(k): v for k, v in self.builder.config.data_files.items()}[split]
         return sorted(Path(str(file)) for file in found)
 
+    def layout(self, split: str) -> str:
+        """What kind of files the split is in, for people."""
+        suffix = {file.suffix for file in self.files(split)}
+        return "parquet" if suffix == {".parquet"} else "webdataset" if suffix == {".tar"} else "image folder"
+
     def rows(self, split: str, image: str | None = None, label: str | None = None) -> Any:
         """The split as a stream of rows in the files' order, images encoded (`{"bytes", "path"}`).
 
