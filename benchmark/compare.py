@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from benchmark import rows, stats
+import numpy as np
+
+from benchmark import metrics, relative, rows, stats
 from benchmark.errors import UserError, unknown
 from benchmark.record import Record
+from benchmark.spec import REFERENCE_ROWS
+
+Runs = Mapping[int | None, Mapping[str, np.ndarray]]
 
 
 def compare(records: Iterable[Record], first: str, second: str, suite: str) -> str:
     """Markdown: first minus second over all tasks and on each, in points, with 95 % intervals.
 
+    Where metrics differ, over all tasks the expert-normalised means are compared, and each task in its metric's unit.
     Records of the same run (a local and a reference one) count once, the later in ``records`` winning.
-    Raises :class:`UserError` where one of the two has no complete record.
+    Raises :class:`UserError` where one of the two has no complete record, or they are of different checkpoints.
     """
     found: dict[str, dict[int | None, Record]] = {}
     for record in records:
@@ -22,17 +28,24 @@ def compare(records: Iterable[Record], first: str, second: str, suite: str) -> s
     for name in (first, second):
         if name not in found:
             raise unknown("method with records", name, found, f"Run it: ./run_all.sh --suite {suite} --methods {name}")
-    sides = [{seed: _scores(record) for seed, record in found[name].items()} for name in (first, second)]
-    tasks = next(iter(found[first].values())).suite_tasks
-    whole = stats.paired_difference(sides[0], sides[1])
-    each = {}
+    one = next(iter(found[first].values()))
+    tasks = one.suite_tasks
+    sides = [_scores(found[name]) for name in (first, second)]
+    averaged = rows.averaged(suite, [one])
+    what = "points of the mean over tasks" if averaged else "points of the expert-normalised mean"
+    over_all = sides if averaged else [_shares(found, name, suite) for name in (first, second)]
+    if rows.shared(suite):
+        over_all = [{seed: stats.pooled(each) for seed, each in side.items()} for side in over_all]
+    whole = stats.paired_difference(*over_all)
+    each, words = {}, {}
     for task in tasks:
-        each[task] = stats.paired_difference(*({s: {task: v[task]} for s, v in side.items()} for side in sides))
-    wins = sum(d.value > 0 and not d.tied for d in each.values())
-    losses = sum(d.value < 0 and not d.tied for d in each.values())
+        gap = stats.paired_difference(*({s: {task: v[task]} for s, v in side.items()} for side in sides))
+        better = (gap.value > 0) == one.tasks[task].higher_is_better
+        each[task], words[task] = gap, "tied" if gap.tied else ("win" if better else "loss")
+    wins, losses = (sum(word == wanted for word in words.values()) for wanted in ("win", "loss"))
     verdict = "tied" if whole.tied else f"{first if whole.value > 0 else second} is better"
     lines = [
-        f"{first} (n={len(sides[0])}) minus {second} (n={len(sides[1])}) on {suite}, points of the mean over tasks:",
+        f"{first} (n={len(sides[0])}) minus {second} (n={len(sides[1])}) on {suite}, {what}:",
         f"{whole.value:+.2f} [{whole.low:+.2f}, {whole.high:+.2f}]: {verdict}. "
         f"By task: {wins} wins, {len(tasks) - wins - losses} ties, {losses} losses.",
         "",
@@ -40,13 +53,32 @@ def compare(records: Iterable[Record], first: str, second: str, suite: str) -> s
         "|---|---:|---:|---|",
     ]
     for task, gap in each.items():
-        said = "tied" if gap.tied else ("win" if gap.value > 0 else "loss")
-        lines.append(f"| {task} | {gap.value:+.1f} | {gap.low:+.1f} to {gap.high:+.1f} | {said} |")
+        metric = metrics.METRICS.get(one.tasks[task].metric)
+        digits = metric.digits if metric else 1
+        name = task if averaged and metric and metric.name == "accuracy" else f"{task} ({one.tasks[task].metric})"
+        low, high = (f"{value:+.{digits}f}" for value in (gap.low, gap.high))
+        lines.append(f"| {name} | {gap.value:+.{digits}f} | {low} to {high} | {words[task]} |")
     return "\n".join(lines)
 
 
-def _scores(record: Record) -> dict:
-    found = rows.scores(record)
-    if found is None:
+def _scores(runs: Mapping[int | None, Record]) -> Runs:
+    return {seed: _present(relative.scores(record), record) for seed, record in runs.items()}
+
+
+def _shares(found: Mapping[str, Mapping[int | None, Record]], name: str, suite: str) -> Runs:
+    expert = found.get(REFERENCE_ROWS[-1])
+    if not expert:
+        raise UserError(
+            f"tasks of {suite} have unlike metrics, and {REFERENCE_ROWS[-1]} has no record to normalise by",
+            f"Run it: ./run_all.sh --suite {suite} --methods {name}",
+        )
+    (record,) = expert.values()
+    return {
+        seed: _present(relative.shares(each, record, each.suite_tasks), each) for seed, each in found[name].items()
+    }
+
+
+def _present(samples: dict[str, np.ndarray] | None, record: Record) -> dict[str, np.ndarray]:
+    if samples is None:
         raise UserError(f"{record.variant} on {record.spec.suite} has no statistics per sample to pair")
-    return found
+    return samples

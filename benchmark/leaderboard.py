@@ -4,41 +4,23 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 import pandas as pd
 
+from benchmark import columns, metrics
+from benchmark.columns import MEANING, Column
 from benchmark.record import Record
-from benchmark.rows import INCOMPLETE, Board
+from benchmark.rows import Board
 from benchmark.rows import boards as boards
 from benchmark.store import Store, write_atomic
 
-NONE = "–"
 OVERVIEW = [
     "suite", "scale", "suite_version", "backbone", "family", "rank", "method", "row", "mean", "low", "high",
-    "normalised", "n", "access",
+    "normalised", "delta", "n", "access",
 ]  # fmt: skip
-
-_MEANING = {
-    "method": "name, and its parameters that are not the suite's defaults; an oracle saw test labels and is not ranked",
-    "mean": "mean over all tasks of the score, in percent; seeds averaged",
-    "95 %": "confidence interval of the mean: over test samples for n = 1, over seeds and samples for n > 1",
-    "normalised": "mean over tasks of the score in percent of that task's own expert (individual)",
-    "worst task": "the task with the lowest score",
-    "mean rank": "rank among the ranked methods, averaged over tasks; 1 is best",
-    "access": 'data the method was handed besides the experts; "unlabelled test" means it adapts on the test inputs',
-    "task id": "whether inference must be told the task beyond choosing its head",
-    "n": "number of seeds; a deterministic method runs once",
-    "reference": "mean of this project's own committed runs with the same parameters and seeds",
-    "storage": "what must be kept, in models (1 is a single merged model, heads of the tasks left out)",
-    "merge, adapt, evaluate": "wall seconds, mean over seeds, on the machine that ran them",
-    "peak memory": "largest anonymous memory beyond that at the start of the run; CUDA: largest allocation there",
-    "trainable": "parameters the method trains",
-    "images": "samples it drew from its data, repeats counted",
-}
-
 
 def load(results: str | Path, reference: str | Path | None = None) -> list[Board]:
     """The boards of a results folder, with the reference records of another beside them."""
@@ -101,63 +83,98 @@ def overview_markdown(found: Sequence[Board]) -> str:
         lines += ["No finished runs yet. `./run_all.sh --methods symerge ties` makes some.", ""]
     for board in found:
         lines += [f"## [{_title(board)}](boards/{board.name}.md)", "", *_scale_note(board)]
-        lines += [*_table(board.rows, _SUMMARY), ""]
+        lines += [*_table(board.rows, columns.summary(board)), ""]
         if len(board.incomplete):
             lines += [f"Incomplete runs, listed on the board: {len(board.incomplete)}.", ""]
-    names = [name for name in _MEANING if name in ("method", "mean", "95 %", "normalised", "access", "n")]
-    return "\n".join([*lines, *_footer(names)]) + "\n"
+    return "\n".join([*lines, *_footer({column.name for board in found for column in columns.summary(board)})]) + "\n"
 
 
 def markdown(board: Board) -> str:
     """The board: scores, each task, cost, incomplete runs, and below them command, commit and what columns mean."""
+    first, each = columns.scores(board), columns.tasks(board)
     lines = [f"# {_title(board)}", "", *_scale_note(board)]
-    lines += [*_table(board.rows, _SCORES), ""]
-    lines += ["## Each task", "", *_table(board.rows, [_METHOD, _MEAN, *map(_score, board.tasks)])]
+    lines += [*_table(board.rows, first), ""]
+    lines += ["## Each task", "", *_table(board.rows, each)]
+    if columns.unlike(board):
+        lines += ["", *_metrics(board)]
     if board.n_test:
         lines += ["", "Test samples: " + ", ".join(f"{task} {count:,}" for task, count in board.n_test.items()) + "."]
-    cost = [column for column in _COST if column[0] != "peak CUDA MiB" or board.rows["peak_cuda_mib"].notna().any()]
-    lines += ["", "## Cost", "", *_table(board.rows, cost), ""]
+    lines += ["", *_differences(board)]
+    cost = [each for each in columns.COST if each.name != "peak CUDA MiB" or board.rows["peak_cuda_mib"].notna().any()]
+    lines += ["## Cost", "", *_table(board.rows, cost), ""]
     if len(board.incomplete):
         lines += ["## Incomplete", "", "These runs lack tasks and are in no mean above.", ""]
-        lines += [*_table(board.incomplete, _MISSING), ""]
+        lines += [*_table(board.incomplete, columns.MISSING), ""]
     lines += ["## Where the numbers come from", ""]
     lines += [f"- Command: `{command}`" for command in board.commands[:4]]
     lines += [f"- Commit: {', '.join(board.commits[:4])}"] if board.commits else []
     lines += [f"- {note}" for note in board.notes]
     lines += ["- Records, with versions, hashes and seeds, lie in the folders of their ids (column `runs` of the CSV)."]
-    return "\n".join([*lines, "", *_footer(_MEANING)]) + "\n"
+    return "\n".join([*lines, "", *_footer(set(MEANING) - ({"Δm", "mean"} - {each.name for each in first}))]) + "\n"
+
+
+def _differences(board: Board) -> list[str]:
+    """Which ranks and differences the samples and seeds bear out, and the test of ranks over tasks."""
+    ranked = board.rows[board.rows["row"] == "method"]
+    if not ranked["rank_low"].notna().any():
+        return []
+    what = "mean" if board.averaged else "expert-normalised mean"
+    lines = ["## Which differences hold", "", f"Paired, on the {what}, in points.", ""]
+    lines += [*_table(ranked, columns.VERSUS), ""]
+    if board.friedman is not None:
+        test = board.friedman
+        lines += [
+            f"Friedman's test over the {len(board.tasks)} tasks: chi-squared {test.statistic:.1f}, p = {test.p:.1g}. "
+            f"Nemenyi's critical difference of mean ranks at 5 %: {test.critical_difference:.1f} "
+            f"({len(ranked)} methods; it knows ranks by task only and sees large differences only).",
+            "",
+        ]
+    return lines
+
+
+def _metrics(board: Board) -> list[str]:
+    """A line for each metric of the board."""
+    known = [metrics.METRICS[name] for name in dict.fromkeys(board.metrics.values()) if name in metrics.METRICS]
+    units = {"%": "percent", "": "in the unit of the target", "°": "in degrees"}
+    return [
+        f"- `{metric.name}`: {metric.title}, {units[metric.unit]}, "
+        f"{'higher' if metric.higher_is_better else 'lower'} is better."
+        for metric in known
+    ]
 
 
 def print_board(board: Board, file: TextIO | None = None, width: int | None = None) -> None:
     """The board for a terminal: its name, the table, and a line for each incomplete run."""
     out = file or sys.stdout
     print(_title(board), file=out)
-    print_table(board.rows, out, width)
+    print_table(board.rows, out, width, board)
     for _, row in board.incomplete.iterrows():
         seed = f" seed {row['seed']}" if row["seed"] else ""
         line = f"incomplete: {row['method']}{seed}: {row['status']}, {row['tasks_done']} tasks. {row['reason']}"
         print(line.rstrip(), file=out)
 
 
-def print_table(frame: pd.DataFrame, file: TextIO | None = None, width: int | None = None) -> None:
-    """A board's rows as aligned text within `width` (default: the terminal's).
+def print_table(
+    frame: pd.DataFrame, file: TextIO | None = None, width: int | None = None, board: Board | None = None
+) -> None:
+    """A board's rows as aligned text within `width` (default: the terminal's); `board` decides the columns.
 
     Where they do not fit, columns are left out from the right, but never rank, method and mean; then the names are cut.
     """
     width = width or shutil.get_terminal_size((100, 24)).columns
-    columns = list(_TERMINAL)
-    cells = [[cell(row) for _, _, cell in columns] for _, row in frame.iterrows()]
-    widths = [max([len(name), *(len(line[i]) for line in cells)]) for i, (name, _, _) in enumerate(columns)]
+    shown = columns.terminal(board)
+    cells = [[cell(row) for _, _, cell in shown] for _, row in frame.iterrows()]
+    widths = [max([len(name), *(len(line[i]) for line in cells)]) for i, (name, _, _) in enumerate(shown)]
     least = min(widths[1], 24)
-    while len(columns) > 3 and sum(widths) - widths[1] + least + 2 * (len(columns) - 1) > width:
-        columns.pop()
+    while len(shown) > 3 and sum(widths) - widths[1] + least + 2 * (len(shown) - 1) > width:
+        shown.pop()
         widths.pop()
-    widths[1] = max(8, min(widths[1], width - (sum(widths) - widths[1]) - 2 * (len(columns) - 1)))
-    lines = [[name for name, _, _ in columns], ["─" * size for size in widths], *cells]
+    widths[1] = max(8, min(widths[1], width - (sum(widths) - widths[1]) - 2 * (len(shown) - 1)))
+    lines = [[name for name, _, _ in shown], ["─" * size for size in widths], *cells]
     for line in lines:
         parts = [
             f"{_cut(text, size):{align}{size}}"
-            for text, size, (_, align, _) in zip(line[: len(columns)], widths, columns, strict=True)
+            for text, size, (_, align, _) in zip(line[: len(shown)], widths, shown, strict=True)
         ]
         print("  ".join(parts).rstrip(), file=file or sys.stdout)
 
@@ -166,86 +183,12 @@ def _cut(text: str, size: int) -> str:
     return text if len(text) <= size else text[: size - 1] + "…"
 
 
-_Column = tuple[str, str, Callable[[Any], str]]
-
-
-def _number(value: Any, digits: int = 1) -> str:
-    return NONE if value is None or pd.isna(value) else f"{value:,.{digits}f}"
-
-
-def _interval(row: Any) -> str:
-    return NONE if pd.isna(row["low"]) else f"{row['low']:.1f} to {row['high']:.1f}"
-
-
-def _spread(row: Any) -> str:
-    half = "" if pd.isna(row["low"]) else f" ±{(row['high'] - row['low']) / 2:.1f}"
-    return _number(row["mean"]) + half
-
-
-def _name(row: Any) -> str:
-    mark = {"reference": " (not ranked)", "oracle": " (oracle)"}
-    return row["method"] + mark.get(row["row"], "")
-
-
-def _score(task: str) -> _Column:
-    return task, ">", lambda row: _number(row[task])
-
-
-def _text(name: str) -> _Column:
-    return name.replace("_", " "), "<", lambda row: row[name] or NONE
-
-
-def _worst(row: Any) -> str:
-    return f"{row['worst_task']} {row['worst']:.1f}" if row["worst_task"] else NONE
-
-
-_RANK: _Column = ("rank", ">", lambda row: _number(row["rank"], 0))
-_METHOD: _Column = ("method", "<", _name)
-_MEAN: _Column = ("mean", ">", lambda row: _number(row["mean"]))
-_NORMALISED: _Column = ("normalised", ">", lambda row: _number(row["normalised"]))
-_ACCESS: _Column = ("access", "<", lambda row: row["access"])
-_N: _Column = ("n", ">", lambda row: str(row["n"]))
-_SUMMARY: list[_Column] = [
-    _RANK, _METHOD, _MEAN, ("95 %", ">", _interval), _NORMALISED, _ACCESS, _N,
-]  # fmt: skip
-_SCORES: list[_Column] = [
-    *_SUMMARY[:5],
-    ("worst task", ">", _worst),
-    ("mean rank", ">", lambda row: _number(row["mean_rank"])),
-    _ACCESS,
-    ("task id", "<", lambda row: row["task_id"]),
-    _N,
-    ("reference", ">", lambda row: _number(row["reference"])),
-]
-_COST: list[_Column] = [
-    _METHOD,
-    ("storage", ">", lambda row: _number(row["storage_models"], 2)),
-    ("merge s", ">", lambda row: _number(row["merge_seconds"])),
-    ("adapt s", ">", lambda row: _number(row["adapt_seconds"])),
-    ("evaluate s", ">", lambda row: _number(row["evaluate_seconds"])),
-    ("peak memory MiB", ">", lambda row: _number(row["peak_anonymous_mib"], 0)),
-    ("peak CUDA MiB", ">", lambda row: _number(row["peak_cuda_mib"], 0)),
-    ("trainable", ">", lambda row: _number(row["trainable_parameters"], 0)),
-    ("images", ">", lambda row: _number(row["images_seen"], 0)),
-]
-_MISSING = [_text(name) for name in INCOMPLETE]
-_TERMINAL: list[_Column] = [
-    _RANK,
-    _METHOD,
-    ("mean", ">", _spread),
-    ("norm", ">", lambda row: _number(row["normalised"])),
-    ("worst task", ">", _worst),
-    ("access", "<", lambda row: row["access"]),
-    ("adapt s", ">", lambda row: _number(row["adapt_seconds"])),
-]
-
-
-def _table(frame: pd.DataFrame, columns: Sequence[_Column]) -> list[str]:
+def _table(frame: pd.DataFrame, shown: Sequence[Column]) -> list[str]:
     """Lines of a Markdown table, padded so that it reads well as text too."""
-    header = [name for name, _, _ in columns]
-    cells = [[cell(row).replace("|", "\\|") for _, _, cell in columns] for _, row in frame.iterrows()]
+    header = [name for name, _, _ in shown]
+    cells = [[cell(row).replace("|", "\\|") for _, _, cell in shown] for _, row in frame.iterrows()]
     widths = [max([3, len(name), *(len(line[i]) for line in cells)]) for i, name in enumerate(header)]
-    aligned = [(size, align) for size, (_, align, _) in zip(widths, columns, strict=True)]
+    aligned = [(size, align) for size, (_, align, _) in zip(widths, shown, strict=True)]
     rule = ["-" * (size - 1) + (":" if align == ">" else "-") for size, align in aligned]
     return [
         f"| {' | '.join(f'{text:{align}{size}}' for text, (size, align) in zip(line, aligned, strict=True))} |"
@@ -262,5 +205,5 @@ def _scale_note(board: Board) -> list[str]:
     return [f"{size} A mini suite: compare with nothing full-scale or published." if board.mini else size, ""]
 
 
-def _footer(names: Iterable[str]) -> list[str]:
-    return ["## Columns", "", *(f"- **{name}**: {_MEANING[name]}." for name in names)]
+def _footer(names: set[str]) -> list[str]:
+    return ["## Columns", "", *(f"- **{name}**: {text}." for name, text in MEANING.items() if name in names)]

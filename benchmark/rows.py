@@ -11,12 +11,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from benchmark import stats
-from benchmark.record import CorrectBits, Record
+from benchmark import metrics, relative, stats, suites
+from benchmark.record import Record
+from benchmark.relative import scores as scores
 from benchmark.spec import REFERENCE_ROWS, canonical_json, variant_label
 
 #: Columns of every board before and after those of its tasks.
-FIRST = ["rank", "method", "row", "mean", "low", "high", "normalised", "worst_task", "worst", "mean_rank"]
+FIRST = [
+    "rank", "method", "row", "mean", "low", "high", "normalised", "normalised_low", "normalised_high", "delta",
+    "delta_low", "delta_high", "worst_task", "worst", "mean_rank", "rank_low", "rank_high", "above", "above_low",
+    "above_high", "above_tied",
+]  # fmt: skip
 LAST = [
     "access", "task_id", "n", "seeds", "reference", "storage_models", "extra_storage_mib", "merge_seconds",
     "adapt_seconds", "evaluate_seconds", "peak_anonymous_mib", "peak_cuda_mib", "trainable_parameters", "images_seen",
@@ -31,7 +36,8 @@ _MIB = 2**20
 class Board:
     """One suite, backbone and checkpoint family: `rows` with FIRST + tasks + LAST, `incomplete` with INCOMPLETE.
 
-    `rows.row` is "method", or, not ranked, "reference" or "oracle" (it saw test labels). Scores are in percent.
+    `rows.row` is "method", or, not ranked, "reference" or "oracle" (it saw test labels). `metrics` names each task's.
+    `averaged`: rows have a mean and are ranked by it; else, metrics being unlike, by the expert-normalised mean.
     """
 
     suite: str
@@ -41,6 +47,9 @@ class Board:
     tasks: list[str]
     rows: pd.DataFrame
     incomplete: pd.DataFrame
+    metrics: dict[str, str] = field(default_factory=dict)
+    averaged: bool = True
+    friedman: stats.Friedman | None = None
     n_test: dict[str, int] = field(default_factory=dict)
     commands: list[str] = field(default_factory=list)
     commits: list[str] = field(default_factory=list)
@@ -105,10 +114,15 @@ def _board(records: list[Record], reference: list[Record]) -> Board:
     first = kept[0]
     tasks = list(first.suite_tasks)
     expert = next((record for record in finished if record.spec.method == REFERENCE_ROWS[-1]), None)
+    measured = {task: finished[0].tasks[task].metric for task in tasks} if finished else {}
+    table = _Table(tasks, expert, averaged(first.spec.suite, finished), shared(first.spec.suite))
     version = first.spec.suite_version
-    published = _reference_values(record for record in reference if record.spec.suite_version == version)
-    rows = [_row(key, group, tasks, expert, published) for key, group in _grouped(finished).items()]
-    frame = pd.DataFrame(_ranked(rows, tasks, finished), columns=[*FIRST, *tasks, *LAST]).astype({"rank": "Int64"})
+    published = table.reference_values(record for record in reference if record.spec.suite_version == version)
+    groups = _grouped(finished)
+    rows = [table.row(key, group, published) for key, group in groups.items()]
+    rows, friedman = table.ranked(rows, list(groups.values()))
+    frame = pd.DataFrame(rows, columns=[*FIRST, *tasks, *LAST])
+    frame = frame.astype({"rank": "Int64", "rank_low": "Int64", "rank_high": "Int64"})
     missing = pd.DataFrame([_incomplete(record) for record in kept if not _complete(record)], columns=INCOMPLETE)
     return Board(
         suite=first.spec.suite,
@@ -118,11 +132,31 @@ def _board(records: list[Record], reference: list[Record]) -> Board:
         tasks=tasks,
         rows=frame,
         incomplete=missing.sort_values(["method", "seed"], kind="stable", ignore_index=True),
+        metrics=measured,
+        averaged=table.averaged,
+        friedman=friedman,
         n_test={task: finished[0].tasks[task].n for task in tasks} if finished else {},
         commands=_unique(" ".join(record.provenance.argv) for record in _by_time(kept)),
         commits=_unique(_commit(record) for record in _by_time(finished)),
         notes=notes,
     )
+
+
+def averaged(suite: str, finished: Sequence[Record]) -> bool:
+    """Whether scores of different tasks may be averaged: of one metric, or percents where the suite's file says so."""
+    results = [result for record in finished[:1] for result in record.tasks.values()]
+    if len({(result.metric, result.higher_is_better) for result in results}) <= 1:
+        return True
+    percents = all(
+        result.higher_is_better and result.metric in metrics.METRICS and metrics.get(result.metric).percent
+        for result in results
+    )
+    return percents and suite in suites.names() and suites.load(suite).average_percents
+
+
+def shared(suite: str) -> bool:
+    """Whether the suite's file says that all its tasks are measured on the same samples."""
+    return suite in suites.names() and suites.load(suite).shared_samples
 
 
 def _generation(record: Record) -> str:
@@ -169,76 +203,133 @@ def label(record: Record) -> str:
     return f"{name} [{', '.join(precision)}]" if precision else name
 
 
-def _row(
-    key: _Key,
-    records: Sequence[Record],
-    tasks: list[str],
-    expert: Record | None,
-    published: dict[_Key, dict[int | None, float]],
-) -> dict[str, Any]:
-    first = records[0]
-    values = {task: float(np.mean([record.tasks[task].value for record in records])) for task in tasks}
-    higher = {task: first.tasks[task].higher_is_better for task in tasks}
-    alike = len({(first.tasks[task].metric, higher[task]) for task in tasks}) == 1
-    shares: dict[str, float] = {}
-    if expert is not None:
-        shares = stats.normalised(values, {task: expert.tasks[task].value for task in tasks}, higher)
-    worst, worst_value = ("", np.nan)
-    if alike and all(higher.values()):
-        worst, worst_value = stats.worst_task(values)
-    elif shares:
-        worst, worst_value = stats.worst_task(shares)
-    low, high = _interval(records, tasks) if alike else (np.nan, np.nan)
-    own = {record.spec.seed for record in records}
-    beside = [value for seed, value in published.get(key, {}).items() if seed in own]
-    return {
-        "method": label(first),
-        "row": _kind(first),
-        "mean": stats.mean_over_tasks(values) if alike else np.nan,
-        "low": low,
-        "high": high,
-        "normalised": stats.mean_over_tasks(shares) if shares else np.nan,
-        "worst_task": worst,
-        "worst": worst_value,
-        **values,
-        "access": " + ".join(first.access) or "none",
-        "task_id": "yes" if first.needs_task_id else "no",
-        "n": len(records),
-        "seeds": " ".join(str(seed) for seed in sorted(seed for seed in own if seed is not None)),
-        "reference": float(np.mean(beside)) if beside and alike else np.nan,
-        **_cost(records),
-        "title": first.method.title,
-        "paper": first.method.paper,
-        "changed": json.dumps(first.changed) if first.changed else "",
-        "dtype": first.spec.dtype,
-        "autocast": first.spec.autocast or "",
-        "commit": " ".join(_unique(_commit(record) for record in records)),
-        "runs": " ".join(record.run_id for record in records),
-    }
+@dataclass(frozen=True)
+class _Table:
+    """What all rows of a board share."""
+
+    tasks: list[str]
+    expert: Record | None
+    averaged: bool
+    shared: bool
+
+    def row(
+        self, key: _Key, records: Sequence[Record], published: dict[_Key, dict[int | None, float]]
+    ) -> dict[str, Any]:
+        """One method's row, without its rank."""
+        first, tasks = records[0], self.tasks
+        values = {task: float(np.mean([record.tasks[task].value for record in records])) for task in tasks}
+        higher = {task: first.tasks[task].higher_is_better for task in tasks}
+        alike = len({(first.tasks[task].metric, higher[task]) for task in tasks}) == 1
+        shares: dict[str, float] = {}
+        none = stats.Interval(np.nan, np.nan, np.nan)
+        normalised, delta = none, none
+        if self.expert is not None:
+            shares = stats.normalised(values, {task: self.expert.tasks[task].value for task in tasks}, higher)
+            normalised, delta = relative.relative(records, self.expert, tasks, shared=self.shared)
+        worst, worst_value = ("", np.nan)
+        if alike and all(higher.values()):
+            worst, worst_value = stats.worst_task(values)
+        elif shares:
+            worst, worst_value = stats.worst_task(shares)
+        low, high = self._interval(records) if self.averaged else (np.nan, np.nan)
+        own = {record.spec.seed for record in records}
+        beside = [value for seed, value in published.get(key, {}).items() if seed in own]
+        return {
+            "method": label(first),
+            "row": _kind(first),
+            "mean": stats.mean_over_tasks(values) if self.averaged else np.nan,
+            "low": low,
+            "high": high,
+            **_named("normalised", normalised),
+            **_named("delta", delta),
+            "worst_task": worst,
+            "worst": worst_value,
+            **values,
+            "access": " + ".join(first.access) or "none",
+            "task_id": "yes" if first.needs_task_id else "no",
+            "n": len(records),
+            "seeds": " ".join(str(seed) for seed in sorted(seed for seed in own if seed is not None)),
+            "reference": float(np.mean(beside)) if beside else np.nan,
+            **_cost(records),
+            "title": first.method.title,
+            "paper": first.method.paper,
+            "changed": json.dumps(first.changed) if first.changed else "",
+            "dtype": first.spec.dtype,
+            "autocast": first.spec.autocast or "",
+            "commit": " ".join(_unique(_commit(record) for record in records)),
+            "runs": " ".join(record.run_id for record in records),
+        }
+
+    def _interval(self, records: Sequence[Record]) -> tuple[float, float]:
+        found = [scores(record) for record in records]
+        if any(each is None for each in found):
+            return np.nan, np.nan
+        _, low, high = stats.interval([self._pooled(each) for each in found if each is not None])
+        return low, high
+
+    def _pooled(self, each: stats.Scores) -> stats.Scores:
+        each = {task: each[task] for task in self.tasks}
+        return stats.pooled(each) if self.shared else each
+
+    def reference_values(self, records: Iterable[Record]) -> dict[_Key, dict[int | None, float]]:
+        """What rows are ranked by, of each finished reference run by row and seed."""
+        found: dict[_Key, dict[int | None, float]] = defaultdict(dict)
+        for record in reversed(_by_time(record for record in records if _complete(record))):
+            values = {task: result.value for task, result in record.tasks.items()}
+            if not self.averaged:
+                if self.expert is None:
+                    continue
+                expert = {task: result.value for task, result in self.expert.tasks.items()}
+                higher = {task: result.higher_is_better for task, result in record.tasks.items()}
+                values = stats.normalised(values, expert, higher)
+            found[_key(record)][record.spec.seed] = stats.mean_over_tasks(values)
+        return found
+
+    def ranked(
+        self, rows: list[dict[str, Any]], groups: list[list[Record]]
+    ) -> tuple[list[dict[str, Any]], stats.Friedman | None]:
+        """Rows from best to worst with ranks, which only methods have, and the test of whether they differ."""
+        by = "mean" if self.averaged else "normalised"
+        pairs = sorted(
+            zip(rows, groups, strict=True), key=lambda pair: (np.isnan(pair[0][by]), -pair[0][by], pair[0]["method"])
+        )
+        ranked = [(row, group) for row, group in pairs if row["row"] == "method"]
+        higher = {task: groups[0][0].tasks[task].higher_is_better for task in self.tasks} if groups else {}
+        methods = [row for row, _ in ranked]
+        for number, (row, mean_rank) in enumerate(zip(methods, stats.mean_ranks(methods, higher), strict=True), 1):
+            row["rank"], row["mean_rank"] = number, mean_rank
+        samples = [self._samples(group) for _, group in ranked]
+        if samples and all(samples):
+            kept = [each for each in samples if each]
+            for row, (low, high) in zip(methods, stats.rank_intervals(kept), strict=True):
+                row["rank_low"], row["rank_high"] = min(low, row["rank"]), max(high, row["rank"])
+            for place in range(1, len(methods)):
+                gap = stats.paired_difference(kept[place], kept[place - 1])
+                methods[place].update(_named("above", gap[:3]), above_tied="tied" if gap.tied else "worse")
+        return [row for row, _ in pairs], stats.friedman(methods, higher)
+
+    def _samples(self, records: Sequence[Record]) -> dict[int | None, stats.Scores] | None:
+        """For each seed what `stats` compares: scores per sample, or shares of the expert's where metrics differ."""
+        found: dict[int | None, stats.Scores] = {}
+        for record in records:
+            if self.averaged:
+                each = scores(record)
+            else:
+                each = relative.shares(record, self.expert, self.tasks) if self.expert is not None else None
+            if each is None:
+                return None
+            found[record.spec.seed] = self._pooled(each)
+        return found
+
+
+def _named(name: str, interval: Sequence[float]) -> dict[str, float]:
+    return dict(zip((name, f"{name}_low", f"{name}_high"), interval, strict=True))
 
 
 def _kind(record: Record) -> str:
     if record.spec.method in REFERENCE_ROWS:
         return "reference"
     return "oracle" if "labelled test" in record.access else "method"
-
-
-def scores(record: Record) -> dict[str, np.ndarray] | None:
-    """Which samples of each task were right, for `stats`; None where a task has no such statistics."""
-    found = {}
-    for task, result in record.tasks.items():
-        if not isinstance(result.statistics, CorrectBits):
-            return None
-        found[task] = result.statistics.numpy()
-    return found
-
-
-def _interval(records: Sequence[Record], tasks: list[str]) -> tuple[float, float]:
-    found = [scores(record) for record in records]
-    if any(each is None for each in found):
-        return np.nan, np.nan
-    _, low, high = stats.interval([{task: each[task] for task in tasks} for each in found if each is not None])
-    return low, high
 
 
 def _cost(records: Sequence[Record]) -> dict[str, Any]:
@@ -258,26 +349,6 @@ def _cost(records: Sequence[Record]) -> dict[str, Any]:
         "trainable_parameters": over("trainable_parameters", max),
         "images_seen": over("images_drawn", np.mean),
     }
-
-
-def _reference_values(records: Iterable[Record]) -> dict[_Key, dict[int | None, float]]:
-    """Mean score of each finished reference run by row and seed."""
-    found: dict[_Key, dict[int | None, float]] = defaultdict(dict)
-    for record in reversed(_by_time(record for record in records if _complete(record))):
-        value = stats.mean_over_tasks({task: result.value for task, result in record.tasks.items()})
-        found[_key(record)][record.spec.seed] = value
-    return found
-
-
-def _ranked(rows: list[dict[str, Any]], tasks: list[str], finished: list[Record]) -> list[dict[str, Any]]:
-    """Rows from best to worst, by mean, or by normalised mean where metrics differ; ranks for methods only."""
-    by = "normalised" if any(np.isnan(row["mean"]) for row in rows) else "mean"
-    rows = sorted(rows, key=lambda row: (np.isnan(row[by]), -row[by], row["method"]))
-    ranked = [row for row in rows if row["row"] == "method"]
-    higher = {task: finished[0].tasks[task].higher_is_better for task in tasks} if finished else {}
-    for number, (row, mean_rank) in enumerate(zip(ranked, stats.mean_ranks(ranked, higher), strict=True), start=1):
-        row["rank"], row["mean_rank"] = number, mean_rank
-    return rows
 
 
 def _incomplete(record: Record) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Scores over tasks, their intervals, and comparisons of two methods. numpy and scipy only.
 
-Scores per sample: `{task: array [n]}`, booleans (right or wrong) or any number whose mean is the score.
+Scores per sample: `{task: array [n]}`, booleans (right or wrong) or any number whose mean is the score (jackknife
+pseudo-values where a metric is no mean over samples, see `metrics.pseudo_values`).
 Every score is 100 x the mean over tasks of the mean over samples, so tasks weigh the same whatever their size.
 """
 
@@ -24,6 +25,22 @@ class Interval(NamedTuple):
     value: float
     low: float
     high: float
+
+
+class Pairwise(NamedTuple):
+    """All differences of m rows, in percentage points: `value[i, j]` is row i minus row j, `half` its half width."""
+
+    value: np.ndarray
+    half: np.ndarray
+
+
+class Friedman(NamedTuple):
+    """Whether any of the methods differ in rank over the tasks, and which pairs do."""
+
+    statistic: float
+    p: float
+    critical_difference: float
+    """Mean ranks further apart than this differ (Nemenyi, 5 % over all pairs)."""
 
 
 class Difference(NamedTuple):
@@ -56,6 +73,16 @@ def normalised(
     return result
 
 
+def changes(values: Mapping[str, float], expert: Mapping[str, float], higher: Mapping[str, bool]) -> dict[str, float]:
+    """Each task's change from its expert's score in percent of that, negative where worse; nan for an expert of 0."""
+    return {
+        task: 100 * (value - expert[task]) / expert[task] * (1 if higher[task] else -1)
+        if expert[task] > 0
+        else float("nan")
+        for task, value in values.items()
+    }
+
+
 def worst_task(values: Mapping[str, float]) -> tuple[str, float]:
     """Name and score of the lowest; of equals the first. Give normalised scores where metrics differ."""
     if not values:
@@ -75,14 +102,23 @@ def mean_ranks(values: Sequence[Mapping[str, float]], higher: Mapping[str, bool]
     return distributions.rankdata(-table, axis=0).mean(axis=1).tolist()
 
 
+def pooled(scores: Scores) -> Scores:
+    """One number per sample where all tasks are measured on the same samples: drawn together, not task by task."""
+    return {"all tasks": np.mean([np.asarray(each, dtype=np.float64) for each in scores.values()], axis=0)}
+
+
 def bootstrap_interval(scores: Scores, n: int = 2000, seed: int = 0, level: float = 0.95) -> Interval:
     """Percentile bootstrap over samples, stratified by task: for a run whose only chance is which samples it met.
 
     Draws how often each distinct value of a task is chosen, which for booleans is one binomial number a replicate.
     """
     rng = np.random.default_rng(seed)
-    value = 100 * _mean(scores)
-    return Interval(value, *_percentiles(value, _replicates(scores, n, rng), level))
+    return percentile_interval(100 * _mean(scores), _replicates(scores, n, rng), level)
+
+
+def percentile_interval(value: float, replicates: np.ndarray, level: float = 0.95) -> Interval:
+    """`value` with the quantiles of its bootstrap replicates `[n]`, widened to hold it."""
+    return Interval(value, *_percentiles(value, replicates, level))
 
 
 def seed_interval(scores: Sequence[Scores], level: float = 0.95) -> Interval:
@@ -139,6 +175,95 @@ def paired_difference(
     return Difference(value, low, high, tied=bool(low <= 0 <= high))
 
 
+def pairwise(rows: Sequence[Mapping[int | None, Scores]], level: float = 0.95) -> Pairwise:
+    """The differences of `paired_difference` for all pairs of rows at once, by normal and t quantiles.
+
+    `rows[i]` is `{seed: scores}`; every run was tested on the same samples. Variances come from one covariance matrix
+    a task, so a hundred rows cost little more than one.
+    """
+    m, normal = len(rows), _normal(level)
+    means = [np.array([_mean(each) for each in row.values()]) for row in rows]
+    single = np.array([len(row) == 1 for row in rows])
+    tasks = list(next(iter(rows[0].values()))) if rows else []
+    sampling, own = np.zeros((m, m)), np.zeros((m, m))
+    same = np.array([[a.keys() == b.keys() for b in rows] for a in rows]).reshape(m, m)
+    for task in tasks:
+        runs = [np.stack([np.asarray(each[task], dtype=np.float32) for each in row.values()]) for row in rows]
+        size = runs[0].shape[1]
+        if any(run.shape[1] != size for run in runs):
+            raise ValueError("the two were not tested on the same samples")
+        if size < 2:
+            continue
+        sampling += _gaps(np.stack([run.mean(axis=0) for run in runs])) / (size - 1) / size
+        alone = np.zeros((m, m))
+        for keys in {tuple(row) for row in rows if len(row) > 1}:
+            group = [i for i, row in enumerate(rows) if tuple(row) == keys]
+            # A sample's spread over seeds beyond the seeds' own level on this task.
+            level_free = [runs[i] - runs[i].mean(axis=1, keepdims=True) for i in group]
+            free = np.stack([(x - x.mean(axis=0)).ravel() for x in level_free])
+            alone[np.ix_(group, group)] = free @ free.T
+        each = np.diag(alone)
+        paired = each[:, None] + each[None] - 2 * np.where(same, alone, 0)
+        counts = np.array([max(1, len(row) - 1) * len(row) for row in rows], dtype=float)
+        apart = each[:, None] / counts[:, None] + each[None] / counts[None]
+        own += np.where(same, paired / counts[:, None], apart) / (size - 1) / size
+    sampling, own = sampling / len(tasks) ** 2, own / len(tasks) ** 2
+    between = np.zeros((m, m))
+    for i in range(m):
+        for j in range(m):
+            if same[i, j] and not single[i]:
+                between[i, j] = _spread(means[i] - means[j], level) if i != j else 0.0
+            else:
+                between[i, j] = sum(_spread(means[k], level) for k in (i, j) if not single[k])
+    half = np.sqrt(between + normal**2 * np.maximum(0, sampling - own))
+    centre = np.array([each.mean() for each in means])
+    return Pairwise(100 * (centre[:, None] - centre[None]), 100 * half)
+
+
+def rank_intervals(rows: Sequence[Mapping[int | None, Scores]], level: float = 0.95) -> list[tuple[int, int]]:
+    """For each row the ranks it may have: 1 + the rows surely better, to m - those surely worse.
+
+    Surely: at `level` over all the row's comparisons together (Bonferroni), so that each row's interval holds its true
+    rank with at least that probability (Mogstad et al., Inference for Ranks, Review of Economic Studies 2024).
+    """
+    m = len(rows)
+    if m < 2:
+        return [(1, 1)] * m
+    value, half = pairwise(rows, 1 - (1 - level) / (m - 1))
+    better, worse = value < -half, value > half
+    return [(1 + int(better[i].sum()), m - int(worse[i].sum())) for i in range(m)]
+
+
+def friedman(values: Sequence[Mapping[str, float]], higher: Mapping[str, bool]) -> Friedman | None:
+    """Friedman's test over tasks as blocks, and Nemenyi's critical difference; None below 3 methods or 8 tasks.
+
+    `values[m][task]`; every method has every task of `higher`. Ranks know nothing of samples: with few tasks and many
+    methods only large differences are seen.
+    """
+    m, tasks = len(values), list(higher)
+    if m < 3 or len(tasks) < 8:
+        return None
+    table = np.array([[row[task] if higher[task] else -row[task] for task in tasks] for row in values])
+    if np.ptp(table, axis=0).max() == 0:
+        return Friedman(0.0, 1.0, _nemenyi(m, len(tasks)))
+    found = distributions.friedmanchisquare(*table)
+    return Friedman(float(found.statistic), float(found.pvalue), _nemenyi(m, len(tasks)))
+
+
+def _nemenyi(m: int, blocks: int) -> float:
+    """Demsar, Statistical Comparisons of Classifiers over Multiple Data Sets, JMLR 2006, section 3.2.2."""
+    quantile = distributions.studentized_range.ppf(0.95, m, np.inf) / np.sqrt(2)
+    return float(quantile * np.sqrt(m * (m + 1) / (6 * blocks)))
+
+
+def _gaps(table: np.ndarray) -> np.ndarray:
+    """Centred sums of squares of all differences of rows, `[m, n]` to `[m, m]`."""
+    centred = (table - table.mean(axis=1, keepdims=True)).astype(np.float64)
+    products = centred @ centred.T
+    each = np.diag(products)
+    return np.maximum(0, each[:, None] + each[None] - 2 * products)
+
+
 def _mean(scores: Scores) -> float:
     if not scores or any(len(samples) == 0 for samples in scores.values()):
         raise ValueError("a mean over no samples")
@@ -160,7 +285,9 @@ def _replicates(scores: Scores, n: int, rng: np.random.Generator) -> np.ndarray:
         for start in range(0, n, step):
             stop = min(n, start + step)
             drawn = rng.multinomial(size, counts / size, size=stop - start)
-            total[start:stop] += drawn @ values / size
+            mean = counts @ values / size
+            # A resample of n samples spreads by n - 1 of n parts of the variance.
+            total[start:stop] += mean + (drawn @ values / size - mean) * np.sqrt(size / max(1, size - 1))
     return 100 * total / len(scores)
 
 
@@ -190,7 +317,11 @@ def _two_seeded(first: Sequence[Scores], second: Sequence[Scores], level: float)
 
 def _between(scores: Sequence[Scores], level: float) -> float:
     """Squared half width of the t interval that the runs' own spread gives."""
-    runs = np.array([_mean(each) for each in scores])
+    return _spread(np.array([_mean(each) for each in scores]), level)
+
+
+def _spread(runs: np.ndarray, level: float) -> float:
+    """Squared half width of the t interval of the mean of `runs`."""
     return float(distributions.t.ppf((1 + level) / 2, len(runs) - 1) ** 2 * runs.var(ddof=1) / len(runs))
 
 

@@ -12,8 +12,8 @@ PACKAGES = ("benchmark", "methods")
 #: Packages that are torch, or that import it.
 TORCH = {"torch", "torchvision", "torchmetrics", "open_clip", "safetensors.torch", "transformers", "accelerate"}
 WITHOUT_TORCH = [
-    "spec", "codehash", "errors", "record", "store", "metrics", "stats", "rows", "leaderboard", "plots", "compare",
-    "pages",
+    "spec", "codehash", "errors", "record", "store", "metrics", "stats", "relative", "rows", "columns", "leaderboard",
+    "plots", "compare", "pages", "published", "page", "submissions",
 ]  # fmt: skip
 
 

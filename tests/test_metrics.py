@@ -168,3 +168,15 @@ def test_statistics_that_do_not_fit_are_refused(metric, kept, said):
 def test_weights_of_another_shape_are_refused():
     with pytest.raises(ValueError, match="B, 3"):
         metrics.resample("accuracy", CorrectBits.of([True, False, True]), np.ones((2, 4)))
+
+
+@pytest.mark.parametrize("metric", metrics.METRICS)
+def test_pseudo_values_have_the_scores_mean_and_the_bootstraps_spread(metric):
+    rng = np.random.default_rng(6)
+    kept = all_statistics(rng)[metric]
+    found = metrics.pseudo_values(metric, kept)
+    n = metrics.samples(metric, kept)
+    assert found.shape == (n,) and found.mean() == pytest.approx(metrics.score(metric, kept))
+    if metric != "median_angle":  # not smooth: the jackknife does not estimate the spread of a median
+        drawn = metrics.resample(metric, kept, rng.multinomial(n, np.full(n, 1 / n), size=1000))
+        assert found.std(ddof=1) / np.sqrt(n) == pytest.approx(drawn.std(), rel=0.15)

@@ -43,6 +43,12 @@ class Suite(BaseModel):
         "merging, for every method alike, or merged as if they were weights; None where the backbone has none",
     )
     batchnorm_images: int = Field(default=600, gt=0, description="training images for that estimate")
+    shared_samples: bool = Field(
+        default=False, description="whether all tasks are measured on the same samples, in the same order"
+    )
+    average_percents: bool = Field(
+        default=False, description="whether unlike metrics are averaged, all being percents with higher better"
+    )
     notes: str = Field(default="", description="what a board says of the protocol, e.g. the budget of images")
 
     @property

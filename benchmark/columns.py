@@ -1,0 +1,177 @@
+"""The columns of a board's tables: what each is called, how a row fills it, and what it means."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from benchmark import metrics
+from benchmark.rows import INCOMPLETE, Board
+
+NONE = "–"
+
+
+class Column(NamedTuple):
+    """`align` is ">" for numbers and "<" for text; `cell(row)` is the text of a row of the board."""
+
+    name: str
+    align: str
+    cell: Callable[[Any], str]
+
+
+MEANING = {
+    "method": "name, and its parameters that are not the suite's defaults; an oracle saw test labels and is not ranked",
+    "mean": "mean over all tasks of the score, in percent; seeds averaged",
+    "95 %": "confidence interval of the number to the left: over test samples for n = 1, over seeds and samples for "
+    "n > 1",
+    "normalised": "mean over tasks of the score in percent of that task's own expert (individual); expert / score "
+    "where lower is better",
+    "Δm": "mean over tasks of the change from the task's own expert, in percent of the expert's score, with the sign "
+    "turned where lower is better; negative is worse than the experts",
+    "worst task": "the task with the lowest score; where metrics differ, with the lowest normalised score",
+    "mean rank": "rank among the ranked methods, averaged over tasks; 1 is best",
+    "access": 'data the method was handed besides the experts; "unlabelled test" means it adapts on the test inputs',
+    "task id": "whether inference must be told the task beyond choosing its head",
+    "n": "number of seeds; a deterministic method runs once",
+    "reference": "mean of this project's own committed runs with the same parameters and seeds",
+    "may rank": "the ranks that hold with 95 % confidence: 1 + the methods surely better, to the number of methods "
+    "less those surely worse",
+    "to the row above": "paired difference to the next better method on the same samples, with its 95 % interval; tied "
+    "where that holds zero",
+    "storage": "what must be kept, in models (1 is a single merged model, heads of the tasks left out)",
+    "merge, adapt, evaluate": "wall seconds, mean over seeds, on the machine that ran them",
+    "peak memory": "largest anonymous memory beyond that at the start of the run; CUDA: largest allocation there",
+    "trainable": "parameters the method trains",
+    "images": "samples it drew from its data, repeats counted",
+}
+
+
+def number(value: Any, digits: int = 1) -> str:
+    """The number with this many decimals, or a dash where there is none."""
+    return NONE if value is None or pd.isna(value) else f"{value:,.{digits}f}"
+
+
+def _interval(name: str) -> Callable[[Any], str]:
+    low, high = ("low", "high") if name == "mean" else (f"{name}_low", f"{name}_high")
+    return lambda row: NONE if pd.isna(row[low]) else f"{row[low]:.1f} to {row[high]:.1f}"
+
+
+def _spread(name: str) -> Callable[[Any], str]:
+    low, high = ("low", "high") if name == "mean" else (f"{name}_low", f"{name}_high")
+
+    def cell(row: Any) -> str:
+        half = "" if pd.isna(row[low]) else f" ±{(row[high] - row[low]) / 2:.1f}"
+        return number(row[name]) + half
+
+    return cell
+
+
+def _name(row: Any) -> str:
+    mark = {"reference": " (not ranked)", "oracle": " (oracle)"}
+    return row["method"] + mark.get(row["row"], "")
+
+
+def _worst(row: Any) -> str:
+    return f"{row['worst_task']} {row['worst']:.1f}" if row["worst_task"] else NONE
+
+
+def _may_rank(row: Any) -> str:
+    if pd.isna(row["rank_low"]):
+        return NONE
+    return f"{row['rank_low']}" if row["rank_low"] == row["rank_high"] else f"{row['rank_low']} to {row['rank_high']}"
+
+
+def _above(row: Any) -> str:
+    if pd.isna(row["above"]):
+        return NONE
+    tied = ", tied" if row["above_tied"] == "tied" else ""
+    return f"{row['above']:+.1f} ({row['above_low']:+.1f} to {row['above_high']:+.1f}){tied}"
+
+
+def _number(name: str, key: str, digits: int = 1) -> Column:
+    return Column(name, ">", lambda row: number(row[key], digits))
+
+
+RANK = _number("rank", "rank", 0)
+METHOD = Column("method", "<", _name)
+MEAN = _number("mean", "mean")
+NORMALISED = _number("normalised", "normalised")
+DELTA = Column("Δm", ">", lambda row: NONE if pd.isna(row["delta"]) else f"{row['delta']:+.1f}")
+WORST = Column("worst task", ">", _worst)
+ACCESS = Column("access", "<", lambda row: row["access"])
+N = Column("n", ">", lambda row: str(row["n"]))
+COST = [
+    METHOD,
+    _number("storage", "storage_models", 2),
+    _number("merge s", "merge_seconds"),
+    _number("adapt s", "adapt_seconds"),
+    _number("evaluate s", "evaluate_seconds"),
+    _number("peak memory MiB", "peak_anonymous_mib", 0),
+    _number("peak CUDA MiB", "peak_cuda_mib", 0),
+    _number("trainable", "trainable_parameters", 0),
+    _number("images", "images_seen", 0),
+]
+VERSUS = [RANK, METHOD, Column("may rank", ">", _may_rank), Column("to the row above", ">", _above)]
+
+
+def _text(name: str) -> Column:
+    return Column(name.replace("_", " "), "<", lambda row: row[name] or NONE)
+
+
+MISSING = [_text(name) for name in INCOMPLETE]
+
+
+def unlike(board: Board) -> bool:
+    """Whether its tasks have different metrics."""
+    return len(set(board.metrics.values())) > 1
+
+
+def summary(board: Board) -> list[Column]:
+    """What the overview shows of a board: no mean of scores where they are not averaged."""
+    if board.averaged:
+        return [RANK, METHOD, MEAN, Column("95 %", ">", _interval("mean")), NORMALISED, ACCESS, N]
+    relative = [NORMALISED, Column("95 %", ">", _interval("normalised")), DELTA]
+    return [RANK, METHOD, *relative, Column("95 %", ">", _interval("delta")), ACCESS, N]
+
+
+def scores(board: Board) -> list[Column]:
+    """The board's first table."""
+    found = summary(board)
+    if board.averaged and unlike(board):
+        found[-2:-2] = [DELTA]
+    return [
+        *found[:-2],
+        WORST,
+        _number("mean rank", "mean_rank"),
+        ACCESS,
+        Column("task id", "<", lambda row: row["task_id"]),
+        N,
+        _number("reference", "reference"),
+    ]
+
+
+def tasks(board: Board) -> list[Column]:
+    """A column for each task, with the metric and its arrow where metrics differ."""
+    first = MEAN if board.averaged else NORMALISED
+    return [METHOD, first, *(_task(board, task) for task in board.tasks)]
+
+
+def _task(board: Board, task: str) -> Column:
+    if not unlike(board):
+        return _number(task, task)
+    metric = metrics.METRICS.get(board.metrics[task])
+    if metric is None:
+        return _number(f"{task} ({board.metrics[task]})", task, 2)
+    unit = f", {metric.unit}" if metric.unit not in ("", "%") else ""
+    return _number(f"{task} ({metric.name}{unit} {metric.arrow})", task, metric.digits)
+
+
+def terminal(board: Board | None) -> list[Column]:
+    """The columns for a terminal, those that matter most first."""
+    if board is None or board.averaged:
+        first = [Column("mean", ">", _spread("mean")), Column("norm", ">", NORMALISED.cell)]
+    else:
+        first = [Column("norm", ">", _spread("normalised")), DELTA]
+    return [RANK, METHOD, *first, WORST, ACCESS, _number("adapt s", "adapt_seconds")]
