@@ -59,6 +59,10 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--backbone", help="default: the suite's first")
     run.add_argument("--family", help="who trained the checkpoints; default: the suite's first")
     run.add_argument(
+        "--checkpoints", type=Path, metavar="DIR", help="full suites: where families lie (or SYMERGE_CHECKPOINTS)"
+    )
+    run.add_argument("--data-root", type=Path, metavar="DIR", help="full suites: where data lie (or SYMERGE_DATA)")
+    run.add_argument(
         "--seeds",
         nargs="+",
         type=int,
@@ -167,7 +171,13 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
     plans = []
     for suite in loaded:
         bench = suites.open_bench(
-            suite, backbone=arguments.backbone, family=arguments.family, device=arguments.device, dtype=arguments.dtype
+            suite,
+            backbone=arguments.backbone,
+            family=arguments.family,
+            device=arguments.device,
+            dtype=arguments.dtype,
+            data_root=arguments.data_root,
+            checkpoints=arguments.checkpoints,
         )
         plans.append(
             (

@@ -31,6 +31,7 @@ from benchmark.models.backbones import Backbone, create_encoder, get_backbone
 from benchmark.models.heads import ClassificationHead
 
 MINI = Path(__file__).parent / "mini"
+CHECKPOINTS = Path.home() / ".cache" / "symerge-bench" / "checkpoints"
 FLOATING = {"F16", "BF16", "F32"}
 
 
@@ -54,6 +55,12 @@ class Family:
     def quick_gelu(self) -> bool:
         """The activation these weights were trained with."""
         return bool(self.manifest["quick_gelu"])
+
+
+def checkpoint_folder(family: str, backbone: str, root: str | os.PathLike | None = None) -> Path:
+    """Where a family's files for a backbone lie: ``ROOT/FAMILY/BACKBONE``, the root else ``$SYMERGE_CHECKPOINTS``."""
+    chosen = root or os.environ.get("SYMERGE_CHECKPOINTS") or CHECKPOINTS
+    return Path(chosen).expanduser() / family / backbone
 
 
 def load_family(folder: str | Path, backbone: str | Backbone, tasks: Sequence[str], *, verify: bool = True,
@@ -92,7 +99,7 @@ def load_family(folder: str | Path, backbone: str | Backbone, tasks: Sequence[st
         name = f"heads/{task}.safetensors"
         if name not in manifest["files"]:
             raise FamilyError(f"{folder}/manifest.json names no {name}. {mend}")
-        wanted = (class_counts or {}).get(task, len(manifest["classes"][task]))
+        wanted = (class_counts or {}).get(task) or len(manifest["classes"][task])
         shapes = {"weight": (wanted, backbone.embed_dim), "bias": (wanted,)}
         check_file(folder / name, shapes, manifest["files"][name], verify=verify, mend=mend)
         tensors = load_file(folder / name)
@@ -249,4 +256,5 @@ def _differ(missing: set[str], extra: set[str]) -> str:
 def _mend(folder: Path) -> str:
     if MINI in folder.resolve().parents:
         return f"To restore it: git checkout -- {folder.resolve().relative_to(MINI.parents[2])}"
-    return "Check --family, or import the checkpoints again: symerge-bench assets checkpoints --help"
+    return ("Check --family, --backbone and --checkpoints, or import them: "
+            "symerge-bench assets checkpoints import FAMILY PATH --backbone BACKBONE (see assets checkpoints --help)")

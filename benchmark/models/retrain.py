@@ -1,7 +1,6 @@
 """``symerge-bench assets experts SUITE [--retrain [--base]]``: the mini family's scores, or the family made again.
 
-The folder given by ``--out`` becomes a whole family, which ``--family DIR`` accepts. The same command continues
-where it was killed.
+The folder given by ``--out`` becomes a whole family. The same command continues where it was killed.
 """
 
 from __future__ import annotations
@@ -56,8 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if not same_place:
-        print(f"\nwritten to {_short(args.out)}; to merge these:\n"
-              f"./run_all.sh --suite {args.suite} --family {_short(args.out)}")
+        print(f"\nwritten to {_short(args.out)}; the suite keeps to the committed files")
     return 0
 
 

@@ -91,14 +91,33 @@ def load(name: str) -> Suite:
 
 
 def open_bench(
-    suite: Suite, *, backbone: str | None = None, family: str | None = None, device: str = "cpu", dtype: str = "float32"
+    suite: Suite,
+    *,
+    backbone: str | None = None,
+    family: str | None = None,
+    device: str = "cpu",
+    dtype: str = "float32",
+    data_root: Path | None = None,
+    checkpoints: Path | None = None,
 ) -> Bench:
-    """Experts, data and metrics of a suite. Raises :class:`UserError` for a backbone or family it lacks."""
+    """Experts, data and metrics of a suite. Raises :class:`UserError` for a backbone or family it lacks.
+
+    Args:
+        data_root: folder of a full suite's data sets, where the domain reads them from one.
+        checkpoints: folder of a full suite's checkpoint families.
+    """
     backbone, family = backbone or suite.backbones[0], family or suite.families[0]
     if backbone not in suite.backbones:
         raise unknown(f"backbone of {suite.name}", backbone, suite.backbones)
     if family not in suite.families:
         raise unknown(f"family of {suite.name}", family, suite.families)
     domain = importlib.import_module(f"benchmark.suites.{suite.domain}")
-    bench: Bench = domain.open_bench(suite, backbone=backbone, family=family, device=device, dtype=dtype)
+    folders = {"data_root": data_root, "checkpoints": checkpoints}
+    given = {name: folder for name, folder in folders.items() if folder is not None}
+    if given and suite.scale == "mini":
+        raise UserError(
+            f"{suite.name} is embedded: --{' and --'.join(n.replace('_', '-') for n in given)} change nothing there",
+            "Leave them out, or name a full suite: " + ", ".join(n for n in names() if load(n).scale == "full"),
+        )
+    bench: Bench = domain.open_bench(suite, backbone=backbone, family=family, device=device, dtype=dtype, **given)
     return bench

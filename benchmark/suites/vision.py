@@ -1,7 +1,14 @@
-"""Image classification: CLIP image towers, zero-shot heads, top-1 accuracy."""
+"""Image classification: CLIP image towers, zero-shot heads, top-1 accuracy.
+
+A mini suite's data and checkpoints are committed; a full one's lie in folders of the user's: the data root, and
+``CHECKPOINTS/FAMILY/BACKBONE`` as ``symerge-bench assets checkpoints import`` writes it.
+"""
 
 from __future__ import annotations
 
+import importlib
+import os
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +18,7 @@ from torchmetrics.functional.classification import multiclass_accuracy
 from benchmark.data import vision as data
 from benchmark.errors import UserError
 from benchmark.models.backbones import create_encoder, get_backbone, preprocess
-from benchmark.models.families import MINI, FamilyError, load_family
+from benchmark.models.families import MINI, Family, FamilyError, checkpoint_folder, load_family
 from benchmark.record import CorrectBits, TaskResult
 from benchmark.suites import Suite
 from benchmark.suites.bench import Bench, Meter, Task, check_outputs, resolve_device, resolve_dtype
@@ -69,20 +76,67 @@ class Accuracy(Meter):
 
 
 class VisionBench(Bench):
-    """A vision suite on one backbone and family."""
+    """A vision suite on one backbone and family.
 
-    def __init__(self, suite: Suite, backbone: str, family: str, device: torch.device, dtype: torch.dtype) -> None:
+    Args:
+        data_root: where the images of a full suite lie, else ``$SYMERGE_DATA``.
+        checkpoints: where families of a full suite lie, else ``$SYMERGE_CHECKPOINTS`` or the default folder.
+    """
+
+    def __init__(
+        self,
+        suite: Suite,
+        backbone: str,
+        family: str,
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        data_root: str | os.PathLike | None = None,
+        checkpoints: str | os.PathLike | None = None,
+    ) -> None:
         self.suite, self.backbone, self.family, self.device, self.dtype = suite, backbone, family, device, dtype
+        self.data_root = data_root
         try:
-            self.classes = {task: data.info(task).classes for task in suite.tasks}
-            self._family = load_family(
-                MINI / backbone, backbone, suite.tasks, class_counts={t: len(c) for t, c in self.classes.items()}
-            )
-            self.data = {task: data.info(task).arrays_sha256["test"] for task in suite.tasks}
+            self.classes = {task: self._classes(task) for task in suite.tasks}
+            self._family = self._load_family(checkpoints)
+            self.data = {task: self._data_sha256(task) for task in suite.tasks}
         except (data.DataError, FamilyError) as error:
             raise UserError(str(error)) from None
         self.checkpoints = dict(self._family.hashes)
         self.tasks = {task: Task(task, "classification", "accuracy") for task in suite.tasks}
+
+    @property
+    def full(self) -> bool:
+        """Whether data and checkpoints are the user's files instead of committed ones."""
+        return self.suite.scale == "full"
+
+    def _load_family(self, checkpoints: str | os.PathLike | None) -> Family:
+        counts = {task: len(names) for task, names in self.classes.items()}
+        folder = checkpoint_folder(self.family, self.backbone, checkpoints) if self.full else MINI / self.backbone
+        found = load_family(folder, self.backbone, self.suite.tasks, class_counts=counts)
+        if self.full and found.name != self.family:
+            raise FamilyError(
+                f"{folder} holds the family {found.name!r}; asked for {self.family!r}. Families never share a table: "
+                f"type --family {found.name}, or move the folder to where that family's files belong"
+            )
+        return found
+
+    def _classes(self, task: str) -> list[str]:
+        return list(_full().info(task, self.family).classes if self.full else data.info(task).classes)
+
+    def _data_sha256(self, task: str) -> str:
+        if self.full:
+            return str(_full().sha256(task, "test", self.data_root, self.family))
+        return data.info(task).arrays_sha256["test"]
+
+    def _split(self, task: str, split: str) -> data.ImageSplit:
+        if not self.full:
+            return data.load_split(task, split)
+        size = get_backbone(self.backbone).image_size
+        found: data.ImageSplit = _full().load_split(
+            task, split, root=self.data_root, image_size=size, family=self.family
+        )
+        return found
 
     def experts(self) -> Experts:
         encoder = create_encoder(self.backbone, quick_gelu=self._family.quick_gelu, device=self.device).eval()
@@ -93,7 +147,7 @@ class VisionBench(Bench):
     def source(self, task: str, split: str, dtype: torch.dtype = torch.float32) -> Source:
         shape = get_backbone(self.backbone)
         try:
-            return ImageSource(data.load_split(task, SPLITS[split]), shape.mean, shape.std, self.device, dtype)
+            return ImageSource(self._split(task, SPLITS[split]), shape.mean, shape.std, self.device, dtype)
         except data.DataError as error:
             raise UserError(str(error)) from None
 
@@ -101,6 +155,28 @@ class VisionBench(Bench):
         return Accuracy(task, len(self.classes[task]))
 
 
-def open_bench(suite: Suite, *, backbone: str, family: str, device: str, dtype: str) -> VisionBench:
+def _full() -> Any:
+    """The full data sets' module; read when it is needed, since mini suites do without what it imports."""
+    return importlib.import_module("benchmark.data.full")
+
+
+def open_bench(
+    suite: Suite,
+    *,
+    backbone: str,
+    family: str,
+    device: str,
+    dtype: str,
+    data_root: str | Path | None = None,
+    checkpoints: str | Path | None = None,
+) -> VisionBench:
     """A vision suite. Raises :class:`UserError` where checkpoints or data are not as their manifests say."""
-    return VisionBench(suite, backbone, family, resolve_device(device), resolve_dtype(dtype))
+    return VisionBench(
+        suite,
+        backbone,
+        family,
+        resolve_device(device),
+        resolve_dtype(dtype),
+        data_root=data_root,
+        checkpoints=checkpoints,
+    )

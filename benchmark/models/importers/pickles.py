@@ -1,0 +1,399 @@
+"""PyTorch checkpoints, whole pickled modules included, read without running them.
+
+While a file is unpickled no class of it exists: a module becomes an :class:`Inert` object that keeps its state, a
+tensor a :class:`TensorRef` that says where its bytes lie. Only the rebuild functions of tensors are known, and these
+are this file's own; every other global is refused. The three formats of ``torch.save`` and ``pickle.dump`` are read:
+zip (torch >= 1.6), legacy (before), and a plain pickle of a module, as the first task-arithmetic files are.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import io
+import pickle
+import re
+import struct
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, ClassVar, cast
+
+import torch
+from torch import Tensor
+
+from benchmark.models.families import FamilyError
+from benchmark.restricted import Global, RestrictedUnpickler
+
+LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+MOST_MODULES = 100_000
+ONLY = "tensors and the modules of PyTorch, open_clip, torchvision and the merging repositories"
+
+# Classes (and functions named as values) of these packages become inert; none of them is imported.
+_INERT = re.compile(
+    r"(torch\.nn|torchvision\.transforms|open_clip|clip|timm)(\..*)?$|(src(\..*)?|(models?\.)?modeling|__main__)$"
+)
+_DTYPES = {
+    "Double": torch.float64, "Float": torch.float32, "Half": torch.float16, "BFloat16": torch.bfloat16,
+    "Long": torch.int64, "Int": torch.int32, "Short": torch.int16, "Char": torch.int8, "Byte": torch.uint8,
+    "Bool": torch.bool,
+}  # fmt: skip
+
+
+class _Frozen:
+    """An object on the unpickler's stack that no pickle can change: no attributes to set, no state to take."""
+
+    __slots__ = ()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise pickle.UnpicklingError(f"refused to set {name} of {type(self).__name__}")
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+
+class StorageType(_Frozen):
+    """``torch.FloatStorage`` and its like: a dtype."""
+
+    __slots__ = ("dtype",)
+    dtype: torch.dtype
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self._set("dtype", dtype)
+
+
+class Storage(_Frozen):
+    """The bytes of one storage: ``numel`` values under ``key`` of the file, or already read (``data``)."""
+
+    __slots__ = ("dtype", "key", "numel", "data")
+    dtype: torch.dtype
+    key: str
+    numel: int
+    data: bytes | None
+
+    def __init__(self, dtype: torch.dtype, key: str, numel: int, data: bytes | None = None) -> None:
+        for name, value in zip(self.__slots__, (dtype, key, numel, data), strict=True):
+            self._set(name, value)
+
+
+class TensorRef(_Frozen):
+    """A view of a storage: ``size`` and ``stride`` from ``offset`` on, all in values."""
+
+    __slots__ = ("storage", "offset", "size", "stride")
+    storage: Storage
+    offset: int
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+
+    def __init__(self, storage: Storage, offset: int, size: tuple[int, ...], stride: tuple[int, ...]) -> None:
+        numbers = (offset, *size, *stride)
+        if not isinstance(storage, Storage) or len(size) != len(stride) or not all(
+            type(n) is int and n >= 0 for n in numbers
+        ):
+            raise pickle.UnpicklingError(f"a tensor of size {size}, stride {stride} and offset {offset} makes no sense")
+        last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) + 1
+        if 0 not in size and last > storage.numel:
+            raise pickle.UnpicklingError(f"a tensor of size {size} reaches past its storage of {storage.numel} values")
+        for name, value in zip(self.__slots__, (storage, offset, tuple(size), tuple(stride)), strict=True):
+            self._set(name, value)
+
+
+class Function(_Frozen):
+    """A callable of this file's own that stands for one of PyTorch's."""
+
+    __slots__ = ("call",)
+    call: Callable[..., Any]
+
+    def __init__(self, call: Callable[..., Any]) -> None:
+        self._set("call", call)
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self.call(*arguments)
+
+
+class _FrozenClass(type):
+    def __setattr__(cls, name: str, value: Any) -> None:
+        raise pickle.UnpicklingError(f"refused to set {name} of a class")
+
+
+class Inert(metaclass=_FrozenClass):
+    """Stands for an object of a class that is not imported: what it was made of, and its state."""
+
+    __slots__ = ("arguments", "state")
+    of: ClassVar[str] = ""
+    arguments: tuple[Any, ...]
+    state: Any
+
+    def __new__(cls, *arguments: Any, **keywords: Any) -> Inert:
+        """Keeps the arguments; runs nothing."""
+        made = object.__new__(cls)
+        made.arguments, made.state = arguments, {}
+        return made
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+def _rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> TensorRef:
+    return TensorRef(storage, offset, size, stride)
+
+
+def _first(value: Any, *_: Any) -> Any:
+    return value
+
+
+def _rebuild_from_type(function: Any, kind: Any, arguments: Any, state: Any) -> Any:
+    if not isinstance(function, Function):
+        raise pickle.UnpicklingError("refused a tensor that is rebuilt by something unknown")
+    return function(*arguments)
+
+
+def _latin1(text: Any, encoding: Any = "latin1") -> bytes:
+    """Bytes, as protocol 2 writes them."""
+    if not isinstance(text, str) or encoding != "latin1":
+        raise pickle.UnpicklingError(f"refused to encode {type(text).__name__} as {encoding}")
+    return text.encode("latin1")
+
+
+def _load_from_bytes(blob: Any) -> Storage:
+    """A storage inside a plain pickle: a legacy file of its own."""
+    if not isinstance(blob, bytes):
+        raise pickle.UnpicklingError("refused a storage that is not bytes")
+    made = _Legacy(io.BytesIO(blob))
+    storage = made.value
+    if not isinstance(storage, Storage):
+        raise pickle.UnpicklingError(f"expected a storage, found {type(storage).__name__}")
+    return Storage(storage.dtype, storage.key, storage.numel, made.read(storage))
+
+
+_ALLOWED: dict[Global, Any] = {
+    ("collections", "OrderedDict"): collections.OrderedDict,
+    ("builtins", "set"): set,
+    ("__builtin__", "set"): set,
+    ("_codecs", "encode"): Function(_latin1),
+    ("torch", "Size"): Function(tuple),
+    ("torch", "device"): Function(_first),
+    ("torch._utils", "_rebuild_tensor"): Function(_rebuild_tensor),
+    ("torch._utils", "_rebuild_tensor_v2"): Function(_rebuild_tensor),
+    ("torch._utils", "_rebuild_parameter"): Function(_first),
+    ("torch._utils", "_rebuild_parameter_with_state"): Function(_first),
+    ("torch._tensor", "_rebuild_from_type_v2"): Function(_rebuild_from_type),
+    ("torch.storage", "_load_from_bytes"): Function(_load_from_bytes),
+    **{("torch", f"{name}Storage"): StorageType(dtype) for name, dtype in _DTYPES.items()},
+    **{("torch", str(dtype).removeprefix("torch.")): StorageType(dtype) for dtype in _DTYPES.values()},
+}
+
+
+class _Unpickler(RestrictedUnpickler):
+    """Knows :data:`_ALLOWED`, makes classes of the known packages inert, and reads references to storages."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        super().__init__(file, _ALLOWED, ONLY)
+        self.storages: dict[str, Storage] = {}
+        self.classes: dict[Global, type[Inert]] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in _ALLOWED or not _INERT.match(module):
+            return super().find_class(module, name)
+        if (module, name) not in self.classes:
+            made = _FrozenClass(name, (Inert,), {"__slots__": (), "of": f"{module}.{name}"})
+            self.classes[module, name] = cast(type[Inert], made)
+        return self.classes[module, name]
+
+    def persistent_load(self, pid: Any) -> Any:
+        if isinstance(pid, tuple) and len(pid) >= 2 and pid[0] == "module":  # legacy files: (class, file, source)
+            return pid[1]
+        if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage" or any(v is not None for v in pid[5:]):
+            raise pickle.UnpicklingError(f"refused the persistent id {str(pid)[:80]}")
+        kind, key, numel = pid[1], pid[2], pid[4]
+        if not isinstance(kind, StorageType) or not isinstance(key, str) or type(numel) is not int or numel < 0:
+            raise pickle.UnpicklingError(f"refused the storage {str(key)[:40]}")
+        return self.storages.setdefault(key, Storage(kind.dtype, key, numel))
+
+
+class Checkpoint:
+    """An opened file: ``value`` holds dictionaries, lists, :class:`Inert` and :class:`TensorRef`."""
+
+    value: Any
+    layout: str
+
+    def read(self, storage: Storage) -> bytes:
+        """The bytes of one storage. Raises ``ValueError`` where they are not all there."""
+        raise ValueError(f"storage {storage.key} is missing")
+
+    def close(self) -> None:
+        """Close the file; tensors cannot be read after it."""
+
+    def tensor(self, ref: TensorRef) -> Tensor:
+        """One tensor, contiguous and on its own."""
+        storage = ref.storage
+        data = self.read(storage) if storage.data is None else storage.data
+        flat = torch.frombuffer(bytearray(data), dtype=storage.dtype) if data else torch.empty(0, dtype=storage.dtype)
+        view = flat.as_strided(ref.size, ref.stride, ref.offset)
+        return view if view.is_contiguous() and view.numel() == flat.numel() else view.contiguous().clone()
+
+
+class _Zip(Checkpoint):
+    layout = "zip"
+
+    def __init__(self, path: Path) -> None:
+        self.archive = zipfile.ZipFile(path)
+        self.close = self.archive.close  # type: ignore[method-assign]
+        names = self.archive.namelist()
+        roots = [n.removesuffix("data.pkl") for n in names if n.endswith("/data.pkl")]
+        if len(roots) != 1:
+            raise ValueError(f"a zip file with {len(roots)} entries data.pkl, expected one")
+        self.root = roots[0]
+        if any(n.startswith(f"{self.root}code/") for n in names):
+            raise ValueError("a TorchScript archive, which holds code; expected a file of torch.save")
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in self.archive.infolist()):
+            raise ValueError("a compressed zip file; torch.save writes uncompressed ones")
+        order = f"{self.root}byteorder"
+        if order in names and self.archive.read(order) != b"little":
+            raise ValueError("written on a big-endian machine")
+        self.value = _Unpickler(io.BytesIO(self.archive.read(f"{self.root}data.pkl"))).load()
+
+    def read(self, storage: Storage) -> bytes:
+        data = self.archive.read(f"{self.root}data/{storage.key}")
+        if len(data) != storage.numel * storage.dtype.itemsize:
+            raise ValueError(f"storage {storage.key} has {len(data)} bytes, expected {storage.numel} {storage.dtype}")
+        return data
+
+
+class _Legacy(Checkpoint):
+    layout = "legacy"
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.close = file.close  # type: ignore[method-assign]
+        head = [_Unpickler(file).load() for _ in range(3)]
+        if head[0] != LEGACY_MAGIC or not isinstance(head[2], dict) or not head[2].get("little_endian", True):
+            raise ValueError("not a file of torch.save, or written on a big-endian machine")
+        unpickler = _Unpickler(file)
+        self.value = unpickler.load()
+        keys = _Unpickler(file).load()
+        self.places: dict[str, int] = {}
+        for key in keys:
+            if key not in unpickler.storages:
+                raise ValueError(f"storage {str(key)[:40]} belongs to no tensor")
+            storage = unpickler.storages[key]
+            (numel,) = struct.unpack("<q", file.read(8))
+            if numel != storage.numel:
+                raise ValueError(f"storage {key} has {numel} values, expected {storage.numel}")
+            self.places[key] = file.tell()
+            file.seek(numel * storage.dtype.itemsize, io.SEEK_CUR)
+
+    def read(self, storage: Storage) -> bytes:
+        if storage.key not in self.places:
+            raise ValueError(f"storage {storage.key} is missing")
+        self.file.seek(self.places[storage.key])
+        size = storage.numel * storage.dtype.itemsize
+        data = self.file.read(size)
+        if len(data) != size:
+            raise ValueError(f"storage {storage.key} ends after {len(data)} of {size} bytes")
+        return data
+
+
+class _Plain(Checkpoint):
+    layout = "plain pickle"
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+def open_checkpoint(path: str | Path) -> Checkpoint:
+    """A file of ``torch.save`` or ``pickle.dump``, tensors still unread.
+
+    Raises:
+        FamilyError: the file is missing, no checkpoint, truncated, a git-lfs pointer, or holds anything but tensors and
+            modules of the known packages; nothing of it was run.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            start = file.read(64)
+        if start.startswith(b"version https://git-lfs"):
+            raise FamilyError(f"{path} is a git-lfs pointer, not the file. In its clone type: git lfs pull")
+        if zipfile.is_zipfile(path):
+            return _Zip(path)
+        opened = path.open("rb")
+        first = _Unpickler(opened).load()
+        if first == LEGACY_MAGIC:
+            opened.seek(0)
+            return _Legacy(opened)
+        opened.close()
+        return _Plain(first)
+    except FamilyError:
+        raise
+    except FileNotFoundError:
+        raise FamilyError(f"{path} does not exist") from None
+    except Exception as error:  # a damaged pickle can fail in any way
+        raise _unreadable(path, error) from None
+
+
+@dataclass
+class State:
+    """A state dict, and what a pickled module says beyond it.
+
+    ``classes`` maps the path of every part to its class (``""`` is the module itself; empty for a plain state dict),
+    ``attributes`` the path of plain numbers and truths of modules to their values, ``layout`` says how it was stored.
+    """
+
+    tensors: dict[str, Tensor]
+    classes: dict[str, str] = field(default_factory=dict)
+    attributes: dict[str, bool | int | float] = field(default_factory=dict)
+    layout: str = ""
+
+
+def read_state(path: str | Path) -> State:
+    """The state dict in a checkpoint: a pickled module's own, or the dictionary itself (or under ``state_dict``).
+
+    Non-persistent buffers are left out, as ``state_dict`` does, and so is all of a dictionary that is no tensor.
+
+    Raises:
+        FamilyError: see :func:`open_checkpoint`; or neither a module nor a dictionary of tensors.
+    """
+    with contextlib.closing(open_checkpoint(path)) as checkpoint:
+        value, found = checkpoint.value, State({}, layout=checkpoint.layout)
+        refs: dict[str, TensorRef] = {}
+        if isinstance(value, Inert):
+            _walk(value, "", refs, found, [MOST_MODULES])
+        elif isinstance(value, Mapping):
+            inner = next((value[k] for k in ("state_dict", "model") if isinstance(value.get(k), Mapping)), value)
+            refs = {str(k): v for k, v in inner.items() if isinstance(v, TensorRef)}
+        if not refs:
+            described = value.of if isinstance(value, Inert) else type(value).__name__
+            raise FamilyError(f"{path} holds no module and no dictionary of tensors but: {described}")
+        try:
+            found.tensors = {name: checkpoint.tensor(ref) for name, ref in refs.items()}
+        except Exception as error:  # of a storage that is missing, damaged or shorter than it should be
+            raise _unreadable(Path(path), error) from None
+        return found
+
+
+def _walk(module: Inert, prefix: str, refs: dict[str, TensorRef], found: State, left: list[int]) -> None:
+    left[0] -= 1
+    if left[0] < 0 or prefix.count(".") > 50:
+        raise FamilyError(f"a pickled module with more than {MOST_MODULES} parts, or with parts within themselves")
+    state = module.state if isinstance(module.state, Mapping) else {}
+    found.classes[prefix.removesuffix(".")] = module.of
+    for name, value in state.items():
+        if isinstance(value, (bool, int, float)) and not str(name).startswith("_"):
+            found.attributes[f"{prefix}{name}"] = value
+    hidden = state.get("_non_persistent_buffers_set") or ()
+    for kind in ("_parameters", "_buffers"):
+        for name, value in (state.get(kind) or {}).items():
+            if isinstance(value, TensorRef) and not (kind == "_buffers" and name in hidden):
+                refs[f"{prefix}{name}"] = value
+    for name, part in (state.get("_modules") or {}).items():
+        if isinstance(part, Inert):
+            _walk(part, f"{prefix}{name}.", refs, found, left)
+
+
+def _unreadable(path: Path, error: BaseException) -> FamilyError:
+    reason = str(error) or type(error).__name__
+    if isinstance(error, (EOFError, struct.error)):
+        reason = f"truncated ({reason})"
+    return FamilyError(f"cannot read {path} as a PyTorch checkpoint: {reason}. Nothing of it was run; fetch it again")
+
