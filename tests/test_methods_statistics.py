@@ -41,6 +41,19 @@ def test_an_expert_that_learned_nothing_gives_no_nan(name: str, keywords: dict[s
     assert not torch.equal(state[weight], experts.base[weight])
 
 
+def test_tensors_that_the_encoder_does_not_run_have_no_fisher_information() -> None:
+    experts = random_experts(2)
+    more = {"text_projection": torch.ones(3, 2), "logit_scale": torch.tensor(2.0)}
+    wide = Experts.from_state_dicts(
+        {**experts.base, **more},
+        {t: {**experts.expert(t), **{n: v + k for n, v in more.items()}} for k, t in enumerate(experts.tasks)},
+        heads=experts.heads,
+        encoder=experts.encoder,
+    )
+    state = merge("fisher", wide, random_stream(wide.tasks), examples=4, normalise=None).state_dict()
+    assert all(torch.allclose(state[n], v + 0.5) for n, v in more.items())
+
+
 def test_bad_statistics_are_named() -> None:
     experts, gram = golden_experts(), torch.eye(32)
     with pytest.raises(MergingError, match="reduce is 2"):
