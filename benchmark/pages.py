@@ -22,12 +22,16 @@ def header(path: Path) -> str:
     return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
 
 
-def equation(path: Path) -> str:
-    """The first indented line of a method file's header: its equation."""
-    for line in header(path).splitlines()[1:]:
-        if line.startswith("    ") and line.strip():
-            return line.strip()
-    return ""
+def equation(about: methods.Method) -> str:
+    """The merge rule in a method file's header: its indented line under the method's title, else the first one.
+
+    A file of several methods labels their lines, ``Title:  equation`` (or with the beginning of the title).
+    """
+    lines = [line.strip() for line in header(about.path).splitlines()[1:] if line.startswith("    ") and line.strip()]
+    labels = {label: rule.strip() for label, colon, rule in (line.partition(":  ") for line in lines) if colon}
+    if about.title in labels:
+        return labels[about.title]
+    return next((rule for label, rule in labels.items() if about.title.startswith(label)), next(iter(lines), ""))
 
 
 def parity() -> dict[str, float]:
@@ -47,7 +51,7 @@ def methods_page(records: Iterable[Record]) -> str:
     lines = [
         "# Methods",
         "",
-        "Made by `symerge-bench board --reference`; do not edit. Equation: its first line, the rest is in the file. "
+        "Made by `symerge-bench board --reference`; do not edit. Equation: the merge rule, the rest is in the file. "
         "Storage: models to keep. Seconds: merging and adaptation, and score: mean over tasks, on "
         f"`{SUITE}` with default keywords (the number of seeds is on the board). Parity: largest difference from "
         "the authors' own code on the golden vectors in `tests/golden`; – where there is none.",
@@ -62,7 +66,7 @@ def methods_page(records: Iterable[Record]) -> str:
             seconds = f"{(row['merge_seconds'] or 0) + (row['adapt_seconds'] or 0):.1f}"
             storage, score = f"{row['storage_models']:.2f}", f"{row['mean']:.1f}"
         found = differences.get(name)
-        formula = equation(about.path).replace("|", "\\|")
+        formula = equation(about).replace("|", "\\|")
         lines.append(
             f"| [`{name}`]({about.path.name}) | {about.title} | {about.paper} | `{formula}` "
             f"| {about.access.describe()} | {storage} | {seconds} "

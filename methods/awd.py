@@ -2,8 +2,8 @@
 
 Multi-Task Model Merging via Adaptive Weight Disentanglement. Xiong et al., arXiv:2411.18729.
 
-    delta = argmin  mean_{i != j} |cos(tau_i - delta, tau_j - delta)| + alpha * |delta|
     theta = inner({tau_k - delta})
+    delta = argmin  mean_{i != j} |cos(tau_i - delta, tau_j - delta)| + alpha * |delta|
 
 No reference code: the authors' repository (FarisXiong/AWD) holds a README only. Decisions, all ours:
 - delta is found tensor by tensor, and |delta| is its length over the mean length of the task vectors, so that alpha

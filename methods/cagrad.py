@@ -2,8 +2,8 @@
 
 Conflict-Averse Gradient Descent for Multi-task Learning. Liu et al., NeurIPS 2021, arXiv:2110.14048.
 
-    w = argmin over the simplex of  <g_w, g_0> + c |g_0| |g_w|,    g_w = sum_i w_i g_i,  g_0 the mean gradient
-    g = K (g_0 + c |g_0| / |g_w| g_w) / (1 + c^2)
+    g = K (g_0 + c |g_0| / |g_w| g_w) / (1 + c^2),    g_w = sum_i w_i g_i,  g_0 the mean gradient
+    w = argmin over the simplex of  <g_w, g_0> + c |g_0| |g_w|
 
 References: Cranial-XIX/CAGrad, and the port in AvivNavon/nash-mtl methods/weight_methods.py, which we follow: SLSQP on
 the K x K inner products, the division by 1 + c^2 and the factor K, so that the size is that of the summed loss. The

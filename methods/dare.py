@@ -3,7 +3,7 @@
 Language Models are Super Mario: Absorbing Abilities from Homologous Models as a Free Lunch. Yu et al., ICML 2024,
 arXiv:2311.03099.
 
-    tau^_k = m_k * tau_k / (1 - drop),  m_k ~ Bernoulli(1 - drop);    theta = inner({tau^_k})
+    theta = inner({tau^_k}),    tau^_k = m_k * tau_k / (1 - drop),  m_k ~ Bernoulli(1 - drop)
 
 Reference: yule-BUAA/MergeLM model_merging_methods/mask_weights_utils.py. No departure of code from paper;
 select="magnitude" drops the int(n * drop) smallest entries of each tensor instead (the paper's ablation). Ours

@@ -3,10 +3,10 @@
 Modeling Multi-Task Model Merging as Adaptive Projective Gradient Descent. Wei, Tang, Shen, Hu, Yuan, Cao, ICML 2025,
 arXiv:2501.01230.
 
+    theta = theta0 + sum_k lambda_k (tau_k + Delta) [ |tau_k| in the top keep of the task's entries ]
     lambda_k = scale / ||tau_k||_F per tensor
     min over Delta of  sum_k || rowsum( tau_k * (tau_k - sum_j lambda_j (tau_j + Delta)) ) ||^2  by Adam from 0, the
     gradient projected off the shared subspace (the top r / subspace left singular directions of all tasks)
-    theta = theta0 + sum_k lambda_k (tau_k + Delta) [ |tau_k| in the top keep of the task's entries ]
 
 Reference: the authors' repository was not available; FusionBench's fusion_bench/method/doge_ta/doge_ta.py (co-author
 Tang's framework), which we follow: the mask is taken from tau and applied to tau + Delta, its threshold is global per

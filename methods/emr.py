@@ -2,8 +2,8 @@
 
 EMR-Merging: Tuning-Free High-Performance Model Merging. Huang et al., NeurIPS 2024, arXiv:2405.17461.
 
+    theta_k = theta0 + gamma_k * mask_k * uni,    mask_k = [tau_k * s > 0]
     s = sign(sum_k tau_k), 0 counted as -1;  uni = s * max_k |tau_k| over the entries with that sign
-    mask_k = [tau_k * s > 0];  theta_k = theta0 + gamma_k * mask_k * uni
 
 Reference: harveyhuang18/EMR_Merging merge_vit/src/main_emr_merging.py, emr_merge. gamma_k makes magnitudes match.
 The code divides the sum over tensors of mean |tau_k| by that of mean |mask_k * uni|, so a scalar counts as much as a

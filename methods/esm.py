@@ -2,11 +2,10 @@
 
 Model Merging in the Essential Subspace. Li, Qi, Tian, Geng, CVPR 2026, arXiv:2602.20208.
 
+    theta_l = theta0_l + scale * M_l (||M_l|| / mean ||M|| of the same weight in all blocks)^2,    M = 2 P(U) P(V)
+    P(A) = mean(s_A) * polar factor of A;    U = [Q_k e_k],    e_k = (lambda_k / mean lambda_k)^0.15, over its mean
     Q_k, lambda_k: the r = int(out / K) principal directions [out, r] of X_k tau_k^T (uncentred), and their variances
-    e_k = (lambda_k / mean lambda_k)^0.15, over its mean;    U = [Q_k e_k],
     V = [e_k Q_k^T tau_k (||tau_k|| / mean_j ||tau_j||)^2],    V_c <- V_c (||V_c|| / mean ||V_c||)^2 per column
-    M = 2 P(U) P(V), P(A) = mean(s_A) * polar factor of A
-    M_l <- M_l (||M_l|| / mean ||M|| of the same weight in all blocks)^2;    theta_l = theta0_l + scale * M_l
 
 Reference: kiddo127/ESM ESM-ViT/essential_subspace_decomposition.py and src/utils/esm_utils.py, which we follow: X_k
 are the inputs under expert k of its MLP weights and of the attention's packed in-projection; the exponents and the

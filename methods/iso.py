@@ -3,9 +3,9 @@
 No Task Left Behind: Isotropic Model Merging with Common and Task-Specific Subspaces. Marczak, Magistri, Cygert,
 Twardowski, Bagdanov, van de Weijer, ICML 2025, arXiv:2502.04959.
 
-    Iso-C:    sum_k tau_k = U S V^T;  theta = theta0 + scale * mean(S) * U V^T
-    Iso-CTS:  the top c triplets of the sum and t/K triplets of each (I - U_c U_c^T) tau_k, c + t = r;
-              theta = theta0 + scale * mean(all these S) * U* V*^T, U* and V* the polar factors of both bases
+    Iso-C:    theta = theta0 + scale * mean(S) * U V^T,    sum_k tau_k = U S V^T
+    Iso-CTS:  theta = theta0 + scale * mean(S) * P(U) P(V)^T, P the polar factor,
+              U, S, V the top c triplets of the sum and t/K triplets of each (I - U_c U_c^T) tau_k, c + t = r
 
 Reference: danielm1405/iso-merging src/utils/iso.py, which we follow: 2-D tensors but the text projection (positional
 embeddings and the output projection included); every other tensor is the mean; the residuals are projected from the

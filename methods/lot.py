@@ -3,9 +3,10 @@
 Towards Minimizing Feature Drift in Model Merging: Layer-wise Task Vector Fusion for Adaptive Knowledge Integration.
 Sun, Li, Wang, Liu, Geng, Li, NeurIPS 2025, arXiv:2505.23859.
 
-    linear:  T = argmin sum_k || X_k T^T - X_k tau_k^T ||_F^2 = (sum_k tau_k G_k) (sum_k G_k)^+, G_k = X_k^T X_k (Eq. 9)
+    theta = theta0 + T,    in linear layers  T = (sum_k tau_k G_k) (sum_k G_k)^+,  G_k = X_k^T X_k
+    linear:  T = argmin sum_k || X_k T^T - X_k tau_k^T ||_F^2,    X_k the layer's inputs under expert k (Eq. 9)
     norm:    t_i = sum_k ||x_ki||^2 tau_ki / sum_k ||x_ki||^2, x the normalised input that the weight scales (Eq. 12)
-    others:  the mean task vector;    theta = theta0 + T
+    others:  the mean task vector
 
 The authors' code could not be had: written from the paper. Decisions: X_k are the inputs under expert k on its own
 task (not under the merged network so far); the packed in-projection of attention is a linear layer whose input is the

@@ -3,7 +3,8 @@
 OptMerge: Unifying Multimodal LLM Capabilities and Modalities via Model Merging. Wei, Cheng, Jin, Yang, Shen, Hou, Du,
 Yuan, Cao, Tao, ICLR 2026, arXiv:2505.19892.
 
-    min sum_k || (M - T_k) L_k^T ||_F^2 / || tau_k ||_F^2,    L_k = S_r V_r^T of tau_k, r = int(min(m, n) / K)
+    theta = theta0 + scale * M,   min over M of  sum_k || (M - T_k) L_k^T ||_F^2 / || tau_k ||_F^2
+    L_k = S_r V_r^T of tau_k, r = int(min(m, n) / K)
     "internvl":  T_k = mean + SVD_r(tau_k - mean), from the sum, Adam 1e-5;             theta = theta0 + 0.1 M
     "qwen":      T_k = SVD_r(tau_k), from the mean, descent 1e-4 with momentum 0.9;     theta = theta0 + M
 

@@ -2,9 +2,9 @@
 
 Parameter Competition Balancing for Model Merging. Du et al., NeurIPS 2024, arXiv:2410.02396.
 
+    theta = theta0 + scale * (sum_k s_k * sign(tau_k) * c_k) / sum_k s_k
     c_k = clamp(|tau_k|, 0.01 % and 99.99 % order statistics)
     p_k = exp(K * norm(c_k)^2) * tanh(tau_k * sum_j tau_j);   s_k = norm(max(p_k, its (1 - keep) order statistic))
-    theta = theta0 + scale * (sum_k s_k * sign(tau_k) * c_k) / sum_k s_k
 
 norm(x) = (x - min) / (max - min) over the whole vector of one task; so are the order statistics. Reference:
 duguodong7/pcb-merging pcb-merging.py. We follow the code where the paper is silent: the outer clamp to the order

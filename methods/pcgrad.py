@@ -3,7 +3,8 @@
 Gradient Surgery for Multi-Task Learning. Yu et al., NeurIPS 2020, arXiv:2001.06782.
 Task Weighting through Gradient Projection for Multitask Learning. Bohn et al., arXiv:2409.01793.
 
-    g_i' = g_i;  for j in random order: if <g_i', g_j> < 0:  g_i' -= <g_i', g_j> / |g_j|^2 g_j;      g = sum_i g_i'
+    PCGrad:           g = sum_i g_i',  from g_i by  g_i' -= min(0, <g_i', g_j>) / |g_j|^2 g_j  for j in random order
+    Weighted PCGrad:  g = sum_i g_i',  the same for the tasks j drawn before i, j drawn with p_j ~ loss_j^gamma
 
 References: tianheyu927/PCGrad PCGrad_tf.py, and the port in AvivNavon/nash-mtl methods/weight_methods.py, whose golden
 vectors the combination reproduces: the g_j are the gradients as they were, each task has its own random order.

@@ -2,8 +2,8 @@
 
 Representation Surgery in Model Merging with Probabilistic Modeling. Wei et al., ICML 2025 (PMLR 267:66015-66032).
 
-    h = relu(W1 f),  mu = W2 h,  log var = W3 h,  z = mu + eps exp(log var / 2),  f^ = f - z
-    min E_x | f^(x) - f_k(x) |_1 + kl * KL( N(mu, var) || N(0, 1) );      at inference f^ = f - mu
+    f^ = f - mu,   trained as f^ = f - z by  min E_x | f^(x) - f_k(x) |_1 + kl * KL( N(mu, var) || N(0, 1) )
+    h = relu(W1 f),  mu = W2 h,  log var = W3 h,  z = mu + eps exp(log var / 2)
 
 f: features of a frozen merge (``inner``); f_k: those of expert k. Reference: 1998v7/ProbSurgery
 code/src_ours/merging_model.py. We follow its code: rank 128, no biases, W1 from U(-1/sqrt(d), 1/sqrt(d)), W2 and W3

@@ -1,6 +1,7 @@
 """The two reference rows: the base as it is, and each task on its own expert.
 
-    pretrained: theta = theta0            individual: theta(k) = theta_k, K models
+    Pretrained:  theta = theta0
+    Individual:  theta(k) = theta_k, K models
 
 CLIP zero-shot: Radford et al., arXiv:2103.00020. No merging takes place.
 """

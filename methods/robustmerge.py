@@ -3,9 +3,9 @@
 RobustMerge: Parameter-Efficient Model Merging for MLLMs with Direction Robustness. Zeng et al., NeurIPS 2025,
 arXiv:2502.17159.
 
+    theta = theta0 + scale * B A,    A = sum_k weight * A'_k,   B = (sum_k weight * B'_k diag(s_k)) / (sum_k s_k)
     A'_k, B'_k: the largest `keep` share of entries of each factor, the others 0
     s_k = rowsum |A_k| / rowsum |A'_k|, raised to its (1 - clamp) order statistic over the r directions of the task
-    A = sum_k weight * A'_k,   B = (sum_k weight * B'_k diag(s_k)) / (sum_k s_k),   theta = theta0 + scale * B A
 
 Reference: AuroraZengfh/RobustMerge llava/model/builder.py, load_and_merge_pretrained_model. We follow the code where
 it departs from the paper: its mask_ratio 0.2 is the share that is kept (the paper's prune rate reads the other way),

@@ -3,8 +3,10 @@
 SyMerge: From Non-Interference to Synergistic Merging via Single-Layer Adaptation. arXiv:2412.19098 (its second
 version: Model Tinting).
 
-    theta = theta0 + sum_k lambda_lk tau_k,l
-    min over lambda and the adapted layers of  sum_k E_x L( f_k(x; theta), f_k(x; theta_k) ),   x unlabelled
+    SyMerge:          theta_l = theta0_l + sum_k lambda_lk tau_kl,  min over lambda, heads  sum_k E_x [kept] L(f_k, y_k)
+    Model Tinting:    theta_l = theta0_l + sum_k lambda_lk tau_kl,  min over lambda, heads  sum_k E_x L(f_k, y_k)
+    Model Tinting++:  as SyMerge, each batch a new draw of the samples
+    f_k = h_k(f(x; theta)), x unlabelled, y_k what expert k predicts; kept: f_k and y_k agree, or the expert is as sure
 
 References: AIM-SKKU/SyMerge src/main_symerge.py, AIM-SKKU/ModelTinting src/main_layer_wise_adamerging.py. Where the
 code departs from the paper's text we follow the code, and the text's form is a keyword away:

@@ -2,9 +2,8 @@
 
 Localizing Task Information for Improved Model Merging and Compression. Wang et al., ICML 2024, arXiv:2405.07813.
 
-    tau = sum_k tau_k;  mask_k = [ |tau_k| > mask_scale * |tau - tau_k| ]
-    TALL-masks:  theta_k = theta0 + mask_k * tau
-    Consensus:   theta = theta0 + scale * tau * [sum_k mask_k >= min_agree]
+    TALL-masks:  theta_k = theta0 + mask_k * tau,    mask_k = [ |tau_k| > mask_scale * |tau - tau_k| ]
+    Consensus:   theta = theta0 + scale * tau * [sum_k mask_k >= min_agree],    tau = sum_k tau_k
 
 Reference: nik-dim/tall_masks src/utils/tallmask_utils.py. No departure of code from paper. The code searches
 mask_scale in 0.2, 0.3 .. 0.6 for each task on labelled validation data, and scale likewise; ours takes a number, or

@@ -3,10 +3,11 @@
 Editing Models with Task Arithmetic. Ilharco et al., ICLR 2023, arXiv:2212.04089.
 Model soups. Wortsman et al., ICML 2022, arXiv:2203.05482.
 
-    theta = theta0 + scale * sum_k tau_k,    tau_k = theta_k - theta0
+    Task Arithmetic:   theta = theta0 + scale * sum_k tau_k,    tau_k = theta_k - theta0
+    Weight Averaging:  theta = theta0 + 1/K * sum_k tau_k
 
-Weight averaging is scale = 1 / K. Every floating tensor is merged; integer buffers stay the base's (the authors'
-code drops int64 and uint8 as well). Reference: mlfoundations/task_vectors src/task_vectors.py. No departures.
+Every floating tensor is merged; integer buffers stay the base's (the authors' code drops int64 and uint8 as well).
+Reference: mlfoundations/task_vectors src/task_vectors.py. No departures.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 TIES-Merging: Resolving Interference When Merging Models. Yadav et al., NeurIPS 2023, arXiv:2306.01708.
 
+    theta = theta0 + scale * sum_k tau^_k [sign(tau^_k) = s],    s = sign(sum_k tau^_k)      (or mean, or largest)
     tau^_k = tau_k where |tau_k| >= the keep-quantile of the whole vector, else 0
-    s = sign(sum_k tau^_k);  theta = theta0 + scale * sum_k tau^_k [sign(tau^_k) = s]      (or mean, or largest)
 
 Reference: prateeky2806/ties-merging src/utils/merge_utils.py. The threshold is one per task over all tensors
 together. The authors' defaults are merge="mean", scale=1; the vision literature (AdaMerging, FusionBench) reports

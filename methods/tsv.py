@@ -3,10 +3,8 @@
 Task Singular Vectors: Reducing Task Interference in Model Merging. Gargiulo, Crisostomi, Bucarelli, Scardapane,
 Silvestri, Rodola, CVPR 2025, arXiv:2412.00081.
 
-    tau_k ~ U_k S_k V_k^T, the top r keep triplets (keep = 1/K)
-    TSV-M:  theta = theta0 + scale * U* S V*^T, S = diag(S_1 .. S_K), U* and V* the polar factors of [U_1 .. U_K] and
-            [V_1 .. V_K]
-    TSV-C:  theta(k) = theta0 + scale * U_k S_k V_k^T
+    TSV-M:  theta = theta0 + scale * P([U_1 .. U_K]) diag(S_1 .. S_K) P([V_1 .. V_K])^T, P the polar factor
+    TSV-C:  theta(k) = theta0 + scale * U_k S_k V_k^T,   tau_k ~ U_k S_k V_k^T, the top r keep triplets (keep = 1/K)
 
 Reference: AntoAndGar/task_singular_vectors src/utils/TSVM_utils.py and TSVC_utils.py, which we follow. TSV-M: 2-D
 tensors but the text projection, every other tensor the mean; a layer of rank under K keeps int(r / K) = 0 triplets

@@ -2,7 +2,7 @@
 
 Twin-Merging: Dynamic Integration of Modular Expertise in Model Merging. Lu et al., NeurIPS 2024, arXiv:2406.15479.
 
-    theta* = theta0 + scale sum_k tau_k,   v_k = SVD_r(theta_k - theta*),   theta(x) = theta* + sum_k w_k(x) v_k
+    theta(x) = theta* + sum_k w_k(x) v_k,   theta* = theta0 + scale sum_k tau_k,   v_k = SVD_r(theta_k - theta*)
     w(x) = softmax(R(f(x; theta*))),   R trained to name the task a validation sample comes from
 
 Reference: LZY-the-boys/Twin-Merging discriminative/{twin_merge,router,sparsify}.py. We follow it: every sample gets a

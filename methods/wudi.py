@@ -3,7 +3,7 @@
 Whoever Started the Interference Should End It: Guiding Data-Free Model Merging via Task Vectors. Cheng, Xiong, Wei,
 Zhu, Yuan, ICML 2025, arXiv:2503.08099.
 
-    M = argmin sum_k || (M - tau_k) tau_k^T ||_F^2 / || tau_k ||_F^2 from sum_k tau_k;    theta = theta0 + scale * M
+    theta = theta0 + scale * M,    M = argmin sum_k || (M - tau_k) tau_k^T ||_F^2 / || tau_k ||_F^2 from sum_k tau_k
 
 solver="adam" (the paper): nathanielyvo/WUDI-Merging vit/wudi_main.py. 300 steps at 1e-5 move an entry by 3e-3 at
 most: the code stops far from the minimum and so do we. Only attention and MLP weights are merged, every other tensor

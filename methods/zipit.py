@@ -2,8 +2,8 @@
 
 ZipIt! Merging Models from Different Tasks without Training. Stoica et al., ICLR 2024, arXiv:2305.03053.
 
-    f = [f_1; ..; f_K] the experts' features of one layer;  M f averages each group of channels,  U copies it back
     W' = sum_k M_out,k W_k U_in,k,     the pair of the highest correlation is grouped until D of K D are left
+    f = [f_1; ..; f_K] the experts' features of one layer;  M f averages each group of channels,  U copies it back
 
 Reference: gstoica27/ZipIt matching_functions.py, model_merger.py, graphs/resnet_graph.py. We follow it: after a group
 is made its correlations are the smaller of the two, times ``a``; ``b`` of a model's removals may be within that model;
