@@ -1,13 +1,14 @@
 """The differentiable merge: ``theta_l = theta0_l + sum_k c_lk tau_lk``, with its fused backward.
 
 Task vectors are frozen buffers ``[K, n]`` per tensor. Forward is one matrix-vector product per tensor; backward is
-``dL/dc_lk = <dL/dtheta_l, tau_lk>``, another one. No gradient is kept for a weight and autograd records nothing inside.
+``dL/dc_lk = <dL/dtheta_l, tau_lk>``, another one. No gradient is kept for a weight and autograd records one node for
+many tensors.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +18,8 @@ from methods.experts import Experts
 from methods.registry import MergingError
 
 _SMALL = 4096
+# Entries of the tensors that share a part: a gradient is kept until those of its whole part are there.
+_TOGETHER = 1 << 20
 
 
 def _exact(device: torch.device) -> contextlib.AbstractContextManager[Any]:
@@ -26,48 +29,53 @@ def _exact(device: torch.device) -> contextlib.AbstractContextManager[Any]:
     return torch.autocast(device.type, enabled=False)
 
 
-class _Combine(torch.autograd.Function):
-    """``base + coefficients @ vectors`` for one tensor."""
+class _Part:
+    """Some of the tensors, merged and differentiated in one piece: a step of autograd costs more than a small product.
 
-    @staticmethod
-    def forward(ctx: Any, coefficients: Tensor, base: Tensor, vectors: Tensor) -> Tensor:
-        ctx.save_for_backward(vectors)
-        with _exact(base.device):
-            return torch.addmv(base.reshape(-1), vectors.t(), coefficients.to(vectors.dtype)).view(base.shape)
+    Attributes:
+        names: of the tensors, in the order of the results.
+    """
 
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        (vectors,) = ctx.saved_tensors
-        with _exact(vectors.device):
-            return torch.mv(vectors, grads[0].reshape(-1).to(vectors.dtype)), None, None
+    names: tuple[str, ...]
+
+    def combine(self, coefficients: Tensor) -> list[Tensor]:
+        """The merged tensors, from ``[S, K]``."""
+        raise NotImplementedError
+
+    def gradient(self, grads: tuple[Tensor | None, ...]) -> Tensor:
+        """``<grads[s], vectors[s]>``, ``[S, K]``; None counts as 0."""
+        raise NotImplementedError
 
 
-class _CombineMany(torch.autograd.Function):
-    """The same for many small tensors at once: one batched product in place of dozens of tiny ones."""
+class _Loose(_Part):
+    """Tensors as they are, one matrix-vector product each, written side by side."""
 
-    @staticmethod
-    def forward(ctx: Any, coefficients: Tensor, group: _Group) -> tuple[Tensor, ...]:
-        ctx.group = group
-        ctx.set_materialize_grads(False)
-        with _exact(group.base.device):
-            rows = torch.baddbmm(group.base, coefficients.unsqueeze(1), group.vectors).squeeze(1)
-        return tuple(rows[i, :n].view(shape) for i, (n, shape) in enumerate(group.layout))
+    def __init__(self, names: Sequence[str], base: Sequence[Tensor], vectors: Sequence[Tensor]) -> None:
+        self.names = tuple(names)
+        self.shapes, self.sizes = [b.shape for b in base], [b.numel() for b in base]
+        self.base, self.vectors = [b.reshape(-1) for b in base], list(vectors)
 
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor, None]:
-        group = ctx.group
-        padded = torch.zeros_like(group.base)
-        for i, (grad, (n, _)) in enumerate(zip(grads, group.layout, strict=True)):
+    def combine(self, coefficients: Tensor) -> list[Tensor]:
+        kind = self.vectors[0].dtype
+        out = torch.empty(sum(self.sizes), dtype=kind, device=coefficients.device).split(self.sizes)
+        for into, base, vectors, row in zip(out, self.base, self.vectors, coefficients.to(kind).unbind(0), strict=True):
+            torch.addmv(base, vectors.t(), row, out=into)
+        return [piece.view(shape) for piece, shape in zip(out, self.shapes, strict=True)]
+
+    def gradient(self, grads: tuple[Tensor | None, ...]) -> Tensor:
+        first = self.vectors[0]
+        found = first.new_zeros(len(self.names), len(first))
+        for into, vectors, grad in zip(found.unbind(0), self.vectors, grads, strict=True):
             if grad is not None:
-                padded[i, 0, :n].copy_(grad.reshape(-1))
-        with _exact(group.base.device):
-            return torch.bmm(group.vectors, padded.transpose(1, 2)).squeeze(2), None
+                torch.mv(vectors, grad.reshape(-1).to(vectors.dtype), out=into)
+        return found
 
 
-class _Group:
-    """Small tensors padded to one length: ``base`` ``[S, 1, m]``, ``vectors`` ``[S, K, m]``."""
+class _Padded(_Part):
+    """Small tensors padded to one length, ``base`` ``[S, 1, m]``, ``vectors`` ``[S, K, m]``: one batched product."""
 
-    def __init__(self, base: list[Tensor], vectors: list[Tensor]) -> None:
+    def __init__(self, names: Sequence[str], base: Sequence[Tensor], vectors: Sequence[Tensor]) -> None:
+        self.names = tuple(names)
         self.layout = [(b.numel(), b.shape) for b in base]
         longest = max(n for n, _ in self.layout)
         self.base = vectors[0].new_zeros(len(base), 1, longest)
@@ -75,6 +83,33 @@ class _Group:
         for i, (b, v) in enumerate(zip(base, vectors, strict=True)):
             self.base[i, 0, : b.numel()] = b.reshape(-1)
             self.vectors[i, :, : b.numel()] = v
+
+    def combine(self, coefficients: Tensor) -> list[Tensor]:
+        rows = torch.baddbmm(self.base, coefficients.unsqueeze(1), self.vectors).squeeze(1)
+        return [rows[i, :n].view(shape) for i, (n, shape) in enumerate(self.layout)]
+
+    def gradient(self, grads: tuple[Tensor | None, ...]) -> Tensor:
+        padded = torch.zeros_like(self.base)
+        for i, (grad, (n, _)) in enumerate(zip(grads, self.layout, strict=True)):
+            if grad is not None:
+                padded[i, 0, :n].copy_(grad.reshape(-1))
+        return torch.bmm(self.vectors, padded.transpose(1, 2)).squeeze(2)
+
+
+class _Combine(torch.autograd.Function):
+    """``base + coefficients @ vectors`` for the tensors of one part."""
+
+    @staticmethod
+    def forward(ctx: Any, coefficients: Tensor, part: _Part) -> tuple[Tensor, ...]:
+        ctx.part, ctx.device = part, coefficients.device
+        ctx.set_materialize_grads(False)
+        with _exact(coefficients.device):
+            return tuple(part.combine(coefficients))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor, None]:
+        with _exact(ctx.device):
+            return ctx.part.gradient(grads), None
 
 
 def combine(coefficients: Tensor, base: Tensor, vectors: Tensor) -> Tensor:
@@ -85,8 +120,8 @@ def combine(coefficients: Tensor, base: Tensor, vectors: Tensor) -> Tensor:
         base: ``[*shape]`` float32.
         vectors: ``[K, n]`` float32, the flattened task vectors.
     """
-    out: Tensor = _Combine.apply(coefficients, base, vectors)
-    return out
+    (out,) = _Combine.apply(coefficients.unsqueeze(0), _Loose([""], [base], [vectors]))
+    return out  # type: ignore[no-any-return]
 
 
 def unit_clamp(raw: Tensor) -> Tensor:
@@ -132,18 +167,29 @@ class LayerwiseMerge(nn.Module):
         rows = len(self.names) if granularity == "layer" else 1
         self.raw = nn.Parameter(torch.full((rows, len(experts)), float(prior), device=experts.device))
         read = vectors if callable(vectors) else (vectors.__getitem__ if vectors is not None else experts.task_vectors)
-        self.base: dict[str, Tensor] = {}
-        self.vectors: dict[str, Tensor] = {}
-        small: dict[str, tuple[Tensor, Tensor]] = {}
+        self._parts: list[tuple[Tensor, _Part]] = []
+        small: list[tuple[str, Tensor, Tensor]] = []
+        together: list[tuple[str, Tensor, Tensor]] = []
+        filled = 0
         for name in self.names:
             base, stacked = experts.base_tensor(name), read(name).reshape(len(experts), -1).contiguous()
             if 0 < base.numel() <= _SMALL:
-                small[name] = base, stacked
-            else:
-                self.base[name], self.vectors[name] = base, stacked
-        self._small = tuple(small)
-        self._rows = torch.tensor([self.names.index(n) for n in small], dtype=torch.int64, device=experts.device)
-        self._group = _Group([b for b, _ in small.values()], [v for _, v in small.values()]) if small else None
+                small.append((name, base, stacked))
+                continue
+            if together and filled + base.numel() > _TOGETHER:
+                self._add(_Loose, together)
+                together, filled = [], 0
+            together.append((name, base, stacked))
+            filled += base.numel()
+        self._add(_Padded, small)
+        self._add(_Loose, together)
+
+    def _add(self, kind: type[_Loose] | type[_Padded], tensors: list[tuple[str, Tensor, Tensor]]) -> None:
+        """A part of ``(name, base, vectors)``, with the rows of ``raw`` that it takes."""
+        if tensors:
+            part = kind(*zip(*tensors, strict=True))
+            rows = [self.names.index(name) for name in part.names]
+            self._parts.append((torch.tensor(rows, dtype=torch.int64, device=self.raw.device), part))
 
     def coefficients(self) -> Tensor:
         """The effective coefficients, ``[L, K]`` (or ``[1, K]``), differentiable in ``raw``."""
@@ -156,12 +202,8 @@ class LayerwiseMerge(nn.Module):
         effective = self.coefficients()
         effective = effective.expand(len(self.names), -1) if len(effective) == 1 else effective
         found: dict[str, Tensor] = {}
-        if self._group is not None:
-            made = _CombineMany.apply(effective.index_select(0, self._rows), self._group)
-            found.update(zip(self._small, made, strict=True))
-        for name, row in zip(self.names, effective.unbind(0), strict=True):
-            if name in self.base:
-                found[name] = combine(row, self.base[name], self.vectors[name])
+        for rows, part in self._parts:
+            found.update(zip(part.names, _Combine.apply(effective.index_select(0, rows), part), strict=True))
         return {name: found[name] for name in self.names}
 
     @torch.no_grad()

@@ -117,6 +117,30 @@ def test_gradient_of_the_fused_merge_is_the_inner_product() -> None:
     torch.testing.assert_close(combine(lam, base, vectors), plain)
 
 
+@pytest.mark.parametrize("together", [1, 1 << 20], ids=["apart", "together"])
+def test_every_tensor_is_merged_and_differentiated_as_in_the_plain_form(
+    together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("methods.coefficients._SMALL", 100)
+    monkeypatch.setattr("methods.coefficients._TOGETHER", together)
+    experts = random_experts()
+    merge = LayerwiseMerge(experts)
+    assert len(merge._parts) == (2 if together > 1 else 1 + sum(experts.base[n].numel() > 100 for n in merge.names))
+    with torch.no_grad():
+        merge.raw.uniform_()
+    plain = merge.raw.detach().clone().requires_grad_()
+    merged = {
+        n: experts.base[n] + torch.tensordot(plain[i], experts.task_vectors(n), 1) for i, n in enumerate(merge.names)
+    }
+    weights = {n: torch.randn_like(t) for n, t in merged.items()}
+    for found in (made := merge()), merged:
+        sum((t * weights[n]).sum() for n, t in list(found.items())[:-1]).backward()
+    for n in merged:
+        torch.testing.assert_close(made[n], merged[n])
+    torch.testing.assert_close(merge.raw.grad, plain.grad)
+    assert (merge.raw.grad[:-1] != 0).all() and (merge.raw.grad[-1] == 0).all()
+
+
 def test_leaves_add_up_to_the_same_gradient_as_one_graph() -> None:
     experts = random_experts()
     inputs = torch.randn(4, 3, 16, 16)
