@@ -292,10 +292,12 @@ def _board(arguments: argparse.Namespace, argv: list[str]) -> int:
     if arguments.plots:
         _write_plots(made, out / "plots")
     if arguments.reference:
+        from benchmark import published
         from benchmark.pages import methods_page
         from benchmark.store import write_atomic
 
         write_atomic(ROOT / "methods" / "README.md", methods_page(Store(folder, read_only=True).all()))
+        write_atomic(out / "published.md", published.markdown())
     print(f"wrote {_shown(out / 'leaderboard.md')}", file=sys.stderr)
     return 0
 

@@ -40,6 +40,9 @@ MEANING = {
     "less those surely worse",
     "to the row above": "paired difference to the next better method on the same samples, with its 95 % interval; tied "
     "where that holds zero",
+    "published": "what a paper or repository prints for the same suite, backbone and checkpoint family; * a secondary "
+    "summary",
+    "gap": "measured less published, in points",
     "storage": "what must be kept, in models (1 is a single merged model, heads of the tasks left out)",
     "merge, adapt, evaluate": "wall seconds, mean over seeds, on the machine that ran them",
     "peak memory": "largest anonymous memory beyond that at the start of the run; CUDA: largest allocation there",
@@ -114,6 +117,14 @@ COST = [
     _number("images", "images_seen", 0),
 ]
 VERSUS = [RANK, METHOD, Column("may rank", ">", _may_rank), Column("to the row above", ">", _above)]
+PUBLISHED = [
+    METHOD,
+    Column("measured", ">", _spread("mean")),
+    _number("published", "published"),
+    Column("gap", ">", lambda row: NONE if pd.isna(row["published_gap"]) else f"{row['published_gap']:+.1f}"),
+    Column("source", "<", lambda row: row["published_source"]),
+    Column("others print", "<", lambda row: row["published_others"] or NONE),
+]
 
 
 def _text(name: str) -> Column:

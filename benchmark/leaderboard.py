@@ -99,18 +99,20 @@ def markdown(board: Board) -> str:
         lines += ["", *_metrics(board)]
     if board.n_test:
         lines += ["", "Test samples: " + ", ".join(f"{task} {count:,}" for task, count in board.n_test.items()) + "."]
-    lines += ["", *_differences(board)]
+    lines += ["", *_differences(board), *_published(board)]
     cost = [each for each in columns.COST if each.name != "peak CUDA MiB" or board.rows["peak_cuda_mib"].notna().any()]
     lines += ["## Cost", "", *_table(board.rows, cost), ""]
     if len(board.incomplete):
         lines += ["## Incomplete", "", "These runs lack tasks and are in no mean above.", ""]
         lines += [*_table(board.incomplete, columns.MISSING), ""]
+    absent = {"Δm", "mean"} - {each.name for each in first}
+    absent |= set() if board.rows["published"].notna().any() else {"published", "gap"}
     lines += ["## Where the numbers come from", ""]
     lines += [f"- Command: `{command}`" for command in board.commands[:4]]
     lines += [f"- Commit: {', '.join(board.commits[:4])}"] if board.commits else []
     lines += [f"- {note}" for note in board.notes]
     lines += ["- Records, with versions, hashes and seeds, lie in the folders of their ids (column `runs` of the CSV)."]
-    return "\n".join([*lines, "", *_footer(set(MEANING) - ({"Δm", "mean"} - {each.name for each in first}))]) + "\n"
+    return "\n".join([*lines, "", *_footer(set(MEANING) - absent)]) + "\n"
 
 
 def _differences(board: Board) -> list[str]:
@@ -130,6 +132,22 @@ def _differences(board: Board) -> list[str]:
             "",
         ]
     return lines
+
+
+def _published(board: Board) -> list[str]:
+    """What papers print for the same methods, where they do."""
+    found = board.rows[board.rows["published"].notna()]
+    if not len(found):
+        return []
+    return [
+        "## Published beside measured",
+        "",
+        f"Only numbers on the same suite, backbone and checkpoint family (`{board.family}`). All of them, with the "
+        "traps in comparing them, are in `results/published.md`.",
+        "",
+        *_table(found, columns.PUBLISHED),
+        "",
+    ]
 
 
 def _metrics(board: Board) -> list[str]:

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from benchmark import metrics, relative, stats, suites
+from benchmark import metrics, published, relative, stats, suites
 from benchmark.record import Record
 from benchmark.relative import scores as scores
-from benchmark.spec import REFERENCE_ROWS, canonical_json, variant_label
+from benchmark.spec import REFERENCE_ROWS, RunSpec, canonical_json, variant_label
 
 #: Columns of every board before and after those of its tasks.
 FIRST = [
@@ -25,7 +25,8 @@ FIRST = [
 LAST = [
     "access", "task_id", "n", "seeds", "reference", "storage_models", "extra_storage_mib", "merge_seconds",
     "adapt_seconds", "evaluate_seconds", "peak_anonymous_mib", "peak_cuda_mib", "trainable_parameters", "images_seen",
-    "title", "paper", "changed", "dtype", "autocast", "commit", "runs",
+    "published", "published_gap", "published_source", "published_others", "title", "paper", "changed", "dtype",
+    "autocast", "commit", "runs",
 ]  # fmt: skip
 INCOMPLETE = ["method", "seed", "status", "tasks_done", "missing", "reason", "run"]
 
@@ -117,10 +118,12 @@ def _board(records: list[Record], reference: list[Record]) -> Board:
     measured = {task: finished[0].tasks[task].metric for task in tasks} if finished else {}
     table = _Table(tasks, expert, averaged(first.spec.suite, finished), shared(first.spec.suite))
     version = first.spec.suite_version
-    published = table.reference_values(record for record in reference if record.spec.suite_version == version)
+    known = table.reference_values(record for record in reference if record.spec.suite_version == version)
     groups = _grouped(finished)
-    rows = [table.row(key, group, published) for key, group in groups.items()]
+    rows = [table.row(key, group, known) for key, group in groups.items()]
     rows, friedman = table.ranked(rows, list(groups.values()))
+    if table.averaged:
+        _beside(rows, first.spec)
     frame = pd.DataFrame(rows, columns=[*FIRST, *tasks, *LAST])
     frame = frame.astype({"rank": "Int64", "rank_low": "Int64", "rank_high": "Int64"})
     missing = pd.DataFrame([_incomplete(record) for record in kept if not _complete(record)], columns=INCOMPLETE)
@@ -140,6 +143,14 @@ def _board(records: list[Record], reference: list[Record]) -> Board:
         commits=_unique(_commit(record) for record in _by_time(finished)),
         notes=notes,
     )
+
+
+def _beside(rows: list[dict[str, Any]], spec: RunSpec) -> None:
+    """Add what papers print for the same suite, backbone and checkpoint family, and the gap to it."""
+    found = published.beside(spec.suite, spec.backbone, spec.family, [row["method"] for row in rows])
+    for row in rows:
+        if beside := found.get(row["method"]):
+            row.update(beside, published_gap=row["mean"] - beside["published"])
 
 
 def averaged(suite: str, finished: Sequence[Record]) -> bool:
@@ -213,7 +224,7 @@ class _Table:
     shared: bool
 
     def row(
-        self, key: _Key, records: Sequence[Record], published: dict[_Key, dict[int | None, float]]
+        self, key: _Key, records: Sequence[Record], known: dict[_Key, dict[int | None, float]]
     ) -> dict[str, Any]:
         """One method's row, without its rank."""
         first, tasks = records[0], self.tasks
@@ -233,7 +244,7 @@ class _Table:
             worst, worst_value = stats.worst_task(shares)
         low, high = self._interval(records) if self.averaged else (np.nan, np.nan)
         own = {record.spec.seed for record in records}
-        beside = [value for seed, value in published.get(key, {}).items() if seed in own]
+        beside = [value for seed, value in known.get(key, {}).items() if seed in own]
         return {
             "method": label(first),
             "row": _kind(first),
