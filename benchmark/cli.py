@@ -15,6 +15,7 @@ import methods
 from benchmark import suites
 from benchmark.errors import UserError
 from benchmark.spec import parse_set
+from benchmark.studies import KINDS
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results"
@@ -97,6 +98,10 @@ def parser() -> argparse.ArgumentParser:
     compare.add_argument("--suite", default=DEFAULT_SUITE)
     compare.add_argument("--results", type=Path, metavar="DIR", help="default: results/local, and results/reference")
 
+    study = commands.add_parser("study", help="experiments built from runs: transfer of layers, cross-task performance")
+    study.add_argument("kind", choices=KINDS)
+    study.add_argument("rest", nargs=argparse.REMAINDER, help="see: study KIND --help")
+
     assets = commands.add_parser("assets", help="check, fetch or rebuild data; train base and experts again")
     assets.add_argument("kind", choices=["data", "experts"])
     assets.add_argument("rest", nargs=argparse.REMAINDER, help="see: assets data --help, assets experts --help")
@@ -110,9 +115,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     warnings.showwarning = _warning
     try:
         return int(
-            {"run": _run, "list": _list, "board": _board, "compare": _compare, "assets": _assets}[arguments.command](
-                arguments, argv
-            )
+            {"run": _run, "list": _list, "board": _board, "compare": _compare, "study": _study, "assets": _assets}[
+                arguments.command
+            ](arguments, argv)
             or 0
         )
     except (UserError, methods.MergingError) as error:
@@ -328,6 +333,12 @@ def _compare(arguments: argparse.Namespace, argv: list[str]) -> int:
     records = [r for f in folders for r in Store(f, read_only=True).all(arguments.suite)]
     print(compare(records, arguments.first, arguments.second, arguments.suite))
     return 0
+
+
+def _study(arguments: argparse.Namespace, argv: list[str]) -> int:
+    from benchmark.studies.command import main as study
+
+    return study(argv[1:])
 
 
 def _assets(arguments: argparse.Namespace, argv: list[str]) -> int:

@@ -198,6 +198,7 @@ class Record(_Model):
     cost: Cost = Field(default_factory=Cost, description="what it took")
     provenance: Provenance = Field(default_factory=Provenance, description="where the numbers come from")
     trace_summary: dict[str, Any] = Field(default_factory=dict, description="coefficients and curves, shortened")
+    artifacts: dict[str, str] = Field(default_factory=dict, description="sha256 of each file kept beside the record")
     suite_tasks: list[str] = Field(description="all tasks of the suite, in its order")
     tasks: dict[str, TaskResult] = Field(default_factory=dict, description="results so far, by task")
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 import methods
-from benchmark import provenance, tuning
+from benchmark import adapted, provenance, tuning
 from benchmark.errors import UserError
 from benchmark.evaluate import autocast, evaluate
 from benchmark.measure import Measure
@@ -66,6 +66,10 @@ class Run:
         seed = {} if self.spec.seed is None else {"seed": self.spec.seed}
         return {**self.spec.parameters, **seed}
 
+    def load(self) -> methods.Method:
+        """The method itself, ready to call."""
+        return methods.get(self.spec.method)
+
 
 @dataclass
 class Options:
@@ -74,6 +78,8 @@ class Options:
     force: bool = False
     time_limit: float | None = None
     keep_merged: bool = True
+    need_merged: bool = False
+    """Make a discarded merge again, where the run is done already; its record stays as it is."""
     argv: Sequence[str] = ()
     batch_size: int | None = None
     began: str = field(default_factory=lambda: _now())
@@ -179,11 +185,13 @@ def _one(run: Run, bench: Bench, store: Store, options: Options, progress: Progr
         if not mine:
             return None
         record = store.load(run.spec)
+        merged_file = store.folder(run.spec) / MERGED
         if record is not None and _settled(record, options):
+            if options.need_merged and record.status == "done" and not merged_file.is_file():
+                _merge(run, record.model_copy(deep=True), merged_file, bench, bench.experts(), options, progress)
             return record
         if options.force:
             record = None
-        merged_file = store.folder(run.spec) / MERGED
         if (
             record is None
             or record.status == "failed"
@@ -274,7 +282,7 @@ def _merge(
     run: Run, record: Record, merged_file: Path, bench: Bench, experts: Experts, options: Options, progress: Progress
 ) -> None:
     """Call the method, and save what it returns before anything is evaluated."""
-    about, keywords = methods.get(run.spec.method), run.keywords
+    about, keywords = run.load(), run.keywords
     _seed_everything(run)
     progress.stage("merging", None)
     searched = [key for key in about.grids if keywords.get(key) == "val"]
@@ -299,6 +307,8 @@ def _merge(
     with open(temporary, "rb") as file:
         os.fsync(file.fileno())
     os.replace(temporary, merged_file)
+    layers = adapted.save(merged, merged_file.with_name(adapted.ADAPTED))
+    record.artifacts = {adapted.ADAPTED: layers} if layers else {}
     adapt_seconds = float(merged.trace.get("adapt_seconds", 0.0))
     record.needs_task_id = merged.needs_task
     record.trace_summary.update(_summary(merged.trace))

@@ -347,3 +347,67 @@ def _sampling(scores: Sequence[Scores]) -> tuple[float, float]:
             level = table.mean(axis=1, keepdims=True)
             own += float((table - level).var(axis=0, ddof=1).mean()) * size / (size - 1) / size
     return shared / len(tasks) ** 2, own / len(tasks) ** 2
+
+
+class Correlation(NamedTuple):
+    """A correlation coefficient and its confidence interval; ``n`` points from ``groups`` groups."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    groups: int
+
+
+def correlation(
+    x: Sequence[float],
+    y: Sequence[float],
+    members: Sequence[Sequence[str]],
+    *,
+    kind: str = "pearson",
+    partial: bool = False,
+    level: float = 0.95,
+) -> Correlation:
+    """Pearson's or Spearman's coefficient of points that share members (sets of tasks, say), and its interval.
+
+    Points that share a task are not independent, so the interval is a jackknife over the members, not over the points:
+    each member in turn is left out with every point it is in, on Fisher's z, with t quantiles. A coefficient that
+    cannot be computed is nan, and so is the interval where fewer than three members can be left out.
+
+    Args:
+        members: of each point, e.g. its tasks.
+        kind: ``"pearson"`` or ``"spearman"``.
+        partial: correlate what is left of x and y once an effect of each member is taken out (least squares; a
+            point's value is modelled as the mean of its members' effects). Needs three points more than members.
+    """
+    if kind not in ("pearson", "spearman"):
+        raise ValueError(f"kind is {kind!r}; allowed: 'pearson', 'spearman'")
+    table = np.array([x, y], dtype=np.float64)
+    names = sorted({name for group in members for name in group})
+    holds = np.array([[name in group for name in names] for group in members], dtype=bool).reshape(-1, len(names))
+
+    def coefficient(keep: np.ndarray) -> float:
+        values, within = np.asarray(table[:, keep]), holds[keep]
+        if partial:
+            design = within / np.maximum(within.sum(axis=1, keepdims=True), 1)
+            if len(design) < np.linalg.matrix_rank(design) + 3:
+                return float("nan")
+            values = values - (design @ np.linalg.lstsq(design, values.T, rcond=None)[0]).T
+        if kind == "spearman":
+            values = np.asarray(distributions.rankdata(values, axis=1))
+        if values.shape[1] < 3 or (np.ptp(values, axis=1) == 0).any():
+            return float("nan")
+        return float(np.corrcoef(values[0], values[1])[0, 1])
+
+    def fisher(value: float) -> float:
+        return float(np.arctanh(np.clip(value, -1 + 1e-12, 1 - 1e-12)))
+
+    value = coefficient(np.ones(table.shape[1], dtype=bool))
+    left = np.array([fisher(coefficient(~holds[:, place])) for place in range(len(names))])
+    left = left[np.isfinite(left)]
+    if len(left) < 3 or not np.isfinite(value):
+        return Correlation(value, float("nan"), float("nan"), table.shape[1], len(names))
+    spread = np.sqrt((len(left) - 1) / len(left) * np.sum((left - left.mean()) ** 2))
+    half = distributions.t.ppf((1 + level) / 2, len(left) - 1) * spread
+    low, high = np.tanh([fisher(value) - half, fisher(value) + half])
+    return Correlation(value, float(low), float(high), table.shape[1], len(names))

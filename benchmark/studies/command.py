@@ -1,0 +1,184 @@
+"""``symerge-bench study transfer|pilot|ablate``: run a study, and write its tables and figures."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmark import suites
+from benchmark.errors import UserError
+from benchmark.record import Record
+from benchmark.store import Store, write_atomic
+from benchmark.studies import KINDS
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "results"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; building it imports no torch."""
+    top = argparse.ArgumentParser(
+        prog="symerge-bench study",
+        description="Experiments built from runs: records as of any run, tables as CSV and Markdown, heat maps as PNG. "
+        "The same command continues where it was stopped.",
+    )
+    kinds = top.add_subparsers(dest="kind", metavar="|".join(KINDS), required=True)
+    for kind, about, suite in (
+        ("transfer", "layers that one method adapted, placed on the merges of others", "vision-mini-8"),
+        ("pilot", "every head on every expert's encoder, and how well sets of tasks merge", "vision-mini-20"),
+    ):
+        one = kinds.add_parser(kind, help=about, description=about)
+        one.add_argument("--suite", default=suite, metavar="NAME", help=f"default {suite}")
+        one.add_argument("--backbone", help="default: the suite's first")
+        one.add_argument("--family", help="who trained the checkpoints; default: the suite's first")
+        one.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N", help="of what is stochastic")
+        one.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N or auto; default cpu")
+        one.add_argument("--threads", type=int, metavar="N", help="of torch on the CPU; default: all cores")
+        one.add_argument("--results", type=Path, metavar="DIR", help="default results/local")
+        one.add_argument("--reference", action="store_true", help="the project's own (results/studies)")
+        one.add_argument("--force", action="store_true", help="do runs again that are done already")
+        one.add_argument("--tables", action="store_true", help="run nothing: tables and figures from the records")
+        if kind == "transfer":
+            one.add_argument("--from", dest="sources", nargs="+", metavar="NAME[:key=value,...]",
+                             help="methods that adapt a layer per task; default symerge model_tinting surgery")
+            one.add_argument("--to", dest="recipients", nargs="+", metavar="NAME[:key=value,...]",
+                             help="merges that receive them; base and experts always do")
+        else:
+            one.add_argument("--methods", nargs="+", metavar="NAME[:key=value,...]",
+                             help="mergers; heads are adapted on the merges of the first one")
+            one.add_argument("--sets", nargs="+", default=["2:60", "4:30"], metavar="SIZE:COUNT",
+                             help="sets of tasks that are merged; default 2:60 4:30")
+            one.add_argument("--steps", type=int, default=100, metavar="N",
+                             help="rounds of the heads' adaptation, default 100")
+    return top
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one study. Returns 0, or 1 where a run failed."""
+    arguments = parser().parse_args(argv)
+    suite = suites.load(arguments.suite)
+    places = Places(arguments.results, arguments.reference)
+    failed: list[Record] = []
+    if not arguments.tables:
+        failed = _run(arguments, suite, places, argv)
+    name = f"{suite.name}--{arguments.backbone or suite.backbones[0]}--{arguments.family or suite.families[0]}"
+    written = _transfer_tables(places, suite, name) if arguments.kind == "transfer" else _pilot_tables(
+        places, suite, name)
+    for path in written:
+        print(f"wrote {_shown(path)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+class Places:
+    """Where runs, derived records, tables and figures of a study are."""
+
+    def __init__(self, results: Path | None, reference: bool) -> None:
+        if results and reference:
+            raise UserError("--reference and --results exclude each other", "Leave one of them out.")
+        top = RESULTS if reference else results or RESULTS / "local"
+        self.runs = Store(top / "reference" if reference else top)
+        self.derived = Store(top / "studies" / "records")
+        self.tables = top / "studies"
+        self.plots = top / "plots"
+
+
+def _run(arguments: argparse.Namespace, suite: Any, places: Places, argv: Sequence[str]) -> list[Record]:
+    import torch
+
+    from benchmark.runner import Options
+    from benchmark.studies import pilot, transfer
+
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    bench = suites.open_bench(
+        suite, backbone=arguments.backbone, family=arguments.family, device=arguments.device
+    )
+    options = Options(force=arguments.force, argv=["run_all.sh", "study", *argv])
+    if arguments.kind == "transfer":
+        found = transfer.run(
+            bench,
+            arguments.sources or transfer.SOURCES,
+            arguments.recipients or transfer.RECIPIENTS,
+            seeds=arguments.seeds,
+            runs=places.runs,
+            derived=places.derived,
+            options=options,
+        )
+    else:
+        found = pilot.run(
+            bench,
+            arguments.methods or pilot.MERGERS,
+            sets=_sets(arguments.sets),
+            seeds=arguments.seeds,
+            derived=places.derived,
+            options=options,
+            steps=arguments.steps,
+        )
+    unfit = [r for r in found if r.status != "done" and r.error and r.error.type == "NotApplicable"]
+    for record in (r for r in found if r.status != "done"):
+        word = "left out" if record in unfit else "failed"
+        print(f"{word}: {record.variant}: {record.error.message if record.error else record.status}", file=sys.stderr)
+    return [r for r in found if r.status != "done" and r not in unfit]
+
+
+def _sets(texts: Sequence[str]) -> dict[int, int]:
+    found = {}
+    for text in texts:
+        size, colon, count = text.partition(":")
+        if not (colon and size.isdigit() and count.isdigit() and int(size) > 1):
+            raise UserError(f"--sets {text!r} is not SIZE:COUNT", "Write e.g. --sets 2:60 4:30")
+        found[int(size)] = int(count)
+    return found
+
+
+def _transfer_tables(places: Places, suite: Any, name: str) -> list[Path]:
+    from benchmark import plots
+    from benchmark.studies import pages, tables
+
+    records = [r for r in places.derived.all(suite.name) if "source" in r.spec.parameters]
+    frame = tables.transfer(records, places.runs.all(suite.name))
+    if frame.empty:
+        raise UserError(f"no records of transfer on {suite.name} in {_shown(places.derived.root)}",
+                        f"Run it: ./run_all.sh study transfer --suite {suite.name}")
+    folder = places.tables / "transfer"
+    write_atomic(folder / f"{name}.csv", frame.to_csv(index=False))
+    about = pages.About.of(suite.name, records)
+    write_atomic(folder / f"{name}.md", pages.transfer_page(frame, about))
+    figure = plots.save(plots.transfer(frame, about.line()), places.plots / f"{name}--transfer.png")
+    return [folder / f"{name}.csv", folder / f"{name}.md", figure]
+
+
+def _pilot_tables(places: Places, suite: Any, name: str) -> list[Path]:
+    from benchmark import plots
+    from benchmark.studies import pages, tables
+
+    records = [
+        record
+        for record in places.derived.all()
+        if record.spec.suite.partition("+")[0] == suite.name and "source" not in record.spec.parameters
+    ]
+    try:
+        cross = tables.cross_task(records)
+    except ValueError:
+        raise UserError(f"no records of the pilot on {suite.name} in {_shown(places.derived.root)}",
+                        f"Run it: ./run_all.sh study pilot --suite {suite.name}") from None
+    folder, points = places.tables / "pilot", tables.points(records)
+    found = tables.correlations(points)
+    write_atomic(folder / f"{name}--cross-task.csv", pages.cross_task_frame(cross).to_csv(index=False))
+    write_atomic(folder / f"{name}--points.csv", points.to_csv(index=False))
+    write_atomic(folder / f"{name}--correlations.csv", found.to_csv(index=False))
+    about = pages.About.of(suite.name, records)
+    write_atomic(folder / f"{name}.md", pages.pilot_page(cross, found, about))
+    return [
+        folder / f"{name}.md",
+        plots.save(plots.cross_task(cross, about.line()), places.plots / f"{name}--cross-task.png"),
+        plots.save(plots.correlation(points, found, about.line()), places.plots / f"{name}--correlation.png"),
+    ]
+
+
+def _shown(path: Path) -> str:
+    path = path.resolve()
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

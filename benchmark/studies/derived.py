@@ -1,0 +1,144 @@
+"""Runs whose merge is made from other runs: same record, same store, same evaluation."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import methods
+from benchmark import adapted
+from benchmark.codehash import method_version
+from benchmark.record import Record
+from benchmark.runner import MERGED, Options, Run
+from benchmark.spec import RunSpec
+from benchmark.store import Store
+from benchmark.suites.bench import Bench
+from methods.api import Access, Experts, Merged, Stream
+from methods.registry import PACKAGE
+
+Make = Callable[[Experts, Any], Merged]
+
+
+@dataclass(frozen=True)
+class Derived(Run):
+    """A run whose merge ``made`` makes; ``made.name`` stands in the spec where a method's name does."""
+
+    made: methods.Method = field(kw_only=True)
+
+    @property
+    def method(self) -> methods.Method:
+        """What the record says of it."""
+        return self.made
+
+    def load(self) -> methods.Method:
+        """What the runner calls."""
+        return self.made
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of derived run.
+
+    Attributes:
+        name: as in the spec, e.g. ``study.transfer``.
+        title: for the record.
+        files: the code its numbers depend on; their hash is the kind's version.
+    """
+
+    name: str
+    title: str
+    files: tuple[Path, ...]
+
+    @property
+    def version(self) -> str:
+        """Hash of ``files``, comments and docstrings left out."""
+        return _version(self.files)
+
+
+@functools.cache
+def _version(files: tuple[Path, ...]) -> str:
+    return hashlib.sha256(" ".join(method_version(file) for file in files).encode()).hexdigest()[:16]
+
+
+SELF_ADAPTED = Kind(
+    "study.self_adapted",
+    "The same layer adapted on the recipient itself",
+    (Path(__file__).with_name("adaptation.py"), PACKAGE / "symerge.py", PACKAGE / "surgery.py"),
+)
+
+
+def derive(
+    kind: Kind,
+    bench: Bench,
+    make: Make,
+    parameters: Mapping[str, Any],
+    *,
+    seed: int | None,
+    variant: str,
+    access: Access,
+    dtype: str = "float32",
+    autocast_dtype: str | None = None,
+) -> Derived:
+    """A derived run on ``bench``.
+
+    Args:
+        make: ``make(experts, stream)``; the stream is None without access.
+        parameters: what decides its numbers, the ids of the runs it is made from included.
+        access: the data behind the merge, those its sources saw included.
+    """
+    spec = RunSpec(
+        suite=bench.suite.name,
+        suite_version=str(bench.suite.version),
+        backbone=bench.backbone,
+        family=bench.family,
+        checkpoints=bench.checkpoints,
+        method=kind.name,
+        method_version=kind.version,
+        parameters=dict(parameters),
+        seed=seed,
+        dtype=dtype,
+        autocast=autocast_dtype,  # type: ignore[arg-type]
+    )
+
+    def call(experts: Experts, stream: Stream | None = None, **keywords: Any) -> Merged:
+        return make(experts, stream)
+
+    made = methods.Method(
+        kind.name,
+        __name__,
+        kind.title,
+        "arXiv:2412.19098",
+        access,
+        {**spec.parameters, **({} if seed is None else {"seed": 0})},
+        function=call,
+    )
+    return Derived(spec, variant, {}, made=made)
+
+
+def access_of(records: Sequence[Record]) -> Access:
+    """The data that these runs were handed together."""
+    found = Access()
+    for record in records:
+        for text in record.access:
+            level, _, split = text.partition(" ")
+            found = found | Access(**{split: level})
+    return found
+
+
+def merged_of(record: Record, store: Store, experts: Experts) -> Merged:
+    """The merge that a run saved."""
+    return Merged.load(store.folder(record.spec) / MERGED, experts)
+
+
+def adapted_of(record: Record, store: Store, experts: Experts) -> Merged:
+    """The layers that a run adapted and saved."""
+    return adapted.load(store.folder(record.spec) / adapted.ADAPTED, experts)
+
+
+def without_merges(options: Options) -> Options:
+    """The same, but merges are not kept: what they are made of is."""
+    return replace(options, keep_merged=False, need_merged=False)

@@ -1,0 +1,184 @@
+"""Tables of studies, made from records alone. No torch."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import permutations
+
+import numpy as np
+import pandas as pd
+
+from benchmark import rows, stats
+from benchmark.record import Record
+from benchmark.spec import REFERENCE_ROWS
+
+TRANSFER = [
+    "source", "layer", "recipient", "n", "own", "transferred", "self_adapted", "gain", "gain_low", "gain_high",
+    "beyond", "beyond_low", "beyond_high",
+]  # fmt: skip
+
+BySeed = dict[int | None, Record]
+
+
+def finished(records: Iterable[Record]) -> list[Record]:
+    """Those that are done on all their tasks."""
+    return [record for record in records if record.status == "done" and not record.missing]
+
+
+def normalised(record: Record, expert: Mapping[str, float]) -> dict[str, float]:
+    """Each task's score in percent of its expert's."""
+    values = {name: task.value for name, task in record.tasks.items()}
+    return stats.normalised(values, expert, {name: task.higher_is_better for name, task in record.tasks.items()})
+
+
+def score(record: Record, expert: Record | None = None) -> float:
+    """Mean over tasks of the score in percent; where the tasks' metrics differ, in percent of ``expert``'s (or nan)."""
+    values = {name: task.value for name, task in record.tasks.items()}
+    if len({(task.metric, task.higher_is_better) for task in record.tasks.values()}) > 1:
+        known = {name: task.value for name, task in expert.tasks.items()} if expert else {}
+        values = normalised(record, known) if expert else dict.fromkeys(values, float("nan"))
+    return stats.mean_over_tasks(values)
+
+
+def mean_score(found: BySeed, expert: Record | None = None) -> float:
+    """The same, averaged over seeds."""
+    return float(np.mean([score(record, expert) for record in found.values()]))
+
+
+def difference(first: BySeed, second: BySeed, expert: Record | None = None) -> tuple[float, float, float]:
+    """First minus second over the tasks, in points, with its paired 95 % interval (nan without scores per sample)."""
+    sides = []
+    for side in (first, second):
+        scores = {seed: rows.scores(record) for seed, record in side.items()}
+        if any(each is None for each in scores.values()):
+            return mean_score(first, expert) - mean_score(second, expert), float("nan"), float("nan")
+        sides.append(scores)
+    found = stats.paired_difference(*sides)  # type: ignore[arg-type]
+    return found.value, found.low, found.high
+
+
+def transfer(derived: Iterable[Record], runs: Iterable[Record]) -> pd.DataFrame:
+    """One row per source and recipient, columns TRANSFER: scores in percent, differences in points.
+
+    ``gain`` is transferred minus own, ``beyond`` transferred minus self-adapted; seeds are those of the source.
+    """
+    known = {record.run_id: record for record in finished(runs)}
+    expert = next((record for record in known.values() if record.spec.method == REFERENCE_ROWS[-1]), None)
+    groups: dict[tuple[str, str], dict[str, BySeed]] = defaultdict(lambda: defaultdict(dict))
+    layers: dict[tuple[str, str], str] = {}
+    for record in finished(derived):
+        given = record.spec.parameters
+        if record.spec.method not in ("study.transfer", "study.self_adapted") or "source" not in given:
+            continue
+        key = given["source"], given["recipient"]
+        layers[key] = given["layer"]
+        groups[key][record.spec.method][record.spec.seed] = record
+        if given["recipient_run"] in known:
+            groups[key]["own"][record.spec.seed] = known[given["recipient_run"]]
+    lines = []
+    for (source, recipient), sides in groups.items():
+        placed, control, own = sides["study.transfer"], sides["study.self_adapted"], sides["own"]
+        if not placed or placed.keys() - own.keys():
+            continue
+        own = {seed: own[seed] for seed in placed}
+        gain = difference(placed, own, expert)
+        beyond = difference(placed, control, expert) if placed.keys() == control.keys() else (np.nan,) * 3
+        lines.append([
+            source, layers[source, recipient], recipient, len(placed),
+            *(mean_score(side, expert) if side else np.nan for side in (own, placed, control)), *gain, *beyond,
+        ])  # fmt: skip
+    frame = pd.DataFrame(lines, columns=TRANSFER)
+    return frame.sort_values(["source", "own"], ascending=[True, False], kind="stable", ignore_index=True)
+
+
+@dataclass(frozen=True)
+class CrossTask:
+    """Scores of ``tasks`` (columns: heads) on the encoders of their experts (rows), as measured.
+
+    ``adapted`` has each head adapted to the encoder; it is nan where that was not run. The diagonal of ``before`` holds
+    the experts on their own tasks.
+    """
+
+    tasks: list[str]
+    before: np.ndarray
+    adapted: np.ndarray
+    higher: dict[str, bool]
+
+    def normalised(self, values: np.ndarray) -> np.ndarray:
+        """``values`` in percent of the experts' own scores."""
+        up = np.array([self.higher[task] for task in self.tasks])
+        own = np.diag(self.before)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return 100 * np.where(up, values / own, own / values)
+
+
+def cross_task(derived: Iterable[Record]) -> CrossTask:
+    """Every head on every expert's encoder, before and after the head was adapted to it (seeds averaged)."""
+    found = [r for r in finished(derived) if "encoder" in r.spec.parameters]
+    if not found:
+        raise ValueError("no records of cross-task performance")
+    tasks = list(found[0].suite_tasks)
+    cells: dict[str, dict[str, list[list[float]]]] = defaultdict(lambda: defaultdict(list))
+    for record in found:
+        kind = "before" if record.spec.method == "study.cross_task" else "adapted"
+        cells[kind][record.spec.parameters["encoder"]].append([record.tasks[task].value for task in tasks])
+    empty = [[np.nan] * len(tasks)]
+    made = {k: np.array([np.mean(cells[k].get(t, empty), axis=0) for t in tasks]) for k in ("before", "adapted")}
+    higher = {task: found[0].tasks[task].higher_is_better for task in tasks}
+    return CrossTask(tasks, made["before"], made["adapted"], higher)
+
+
+POINTS = ["merger", "heads", "tasks", "size", "merge", "cross", "merge_normalised", "cross_normalised"]
+
+
+def points(derived: Iterable[Record]) -> pd.DataFrame:
+    """One row per merger and set of tasks, columns POINTS: the merge's mean score and the set's cross-task mean.
+
+    Scores are as measured and, ``_normalised``, in percent of the experts' own. ``heads`` is "own" or "adapted": both
+    the merge's and the cross-task scores are then those with adapted heads.
+    """
+    derived = list(derived)
+    cross = cross_task(derived)
+    own = dict(zip(cross.tasks, np.diag(cross.before).tolist(), strict=True))
+    place = {task: i for i, task in enumerate(cross.tasks)}
+    tables = {"own": cross.before, "adapted": cross.adapted}
+    shares = {heads: cross.normalised(values) for heads, values in tables.items()}
+    by_set: dict[tuple[str, str, tuple[str, ...]], list[tuple[float, float]]] = defaultdict(list)
+    for record in finished(derived):
+        tasks = tuple(record.suite_tasks)
+        if "encoder" in record.spec.parameters or "source" in record.spec.parameters or len(tasks) == len(cross.tasks):
+            continue
+        adapted = record.spec.method == "study.self_adapted"
+        name = record.spec.parameters["recipient"] if adapted else record.variant
+        values = score(record), stats.mean_over_tasks(normalised(record, own))
+        by_set[name, "adapted" if adapted else "own", tasks].append(values)
+    lines = []
+    for (merger, heads, tasks), found in by_set.items():
+        pairs = list(permutations([place[task] for task in tasks], 2))
+        merge, share = np.mean(found, axis=0)
+        across = (np.mean([table[heads][pair] for pair in pairs]) for table in (tables, shares))
+        crossed, crossed_share = across
+        lines.append([merger, heads, "+".join(tasks), len(tasks), merge, crossed, share, crossed_share])
+    return pd.DataFrame(lines, columns=POINTS).sort_values(["merger", "heads", "size", "tasks"], ignore_index=True)
+
+
+CORRELATIONS = ["merger", "heads", "size", "compared", "kind", "value", "low", "high", "n", "tasks"]
+
+
+def correlations(frame: pd.DataFrame) -> pd.DataFrame:
+    """Cross-task performance against merge quality, columns CORRELATIONS, for each merger and size of the sets.
+
+    ``compared``: "scores" as measured; "normalised", both in percent of the experts' own; "task effects removed",
+    normalised and less what an effect of each task explains, so that easy tasks alone make no correlation.
+    """
+    lines = []
+    for (merger, heads, size), group in frame.groupby(["merger", "heads", "size"], sort=False):
+        members = [text.split("+") for text in group["tasks"]]
+        for name, suffix in (("scores", ""), ("normalised", "_normalised"), ("task effects removed", "_normalised")):
+            x, y = list(group[f"cross{suffix}"]), list(group[f"merge{suffix}"])
+            for kind in ("pearson", "spearman"):
+                found = stats.correlation(x, y, members, kind=kind, partial=name == "task effects removed")
+                lines.append([merger, heads, size, name, kind, *found])
+    return pd.DataFrame(lines, columns=CORRELATIONS)

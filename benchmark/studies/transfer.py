@@ -1,0 +1,133 @@
+"""Do the layers that one method adapted help the merges of others?
+
+For each source (a method that adapts a layer per task) and each recipient (any merge; the experts and the base too),
+on the same test samples:
+
+- own: the recipient as its method left it;
+- transferred: with the source's adapted layers in place of its own, nothing trained;
+- self-adapted: with the same layer adapted on the recipient itself, with the source's budget of images and updates.
+
+A gain of *transferred* over *own* shows that the layers help; only the difference from *self-adapted* tells whether
+that is transfer or what any training of the layer would give.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmark import adapted
+from benchmark.errors import UserError
+from benchmark.record import Record
+from benchmark.runner import Options, Run, execute, plan
+from benchmark.store import Store
+from benchmark.studies.adaptation import adapt_layer, budget, layer_of
+from benchmark.studies.derived import (
+    SELF_ADAPTED,
+    Derived,
+    Kind,
+    access_of,
+    adapted_of,
+    derive,
+    merged_of,
+    without_merges,
+)
+from benchmark.suites.bench import Bench
+from methods.api import UNLABELLED, Access
+
+SOURCES = ("symerge", "model_tinting", "surgery")
+RECIPIENTS = (
+    "weight_average", "task_arithmetic", "ties", "adamerging", "adamerging:trim=true", "regmean", "consensus", "tsv_m",
+    "iso_c", "emr", "tall_mask", "tsv_c",
+)  # fmt: skip
+
+PLACED = Kind("study.transfer", "Layers of one method on the merge of another", (Path(adapted.__file__),))
+
+
+def run(
+    bench: Bench,
+    sources: Sequence[str],
+    recipients: Sequence[str],
+    *,
+    seeds: Sequence[int],
+    runs: Store,
+    derived: Store,
+    options: Options,
+) -> list[Record]:
+    """Run sources and recipients, then every pair; returns the derived records, failed ones included.
+
+    Args:
+        runs: where records of methods are and go; their merges are made again where they were discarded.
+        derived: where records of pairs go.
+
+    Raises:
+        UserError: a source that adapts no layer.
+    """
+    options.need_merged = True
+    planned = plan(bench, [*sources, *recipients], seeds=seeds)
+    labels = {text: _labels(bench, text, seeds) for text in sources}
+    done = {
+        run.spec.run_id: record
+        for run, record in zip(planned, execute(planned, bench, runs, options), strict=True)
+        if record.status == "done"
+    }
+    wanted: list[Derived] = []
+    for text in sources:
+        for giver in [run for run in planned if run.variant == labels[text] and run.spec.run_id in done]:
+            layer = _adapted_layer(done[giver.spec.run_id], runs, bench)
+            for taker in planned:
+                if taker.spec.run_id in done and _paired(giver, taker):
+                    wanted += _pair(bench, done[giver.spec.run_id], done[taker.spec.run_id], layer, runs)
+    return execute(wanted, bench, derived, without_merges(options))
+
+
+def _adapted_layer(giver: Record, runs: Store, bench: Bench) -> str:
+    """Which layer the run adapted. Its file is written here where an earlier version of the runner did not."""
+    path, experts = runs.folder(giver.spec) / adapted.ADAPTED, bench.experts()
+    if not path.is_file() and not adapted.save(merged_of(giver, runs, experts), path):
+        raise UserError(
+            f"{giver.variant} adapts no layer, so there is nothing to transfer from it",
+            f"Sources that do: {', '.join(SOURCES)}",
+        )
+    return layer_of(adapted.load(path, experts))
+
+
+def _labels(bench: Bench, text: str, seeds: Sequence[int]) -> str:
+    """How the runs of one method text are called."""
+    return plan(bench, [text], seeds=seeds)[-1].variant
+
+
+def _paired(giver: Run, taker: Run) -> bool:
+    """Another method, and the same seed where both have one (their data order was then the same)."""
+    return giver.variant != taker.variant and taker.spec.seed in (None, giver.spec.seed)
+
+
+def _pair(bench: Bench, giver: Record, taker: Record, layer: str, runs: Store) -> list[Derived]:
+    """The transfer from one run to another, and its control."""
+    own = budget(layer, giver.spec.parameters)
+    names = {"source": giver.variant, "recipient": taker.variant, "recipient_run": taker.run_id}
+    seed = giver.spec.seed
+    return [
+        derive(
+            PLACED,
+            bench,
+            lambda experts, stream: adapted.place(merged_of(taker, runs, experts), adapted_of(giver, runs, experts)),
+            {**names, "source_run": giver.run_id, "layer": layer},
+            seed=seed,
+            variant=f"{giver.variant} on {taker.variant}",
+            access=access_of([giver, taker]),
+            dtype=giver.spec.dtype,
+            autocast_dtype=giver.spec.autocast,
+        ),
+        derive(
+            SELF_ADAPTED,
+            bench,
+            lambda experts, stream: adapt_layer(merged_of(taker, runs, experts), stream, seed=seed or 0, **own),
+            {**names, **own},
+            seed=seed,
+            variant=f"{taker.variant} with its own {layer} ({giver.variant})",
+            access=access_of([giver, taker]) | Access(test=UNLABELLED),
+            dtype=giver.spec.dtype,
+            autocast_dtype=giver.spec.autocast,
+        ),
+    ]
