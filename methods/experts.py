@@ -366,6 +366,16 @@ class Experts:
         made._lora, made._checked = None, set()
         return made
 
+    def subset(self, tasks: Sequence[str]) -> Experts:
+        """The experts of these tasks alone, in this order."""
+        made = copy.copy(self)
+        made._experts = {task: self.expert(task) for task in tasks}
+        made.tasks = tuple(tasks)
+        made.heads = {task: self.heads[task] for task in tasks if task in self.heads}
+        made.kinds = {task: self.kinds[task] for task in tasks}
+        made._checked = set()
+        return made
+
     def lora(self, task: str) -> dict[str, tuple[Tensor, Tensor, float]]:
         """The adapters ``{tensor name: (A, B, scale)}`` of one expert. Raises :class:`NotApplicable` if it has none."""
         if self._lora is None:

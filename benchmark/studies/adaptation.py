@@ -9,7 +9,6 @@ images and updates as the layers that are transferred to it.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -62,7 +61,7 @@ def adapt_layer(merged: Merged, stream: Stream, *, layer: str, seed: int = 0, **
 
 def _heads(merged: Merged, stream: Stream, **keywords: Any) -> Merged:
     models = {task: _parts(merged, task) for task in merged.experts.tasks}
-    heads = {t: copy.deepcopy(m.head).to(torch.float32).eval().requires_grad_(True) for t, m in models.items()}
+    heads = {task: _trainable(merged, task) for task in merged.experts.tasks}
 
     def encoder(task: str) -> Callable[[Any], Tensor]:
         return lambda inputs: models[task].encoder(inputs)
@@ -147,6 +146,13 @@ def _train(
         )
 
     return adapt(stream, trained, loss, lr=keywords["lr"], **_draws(keywords))
+
+
+def _trainable(merged: Merged, task: str) -> nn.Module:
+    """The merge's head; what may be trained of it, as of the expert's, requires gradients."""
+    head = merged.experts.copy_head(task).eval()
+    head.load_state_dict(merged.head(task).state_dict())
+    return head
 
 
 def _draws(keywords: Mapping[str, Any]) -> dict[str, Any]:

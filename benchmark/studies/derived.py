@@ -18,7 +18,7 @@ from benchmark.spec import RunSpec
 from benchmark.store import Store
 from benchmark.suites.bench import Bench
 from methods.api import Access, Experts, Merged, Stream
-from methods.registry import PACKAGE
+from methods.registry import PACKAGE, SPLITS
 
 Make = Callable[[Experts, Any], Merged]
 
@@ -92,7 +92,7 @@ def derive(
     """
     spec = RunSpec(
         suite=bench.suite.name,
-        suite_version=str(bench.suite.version),
+        suite_version=bench.suite.identity,
         backbone=bench.backbone,
         family=bench.family,
         checkpoints=bench.checkpoints,
@@ -125,7 +125,8 @@ def access_of(records: Sequence[Record]) -> Access:
     for record in records:
         for text in record.access:
             level, _, split = text.partition(" ")
-            found = found | Access(**{split: level})
+            if split in SPLITS:
+                found = found | Access(**{split: level})
     return found
 
 

@@ -10,7 +10,7 @@ from itertools import permutations
 import numpy as np
 import pandas as pd
 
-from benchmark import rows, stats
+from benchmark import relative, rows, stats
 from benchmark.record import Record
 from benchmark.spec import REFERENCE_ROWS
 
@@ -33,10 +33,15 @@ def normalised(record: Record, expert: Mapping[str, float]) -> dict[str, float]:
     return stats.normalised(values, expert, {name: task.higher_is_better for name, task in record.tasks.items()})
 
 
+def averaged(record: Record) -> bool:
+    """Whether the scores of the record's tasks may be averaged as they are; else in percent of the experts'."""
+    return rows.averaged(record.spec.suite.partition("+")[0], [record])
+
+
 def score(record: Record, expert: Record | None = None) -> float:
-    """Mean over tasks of the score in percent; where the tasks' metrics differ, in percent of ``expert``'s (or nan)."""
+    """Mean over tasks of the score; where metrics are unlike, of the score in percent of ``expert``'s (or nan)."""
     values = {name: task.value for name, task in record.tasks.items()}
-    if len({(task.metric, task.higher_is_better) for task in record.tasks.values()}) > 1:
+    if not averaged(record):
         known = {name: task.value for name, task in expert.tasks.items()} if expert else {}
         values = normalised(record, known) if expert else dict.fromkeys(values, float("nan"))
     return stats.mean_over_tasks(values)
@@ -51,12 +56,19 @@ def difference(first: BySeed, second: BySeed, expert: Record | None = None) -> t
     """First minus second over the tasks, in points, with its paired 95 % interval (nan without scores per sample)."""
     sides = []
     for side in (first, second):
-        scores = {seed: rows.scores(record) for seed, record in side.items()}
+        scores = {seed: _samples(record, expert) for seed, record in side.items()}
         if any(each is None for each in scores.values()):
             return mean_score(first, expert) - mean_score(second, expert), float("nan"), float("nan")
         sides.append(scores)
     found = stats.paired_difference(*sides)  # type: ignore[arg-type]
     return found.value, found.low, found.high
+
+
+def _samples(record: Record, expert: Record | None) -> dict[str, np.ndarray] | None:
+    """One number per sample of each task, whose mean is the score."""
+    if averaged(record):
+        return relative.scores(record)
+    return relative.shares(record, expert, record.suite_tasks) if expert else None
 
 
 def transfer(derived: Iterable[Record], runs: Iterable[Record]) -> pd.DataFrame:

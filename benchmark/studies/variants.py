@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 
 from benchmark.suites.bench import Bench, Meter
-from methods.api import Experts, Source
+from methods.api import Experts, Merged, Source
 
 
 class Variant(Bench):
@@ -26,9 +26,13 @@ class Variant(Bench):
         self.device, self.dtype = bench.device, bench.dtype
         self.checkpoints, self.data = bench.checkpoints, {task: bench.data[task] for task in chosen}
         self.tasks = {task: bench.tasks[task] for task in chosen}
+        self.access = bench.access
 
     def experts(self) -> Experts:
         return self.inner.experts()
+
+    def finish(self, merged: Merged) -> Merged:
+        return self.inner.finish(merged)
 
     def source(self, task: str, split: str, dtype: torch.dtype = torch.float32) -> Source:
         return self.inner.source(task, split, dtype)
@@ -45,16 +49,4 @@ class Subset(Variant):
         super().__init__(bench, f"{len(tasks)}-{digest}", tasks)
 
     def experts(self) -> Experts:
-        return only(self.inner.experts(), list(self.tasks))
-
-
-def only(experts: Experts, tasks: Sequence[str]) -> Experts:
-    """The experts of these tasks, in this order."""
-    return Experts.from_state_dicts(
-        experts.base,
-        {task: experts.expert(task) for task in tasks},
-        heads={task: experts.heads[task] for task in tasks if task in experts.heads},
-        encoder=experts.encoder,
-        kinds={task: experts.kind(task) for task in tasks},
-        device=experts.device,
-    )
+        return self.inner.experts().subset(list(self.tasks))
