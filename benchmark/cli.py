@@ -280,9 +280,11 @@ def _reference(store: Any) -> Any:
 
 
 def _write_boards(store: Any, out: Path) -> list[Any]:
-    from benchmark import leaderboard
+    from benchmark import leaderboard, page
 
-    return leaderboard.publish(store.all(), _reference(store), out)
+    made = leaderboard.publish(store.all(), _reference(store), out)
+    page.write(made, out, [store.root, REFERENCE])
+    return made
 
 
 def _board(arguments: argparse.Namespace, argv: list[str]) -> int:

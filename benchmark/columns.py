@@ -80,13 +80,15 @@ def _worst(row: Any) -> str:
     return f"{row['worst_task']} {row['worst']:.1f}" if row["worst_task"] else NONE
 
 
-def _may_rank(row: Any) -> str:
+def may_rank(row: Any) -> str:
+    """The interval of a row's rank."""
     if pd.isna(row["rank_low"]):
         return NONE
     return f"{row['rank_low']}" if row["rank_low"] == row["rank_high"] else f"{row['rank_low']} to {row['rank_high']}"
 
 
-def _above(row: Any) -> str:
+def above(row: Any) -> str:
+    """The difference to the next better method, its interval, and "tied" where that holds zero."""
     if pd.isna(row["above"]):
         return NONE
     tied = ", tied" if row["above_tied"] == "tied" else ""
@@ -116,7 +118,7 @@ COST = [
     _number("trainable", "trainable_parameters", 0),
     _number("images", "images_seen", 0),
 ]
-VERSUS = [RANK, METHOD, Column("may rank", ">", _may_rank), Column("to the row above", ">", _above)]
+VERSUS = [RANK, METHOD, Column("may rank", ">", may_rank), Column("to the row above", ">", above)]
 PUBLISHED = [
     METHOD,
     Column("measured", ">", _spread("mean")),

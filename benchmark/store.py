@@ -129,7 +129,7 @@ class Store:
 
     def folder(self, spec: RunSpec) -> Path:
         """The run's folder, for its record and artifacts such as merged.safetensors; not created here."""
-        return self.root / _safe(spec.suite) / _safe(spec.backbone) / spec.run_id
+        return self.root / safe_name(spec.suite) / safe_name(spec.backbone) / spec.run_id
 
     def save(self, record: Record) -> Path:
         """Write the record atomically (see `write_atomic`) and return its path.
@@ -150,7 +150,7 @@ class Store:
 
     def all(self, suite: str | None = None) -> list[Record]:
         """Every readable record, or those of one suite, sorted by path; damaged ones are moved aside with a warning."""
-        pattern = f"{_safe(suite) if suite else '*'}/*/*/{RECORD}"
+        pattern = f"{safe_name(suite) if suite else '*'}/*/*/{RECORD}"
         found = (self._read(path) for path in sorted(self.root.glob(pattern)))
         return [record for record in found if record is not None]
 
@@ -242,6 +242,6 @@ def _move_aside(path: Path) -> Path | None:
     return None
 
 
-def _safe(name: str) -> str:
+def safe_name(name: str) -> str:
     """`name` as one folder name: a spec may come from elsewhere and must not lead out of the store."""
     return re.sub(r"[^A-Za-z0-9._+-]", "_", name).lstrip(".") or "_"
