@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import sys
 import warnings
@@ -13,7 +12,7 @@ from typing import Any
 
 import methods
 from benchmark import suites
-from benchmark.errors import UserError
+from benchmark.errors import UserError, shown
 from benchmark.spec import parse_set
 from benchmark.studies import KINDS
 
@@ -102,9 +101,9 @@ def parser() -> argparse.ArgumentParser:
     study.add_argument("kind", choices=KINDS)
     study.add_argument("rest", nargs=argparse.REMAINDER, help="see: study KIND --help")
 
-    assets = commands.add_parser("assets", help="check, fetch or rebuild data; train base and experts again")
-    assets.add_argument("kind", choices=["data", "experts"])
-    assets.add_argument("rest", nargs=argparse.REMAINDER, help="see: assets data --help, assets experts --help")
+    assets = commands.add_parser("assets", help="data: check, fetch, rebuild; checkpoints: import; experts: train")
+    assets.add_argument("kind", choices=["data", "checkpoints", "experts"])
+    assets.add_argument("rest", nargs=argparse.REMAINDER, help="see: assets data|checkpoints|experts --help")
     return top
 
 
@@ -218,7 +217,7 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
         for board in made:
             if (board.suite, board.backbone, board.family) == (bench.suite.name, bench.backbone, bench.family):
                 leaderboard.print_board(board)
-    print(f"\nboards: {_shown(boards / 'leaderboard.md')} and {_shown(boards / 'boards')}", file=sys.stderr)
+    print(f"\nboards: {shown(boards / 'leaderboard.md')} and {shown(boards / 'boards')}", file=sys.stderr)
     unfit = [r for r in failed if r.error and r.error.type == NOT_APPLICABLE]
     for record in failed:
         reason = f"{record.error.type}: {record.error.message}" if record.error else record.status
@@ -266,13 +265,6 @@ def _list(arguments: argparse.Namespace, argv: list[str]) -> None:
             )
 
 
-def _shown(path: Path) -> str:
-    """A path as short as it can be said from here."""
-    with contextlib.suppress(ValueError):
-        return str(path.resolve().relative_to(Path.cwd()))
-    return str(path)
-
-
 def _reference(store: Any) -> Any:
     from benchmark.store import Store
 
@@ -293,7 +285,7 @@ def _board(arguments: argparse.Namespace, argv: list[str]) -> int:
     folder, out = _folders(arguments)
     if not folder.is_dir():
         raise UserError(
-            f"no records under {_shown(folder)}", "Run something first: ./run_all.sh --methods symerge ties"
+            f"no records under {shown(folder)}", "Run something first: ./run_all.sh --methods symerge ties"
         )
     made = _write_boards(Store(folder), out)
     if arguments.plots:
@@ -305,7 +297,7 @@ def _board(arguments: argparse.Namespace, argv: list[str]) -> int:
 
         write_atomic(ROOT / "methods" / "README.md", methods_page(Store(folder, read_only=True).all()))
         write_atomic(out / "published.md", published.markdown())
-    print(f"wrote {_shown(out / 'leaderboard.md')}", file=sys.stderr)
+    print(f"wrote {shown(out / 'leaderboard.md')}", file=sys.stderr)
     return 0
 
 
@@ -324,7 +316,7 @@ def _write_plots(boards: Sequence[Any], folder: Path) -> None:
         order = [name for name in largest["method"] if name in shared]
         figure = plots.by_number_of_tasks(group, order)
         path = plots.save(figure, folder / f"{kind}--{backbone}--{family}--by-tasks.png")
-        print(f"wrote {_shown(path)}", file=sys.stderr)
+        print(f"wrote {shown(path)}", file=sys.stderr)
 
 
 def _compare(arguments: argparse.Namespace, argv: list[str]) -> int:
@@ -355,6 +347,10 @@ def _assets(arguments: argparse.Namespace, argv: list[str]) -> int:
         from benchmark.data.build import main as build
 
         return build(rest) or 0
+    if arguments.kind == "checkpoints":
+        from benchmark.models.importers.command import main as checkpoints
+
+        return checkpoints(rest)
     from benchmark.models.retrain import main as retrain
 
     return retrain(rest) or 0

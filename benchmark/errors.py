@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -18,6 +20,13 @@ class UserError(Exception):
         return f"{self.message}\n  {self.hint}" if self.hint else self.message
 
 
+def shown(path: Path) -> str:
+    """A path as short as it can be said from here."""
+    with contextlib.suppress(ValueError):
+        return str(path.resolve().relative_to(Path.cwd()))
+    return str(path)
+
+
 def unknown(kind: str, given: str, allowed: Iterable[str], hint: str = "") -> UserError:
     """The error for a name that does not exist, with the nearest that do.
 
@@ -30,5 +39,5 @@ def unknown(kind: str, given: str, allowed: Iterable[str], hint: str = "") -> Us
     message = f"unknown {kind} {given!r}"
     if near:
         message += f"; did you mean {' or '.join(by_lower[name] for name in near)}?"
-    listed = f"{kind}s: {', '.join(names) if names else 'none'}"
+    listed = f"known: {', '.join(names) if names else 'none'}"
     return UserError(message, f"{hint}\n  {listed}" if hint else listed)

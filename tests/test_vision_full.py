@@ -45,7 +45,7 @@ class FakeData:
 @pytest.fixture
 def data(monkeypatch: pytest.MonkeyPatch) -> FakeData:
     made = FakeData()
-    monkeypatch.setattr(vision, "_full", lambda: made)
+    monkeypatch.setattr(vision, "full", made)
     monkeypatch.setitem(BACKBONES, "ViT-B-32", tiny("ViT-B-32"))
     return made
 

@@ -6,7 +6,6 @@ A mini suite's data and checkpoints are committed; a full one's lie in folders o
 
 from __future__ import annotations
 
-import importlib
 import os
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_accuracy
 
+from benchmark.data import full
 from benchmark.data import vision as data
 from benchmark.errors import UserError
 from benchmark.models.backbones import create_encoder, get_backbone, preprocess
@@ -106,15 +106,16 @@ class VisionBench(Bench):
         self.tasks = {task: Task(task, "classification", "accuracy") for task in suite.tasks}
 
     @property
-    def full(self) -> bool:
-        """Whether data and checkpoints are the user's files instead of committed ones."""
-        return self.suite.scale == "full"
+    def embedded(self) -> bool:
+        """Whether data and checkpoints are committed files instead of the user's."""
+        return self.suite.scale == "mini"
 
     def _load_family(self, checkpoints: str | os.PathLike | None) -> Family:
         counts = {task: len(names) for task, names in self.classes.items()}
-        folder = checkpoint_folder(self.family, self.backbone, checkpoints) if self.full else MINI / self.backbone
+        own = MINI / self.backbone
+        folder = own if self.embedded else checkpoint_folder(self.family, self.backbone, checkpoints)
         found = load_family(folder, self.backbone, self.suite.tasks, class_counts=counts)
-        if self.full and found.name != self.family:
+        if not self.embedded and found.name != self.family:
             raise FamilyError(
                 f"{folder} holds the family {found.name!r}; asked for {self.family!r}. Families never share a table: "
                 f"type --family {found.name}, or move the folder to where that family's files belong"
@@ -122,21 +123,18 @@ class VisionBench(Bench):
         return found
 
     def _classes(self, task: str) -> list[str]:
-        return list(_full().info(task, self.family).classes if self.full else data.info(task).classes)
+        return list(data.info(task).classes if self.embedded else full.info(task, self.family).classes)
 
     def _data_sha256(self, task: str) -> str:
-        if self.full:
-            return str(_full().sha256(task, "test", self.data_root, self.family))
-        return data.info(task).arrays_sha256["test"]
+        if self.embedded:
+            return data.info(task).arrays_sha256["test"]
+        return full.sha256(task, "test", self.data_root, self.family)
 
     def _split(self, task: str, split: str) -> data.ImageSplit:
-        if not self.full:
+        if self.embedded:
             return data.load_split(task, split)
         size = get_backbone(self.backbone).image_size
-        found: data.ImageSplit = _full().load_split(
-            task, split, root=self.data_root, image_size=size, family=self.family
-        )
-        return found
+        return full.load_split(task, split, root=self.data_root, image_size=size, family=self.family)
 
     def experts(self) -> Experts:
         encoder = create_encoder(self.backbone, quick_gelu=self._family.quick_gelu, device=self.device).eval()
@@ -153,11 +151,6 @@ class VisionBench(Bench):
 
     def meter(self, task: str) -> Accuracy:
         return Accuracy(task, len(self.classes[task]))
-
-
-def _full() -> Any:
-    """The full data sets' module; read when it is needed, since mini suites do without what it imports."""
-    return importlib.import_module("benchmark.data.full")
 
 
 def open_bench(

@@ -1,0 +1,201 @@
+"""``symerge-bench assets checkpoints {list,import,heads,check}``: public checkpoints into folders that suites read."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmark import suites
+from benchmark.errors import UserError, shown
+from benchmark.models import importers
+from benchmark.models.importers import Definition
+
+EXAMPLES = """examples:
+  symerge-bench assets checkpoints list
+  symerge-bench assets checkpoints import task-arithmetic DOWNLOADS/checkpoints --backbone ViT-B-32
+  symerge-bench assets checkpoints import tall --backbone ViT-L-14 --download --revision COMMIT
+  symerge-bench assets checkpoints import fusionbench HUB_CACHE --backbone ViT-B-16 --suite vision-8
+  symerge-bench assets checkpoints import local MY_FOLDER --activation quick_gelu
+  symerge-bench assets checkpoints heads local --text openai/clip-vit-base-patch32
+  symerge-bench assets checkpoints check tall --backbone ViT-B-32 --suite vision-8
+
+Nothing is fetched without --download, and no pickle is run. Files go to --out, else SYMERGE_CHECKPOINTS, else
+~/.cache/symerge-bench/checkpoints, under FAMILY/BACKBONE.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's arguments; building them imports no torch."""
+    top = argparse.ArgumentParser(
+        prog="symerge-bench assets checkpoints",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=EXAMPLES,
+        description="Checkpoint families of the full vision suites: read, checked, hashed and stored as safetensors.",
+    )
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    listed = commands.add_parser("list", help="the families, and what is imported of them")
+    listed.add_argument("--out", type=Path, metavar="DIR", help="folder of all families")
+
+    def add(name: str, help: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=help)
+        made.add_argument("family", help=", ".join(importers.definitions()))
+        made.add_argument("--backbone", default="ViT-B-32", help="ViT-B-32 (default), ViT-B-16 or ViT-L-14")
+        made.add_argument("--suite", help="only the tasks of this suite, e.g. vision-8")
+        made.add_argument("--tasks", nargs="+", metavar="TASK", help="only these tasks")
+        made.add_argument("--out", type=Path, metavar="DIR", help="folder of all families")
+        return made
+
+    brought = add("import", "convert a family's files; again to add tasks or go on")
+    brought.add_argument("path", nargs="?", type=Path, metavar="PATH", help="folder that holds the files")
+    brought.add_argument("--activation", choices=["quick_gelu", "gelu"], help="of a family whose owner must say")
+    brought.add_argument("--download", action="store_true", help="fetch the files from the hub instead of PATH")
+    brought.add_argument(
+        "--revision", action="append", default=[], metavar="[REPO=]REV", help="with --download: where none is pinned"
+    )
+    brought.add_argument("--repo", metavar="OWNER/NAME", help="with --download: another of the family's repositories")
+    heads = add("heads", "make zero-shot heads from prompts and CLIP's text tower")
+    heads.add_argument("--text", type=Path, metavar="CLIP", help="folder or file of a whole CLIP; once per family")
+    add("check", "read every file of a family again: hashes, shapes, NaN, order of classes")
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; the exit status. Raises :class:`UserError`. Tables go to stdout, progress to stderr."""
+    arguments = parser().parse_args(argv)
+    from benchmark.models.families import FamilyError
+
+    try:
+        return {"list": _list, "import": _import, "heads": _heads, "check": _check}[arguments.command](arguments) or 0
+    except FamilyError as error:
+        raise UserError(str(error)) from None
+
+
+def _tasks(arguments: argparse.Namespace, family: Definition) -> list[str] | None:
+    """The tasks asked for, if any were."""
+    if arguments.suite and arguments.tasks:
+        raise UserError("--suite and --tasks exclude each other", "Leave one of them out.")
+    tasks = suites.load(arguments.suite).tasks if arguments.suite else arguments.tasks
+    importers.check_choice(family, arguments.backbone, tasks or [])
+    return tasks
+
+
+def _folder(arguments: argparse.Namespace, family: Definition) -> Path:
+    from benchmark.models.families import checkpoint_folder
+
+    return checkpoint_folder(family.name, arguments.backbone, arguments.out)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def _import(arguments: argparse.Namespace) -> None:
+    family = importers.get(arguments.family)
+    tasks, out = _tasks(arguments, family), _folder(arguments, family)
+    if bool(arguments.path) == arguments.download:
+        more = f" --backbone {arguments.backbone}" if arguments.backbone != "ViT-B-32" else ""
+        fetch = f", or with --download in PATH's place{more}" if family.hub else ""
+        raise UserError(
+            "nothing is fetched unless it is asked for, and no folder was named"
+            if not arguments.path
+            else "PATH and --download exclude each other",
+            f"Type: symerge-bench assets checkpoints import {family.name} PATH{fetch}\n  The files: {family.where}",
+        )
+    if (arguments.repo or arguments.revision) and not arguments.download:
+        raise UserError("--repo and --revision belong to --download", "Add --download, or leave them out.")
+    from benchmark.models.importers import hub, layouts
+    from benchmark.models.importers.convert import Importer
+
+    commits: dict[str, str] = {}
+    if arguments.download:
+        found, commits = hub.fetch(family, arguments.backbone, tasks, arguments.revision, arguments.repo)
+    else:
+        found = layouts.find(family, arguments.path, arguments.backbone, tasks)
+    activation = None if arguments.activation is None else arguments.activation == "quick_gelu"
+    made = Importer(family, arguments.backbone, out, quick_gelu=activation, hub=commits, say=_say).run(found)
+    print(table(made, list(found.experts)))
+    _say(f"\nwritten to {shown(out)}; to merge these: ./run_all.sh --suite SUITE --family {family.name} "
+         f"--backbone {arguments.backbone} --data-root DIR")  # fmt: skip
+
+
+def _heads(arguments: argparse.Namespace) -> None:
+    family = importers.get(arguments.family)
+    tasks, out = _tasks(arguments, family), _folder(arguments, family)
+    from benchmark.models.families import read_manifest
+    from benchmark.models.importers.convert import TEXT, Importer, read_text
+
+    before = read_manifest(out)
+    importer = Importer(family, arguments.backbone, out, quick_gelu=before["quick_gelu"], say=_say)
+    if arguments.text:
+        importer.put_text(read_text(arguments.text), arguments.text)
+    elif not (out / TEXT).is_file():
+        raise UserError(
+            f"{shown(out)} has no text tower",
+            "Type --text CLIP: a folder of the hub's openai/clip-vit-... or a whole CLIP saved by open_clip.",
+        )
+    importer.prompt_heads(tasks or [t for t in family.known_tasks() if f"{t}.safetensors" in before["files"]])
+    print(table(importer.manifest, list(importer.manifest["heads"])))
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    family = importers.get(arguments.family)
+    tasks, out = _tasks(arguments, family), _folder(arguments, family)
+    from benchmark.data import full
+    from benchmark.models import zeroshot
+    from benchmark.models.backbones import get_backbone
+    from benchmark.models.families import load_family, read_manifest
+    from benchmark.models.importers.convert import TEXT, class_order
+    from benchmark.models.importers.towers import read_file
+
+    manifest = read_manifest(out)
+    chosen = tasks or [task for task in family.known_tasks() if f"{task}.safetensors" in manifest["files"]]
+    counts = {task: len(full.info(task, family.name).classes) for task in chosen}
+    found = load_family(out, arguments.backbone, chosen, class_counts=counts)
+    orders: dict[str, str] = {}
+    if (out / TEXT).is_file():
+        backbone = get_backbone(arguments.backbone)
+        clip = zeroshot.create_text(backbone, read_file(out / TEXT).tensors)
+        for task in chosen:
+            classes = full.info(task, family.name).classes
+            own = zeroshot.head(clip, task, classes, backbone.text_cfg["context_length"])
+            wrong = class_order(found.heads[task].weight.detach(), own.weight.detach())
+            orders[task] = f"{len(classes) - len(wrong)} of {len(classes)} as named"
+            orders[task] += f"; not: {', '.join(classes[i] for i in wrong[:3])}" if wrong else ""
+    print(table(manifest, chosen, orders))
+    _say(f"\n{len(found.hashes)} files are what {shown(out)}/manifest.json says.")
+    if not orders:
+        _say("The order of classes was not compared: there is no text tower (assets checkpoints heads --text).")
+    return 0
+
+
+def _list(arguments: argparse.Namespace) -> None:
+    from benchmark.models.families import FamilyError, checkpoint_folder, read_manifest
+
+    for family in importers.definitions().values():
+        print(f"{family.name}: {family.title}\n  {', '.join(family.backbones)}; {family.where}")
+        for backbone in family.backbones:
+            folder = checkpoint_folder(family.name, backbone, arguments.out)
+            with contextlib.suppress(FamilyError):
+                files = read_manifest(folder)["files"]
+                tasks = [task for task in family.known_tasks() if f"{task}.safetensors" in files]
+                print(f"  imported: {backbone}, {len(tasks)} tasks, in {shown(folder)}")
+
+
+def table(manifest: dict[str, Any], tasks: Sequence[str], orders: dict[str, str] | None = None) -> str:
+    """One line a task: how far the expert lies from the base, how many classes its head has, where the head is from."""
+    heading = f"{manifest['name']}, {manifest['backbone']}, {'QuickGELU' if manifest['quick_gelu'] else 'GELU'}"
+    lines = [heading, f"{'task':14}{'from base':>10}{'classes':>9}  {'head':22}{'order of classes' if orders else ''}"]
+    for task in tasks:
+        apart = manifest["distance"].get(task)
+        classes = manifest["classes"].get(task)
+        head = manifest["heads"].get(task, "none")
+        head = head if "prompts" in head or head == "none" else "the family's file"
+        lines.append(
+            f"{task:14}{'-' if apart is None else f'{apart:.2%}':>10}{len(classes) if classes else '-':>9}  {head:22}"
+            f"{(orders or {}).get(task, '')}".rstrip()
+        )
+    return "\n".join(lines)

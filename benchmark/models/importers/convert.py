@@ -1,0 +1,217 @@
+"""A found family, file by file, into a folder that ``load_family`` reads."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmark.data import full
+from benchmark.models import zeroshot
+from benchmark.models.backbones import Backbone, get_backbone
+from benchmark.models.families import FamilyError, describe_files, read_manifest, save_json, save_state, sha256
+from benchmark.models.importers import Definition, huggingface
+from benchmark.models.importers.layouts import Found
+from benchmark.models.importers.towers import (
+    Tower,
+    check_tower,
+    distance,
+    from_open_clip,
+    moved,
+    read_file,
+)
+
+TEXT = "text.safetensors"
+Say = Callable[[str], None]
+
+
+class Importer:
+    """Converts one family on one backbone into ``out``, and keeps ``out/manifest.json`` true after every file.
+
+    A file whose source has not changed since it was converted is left alone, so that the same command goes on where it
+    was stopped, and adds tasks.
+
+    Args:
+        family, backbone: what is imported.
+        out: the family's folder.
+        quick_gelu: the activation, for a family that leaves it to the owner of the files.
+        hub: commits by repository, where files were fetched.
+        say: is told of every file.
+    """
+
+    def __init__(
+        self,
+        family: Definition,
+        backbone: str | Backbone,
+        out: Path,
+        *,
+        quick_gelu: bool | None = None,
+        hub: Mapping[str, str] | None = None,
+        say: Say = print,
+    ) -> None:
+        self.family, self.backbone, self.out, self.say = family, get_backbone(backbone), out, say
+        self.manifest = self._begin(quick_gelu, dict(hub or {}))
+        self.quick_gelu = bool(self.manifest["quick_gelu"])
+
+    def _begin(self, quick_gelu: bool | None, hub: dict[str, str]) -> dict[str, Any]:
+        before = read_manifest(self.out) if (self.out / "manifest.json").exists() else None
+        choices = {self.family.quick_gelu, quick_gelu, before and before["quick_gelu"]} - {None}
+        if len(choices) != 1:
+            raise FamilyError(
+                f"the activation of {self.family.name} is {'said twice, differently' if choices else 'not known'}: the "
+                "weights do not show it and the wrong one costs accuracy without a word. "
+                "Type --activation quick_gelu (OpenAI's CLIP) or --activation gelu"
+            )
+        name, backbone = self.family.name, self.backbone.name
+        if before and (before["name"], before["backbone"]) != (name, backbone):
+            raise FamilyError(
+                f"{self.out}: {before['name']} on {before['backbone']}, not {name} on {backbone}: give another --out"
+            )
+        versions = {p: importlib.metadata.version(p) for p in ("torch", "open_clip_torch", "safetensors")}
+        fresh: dict[str, Any] = {"classes": {}, "sources": {}, "distance": {}, "heads": {}, "dropped": [], "files": {}}
+        known = before or {}
+        about = {"name": name, "title": self.family.title, "backbone": backbone, "quick_gelu": choices.pop()}
+        return {**fresh, **known, **about, "hub": {**known.get("hub", {}), **hub}, "versions": versions}
+
+    def run(self, found: Found) -> dict[str, Any]:
+        """Convert base, experts and the family's own heads; make the missing heads where there is a text tower."""
+        base, text, projection = self._read_base(found.base)
+        self._save("base.safetensors", base.visual, found.base, base.stored)
+        if text:
+            self._save(TEXT, text, found.base, base.stored)
+        self.manifest["dropped"] = sorted(base.rest)
+        for task, path in found.experts.items():
+            self._expert(task, path, base, projection)
+        if base.rest:
+            names = ", ".join(sorted(base.rest))
+            self.say(f"left out, since no expert moves them: {len(base.rest)} tensors beside the image tower ({names})")
+        for task in found.experts:
+            if task in found.heads:
+                self._head(task, found.heads[task])
+        missing = [task for task in found.experts if f"heads/{task}.safetensors" not in self.manifest["files"]]
+        if missing and (self.out / TEXT).is_file():
+            self.prompt_heads(missing)
+        elif missing:
+            self.say(
+                f"no heads for {', '.join(missing)}: symerge-bench assets checkpoints heads {self.family.name} "
+                f"--backbone {self.backbone.name} --text CLIP"
+            )
+        return self.manifest
+
+    def _read_base(self, path: Path) -> tuple[Tower, dict[str, Tensor], Tensor | None]:
+        """The base's tower, its text side (where the whole of it is there), and the projection experts may lack."""
+        if self.family.layout == "huggingface":
+            tower, state = huggingface.read_tower(path)
+            text = huggingface.text_tower(state) if "logit_scale" in state else {}
+            projection = state.get(huggingface.PROJECTION)
+        else:
+            tower, text, projection = from_open_clip(read_file(path), path), {}, None
+        check_tower(tower, self.backbone, self.quick_gelu, path)
+        return tower, text, projection
+
+    def _expert(self, task: str, path: Path, base: Tower, projection: Tensor | None) -> None:
+        name = f"{task}.safetensors"
+        if self._kept(name, path):
+            return
+        if self.family.layout == "huggingface":
+            tower, _ = huggingface.read_tower(path, projection)
+        else:
+            tower = from_open_clip(read_file(path), path)
+        check_tower(tower, self.backbone, self.quick_gelu, path)
+        others = moved(base.rest, tower.rest)
+        if others:
+            listed = ", ".join(f"{n} by {by:.3g}" for n, by in list(others.items())[:3])
+            raise FamilyError(
+                f"{path}: {len(others)} tensors outside the image tower are not the base's ({listed}); only those that "
+                "fine-tuning left alone can be dropped. Is it fine-tuned from this base?"
+            )
+        apart = distance(base.visual, tower.visual)
+        if apart == 0.0:
+            raise FamilyError(f"{path} equals the base in every tensor of the image tower: no expert")
+        self.manifest["distance"][task] = apart
+        self._save(name, tower.visual, path, tower.stored)
+        self.say(f"{task}: {apart:.2%} away from the base; {tower.stored}")
+
+    def _head(self, task: str, path: Path) -> None:
+        name = f"heads/{task}.safetensors"
+        if self._kept(name, path):
+            return
+        state = read_file(path)
+        if set(state.tensors) != {"weight", "bias"} or state.attributes.get("normalize", True) is not True:
+            raise FamilyError(
+                f"{path} holds {', '.join(state.tensors)} with normalize={state.attributes.get('normalize')}; expected "
+                "weight and bias of a head that normalises its input"
+            )
+        self._put_head(task, state.tensors["weight"].float(), state.tensors["bias"].float(), path, state.layout)
+
+    def _put_head(self, task: str, weight: Tensor, bias: Tensor, source: Path | None, made: str) -> None:
+        classes = full.info(task, self.family.name).classes
+        wanted = (len(classes), self.backbone.embed_dim)
+        if tuple(weight.shape) != wanted or bias.shape != weight.shape[:1]:
+            traps = " ".join(full.info(task, self.family.name).traps)
+            raise FamilyError(f"head of {task}: weight is {list(weight.shape)}, expected {list(wanted)}. {traps}")
+        self.manifest["classes"][task] = list(classes)
+        self.manifest["heads"][task] = made
+        self._save(f"heads/{task}.safetensors", {"weight": weight, "bias": bias}, source, made)
+
+    def prompt_heads(self, tasks: Sequence[str]) -> None:
+        """Zero-shot heads of ``tasks`` from the folder's text tower."""
+        clip = zeroshot.create_text(self.backbone, read_file(self.out / TEXT).tensors)
+        for task in tasks:
+            classes = full.info(task, self.family.name).classes
+            made = zeroshot.head(clip, task, classes, self.backbone.text_cfg["context_length"])
+            self._put_head(
+                task, made.weight.detach(), made.bias.detach(), None, f"{len(zeroshot.templates(task))} prompts a class"
+            )
+            self.say(f"{task}: head of {len(classes)} classes from {len(zeroshot.templates(task))} prompts each")
+
+    def put_text(self, text: Mapping[str, Tensor], source: Path) -> None:
+        """Store a text tower, once it is known to fit."""
+        zeroshot.create_text(self.backbone, text)
+        self._save(TEXT, text, source, "text tower")
+
+    def _kept(self, name: str, source: Path) -> bool:
+        known, entry = self.manifest["sources"].get(name), self.manifest["files"].get(name)
+        path = self.out / name
+        if not known or not entry or not path.is_file() or path.stat().st_size != entry["bytes"]:
+            return False
+        return known["sha256"] == sha256(_file(source))
+
+    def _save(self, name: str, tensors: Mapping[str, Tensor], source: Path | None, stored: str) -> None:
+        if source is not None and self._kept(name, source):
+            return
+        save_state(self.out / name, tensors)
+        self.manifest["files"].update(describe_files(self.out, [name]))
+        if source is not None:
+            file = _file(source)
+            about = {"file": f"{file.parent.name}/{file.name}", "sha256": sha256(file), "stored": stored}
+            self.manifest["sources"][name] = about
+        save_json(self.out / "manifest.json", self.manifest)
+
+
+def class_order(weight: Tensor, own: Tensor) -> list[int]:
+    """Rows ``[C, D]`` of a head whose nearest row of ``own``, in direction, is not that of the same class."""
+    nearest = (torch.nn.functional.normalize(weight, dim=-1) @ torch.nn.functional.normalize(own, dim=-1).T).argmax(1)
+    return (nearest != torch.arange(len(weight))).nonzero().flatten().tolist()
+
+
+def read_text(path: Path) -> dict[str, Tensor]:
+    """A text tower in open_clip's names, from a ``CLIPModel``'s folder or a whole CLIP of open_clip."""
+    if path.is_dir():
+        return huggingface.text_tower(huggingface.read_folder(path)[0])
+    state = read_file(path).tensors
+    if any(name.startswith("text_model.") for name in state):
+        return huggingface.text_tower(state)
+    text = {n.removeprefix("text."): v for n, v in state.items() if not n.startswith(("visual.", "text.attn_mask"))}
+    if "token_embedding.weight" not in text or "logit_scale" not in text:
+        raise FamilyError(f"{path} holds no text tower: no token_embedding.weight and logit_scale among its tensors")
+    return text
+
+
+def _file(source: Path) -> Path:
+    """The weights' file of a source, which may be a model's folder."""
+    return source if source.is_file() else next(source / n for n in huggingface.WEIGHTS if (source / n).is_file())
