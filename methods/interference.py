@@ -1,10 +1,11 @@
 """The interference of a merged matrix with each task's inputs, as one quadratic; and which tensors such methods treat.
 
-    L(M) = sum_k || (M - T_k) L_k^T ||_F^2 / || tau_k ||_F^2,      gradient 2 (M C - D),
-    C = sum_k L_k^T L_k / || tau_k ||^2  [n, n],      D = sum_k T_k L_k^T L_k / || tau_k ||^2  [m, n]
+    L(M) = sum_k || (M - T_k) L_k^T ||_F^2 / || tau_k ||_F^2,      gradient 2 ((M - M0) C + R),
+    C = sum_k L_k^T L_k / || tau_k ||^2  [n, n],      R = sum_k (M0 - T_k) L_k^T L_k / || tau_k ||^2  [m, n]
 
-C and D are computed once, so that a step of an optimiser costs one product instead of 2 K and its gradients; rounding
-aside, it is the same step. A zero task vector has no term.
+C and R are computed once, so that a step of an optimiser costs one product instead of 2 K and its gradients; rounding
+aside, it is the same step. Measured from the start M0, a start without interference has the gradient 0 exactly, which
+Adam would otherwise blow up from rounding noise. A zero task vector has no term.
 """
 
 from __future__ import annotations
@@ -52,40 +53,36 @@ def block_weights(experts: Experts) -> tuple[str, ...]:
     return tuple(n for n in experts.names if experts.base[n].ndim == 2 and BLOCK.search(n) and not _LEFT.search(n))
 
 
-def moments(terms: Iterable[Term]) -> Moments:
-    """``C [n, n]`` and ``D [m, n]`` from ``(tau_k [m, n], L_k [r, n], T_k [m, n])``, one task at a time."""
-    c = d = None
+def moments(start: Tensor, terms: Iterable[Term]) -> Moments:
+    """``C [n, n]`` and ``R [m, n]`` at ``start`` from ``(tau_k [m, n], L_k [r, n], T_k [m, n])``, a task at a time."""
+    c, r = start.new_zeros(start.shape[1], start.shape[1]), torch.zeros_like(start)
     for vector, inputs, target in terms:
-        if c is None or d is None:
-            c, d = vector.new_zeros(vector.shape[1], vector.shape[1]), torch.zeros_like(vector)
         weight = vector.square().sum()
         if float(weight) > 0:
             c.addmm_(inputs.T / weight, inputs)
-            d.addmm_(target @ (inputs.T / weight), inputs)
-    assert c is not None and d is not None
-    return c, d
+            r.addmm_((start - target) @ (inputs.T / weight), inputs)
+    return c, r
 
 
 def descend(start: Tensor, interference: Moments, steps: int, lr: float) -> Tensor:
     """``steps`` steps of Adam on the quadratic, from ``start``."""
-    c, d = interference
+    c, r = interference
     merged = start.clone().requires_grad_(True)
     optimiser = torch.optim.Adam([merged], lr=lr)
     for _ in range(steps):
-        merged.grad = torch.addmm(d, merged.detach(), c, beta=-2.0, alpha=2.0)
+        merged.grad = torch.addmm(r, merged.detach() - start, c, beta=2.0, alpha=2.0)
         optimiser.step()
     return merged.detach()
 
 
-def filtered(start: Tensor, interference: Moments, response: Callable[[Tensor], Moments]) -> Tensor:
+def filtered(start: Tensor, interference: Moments, response: Callable[[Tensor], Tensor]) -> Tensor:
     """Where a linear iteration on the quadratic ends: every eigenvector of C answers by itself.
 
-    ``response(eigenvalues [n], falling)`` gives the share of the start that is gone ``[n]``, and the weight of D
-    ``[n]`` (for a converged direction 1 and 1 / eigenvalue).
+    ``response(eigenvalues [n], falling)`` gives what R is multiplied by ``[n]``: 1 / eigenvalue where the iteration has
+    converged, 0 where it does not act.
     """
-    c, d = interference
+    c, r = interference
     values, vectors = torch.linalg.eigh(c)
-    gone, weight = response(values.flip(0).clamp_(min=0))
+    weight = response(values.flip(0).clamp_(min=0))
     vectors = vectors.flip(1)
-    change = (d @ vectors) * weight - (start @ vectors) * gone
-    return start + change @ vectors.T
+    return start - ((r @ vectors) * weight) @ vectors.T

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from methods.api import Experts, Merged, method
-from methods.interference import Moments, Term, descend, filtered, merge_parts, moments
+from methods.interference import Term, descend, filtered, merge_parts, moments
 from methods.spectral import leading, mean_vector, sum_vector, task_svd
 from methods.vectors import choice
 
@@ -41,10 +41,11 @@ def optmerge(experts: Experts, *, variant: str = "internvl", steps: int = 300, s
     centred = choice("variant", variant, ("internvl", "qwen")) == "internvl"
 
     def solve(name: str) -> Tensor:
-        interference = moments(terms(experts, name, centred))
+        start = sum_vector(experts, name) if centred else mean_vector(experts, name)
+        interference = moments(start, terms(experts, name, centred))
         if centred:
-            return descend(sum_vector(experts, name), interference, steps, lr=1e-5)
-        return filtered(mean_vector(experts, name), interference, lambda values: momentum(values, steps))
+            return descend(start, interference, steps, lr=1e-5)
+        return filtered(start, interference, lambda values: momentum(values, steps))
 
     factor = scale if scale is not None else (0.1 if centred else 1.0)
     return Merged(experts, merge_parts(experts, "weights", factor, solve))
@@ -64,13 +65,11 @@ def terms(experts: Experts, name: str, centred: bool) -> Iterator[Term]:
         yield vector, inputs, target + mean if centred else target
 
 
-def momentum(values: Tensor, steps: int, lr: float = 1e-4, beta: float = 0.9) -> Moments:
-    """What ``steps`` of descent with momentum do to a direction of eigenvalue lambda: gone share, weight of D."""
+def momentum(values: Tensor, steps: int, lr: float = 1e-4, beta: float = 0.9) -> Tensor:
+    """What ``steps`` of descent with momentum multiply the start's residual by, in a direction of eigenvalue lambda."""
     wide = values.double()
-    error, weight = torch.ones_like(wide), torch.zeros_like(wide)
-    speed_error, speed_weight = torch.zeros_like(wide), torch.zeros_like(wide)
+    weight, speed = torch.zeros_like(wide), torch.zeros_like(wide)
     for _ in range(steps):
-        speed_error = beta * speed_error + 2 * wide * error
-        speed_weight = beta * speed_weight + 2 * (wide * weight - 1)
-        error, weight = error - lr * speed_error, weight - lr * speed_weight
-    return (1 - error).to(values.dtype), weight.to(values.dtype)
+        speed = beta * speed + 2 * (wide * weight - 1)
+        weight = weight - lr * speed
+    return weight.to(values.dtype)

@@ -58,34 +58,34 @@ def wudi(
     part = tensors or ("blocks" if solver == "adam" else "weights")
     choice("tensors", part, ("blocks", "weights", "matrices"))
 
-    def response(values: Tensor) -> Moments:
+    def response(values: Tensor) -> Tensor:
         return flow(values, time, rank) if solver == "closed_form" else truncated(values)
 
     def solve(name: str) -> Tensor:
-        start, interference = sum_vector(experts, name), task_moments(experts, name)
+        start = sum_vector(experts, name)
+        interference = task_moments(experts, name, start)
         return descend(start, interference, steps, lr) if solver == "adam" else filtered(start, interference, response)
 
     return Merged(experts, merge_parts(experts, part, scale, solve))
 
 
-def task_moments(experts: Experts, name: str) -> Moments:
+def task_moments(experts: Experts, name: str, start: Tensor) -> Moments:
     """The quadratic whose inputs and targets are the task vectors themselves."""
     base = experts.base_tensor(name)
     vectors = (experts.task_vector(name, task, base) for task in experts.tasks)
-    return moments((v, v, v) for v in vectors)
+    return moments(start, ((v, v, v) for v in vectors))
 
 
-def flow(values: Tensor, time: float, rank: float) -> Moments:
-    """Gradient flow on the leading ``ceil(rank n)`` directions: 1 - exp(-time lambda), and that over lambda."""
+def flow(values: Tensor, time: float, rank: float) -> Tensor:
+    """Gradient flow on the leading ``ceil(rank n)`` directions: (1 - exp(-time lambda)) / lambda."""
     leading = torch.arange(len(values), device=values.device) < math.ceil(rank * len(values))
     gone = -torch.expm1(-time * values)
-    weight = torch.where(values > 0, gone / values.clamp(min=torch.finfo(values.dtype).tiny), time)
-    return gone * leading, weight * leading
+    return torch.where(values > 0, gone / values.clamp(min=torch.finfo(values.dtype).tiny), time) * leading
 
 
-def truncated(values: Tensor) -> Moments:
+def truncated(values: Tensor) -> Tensor:
     """The minimum on as many directions as ``(sum sqrt(lambda))^2 / sum(lambda)`` counts, rounded up."""
     total = float(values.sum())
     count = math.ceil(float(values.sqrt().sum()) ** 2 / total) if total > 0 else 0
     leading = (torch.arange(len(values), device=values.device) < count) & significant(values)
-    return leading.to(values.dtype), torch.where(leading, 1 / values.clamp(min=torch.finfo(values.dtype).tiny), 0.0)
+    return torch.where(leading, 1 / values.clamp(min=torch.finfo(values.dtype).tiny), 0.0)

@@ -329,10 +329,19 @@ def test_wudi_lowers_interference_and_its_closed_form_reaches_the_minimum() -> N
         for k in ({"steps": 0}, {}, {"solver": "closed_form", "time": 1e9, "rank": 1.0})
     ]
     assert losses[0] > 1.01 * losses[1] > 1.1 * losses[2]
-    c, d = wudi.task_moments(experts, name)
-    merged = interference.filtered(vectors.sum(0), (c, d), lambda values: wudi.flow(values, 1e9, 1.0))
-    torch.testing.assert_close(merged @ c, d, atol=1e-6, rtol=0)
-    torch.testing.assert_close(2 * (vectors.sum(0) @ c - d), gradient(vectors), atol=1e-5, rtol=1e-4)
+    start = vectors.sum(0)
+    c, r = wudi.task_moments(experts, name, start)
+    merged = interference.filtered(start, (c, r), lambda values: wudi.flow(values, 1e9, 1.0))
+    torch.testing.assert_close((merged - start) @ c, -r, atol=1e-6, rtol=0)
+    torch.testing.assert_close(2 * r, gradient(vectors), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("solver", wudi.SOLVERS)
+def test_one_expert_does_not_interfere_with_itself(solver: str) -> None:
+    experts = random_experts(1)
+    merged = merge("wudi", experts, solver=solver).state_dict()
+    weight = "model.visual.transformer.resblocks.1.mlp.c_proj.weight"
+    torch.testing.assert_close(merged[weight], experts.expert("t0")[weight], atol=1e-7, rtol=0)
 
 
 def gradient(vectors: Tensor) -> Tensor:
@@ -371,14 +380,14 @@ def mean_or_base(name: str, experts: Experts) -> dict[str, Tensor]:
 
 def test_descent_done_at_once_is_the_descent_step_by_step() -> None:
     experts, name = golden_experts(), "model.visual.proj"
-    c, d = interference.moments(optmerge.terms(experts, name, centred=False))
-    merged = nn.Parameter(experts.task_vectors(name).mean(0))
-    start = merged.detach().clone()
+    start = experts.task_vectors(name).mean(0)
+    c, r = interference.moments(start, optmerge.terms(experts, name, centred=False))
+    merged = nn.Parameter(start.clone())
     optimiser = torch.optim.SGD([merged], lr=1e-4, momentum=0.9)
     for _ in range(300):
-        merged.grad = 2 * (merged.detach() @ c - d)
+        merged.grad = 2 * ((merged.detach() - start) @ c + r)
         optimiser.step()
-    found = interference.filtered(start, (c, d), lambda values: optmerge.momentum(values, 300))
+    found = interference.filtered(start, (c, r), lambda values: optmerge.momentum(values, 300))
     torch.testing.assert_close(found, merged.detach(), atol=1e-7, rtol=0)
     assert (found - start).abs().max() > 1e-3
 
