@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import methods
 from methods import doge, interference, optmerge, spectral, wudi
-from methods.api import Experts, Merged, MergingError, Stream
+from methods.api import Experts, Merged, MergingError, NotApplicable, Stream
 
 SVD = torch.linalg.svd
 DATA_FREE: list[tuple[str, dict[str, Any]]] = [
@@ -367,10 +367,13 @@ def test_only_what_a_rule_names_is_merged() -> None:
     assert torch.equal(state["blocks.1.norm.weight"], base["blocks.1.norm.weight"])
     mean = merge("weight_average", experts).state_dict()
     torch.testing.assert_close(state["conv.weight"], mean["conv.weight"])
+    plain = convolutional()
+    bare = Experts.from_state_dicts(plain.base, {t: plain.expert(t) for t in plain.tasks})
     for name in ("wudi", "doge"):
-        torch.testing.assert_close(
-            merge(name, convolutional()).state_dict()["0.weight"], mean_or_base(name, convolutional())["0.weight"]
-        )
+        found = merge(name, bare).state_dict()["0.weight"]
+        torch.testing.assert_close(found, mean_or_base(name, plain)["0.weight"])
+    with pytest.raises(NotApplicable, match="linear layers"):
+        merge("wudi", plain)
 
 
 def mean_or_base(name: str, experts: Experts) -> dict[str, Tensor]:
