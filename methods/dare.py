@@ -16,7 +16,7 @@ method's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from torch import Tensor
 from methods.api import Experts, Merged, MergingError, method
 from methods.experts import Edit
 from methods.inner import run
+from methods.statistics import per_task
 from methods.stream import derive
 from methods.vectors import choice, fraction
 
@@ -53,15 +54,20 @@ def dare(experts: Experts, *, drop: float = 0.9, scale: float = 0.3, select: str
     return _merge(experts, kept, drop=drop, scale=scale, rescale=rescale, inner=inner)
 
 
-def from_masks(experts: Experts, masks: Mapping[str, Mapping[str, Tensor]], *, drop: float = 0.9, scale: float = 0.3,
-               rescale: bool = True, inner: str = "task_arithmetic") -> Merged:
-    """DARE with given masks ``{task: {name: bool [*shape]}}``, true where an entry stays; the rest as :func:`dare`."""
-    missing = [f"{t}/{n}" for t in experts.tasks for n in experts.names if n not in masks.get(t, {})]
+def from_masks(experts: Experts, masks: Any, *, drop: float = 0.9, scale: float = 0.3, rescale: bool = True,
+               inner: str = "task_arithmetic") -> Merged:
+    """DARE with given masks, true where an entry stays; the rest as :func:`dare`.
+
+    Args:
+        masks: ``{task: {name: bool [*shape]}}``, or a list of the inner mappings in the order of tasks.
+    """
+    given = dict(per_task(experts, masks))
+    missing = [f"{t}/{n}" for t in experts.tasks for n in experts.names if n not in given[t]]
     if missing:
         raise MergingError(f"masks are missing for {', '.join(missing[:4])} ({len(missing)} in all); expected "
                            "{task: {name: mask}} for every task and merged tensor")
     fraction("drop", drop, zero=True)
-    return _merge(experts, lambda n, task, _: masks[task][n], drop=drop, scale=scale, rescale=rescale, inner=inner)
+    return _merge(experts, lambda n, task, _: given[task][n], drop=drop, scale=scale, rescale=rescale, inner=inner)
 
 
 def _merge(experts: Experts, kept: Edit, *, drop: float, scale: float, rescale: bool, inner: str) -> Merged:

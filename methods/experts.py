@@ -400,8 +400,9 @@ class Experts:
             kind = self.kind(other[0]) if other else ""
             return f"minimises an entropy and {other[0]!r} is a {kind} task, which has none" if other else None
         if need == "matrices":
-            found = any(len(s) == 2 for n, s in _shapes(self.base).items() if n in set(self.names))
-            return None if found or self.encoder is None else "works on the matrices of linear layers and this encoder has none"
+            if self.encoder is None or any(len(s) == 2 for n, s in _shapes(self.base).items() if n in set(self.names)):
+                return None
+            return "works on the matrices of linear layers and this encoder has none"
         if need == "adapters":
             return None if self._lora is not None else "merges LoRA adapters and these experts are full fine-tunings"
         raise MergingError(f"a method needs {need!r}; known needs: {', '.join(NEEDS)}")

@@ -93,6 +93,14 @@ class Method:
     function: Callable[..., Any] | None = None
     needs: tuple[str, ...] = ()
 
+    def __getattr__(self, name: str) -> Any:
+        """The ``from_...`` functions of the method's file: ``get("regmean").from_grams``."""
+        if name.startswith("from_"):
+            found = getattr(importlib.import_module(self.module), name, None)
+            if found is not None:
+                return found
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
     @property
     def stochastic(self) -> bool:
         """A method that has the keyword ``seed`` is stochastic; one that has not is deterministic."""

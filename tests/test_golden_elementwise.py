@@ -43,6 +43,8 @@ def test_dare_matches_the_authors_code_under_its_masks() -> None:
     masks = {f"t{k}": part(stored, f"mask{k}") for k in range(4)}
     merged = dare.from_masks(golden_experts(), masks, drop=0.9, scale=0.3)
     assert_state(merged, part(stored, ""), golden_states()[0], ATOL)
+    again = methods.get("dare").from_masks(golden_experts(), list(masks.values()), drop=0.9, scale=0.3)
+    assert all(torch.equal(v, again.state_dict()[n]) for n, v in merged.state_dict().items())
 
 
 @pytest.mark.parametrize(("stem", "inputs"), [("emr__default__seed0", "inputs_seed0"),
