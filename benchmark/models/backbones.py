@@ -106,4 +106,5 @@ def preprocess(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]
     scale = torch.tensor(std, device=device, dtype=torch.float32).mul(255).reciprocal().view(1, 3, 1, 1)
     shift = (torch.tensor(mean, device=device, dtype=torch.float32)
              / torch.tensor(std, device=device, dtype=torch.float32)).view(1, 3, 1, 1)
-    return (x.float() * scale - shift).to(dtype).contiguous()
+    out = torch.empty(x.shape, dtype=torch.float32, device=x.device)
+    return out.copy_(x).mul_(scale).sub_(shift).to(dtype)

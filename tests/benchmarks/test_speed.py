@@ -1,12 +1,14 @@
-"""Timings against a plain reference written here: ``./run_all.sh --bench``. docs/performance.md quotes one run.
+"""Timings and memory against plain forms, run by ``./run_all.sh --bench``; docs/performance.md quotes one run.
 
-Each group holds the plain form and ours, for ``ViT-mini`` and a random ``ViT-B-32`` visual tower, K = 8. No test fails
-for being slow.
+Every benchmark runs a plain form and ours in turns and keeps the ratio of their fastest rounds. No test fails for being
+slow. ``SYMERGE_BENCH_THREADS`` is the number of torch's threads (default: one a core).
 """
 
 from __future__ import annotations
 
+import ctypes
 import gc
+import os
 import subprocess
 import sys
 import tempfile
@@ -14,65 +16,97 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from turns import Rounds, Seconds, compare
 
 import methods
+from benchmark.data.vision import ImageSplit
 from benchmark.evaluate import evaluate
 from benchmark.measure import Measure
 from benchmark.models.backbones import create_encoder, get_backbone
 from benchmark.models.heads import ClassificationHead
-from benchmark.suites.vision import Accuracy
+from benchmark.suites.vision import Accuracy, ImageSource
 from methods.api import Experts, Stream
 from methods.coefficients import LayerwiseMerge
-from methods.symerge import self_label_loss
 
 ROOT = Path(__file__).parents[2]
 K, CLASSES = 8, 10
-BACKBONES = ["ViT-mini", "ViT-B-32"]
-ROUNDS = {"ViT-mini": 20, "ViT-B-32": 3}
+ROUNDS = {"ViT-mini": 20, "ViT-B-32": 4}
+BATCH = {"ViT-mini": 128, "ViT-B-32": 32}
+# Several rounds, where they are cheap: the first makes the optimiser's state.
+STEPS = {"ViT-mini": 5, "ViT-B-32": 1}
+ADAMERGING_ROUNDS = {"ViT-mini": 20, "ViT-B-32": 2}
 
 
-@pytest.fixture(scope="module", params=BACKBONES)
-def setup(request: pytest.FixtureRequest) -> Iterator[dict[str, Any]]:
-    """Random experts, written to safetensors files and mapped, as in a real run."""
-    name, shape = request.param, get_backbone(request.param)
-    torch.manual_seed(0)
-    encoder = create_encoder(name).eval()
+@pytest.fixture(autouse=True)
+def threads() -> None:
+    torch.set_num_threads(int(os.environ.get("SYMERGE_BENCH_THREADS", 0)) or len(os.sched_getaffinity(0)))
+
+
+class Setup:
+    """K random experts of one backbone in safetensors files, mapped as in a real run, and images for them."""
+
+    def __init__(self, name: str, folder: str) -> None:
+        self.name, self.shape = name, get_backbone(name)
+        torch.manual_seed(0)
+        self.encoder = create_encoder(name).eval()
+        base = {n: t.detach().clone() for n, t in self.encoder.state_dict().items()}
+        self.paths = write(base, folder)
+        tasks = [t for t in self.paths if t != "base"]
+        heads = {t: ClassificationHead(torch.randn(CLASSES, self.shape.embed_dim), torch.zeros(CLASSES)) for t in tasks}
+        self.experts = Experts.from_state_dicts(
+            self.paths["base"], {t: self.paths[t] for t in tasks}, heads=heads, encoder=self.encoder
+        )
+        self.images = torch.randn(32, 3, self.shape.image_size, self.shape.image_size)
+
+    def bare(self, tasks: tuple[str, ...], size: int, passes: int = 1) -> None:
+        """Forward and backward of one encoder with its own weights: what every update must do at least."""
+        self.encoder.requires_grad_(True)
+        self.encoder.zero_grad(set_to_none=True)
+        for task in tasks:
+            head = self.experts.heads[task]
+            for _ in range(passes):
+                logits = head(self.encoder(self.images[:size]))
+                nn.functional.cross_entropy(logits, torch.zeros(size, dtype=torch.int64)).backward()
+
+    def adapted(self, method: str, tasks: tuple[str, ...], size: int, passes: int = 1, steps: int = 1) -> Seconds:
+        """``steps`` rounds of the method over ``tasks`` alone; what its loop took a round."""
+        self.encoder.zero_grad(set_to_none=True)
+        stream = Stream.from_batches({t: self.images[None, :size].expand(passes, -1, -1, -1, -1) for t in tasks})
+        stream.progress = rounds = Rounds()
+        methods.get(method)(self.experts, stream, steps=steps)
+        return rounds.taken[0] / steps, rounds.taken[1] / steps
+
+
+def write(base: dict[str, Tensor], folder: str) -> dict[str, str]:
+    """The base and K random experts around it as files; their paths by name."""
+    paths = {name: f"{folder}/{name}.safetensors" for name in ["base", *(f"t{k}" for k in range(K))]}
+    for name, path in paths.items():
+        save_file(base if name == "base" else {n: t + 0.01 * torch.randn_like(t) for n, t in base.items()}, path)
+    return paths
+
+
+@pytest.fixture(scope="module", params=["ViT-mini", "ViT-B-32"])
+def setup(request: pytest.FixtureRequest) -> Iterator[Setup]:
     with tempfile.TemporaryDirectory() as folder:
-        base = {n: t.detach().clone() for n, t in encoder.state_dict().items()}
-        save_file(base, f"{folder}/base.safetensors")
-        paths = {}
-        for k in range(K):
-            tuned = {n: t + 0.01 * torch.randn_like(t) for n, t in base.items()}
-            paths[f"t{k}"] = f"{folder}/t{k}.safetensors"
-            save_file(tuned, paths[f"t{k}"])
-        heads = {t: ClassificationHead(torch.randn(CLASSES, shape.embed_dim), torch.zeros(CLASSES)) for t in paths}
-        experts = Experts.from_state_dicts(f"{folder}/base.safetensors", paths, heads=heads, encoder=encoder)
-        images = torch.randn(32, 3, shape.image_size, shape.image_size)
-        yield {"name": name, "experts": experts, "encoder": encoder, "images": images, "rounds": ROUNDS[name]}
+        yield Setup(request.param, folder)
     gc.collect()
 
 
-def timed(benchmark: Any, setup: dict[str, Any], group: str, function: Any) -> Any:
-    benchmark.group = f"{group} {setup['name']}"
-    return benchmark.pedantic(function, rounds=setup["rounds"], warmup_rounds=1)
-
-
-def read_all(merge: LayerwiseMerge) -> None:
-    """The plain reduction over the bytes that a merge must read."""
-    group = merge._group
-    for value in [*merge.base.values(), *merge.vectors.values(), *([group.base, group.vectors] if group else [])]:
-        value.sum()
-
-
-@pytest.mark.parametrize("what", ["read", "forward", "gradient"])
-def test_merge(benchmark: Any, setup: dict[str, Any], what: str) -> None:
-    merge = LayerwiseMerge(setup["experts"])
+@pytest.mark.parametrize("what", ["forward", "gradient"])
+def test_merge_against_reading_its_inputs_once(benchmark: Any, setup: Setup, what: str) -> None:
+    merge = LayerwiseMerge(setup.experts)
+    inputs = [t for _, part in merge._parts for kept in (part.base, part.vectors) for t in kept]  # type: ignore[attr-defined]
     made = list(merge().values())
     grads = [torch.randn_like(t) for t in made]
+
+    def read() -> None:
+        for value in inputs:
+            value.sum()
 
     def forward() -> None:
         with torch.no_grad():
@@ -81,91 +115,80 @@ def test_merge(benchmark: Any, setup: dict[str, Any], what: str) -> None:
     def gradient() -> None:
         torch.autograd.grad(made, merge.raw, grads, retain_graph=True)
 
-    timed(benchmark, setup, "merge", {"read": lambda: read_all(merge), "forward": forward, "gradient": gradient}[what])
+    ours = {"forward": forward, "gradient": gradient}[what]
+    compare(benchmark, f"merge {setup.name}", read, ours, rounds=3 * ROUNDS[setup.name])
 
 
-@pytest.mark.parametrize("what", ["bare", "symerge"])
-def test_adaptation_step(benchmark: Any, setup: dict[str, Any], what: str) -> None:
-    experts, encoder, images = setup["experts"], setup["encoder"], setup["images"]
-    head = experts.copy_head("t0")
-    encoder.requires_grad_(True)
-
-    def bare() -> None:
-        encoder.zero_grad(set_to_none=True)
-        nn.functional.cross_entropy(head(encoder(images)), torch.zeros(len(images), dtype=torch.int64)).backward()
-
-    merge = LayerwiseMerge(experts)
-    optimiser = torch.optim.Adam([merge.raw, *head.parameters()], lr=1e-2)
-    expert = torch.randn(len(images), CLASSES)
-
-    def update() -> None:
-        optimiser.zero_grad(set_to_none=True)
-        outputs = head(experts.forward(merge(), "t0", images))
-        self_label_loss(outputs, expert, None, kind="classification", labels="hard", select="agreement").backward()
-        optimiser.step()
-
-    timed(benchmark, setup, "adaptation step, batch 32", {"bare": bare, "symerge": update}[what])
-    encoder.zero_grad(set_to_none=True)
+def test_a_symerge_update_against_one_bare_pass(benchmark: Any, setup: Setup) -> None:
+    """Batch 32: the loop draws, merges, runs, differentiates and steps once."""
+    tasks = ("t0",) if setup.name == "ViT-B-32" else setup.experts.tasks
+    compare(
+        benchmark,
+        f"adaptation {setup.name}",
+        lambda: [setup.bare((t,), 32) for t in tasks] and None,
+        lambda: setup.adapted("symerge", tasks, 32, steps=STEPS[setup.name]),
+        rounds=ROUNDS[setup.name],
+        warm=setup.name == "ViT-mini",
+    )
 
 
-@pytest.mark.parametrize("what", ["bare passes", "adamerging"])
-def test_adamerging_step(benchmark: Any, setup: dict[str, Any], what: str) -> None:
-    """One AdaMerging step is 2 K passes of 16; bare: those passes of one encoder."""
-    experts, encoder, images = setup["experts"], setup["encoder"], setup["images"][:16]
-    heads = {t: experts.copy_head(t) for t in experts.tasks}
-    encoder.requires_grad_(True)
-
-    def bare() -> None:
-        encoder.zero_grad(set_to_none=True)
-        for task in experts.tasks:
-            for _ in range(2):
-                logits = heads[task](encoder(images))
-                (-(logits.softmax(-1) * logits.log_softmax(-1)).sum(-1).mean()).backward()
-
-    batches = {t: images[None].expand(2, *images.shape) for t in experts.tasks}
-    if what == "adamerging":
-        merge = methods.get("adamerging")
-        seen: list[float] = []
-
-        def step() -> None:
-            merged = merge(experts, Stream.from_batches(batches), steps=1)
-            seen.append(merged.trace["adapt_seconds"])
-
-        benchmark.extra_info["adapt_seconds"] = seen
-        timed(benchmark, setup, "adamerging step", step)
-    else:
-        timed(benchmark, setup, "adamerging step", bare)
-    encoder.zero_grad(set_to_none=True)
+def test_an_adamerging_step_against_its_bare_passes(benchmark: Any, setup: Setup) -> None:
+    """Two batches of 16 of each of K tasks, then one step."""
+    tasks = setup.experts.tasks
+    compare(
+        benchmark,
+        f"adaptation {setup.name}",
+        lambda: setup.bare(tasks, 16, 2),
+        lambda: setup.adapted("adamerging", tasks, 16, 2, steps=STEPS[setup.name]),
+        rounds=ADAMERGING_ROUNDS[setup.name],
+        warm=setup.name == "ViT-mini",
+    )
 
 
-class Split:
-    """Images in memory as a source."""
+def test_memory_of_adamerging_against_task_vectors_and_one_training_step(benchmark: Any, setup: Setup) -> None:
+    """A training step holds the weights (the encoder has them already, hence added), their gradients, activations."""
+    experts = setup.experts
+    setup.encoder.zero_grad(set_to_none=True)
+    trim()
+    with Measure(interval=0.002) as bare:
+        setup.bare(experts.tasks[:1], 16)
+    setup.encoder.zero_grad(set_to_none=True)
+    trim()
+    benchmark.group = f"memory {setup.name}"
+    with Measure(interval=0.002) as used:
+        benchmark.pedantic(lambda: setup.adapted("adamerging", experts.tasks[:2], 16, 1), rounds=1)
+    vectors, model = K * experts.nbytes() / 2**20, experts.nbytes() / 2**20
+    step = model + (bare.peak_anonymous_mb or 0.0)
+    benchmark.extra_info.update(
+        peak_mb=used.peak_anonymous_mb,
+        task_vectors_mb=vectors,
+        training_step_mb=step,
+        ratio_memory=round((used.peak_anonymous_mb or 0.0) / (vectors + step), 3),
+    )
 
-    def __init__(self, images: Tensor, repeats: int) -> None:
-        self.images, self.size = images, len(images) * repeats
 
-    def __len__(self) -> int:
-        return self.size
+def test_evaluation_against_the_bare_forward(benchmark: Any, setup: Setup, tmp_path: Path) -> None:
+    """From a mapped file of bytes, normalised batch by batch, to a score; bare: one tensor through the model."""
+    model = methods.get("task_arithmetic")(setup.experts).model("t0")
+    size, batch = setup.shape.image_size, BATCH[setup.name]
+    count = 4 * batch
+    np.save(tmp_path / "images.npy", np.random.default_rng(0).integers(0, 256, (count, size, size, 3), dtype=np.uint8))
+    split = ImageSplit(
+        np.load(tmp_path / "images.npy", mmap_mode="r"), np.arange(count) % CLASSES, [str(c) for c in range(CLASSES)]
+    )
+    source = ImageSource(split, setup.shape.mean, setup.shape.std, torch.device("cpu"), torch.float32)
 
-    def __getitem__(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        return self.images[index % len(self.images)], index % CLASSES
-
-
-@pytest.mark.parametrize("what", ["bare forward", "evaluator"])
-def test_evaluation(benchmark: Any, setup: dict[str, Any], what: str) -> None:
-    model = methods.get("task_arithmetic")(setup["experts"]).model("t0")
-    images, repeats = setup["images"], 4
+    images = torch.randn(batch, 3, size, size)
 
     def bare() -> None:
         with torch.inference_mode():
-            for _ in range(repeats):
+            for _ in range(count // batch):
                 model(images)
 
     def whole() -> None:
-        split, meter = Split(images, repeats), Accuracy("t0", CLASSES)
-        evaluate(model, split, meter, device=torch.device("cpu"), batch_size=len(images))
+        evaluate(model, source, Accuracy("t0", CLASSES), device=torch.device("cpu"), batch_size=batch)
 
-    timed(benchmark, setup, "evaluation", {"bare forward": bare, "evaluator": whole}[what])
+    compare(benchmark, f"evaluation {setup.name}", bare, whole, rounds=ROUNDS[setup.name])
 
 
 def plain_ties(base: dict[str, Tensor], tuned: list[dict[str, Tensor]], keep: float, scale: float) -> Tensor:
@@ -181,9 +204,29 @@ def plain_ties(base: dict[str, Tensor], tuned: list[dict[str, Tensor]], keep: fl
     return torch.cat([base[n].reshape(-1) for n in order]) + scale * (trimmed * rows).sum(0)
 
 
-@pytest.mark.parametrize("what", ["plain", "streamed"])
-def test_ties(benchmark: Any, setup: dict[str, Any], what: str) -> None:
-    experts = setup["experts"]
+def trim() -> None:
+    """Give freed memory back to the system, so that what is used next is seen."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+
+
+def measured(benchmark: Any, name: str, experts: Experts, function: Any) -> None:
+    """Run once and note the peak of anonymous memory in units of all task vectors, K x P x 4 bytes."""
+    trim()
+    with Measure(interval=0.002) as used:
+        function()
+    benchmark.extra_info[f"{name}_memory_in_task_vectors"] = round(
+        (used.peak_anonymous_mb or 0.0) * 2**20 / (K * experts.nbytes()), 3
+    )
+
+
+@pytest.mark.parametrize("blocks", [1, 4])
+def test_ties_against_the_whole_matrix(benchmark: Any, tmp_path: Path, blocks: int) -> None:
+    """On the first blocks of ViT-B-32: the plain form needs about 6 times the task vectors, too much for the tower."""
+    kept = tuple(f"resblocks.{i}." for i in range(blocks))
+    state = create_encoder("ViT-B-32").state_dict()
+    paths = write({n: t.clone() for n, t in state.items() if any(k in n for k in kept)}, str(tmp_path))
+    experts = Experts.from_state_dicts(paths["base"], {t: p for t, p in paths.items() if t != "base"})
 
     def plain() -> None:
         base = {n: experts.base[n] for n in experts.names}
@@ -192,20 +235,26 @@ def test_ties(benchmark: Any, setup: dict[str, Any], what: str) -> None:
     def streamed() -> None:
         methods.get("ties")(experts)
 
-    function = {"plain": plain, "streamed": streamed}[what]
-    benchmark.group = f"ties {setup['name']}"
-    with Measure(interval=0.002) as used:
-        benchmark.pedantic(function, rounds=1)
-    benchmark.extra_info["peak_anonymous_mb"] = used.peak_anonymous_mb
-    benchmark.extra_info["in_units_of_K_P_4_bytes"] = (used.peak_anonymous_mb or 0) * 2**20 / (K * experts.nbytes())
+    measured(benchmark, "plain", experts, plain)
+    measured(benchmark, "ours", experts, streamed)
+    compare(benchmark, f"ties, {blocks} of 12 blocks of ViT-B-32", plain, streamed, rounds=3, warm=False)
 
 
-@pytest.mark.parametrize("what", ["python alone", "help", "list"])
-def test_start_up(benchmark: Any, what: str) -> None:
-    words = {"python alone": ["-c", "pass"], "help": ["-m", "benchmark", "--help"], "list": ["-m", "benchmark", "list"]}
-    benchmark.group = "start-up"
-    benchmark.pedantic(
-        lambda: subprocess.run([sys.executable, *words[what]], cwd=ROOT, check=True, capture_output=True),
-        rounds=5,
-        warmup_rounds=1,
+def test_memory_of_ties(benchmark: Any, setup: Setup) -> None:
+    benchmark.group = f"memory {setup.name}"
+    measured(
+        benchmark,
+        "ours",
+        setup.experts,
+        lambda: benchmark.pedantic(lambda: methods.get("ties")(setup.experts) and None, rounds=1),
     )
+
+
+@pytest.mark.parametrize("what", ["help", "list"])
+def test_start_up_against_python_alone(benchmark: Any, what: str) -> None:
+    words = {"help": ["-m", "benchmark", "--help"], "list": ["-m", "benchmark", "list"]}[what]
+
+    def run(*arguments: str) -> None:
+        subprocess.run([sys.executable, *arguments], cwd=ROOT, check=True, capture_output=True)
+
+    compare(benchmark, "start-up", lambda: run("-c", "pass"), lambda: run(*words), rounds=7)

@@ -1,0 +1,83 @@
+"""A plain form and ours in turns, so that whatever else the machine does falls on both; what counts is their ratio."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+Seconds = tuple[float, float]
+
+
+@dataclass
+class Turns:
+    """Wall and CPU seconds of every round of both forms."""
+
+    plain: list[Seconds] = field(default_factory=list)
+    ours: list[Seconds] = field(default_factory=list)
+
+    def ratio(self, clock: int) -> float:
+        """The fastest round of ours over the fastest of the plain form; ``clock`` 0 is wall, 1 is CPU time."""
+        return min(s[clock] for s in self.ours) / min(s[clock] for s in self.plain)
+
+
+def now() -> Seconds:
+    """Wall and CPU time of this process, all its threads."""
+    return time.perf_counter(), time.process_time()
+
+
+def since(start: Seconds) -> Seconds:
+    """What has passed since ``start``."""
+    wall, cpu = now()
+    return wall - start[0], cpu - start[1]
+
+
+class Rounds:
+    """Given to a stream as its progress, it notes what the rounds of adaptation took, without what precedes them."""
+
+    taken: Seconds = (0.0, 0.0)
+
+    def __call__(self, rounds: Iterator[Any], total: int, text: str) -> Iterator[Any]:
+        start = now()
+        yield from rounds
+        self.taken = since(start)
+
+
+def compare(
+    benchmark: Any,
+    group: str,
+    plain: Callable[[], Seconds | None],
+    ours: Callable[[], Seconds | None],
+    *,
+    rounds: int,
+    warm: bool = True,
+) -> Turns:
+    """Run both ``rounds`` times, plain first; a function that returns seconds has timed itself.
+
+    The benchmark's own figures are those of ours; its extra information holds both and their ratios.
+    """
+    turns = Turns()
+
+    def turn(function: Callable[[], Seconds | None], kept: list[Seconds]) -> None:
+        start = now()
+        own = function()
+        kept.append(own or since(start))
+
+    if warm:
+        plain()
+        ours()
+    benchmark.group = group
+    benchmark.pedantic(
+        lambda: turn(ours, turns.ours), setup=lambda: turn(plain, turns.plain), rounds=rounds, warmup_rounds=0
+    )
+    benchmark.extra_info.update(
+        threads=torch.get_num_threads(),
+        plain_wall=min(s[0] for s in turns.plain),
+        ours_wall=min(s[0] for s in turns.ours),
+        ratio_wall=round(turns.ratio(0), 3),
+        ratio_cpu=round(turns.ratio(1), 3),
+    )
+    return turns
