@@ -302,8 +302,8 @@ def _board(arguments: argparse.Namespace, argv: list[str]) -> int:
 
 
 def _write_plots(boards: Sequence[Any], folder: Path) -> None:
-    """A figure for each kind of suite that has boards of several sizes: mean score against number of tasks."""
-    from benchmark import plots
+    """Mean score against number of tasks, for suites of several sizes; mean ranks with the critical difference."""
+    from benchmark import critical, plots
 
     kinds: dict[tuple[str, str, str], list[Any]] = {}
     for board in boards:
@@ -317,6 +317,11 @@ def _write_plots(boards: Sequence[Any], folder: Path) -> None:
         figure = plots.by_number_of_tasks(group, order)
         path = plots.save(figure, folder / f"{kind}--{backbone}--{family}--by-tasks.png")
         print(f"wrote {shown(path)}", file=sys.stderr)
+    for board in boards:
+        ranks = critical.diagram(board, critical.chosen(board))
+        if ranks is not None:
+            path = plots.save(ranks, folder / f"{board.name}--ranks.png")
+            print(f"wrote {shown(path)}", file=sys.stderr)
 
 
 def _compare(arguments: argparse.Namespace, argv: list[str]) -> int:
