@@ -65,11 +65,19 @@ def observe(experts: Experts, task: str, batches: Iterable[Batch], wanted: Colle
 
     Args:
         wanted: tensor names out of :func:`layers`. ``rows`` is ``[rows, in]`` for a linear weight, and for a norm's
-            weight the normalised input ``[rows, features]`` that it scales.
+            weight the normalised input ``[rows, features]`` that it scales. Of texts (inputs with an
+            ``attention_mask``) the rows of padding are left out.
     """
     state = experts.state(task)
-    with torch.no_grad(), evaluating(experts), _hooks(experts, set(wanted), record):
+    real: Tensor | None = None
+
+    def kept(name: str, rows: Tensor) -> None:
+        record(name, rows if real is None or len(rows) != len(real) else rows[real])
+
+    with torch.no_grad(), evaluating(experts), _hooks(experts, set(wanted), kept):
         for batch in batches:
+            masked = isinstance(batch.inputs, Mapping) and "attention_mask" in batch.inputs
+            real = batch.inputs["attention_mask"].reshape(-1).bool() if masked else None
             experts.forward(state, task, batch.inputs)
 
 

