@@ -71,14 +71,7 @@ def parser() -> argparse.ArgumentParser:
         help="seeds of stochastic methods, default 0; deterministic ones run once",
     )
     run.add_argument("--set", action="append", default=[], metavar="NAME.key=value", help="a keyword of a method")
-    run.add_argument(
-        "--device",
-        nargs="+",
-        default=["cpu"],
-        metavar="NAME",
-        help="cpu, cuda, cuda:N or auto; default cpu. Several: a process on each, which share the runs",
-    )
-    run.add_argument("--worker", metavar="BEGAN", help=argparse.SUPPRESS)
+    run.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N or auto; default cpu")
     run.add_argument("--dtype", default="float32", help="of the evaluated weights: float32, bfloat16, float16")
     run.add_argument("--autocast", choices=["float16", "bfloat16"], help="mixed precision in adaptation and evaluation")
     run.add_argument("--results", type=Path, metavar="DIR", help="where records and boards go; default results/local")
@@ -87,7 +80,6 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--time-limit", type=float, metavar="SECONDS", help="per run; default none")
     run.add_argument("--threads", type=int, metavar="N", help="of torch on the CPU; default: all cores")
     run.add_argument("--batch-size", type=int, metavar="N", help="of the evaluation; default: the suite's")
-    run.add_argument("--compile", action="store_true", help="evaluate through torch.compile")
     run.add_argument("--discard-merged", action="store_true", help="delete each merged model once it is evaluated")
     run.add_argument("--dry-run", action="store_true", help="print the plan and stop")
 
@@ -175,9 +167,8 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
 
     import torch
 
-    from benchmark import devices, leaderboard, runner
+    from benchmark import leaderboard, runner
     from benchmark.store import Store
-    from benchmark.suites.bench import resolve_device
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
@@ -187,7 +178,7 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
             suite,
             backbone=arguments.backbone,
             family=arguments.family,
-            device=arguments.device[0],
+            device=arguments.device,
             dtype=arguments.dtype,
             data_root=arguments.data_root,
             checkpoints=arguments.checkpoints,
@@ -209,32 +200,23 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
     if arguments.dry_run:
         _print_plan(plans, store)
         return 0
-    began = arguments.worker or runner.now()
-    if len(arguments.device) > 1:
-        for name in arguments.device:
-            resolve_device(name)
-        devices.spread(argv, arguments.device, began, arguments.threads)
     options = runner.Options(
-        began=began,
         force=arguments.force,
         time_limit=arguments.time_limit,
         keep_merged=not arguments.discard_merged,
         argv=["run_all.sh", *argv[1:]],
         batch_size=arguments.batch_size,
-        compile=arguments.compile,
     )
     failed = []
     for bench, runs in plans:
         try:
             records = runner.execute(runs, bench, store, options)
         finally:
-            made = [] if arguments.worker else _write_boards(store, boards)
+            made = _write_boards(store, boards)
         failed += [r for r in records if r.status != "done"]
         for board in made:
             if (board.suite, board.backbone, board.family) == (bench.suite.name, bench.backbone, bench.family):
                 leaderboard.print_board(board)
-    if arguments.worker:
-        return 1 if failed else 0
     print(f"\nboards: {shown(boards / 'leaderboard.md')} and {shown(boards / 'boards')}", file=sys.stderr)
     unfit = [r for r in failed if r.error and r.error.type == NOT_APPLICABLE]
     for record in failed:
@@ -308,6 +290,7 @@ def _board(arguments: argparse.Namespace, argv: list[str]) -> int:
     made = _write_boards(Store(folder), out)
     if arguments.plots:
         _write_plots(made, out / "plots")
+        _write_panels(made, folder, out / "plots")
     if arguments.reference:
         from benchmark import published
         from benchmark.pages import methods_page
@@ -342,6 +325,19 @@ def _write_plots(boards: Sequence[Any], folder: Path) -> None:
             print(f"wrote {shown(path)}", file=sys.stderr)
 
 
+def _write_panels(boards: Sequence[Any], records: Path, folder: Path) -> None:
+    """Pictures of what the runs of dense suites predict, where their merged models were kept."""
+    for board in boards:
+        if board.suite in suites.names() and suites.load(board.suite).domain == "dense":
+            from benchmark.panels import main as panels
+
+            try:
+                out = folder / f"{board.name}--panels.png"
+                panels(["--suite", board.suite, "--results", str(records), "--out", str(out)])
+            except UserError as error:
+                print(f"no panels of {board.suite}: {error.message}", file=sys.stderr)
+
+
 def _compare(arguments: argparse.Namespace, argv: list[str]) -> int:
     from benchmark.compare import compare
     from benchmark.store import Store
@@ -360,6 +356,10 @@ def _study(arguments: argparse.Namespace, argv: list[str]) -> int:
 
 def _assets(arguments: argparse.Namespace, argv: list[str]) -> int:
     rest = argv[2:]
+    if any(name in suites.names() and suites.load(name).domain == "dense" for name in rest):
+        from benchmark.models.dense_assets import main as dense
+
+        return dense(arguments.kind, rest)
     if arguments.kind == "data":
         if not rest or rest[0] in ("check", "fetch", "-h", "--help"):
             from benchmark.data.check import main as check

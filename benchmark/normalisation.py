@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -27,7 +28,7 @@ def reestimate(merged: Merged, source: Source, images: int) -> Merged:
     count = min(images, len(source))
     index = torch.arange(count)
     parts = list(index.split(BATCH)) if count < BATCH else list(index[: count - count % BATCH].split(BATCH))
-    batches = [source[part][0] for part in parts]
+    batches = _Inputs(source, parts)
     found: dict[str, dict[str, Tensor]] = {}
     for owner in experts.tasks if merged.differs else ("all",):
         encoder = copy.deepcopy(experts.encoder).to(experts.device, torch.float32)
@@ -41,3 +42,13 @@ def reestimate(merged: Merged, source: Source, images: int) -> Merged:
     made = copy.copy(merged)
     made.statistics, made._encoder = found, None
     return made
+
+
+class _Inputs:
+    """The inputs of a source, batch by batch, as often as they are asked for."""
+
+    def __init__(self, source: Source, parts: list[Tensor]) -> None:
+        self.source, self.parts = source, parts
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (self.source[part][0] for part in self.parts)

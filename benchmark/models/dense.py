@@ -56,7 +56,7 @@ class Backbone:
 BACKBONES = {
     b.name: b
     for b in (
-        Backbone("ResNet-mini", (2, 2, 2, 2), (True, True, True), 8, (1, 2, 4), 32, (48, 64)),
+        Backbone("ResNet-mini", (2, 2, 2, 2), (False, True, True), 8, (1, 2, 4), 32, (48, 64)),
         Backbone("ResNet-50", (3, 4, 6, 3), (False, True, True), 1, (12, 24, 36), 256, (288, 384)),
     )
 }

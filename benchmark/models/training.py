@@ -89,7 +89,8 @@ def train(model: nn.Module, loss_at: Callable[[int], torch.Tensor], schedule: Sc
     optimiser = torch.optim.AdamW(groups, lr=schedule.lr, betas=(0.9, 0.98), eps=1e-6, fused=True)
     order = [k for g in groups for p in g["params"] for k in named if named[k] is p]
     what = json.dumps({"schedule": asdict(schedule), **(identity or {})}, sort_keys=True)
-    first = _restore(checkpoint, what, named, order, optimiser) if checkpoint and checkpoint.exists() else 0
+    running = dict(model.named_buffers())
+    first = _restore(checkpoint, what, named, order, optimiser, running) if checkpoint and checkpoint.exists() else 0
     losses = []
     model.train()
     last = schedule.steps if stop_at is None else min(stop_at, schedule.steps)
@@ -108,21 +109,21 @@ def train(model: nn.Module, loss_at: Callable[[int], torch.Tensor], schedule: Sc
             bar.update()
             done = step + 1
             if checkpoint and (done % every == 0 or done == last):
-                _keep(checkpoint, what, done, named, order, optimiser)
+                _keep(checkpoint, what, done, named, order, optimiser, running)
     model.eval()
     return losses
 
 
 def _keep(path: Path, what: str, step: int, named: Mapping[str, nn.Parameter], order: list[str],
-          optimiser: torch.optim.Optimizer) -> None:
-    tensors = {f"weight.{k}": p.detach() for k, p in named.items()}
+          optimiser: torch.optim.Optimizer, running: Mapping[str, torch.Tensor]) -> None:
+    tensors = {f"weight.{k}": p.detach() for k, p in named.items()} | {f"buffer.{k}": b for k, b in running.items()}
     for index, moments in optimiser.state_dict()["state"].items():
         tensors |= {f"moment.{order[index]}.{name}": torch.as_tensor(value) for name, value in moments.items()}
     save_state(path, tensors, metadata={"run": what, "step": str(step)})
 
 
 def _restore(path: Path, what: str, named: Mapping[str, nn.Parameter], order: list[str],
-             optimiser: torch.optim.Optimizer) -> int:
+             optimiser: torch.optim.Optimizer, running: Mapping[str, torch.Tensor]) -> int:
     with safe_open(path, "pt") as file:
         about = file.metadata() or {}
         if about.get("run") != what:
@@ -132,10 +133,15 @@ def _restore(path: Path, what: str, named: Mapping[str, nn.Parameter], order: li
     with torch.no_grad():
         for name, parameter in named.items():
             parameter.copy_(tensors[f"weight.{name}"])
+        for name, buffer in running.items():
+            if f"buffer.{name}" in tensors:
+                buffer.copy_(tensors[f"buffer.{name}"])
     state = optimiser.state_dict()
     for index, name in enumerate(order):
         prefix = f"moment.{name}."
-        state["state"][index] = {k.removeprefix(prefix): v for k, v in tensors.items()
+        # The fused optimiser reads moments in the memory order of their weight.
+        state["state"][index] = {k.removeprefix(prefix): torch.empty_like(named[name].detach()).copy_(v)
+                                 if v.shape == named[name].shape else v for k, v in tensors.items()
                                  if k.startswith(prefix) and "." not in k.removeprefix(prefix)}
     optimiser.load_state_dict(state)
     return int(about["step"])

@@ -1,0 +1,157 @@
+"""Pictures of what merged models predict: image, truth, and each run's prediction for the three dense tasks.
+
+``symerge-bench board --plots`` writes them for the runs of a results folder whose merged models were kept;
+``python -m benchmark.panels`` chooses rows and images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import torch
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt  # noqa: E402
+from matplotlib.colors import ListedColormap  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+
+from benchmark import suites  # noqa: E402
+from benchmark.errors import UserError, shown  # noqa: E402
+from benchmark.record import Record  # noqa: E402
+from benchmark.store import Store  # noqa: E402
+from benchmark.suites.dense import DenseBench  # noqa: E402
+from methods.api import Merged  # noqa: E402
+
+MERGED = "merged.safetensors"
+# Okabe and Ito's colours and seven darker ones, enough for 13 classes; pixels without truth are white.
+COLOURS = [
+    "#E69F00", "#DDDDDD", "#56B4E9", "#D55E00", "#F0E442", "#0072B2", "#009E73", "#CC79A7", "#7F4F00", "#555555",
+    "#00405F", "#5F2A00", "#004F39",
+]  # fmt: skip
+
+
+def draw(images: np.ndarray, rows: Mapping[str, Mapping[str, np.ndarray]], classes: int) -> Figure:
+    """One line of pictures a row and image: the image, then the row's three maps.
+
+    Args:
+        images: uint8 ``[n, H, W, 3]``.
+        rows: ``{"truth" or a run: {"segmentation": [n, H, W], "depth": [n, H, W], "normals": [n, 3, H, W]}}``; truth
+            sets the range of depths.
+    """
+    count, names = len(images), list(rows)
+    tasks = list(rows[names[0]])
+    figure, axes = plt.subplots(
+        count * len(names), 1 + len(tasks), figsize=(1.7 * (1 + len(tasks)), 1.3 * count * len(names)), squeeze=False
+    )
+    known = rows[names[0]]["depth"]
+    deepest = [float(d[d > 0].max()) if (d > 0).any() else 1.0 for d in known]
+    colours = ListedColormap(COLOURS[:classes])
+    for i in range(count):
+        for j, name in enumerate(names):
+            line = axes[i * len(names) + j]
+            line[0].imshow(images[i] if j == 0 else np.full_like(images[i], 255))
+            for column, task in zip(line[1:], tasks, strict=True):
+                found = rows[name][task][i]
+                if task == "segmentation":
+                    column.imshow(np.ma.masked_less(found, 0), cmap=colours, vmin=0, vmax=classes - 1)
+                elif task == "depth":
+                    column.imshow(np.ma.masked_equal(found, 0), cmap="viridis", vmin=0, vmax=deepest[i])
+                else:
+                    column.imshow(((found.transpose(1, 2, 0) + 1) / 2).clip(0, 1))
+            line[0].text(0.5, 0.5 if j else -0.08, name, transform=line[0].transAxes, ha="center",
+                         va="center" if j else "top", fontsize=8)  # fmt: skip
+            for column in line:
+                column.set_axis_off()
+    for column, title in zip(axes[0], ["image", *tasks], strict=True):
+        column.set_title(title, fontsize=9)
+    figure.tight_layout(pad=0.2)
+    return figure
+
+
+def predictions(bench: DenseBench, merged: Merged, index: torch.Tensor) -> dict[str, np.ndarray]:
+    """What a merged model says of test images: classes, depth and unit normals."""
+    found = {}
+    for task in bench.tasks:
+        inputs, _ = bench.source(task, "test", bench.dtype)[index]
+        with torch.inference_mode():
+            out = merged.model(task).to(bench.device, bench.dtype)(inputs).float().cpu()
+        found[task] = {"segmentation": lambda o: o.argmax(1), "depth": lambda o: o[:, 0]}.get(task, lambda o: o)(
+            out
+        ).numpy()
+    return found
+
+
+def truth(bench: DenseBench, index: torch.Tensor) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Images and truth of test images, as :func:`draw` takes them."""
+    sources = {task: bench.source(task, "test") for task in bench.tasks}
+    image = next(iter(sources.values())).read(index.numpy()).image
+    labels = {task: source[index][1].numpy() for task, source in sources.items()}
+    return image, {task: label[:, 0] if task == "depth" else label for task, label in labels.items()}
+
+
+def chosen(store: Store, suite: str, wanted: Sequence[str] | None) -> list[Record]:
+    """One finished run of each row (the lowest seed) whose merged model was kept, best first."""
+    done = [r for r in store.all(suite) if r.status == "done" and (store.folder(r.spec) / MERGED).is_file()]
+    first: dict[str, Record] = {}
+    for record in sorted(done, key=lambda r: (r.spec.seed or 0, r.variant)):
+        first.setdefault(record.variant, record)
+    absent = [name for name in wanted or [] if name not in first]
+    if absent or not first:
+        raise UserError(
+            f"no finished run of {', '.join(absent) or suite} with its merged model; there are "
+            f"{', '.join(first) or 'none'}",
+            f"Run it without --discard-merged: ./run_all.sh --suite {suite}",
+        )
+    return [first[name] for name in (wanted or first)]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the picture; returns the exit status."""
+    p = argparse.ArgumentParser(
+        prog="python -m benchmark.panels", description=__doc__.splitlines()[0] if __doc__ else ""
+    )
+    p.add_argument("--suite", default="dense-mini", help="a dense suite, default dense-mini")
+    p.add_argument("--methods", nargs="+", metavar="NAME[:key=value,...]", help="rows, in this order; default all")
+    p.add_argument("--images", nargs="+", type=int, default=[0, 1, 2], metavar="N", help="numbers of test images")
+    p.add_argument("--results", type=Path, metavar="DIR", help="default results/local")
+    p.add_argument("--data-root", type=Path, metavar="DIR", help="of a full suite")
+    p.add_argument("--checkpoints", type=Path, metavar="DIR", help="of a full suite")
+    p.add_argument("--out", type=Path, metavar="FILE", help="default DIR/plots/<suite>--panels.png")
+    args = p.parse_args(argv)
+    suite = suites.load(args.suite)
+    if suite.domain != "dense":
+        raise UserError(f"{suite.name} predicts no maps", "Panels exist for dense-mini and nyuv2.")
+    results = args.results or Path(__file__).resolve().parents[1] / "results" / "local"
+    store = Store(results, read_only=True)
+    records = chosen(store, suite.name, args.methods)
+    bench: Any = suites.open_bench(suite, data_root=args.data_root, checkpoints=args.checkpoints)
+    index = torch.tensor(args.images)
+    size = len(bench.source(suite.tasks[0], "test"))
+    if int(index.max()) >= size or int(index.min()) < 0:
+        raise UserError(
+            f"--images {' '.join(map(str, args.images))}: there are 0 .. {size - 1}", "Type e.g. --images 0 5"
+        )
+    images, labels = truth(bench, index)
+    rows = {"truth": labels}
+    experts = bench.experts()
+    for record in records:
+        print(record.variant, file=sys.stderr)
+        rows[record.variant] = predictions(bench, Merged.load(store.folder(record.spec) / MERGED, experts), index)
+    figure = draw(images, rows, bench.channels["segmentation"])
+    out = args.out or results / "plots" / f"{suite.name}--panels.png"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=110)
+    plt.close(figure)
+    print(f"wrote {shown(out)}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

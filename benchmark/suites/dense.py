@@ -1,0 +1,184 @@
+"""Dense prediction: three tasks on one image, one encoder that is merged, a decoder for each task that is not."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmark import metrics
+from benchmark.data import nyuv2, scenes_data
+from benchmark.data.full import data_root as root_of
+from benchmark.data.scenes import CLASSES
+from benchmark.data.scenes_data import DenseSplit
+from benchmark.models.dense import Backbone, Decoder, Encoder, get_backbone, running_statistics
+from benchmark.models.dense_family import DenseFamily, load_dense_family
+from benchmark.models.families import MINI, checkpoint_folder
+from benchmark.normalisation import reestimate
+from benchmark.suites import Suite
+from benchmark.suites.bench import Bench, Task, resolve_device, resolve_dtype
+from benchmark.suites.dense_meters import METERS, DenseMeter
+from methods.api import Experts, Merged, Source
+
+PARTS = {"segmentation": "label", "depth": "depth", "normals": "normal"}
+KINDS = {kind: kind for kind in PARTS}
+
+
+def channels(classes: int) -> dict[str, int]:
+    """Channels that each task predicts."""
+    return {"segmentation": classes, "depth": 1, "normals": 3}
+
+
+def truth_of(split: DenseSplit, task: str) -> Tensor:
+    """The task's truth: classes int64 ``[n, H, W]``, depth ``[n, 1, H, W]`` or normals ``[n, 3, H, W]``, float32."""
+    found = torch.from_numpy(np.ascontiguousarray(getattr(split, PARTS[task])))
+    if task == "segmentation":
+        return found.long()
+    found = found.float()
+    return found[:, None] if task == "depth" else found.permute(0, 3, 1, 2).contiguous()
+
+
+def images_of(split: DenseSplit, shape: Backbone, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Images normalised on the device, ``[n, 3, H, W]``."""
+    found = torch.from_numpy(split.image).to(device).permute(0, 3, 1, 2).float().div_(255)
+    mean, std = (torch.tensor(v, device=device).view(3, 1, 1) for v in (shape.mean, shape.std))
+    return ((found - mean) / std).to(dtype)
+
+
+class DenseSource:
+    """One split of one task. ``read(index)`` gives images and truth as they are stored."""
+
+    def __init__(
+        self, read: Any, count: int, task: str, shape: Backbone, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        self.read, self.count, self.task, self.shape, self.device, self.dtype = read, count, task, shape, device, dtype
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        rows = self.read(index.numpy())
+        return images_of(rows, self.shape, self.device, self.dtype), truth_of(rows, self.task)
+
+
+class DenseBench(Bench):
+    """``dense-mini`` (rendered, embedded) or ``nyuv2`` (the user's files) on one backbone and family.
+
+    Args:
+        data_root: NYUv2's folder, or one that holds it as ``nyuv2``; else ``$SYMERGE_DATA``.
+        checkpoints: where families of a full suite lie, else ``$SYMERGE_CHECKPOINTS`` or the default folder.
+        folder: the family's own folder, in place of where it is looked for.
+    """
+
+    _family: DenseFamily
+
+    def __init__(
+        self,
+        suite: Suite,
+        backbone: str,
+        family: str,
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        data_root: str | os.PathLike | None = None,
+        checkpoints: str | os.PathLike | None = None,
+        folder: Path | None = None,
+    ) -> None:
+        self._open(suite, backbone, family, device, dtype, data_root)
+        if folder is None:
+            folder = MINI / backbone if self.nyuv2 is None else checkpoint_folder(family, backbone, checkpoints)
+        self._family = load_dense_family(folder, self.shape, {t: self.channels[t] for t in suite.tasks}, KINDS)
+        self.checkpoints = dict(self._family.hashes)
+
+    @classmethod
+    def untrained(
+        cls, suite: Suite, backbone: str, family: str, device: str, data_root: str | os.PathLike | None = None
+    ) -> DenseBench:
+        """Data and meters alone, for training; there are no experts yet."""
+        made = cls.__new__(cls)
+        made._open(suite, backbone, family, resolve_device(device), torch.float32, data_root)
+        return made
+
+    def _open(
+        self,
+        suite: Suite,
+        backbone: str,
+        family: str,
+        device: torch.device,
+        dtype: torch.dtype,
+        root: str | os.PathLike | None,
+    ) -> None:
+        self.suite, self.backbone, self.family, self.device, self.dtype = suite, backbone, family, device, dtype
+        self.shape, self.root = get_backbone(backbone), root
+        full = suite.scale == "full"
+        self.nyuv2 = nyuv2.open_root(nyuv2.folder(root_of(root))) if full else None
+        self.channels = channels(nyuv2.CLASSES if full else len(CLASSES))
+        self.data = {task: self._fingerprint(task) for task in suite.tasks}
+        self.tasks = {task: self._task(task) for task in suite.tasks}
+        if suite.batchnorm == "reestimate":
+            self.access = ("unlabelled train (statistics)",)
+
+    def _task(self, task: str) -> Task:
+        name = METERS[task].metric
+        return Task(task, task, name, metrics.get(name).higher_is_better)
+
+    def _fingerprint(self, task: str) -> str:
+        if self.nyuv2 is not None:
+            return nyuv2.fingerprint(self.nyuv2)
+        found: str = scenes_data.manifest()["splits"]["test"][PARTS[task]]
+        return found
+
+    def experts(self) -> Experts:
+        encoder = Encoder(self.shape).to(self.device).eval()
+        return Experts.from_state_dicts(
+            self._family.base,
+            self._family.experts,
+            heads=self._family.heads,
+            encoder=encoder,
+            kinds={task: task for task in self.tasks},
+            adaptable={"head": (Decoder.LAST,)},
+            statistics=running_statistics(encoder) if self.suite.batchnorm == "reestimate" else (),
+            device=self.device,
+        )
+
+    def source(self, task: str, split: str, dtype: torch.dtype = torch.float32) -> DenseSource:
+        if self.nyuv2 is not None:
+            data = self.nyuv2
+            count = len(data.numbers(split))
+            return DenseSource(lambda i: data.read(split, i), count, task, self.shape, self.device, dtype)
+        rows = scenes_data.load_split(split)
+        return DenseSource(rows.rows, len(rows), task, self.shape, self.device, dtype)
+
+    def finish(self, merged: Merged) -> Merged:
+        """Statistics estimated again on unlabelled training images, where the suite says so."""
+        first: Source = self.source(next(iter(self.tasks)), "train")
+        return reestimate(merged, first, self.suite.batchnorm_images)
+
+    def meter(self, task: str) -> DenseMeter:
+        return METERS[task](task, self.channels[task])
+
+
+def open_bench(
+    suite: Suite,
+    *,
+    backbone: str,
+    family: str,
+    device: str,
+    dtype: str,
+    data_root: str | Path | None = None,
+    checkpoints: str | Path | None = None,
+) -> DenseBench:
+    """A dense suite. Raises :class:`UserError` where checkpoints or data are not what they should be."""
+    return DenseBench(
+        suite,
+        backbone,
+        family,
+        resolve_device(device),
+        resolve_dtype(dtype),
+        data_root=data_root,
+        checkpoints=checkpoints,
+    )
