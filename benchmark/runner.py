@@ -221,7 +221,7 @@ def _fresh(run: Run, bench: Bench, options: Options) -> Record:
         status="running",
         started=_now(),
         method=MethodInfo(title=about.title, paper=about.paper),
-        access=[*(f"{level} {split}" for split, level in access.items()), *bench.access],
+        access=[*(f"{level} {bench.reads.get(split, split)}" for split, level in access.items()), *bench.access],
         provenance=provenance.describe(bench, options.argv),
         suite_tasks=list(bench.tasks),
     )
@@ -337,7 +337,7 @@ def _call(
     access = about.access_for(keywords)
     if not access:
         return _finished(about(experts, **keywords), bench), None
-    sources = {split: {task: bench.source(task, split) for task in bench.tasks} for split, _ in access.items()}
+    sources = {split: {task: bench.stream_source(task, split) for task in bench.tasks} for split, _ in access.items()}
     deadline = time.monotonic() + options.time_limit if options.time_limit else None
     stream = Stream(
         sources,

@@ -376,6 +376,21 @@ class Experts:
         made._checked = set()
         return made
 
+    def with_experts(self, experts: Mapping[str, Mapping[str, Tensor] | str | Path]) -> Experts:
+        """The same with other state dicts (or safetensors files) for some tasks. Raises :class:`MergingError`."""
+        made = copy.copy(self)
+        opened = {t: StateFile(s) if isinstance(s, (str, Path)) else s for t, s in experts.items()}
+        made._experts = {task: opened.get(task, state) for task, state in self._experts.items()}
+        made._lora, made._checked = None, set()
+        made._check_layout()
+        return made
+
+    def with_adaptable(self, adaptable: Mapping[str, Sequence[str]]) -> Experts:
+        """The same with other modules under the names that a method adapts."""
+        made = copy.copy(self)
+        made._adaptable = {**self._adaptable, **{name: tuple(tensors) for name, tensors in adaptable.items()}}
+        return made
+
     def lora(self, task: str) -> dict[str, tuple[Tensor, Tensor, float]]:
         """The adapters ``{tensor name: (A, B, scale)}`` of one expert. Raises :class:`NotApplicable` if it has none."""
         if self._lora is None:

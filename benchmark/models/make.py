@@ -75,6 +75,7 @@ def make_family(suite: str, tasks: list[str], out: Path, *, settings: Settings |
     else:
         _take_base(out)
     based = " --base" if base or "--base" in made.get("command", "") else ""
+    based += f" --seed {settings.base_seed}" if base and settings.base_seed else ""
     command = f"symerge-bench assets experts {suite} --retrain{based} --threads {threads}"
     about = {"command": command, **settings.describe(), "device": device, "machine": platform.machine(),
              "threads": threads, "versions": {"torch": torch.__version__, "open_clip": open_clip.__version__}}

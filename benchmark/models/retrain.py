@@ -25,6 +25,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--retrain", action="store_true", help="fine-tune the suite's experts again from the committed base")
     p.add_argument("--base", action="store_true",
                    help="with --retrain: the base and its heads too; needs the packages of the data build")
+    p.add_argument("--seed", type=int, default=0, metavar="N",
+                   help="with --base: of the base's initial weights and batches (default 0, the committed base's); "
+                        "another seed is an independent base")
     p.add_argument("--tasks", nargs="+", metavar="TASK", help="only these tasks of the suite")
     p.add_argument("--device", default="cpu", help="default cpu; the committed files were made on the cpu")
     p.add_argument("--threads", type=int, default=1,
@@ -39,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status. Tables go to stdout, progress to stderr."""
     args = parser().parse_args(argv)
     from benchmark.data import vision
-    from benchmark.models.make import FOLDER, make_family, manifest_of
+    from benchmark.models.make import FOLDER, Settings, make_family, manifest_of
 
     try:
         tasks = _chosen(vision.tasks(args.suite), args.tasks, args.suite)
@@ -47,8 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not args.retrain:
             print(table(committed, None, tasks, args.suite))
             return 0
-        made = make_family(args.suite, tasks, args.out, base=args.base, device=args.device, threads=args.threads,
-                           sources=args.sources)
+        if args.seed and not args.base:
+            raise ValueError(f"--seed {args.seed} is the base's; add --base")
+        made = make_family(args.suite, tasks, args.out, settings=Settings(base_seed=args.seed), base=args.base,
+                           device=args.device, threads=args.threads, sources=args.sources)
         same_place = args.out.resolve() == FOLDER.resolve()
         print(table(made, None if same_place else committed or None, tasks, args.suite))
     except (ValueError, RuntimeError, OSError) as error:

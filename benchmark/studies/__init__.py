@@ -11,4 +11,4 @@ from __future__ import annotations
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-KINDS = ("transfer", "pilot")
+KINDS = ("transfer", "pilot", "ablate")

@@ -11,8 +11,9 @@ from typing import Any
 from benchmark import suites
 from benchmark.errors import UserError
 from benchmark.record import Record
+from benchmark.spec import REFERENCE_ROWS
 from benchmark.store import Store, write_atomic
-from benchmark.studies import KINDS
+from benchmark.studies import KINDS, settings
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "results"
@@ -29,12 +30,14 @@ def parser() -> argparse.ArgumentParser:
     for kind, about, suite in (
         ("transfer", "layers that one method adapted, placed on the merges of others", "vision-mini-8"),
         ("pilot", "every head on every expert's encoder, and how well sets of tasks merge", "vision-mini-20"),
+        ("ablate", "variants of a method in several settings, as benchmark/studies/*.yaml list them", None),
     ):
         one = kinds.add_parser(kind, help=about, description=about)
-        one.add_argument("--suite", default=suite, metavar="NAME", help=f"default {suite}")
+        one.add_argument("--suite", default=suite, metavar="NAME", help=f"default {suite or 'as the file says'}")
         one.add_argument("--backbone", help="default: the suite's first")
         one.add_argument("--family", help="who trained the checkpoints; default: the suite's first")
-        one.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N", help="of what is stochastic")
+        one.add_argument("--seeds", nargs="+", type=int, metavar="N",
+                         help="of what is stochastic; default 0, or as the study's file says")
         one.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N or auto; default cpu")
         one.add_argument("--threads", type=int, metavar="N", help="of torch on the CPU; default: all cores")
         one.add_argument("--results", type=Path, metavar="DIR", help="default results/local")
@@ -46,6 +49,8 @@ def parser() -> argparse.ArgumentParser:
                              help="methods that adapt a layer per task; default symerge model_tinting surgery")
             one.add_argument("--to", dest="recipients", nargs="+", metavar="NAME[:key=value,...]",
                              help="merges that receive them; base and experts always do")
+        elif kind == "ablate":
+            one.add_argument("names", nargs="*", metavar="STUDY", help=f"default all: {', '.join(settings.names())}")
         else:
             one.add_argument("--methods", nargs="+", metavar="NAME[:key=value,...]",
                              help="mergers; heads are adapted on the merges of the first one")
@@ -59,17 +64,31 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str]) -> int:
     """Run one study. Returns 0, or 1 where a run failed."""
     arguments = parser().parse_args(argv)
-    suite = suites.load(arguments.suite)
     places = Places(arguments.results, arguments.reference)
-    failed: list[Record] = []
-    if not arguments.tables:
-        failed = _run(arguments, suite, places, argv)
+    if arguments.kind == "ablate":
+        return _ablate(arguments, places, argv)
+    suite = suites.load(arguments.suite)
+    failed = [] if arguments.tables else _run(arguments, suite, places, argv)
     name = f"{suite.name}--{arguments.backbone or suite.backbones[0]}--{arguments.family or suite.families[0]}"
-    written = _transfer_tables(places, suite, name) if arguments.kind == "transfer" else _pilot_tables(
-        places, suite, name)
-    for path in written:
-        print(f"wrote {_shown(path)}", file=sys.stderr)
+    write = _transfer_tables if arguments.kind == "transfer" else _pilot_tables
+    _say_written(write(places, suite, name))
     return 1 if failed else 0
+
+
+def _ablate(arguments: argparse.Namespace, places: Places, argv: Sequence[str]) -> int:
+    studies = [settings.load(name) for name in arguments.names or settings.names()]
+    failed: list[Record] = []
+    for study in studies:
+        if not arguments.tables:
+            for setting in study.settings:
+                failed += _run_setting(arguments, study, setting, places, argv)
+        _say_written(_ablation_tables(places, study, arguments.suite))
+    return 1 if failed else 0
+
+
+def _say_written(paths: Sequence[Path]) -> None:
+    for path in paths:
+        print(f"wrote {_shown(path)}", file=sys.stderr)
 
 
 class Places:
@@ -85,24 +104,30 @@ class Places:
         self.plots = top / "plots"
 
 
-def _run(arguments: argparse.Namespace, suite: Any, places: Places, argv: Sequence[str]) -> list[Record]:
+def _open(arguments: argparse.Namespace, suite: Any) -> Any:
     import torch
-
-    from benchmark.runner import Options
-    from benchmark.studies import pilot, transfer
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    bench = suites.open_bench(
-        suite, backbone=arguments.backbone, family=arguments.family, device=arguments.device
-    )
-    options = Options(force=arguments.force, argv=["run_all.sh", "study", *argv])
+    return suites.open_bench(suite, backbone=arguments.backbone, family=arguments.family, device=arguments.device)
+
+
+def _options(arguments: argparse.Namespace, argv: Sequence[str]) -> Any:
+    from benchmark.runner import Options
+
+    return Options(force=arguments.force, argv=["run_all.sh", "study", *argv])
+
+
+def _run(arguments: argparse.Namespace, suite: Any, places: Places, argv: Sequence[str]) -> list[Record]:
+    from benchmark.studies import pilot, transfer
+
+    bench, options = _open(arguments, suite), _options(arguments, argv)
     if arguments.kind == "transfer":
         found = transfer.run(
             bench,
             arguments.sources or transfer.SOURCES,
             arguments.recipients or transfer.RECIPIENTS,
-            seeds=arguments.seeds,
+            seeds=arguments.seeds or [0],
             runs=places.runs,
             derived=places.derived,
             options=options,
@@ -112,11 +137,35 @@ def _run(arguments: argparse.Namespace, suite: Any, places: Places, argv: Sequen
             bench,
             arguments.methods or pilot.MERGERS,
             sets=_sets(arguments.sets),
-            seeds=arguments.seeds,
+            seeds=arguments.seeds or [0],
             derived=places.derived,
             options=options,
             steps=arguments.steps,
         )
+    return _failed(found)
+
+
+def _run_setting(
+    arguments: argparse.Namespace, study: Any, setting: Any, places: Places, argv: Sequence[str]
+) -> list[Record]:
+    from benchmark.studies import ablate
+
+    bench = _open(arguments, suites.load(arguments.suite or setting.suite or study.suite))
+    print(f"{study.name}: {setting.say()}, on {bench.suite.name}", file=sys.stderr)
+    found = ablate.run(
+        bench,
+        study,
+        setting,
+        seeds=arguments.seeds or study.seeds,
+        store=places.derived,
+        known=places.runs,
+        options=_options(arguments, argv),
+    )
+    return _failed(found)
+
+
+def _failed(found: Sequence[Record]) -> list[Record]:
+    """Say which runs have no scores; those that do not fit the method are no failure."""
     unfit = [r for r in found if r.status != "done" and r.error and r.error.type == "NotApplicable"]
     for record in (r for r in found if r.status != "done"):
         word = "left out" if record in unfit else "failed"
@@ -177,6 +226,24 @@ def _pilot_tables(places: Places, suite: Any, name: str) -> list[Path]:
         plots.save(plots.cross_task(cross, about.line()), places.plots / f"{name}--cross-task.png"),
         plots.save(plots.correlation(points, found, about.line()), places.plots / f"{name}--correlation.png"),
     ]
+
+
+def _ablation_tables(places: Places, study: Any, suite: str | None) -> list[Path]:
+    from benchmark.studies import pages, tables
+
+    wanted = {place for _, place in study.places(suite)}
+    records = [r for store in (places.runs, places.derived) for r in store.all() if r.spec.suite in wanted]
+    chosen = [r for r in records if r.variant in (*study.variants, *REFERENCE_ROWS)]
+    frame = tables.ablation(study, chosen, suite)
+    if frame.empty:
+        raise UserError(f"no records of the ablation {study.name} in {_shown(places.derived.root)}",
+                        f"Run it: ./run_all.sh study ablate {study.name}")
+    folder = places.tables / "ablations"
+    name = study.name + (f"--{suite}" if suite and suite != study.suite else "")
+    about = pages.About.of(suite or study.suite, chosen)
+    write_atomic(folder / f"{name}.csv", frame.to_csv(index=False))
+    write_atomic(folder / f"{name}.md", pages.ablation_page(study, frame, about))
+    return [folder / f"{name}.csv", folder / f"{name}.md"]
 
 
 def _shown(path: Path) -> str:

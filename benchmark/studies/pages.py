@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from benchmark.record import Record
+from benchmark.studies.settings import Ablation
 from benchmark.studies.tables import CrossTask
 
 NONE = "–"
@@ -144,3 +145,30 @@ def pilot_page(cross: CrossTask, correlations: pd.DataFrame, about: About) -> st
 
 def _coefficient(value: float, low: float, high: float) -> str:
     return number(value, 2, True) + (f" [{low:+.2f}, {high:+.2f}]" if not pd.isna(low) else "")
+
+
+def ablation_page(study: Ablation, frame: pd.DataFrame, about: About) -> str:
+    """A table for each setting: every variant with its interval and its difference from the baseline."""
+    lines = [f"# {study.question}", "",
+             "Mean over tasks in percent with 95 % interval; *difference* from the first variant of the list "
+             f"(`{study.variants[0]}`) in the same setting, in points, paired (bold: without zero). An oracle saw test "
+             "labels.", ""]  # fmt: skip
+    lines += [study.notes.strip(), ""] if study.notes else []
+    several = frame["setting"].nunique() > 1
+    for setting, group in frame.groupby("setting", sort=False):
+        lines += [f"## {setting[0].upper()}{setting[1:]}", ""] if several else []
+        unseen = group["unseen"].notna().any()
+        header = ["variant", "mean", "95 %", "normalised", "difference", *(["seen", "unseen"] if unseen else []),
+                  "adapt s", "trainable", "n"]  # fmt: skip
+        rows = []
+        for r in group.itertuples():
+            oracle = " (oracle)" if "labelled test" in r.access.split(" + ") else ""
+            rows.append([
+                r.variant + oracle, number(r.mean),
+                f"{r.low:.1f} to {r.high:.1f}" if not pd.isna(r.low) else NONE, number(r.normalised),
+                gap(r.difference, r.difference_low, r.difference_high),
+                *([number(r.seen), number(r.unseen)] if unseen else []), number(r.adapt_seconds),
+                f"{r.trainable:,.0f}", str(r.n),
+            ])  # fmt: skip
+        lines += [*table(header, rows), ""]
+    return "\n".join([*lines[:-1], *about.footer()])

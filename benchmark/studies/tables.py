@@ -13,6 +13,7 @@ import pandas as pd
 from benchmark import relative, rows, stats
 from benchmark.record import Record
 from benchmark.spec import REFERENCE_ROWS
+from benchmark.studies.settings import Ablation
 
 TRANSFER = [
     "source", "layer", "recipient", "n", "own", "transferred", "self_adapted", "gain", "gain_low", "gain_high",
@@ -194,3 +195,54 @@ def correlations(frame: pd.DataFrame) -> pd.DataFrame:
                 found = stats.correlation(x, y, members, kind=kind, partial=name == "task effects removed")
                 lines.append([merger, heads, size, name, kind, *found])
     return pd.DataFrame(lines, columns=CORRELATIONS)
+
+
+ABLATION = [
+    "setting", "suite", "variant", "n", "mean", "low", "high", "normalised", "difference", "difference_low",
+    "difference_high", "seen", "unseen", "access", "adapt_seconds", "images", "trainable",
+]  # fmt: skip
+
+
+def ablation(about: Ablation, records: Iterable[Record], suite: str | None = None) -> pd.DataFrame:
+    """One row per setting and variant, columns ABLATION: scores in percent with 95 % intervals, costs of the runs.
+
+    ``difference`` is to the study's first variant in the same setting, paired by sample and by seed where both have
+    the same seeds; ``seen`` and ``unseen`` are means over the tasks that were merged and that were not.
+    """
+    by_place: dict[str, dict[str, BySeed]] = defaultdict(lambda: defaultdict(dict))
+    for record in sorted(finished(records), key=lambda record: record.finished or ""):
+        by_place[record.spec.suite][record.variant][record.spec.seed] = record
+    lines = []
+    for setting, place in about.places(suite):
+        found = by_place.get(place, {})
+        expert = next(iter(found.get(REFERENCE_ROWS[-1], {}).values()), None)
+        for variant in [*REFERENCE_ROWS, *(v for v in about.variants if v not in REFERENCE_ROWS)]:
+            runs = found.get(variant)
+            if not runs:
+                continue
+            first, base = next(iter(runs.values())), found.get(about.variants[0], {})
+            samples = [_samples(record, expert) for record in runs.values()]
+            low, high = (np.nan, np.nan)
+            if all(each is not None for each in samples):
+                _, low, high = stats.interval([each for each in samples if each is not None])
+            shared = base.keys() & runs.keys()
+            if shared and base.keys() != runs.keys():
+                base, compared = {s: base[s] for s in shared}, {s: runs[s] for s in shared}
+            else:
+                compared = runs
+            gap = difference(compared, base, expert) if base and variant != about.variants[0] else (np.nan,) * 3
+            shares = [stats.mean_over_tasks(normalised(r, {t: v.value for t, v in expert.tasks.items()}))
+                      for r in runs.values()] if expert else [np.nan]  # fmt: skip
+            split = len(first.suite_tasks) - (setting.unseen or 0)
+            parts = [
+                np.mean([[r.tasks[task].value for task in tasks] for r in runs.values()])
+                if setting.unseen and averaged(first) else np.nan
+                for tasks in (first.suite_tasks[:split], first.suite_tasks[split:])
+            ]  # fmt: skip
+            cost = [[getattr(r.cost, name) or 0 for r in runs.values()]
+                    for name in ("adapt_seconds", "images_drawn", "trainable_parameters")]  # fmt: skip
+            lines.append([
+                setting.say(), place, variant, len(runs), mean_score(runs, expert), low, high, np.mean(shares), *gap,
+                *parts, " + ".join(first.access) or "none", *(float(np.mean(values)) for values in cost),
+            ])  # fmt: skip
+    return pd.DataFrame(lines, columns=ABLATION)

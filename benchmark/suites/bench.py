@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -52,6 +54,13 @@ class Bench(ABC):
     tasks: dict[str, Task]
     access: tuple[str, ...] = ()
     """Data that the suite's protocol uses for every method, e.g. to estimate statistics again."""
+
+    reads: Mapping[str, str] = MappingProxyType({})
+    """What streams read in place of a split, as records say it; empty where every split is itself."""
+
+    def stream_source(self, task: str, split: str) -> Source:
+        """What the stream of a method that has access to a split reads: the split."""
+        return self.source(task, split)
 
     def finish(self, merged: Merged) -> Merged:
         """What the protocol does to every merge, whatever its method, before it is saved."""

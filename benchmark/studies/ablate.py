@@ -1,0 +1,79 @@
+"""Which part of a method matters: variants in settings, as the YAML files beside this one list them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from benchmark.record import Record
+from benchmark.runner import Options, Run, execute, plan
+from benchmark.spec import REFERENCE_ROWS
+from benchmark.store import Store
+from benchmark.studies.derived import Kind, access_of, derive, merged_of, without_merges
+from benchmark.studies.settings import Ablation, Setting
+from benchmark.studies.unseen import FILE, over_all
+from benchmark.studies.variants import Subset, Variant, vary
+from benchmark.suites.bench import Bench
+from methods.api import Experts, Merged
+
+UNSEEN = Kind("study.unseen", "A merge of some experts, on tasks it has not seen as well", (FILE,))
+
+
+def run(
+    bench: Bench,
+    ablation: Ablation,
+    setting: Setting,
+    *,
+    seeds: Sequence[int],
+    store: Store,
+    known: Store | None,
+    options: Options,
+) -> list[Record]:
+    """Every variant in one setting of ``bench``; returns the records, failed ones included.
+
+    Args:
+        known: finished runs, which are not done again.
+    """
+    bench, options = vary(bench, setting), without_merges(options)
+    if setting.unseen:
+        return _unseen(bench, ablation, setting, seeds, store, options)
+    runs = plan(bench, ablation.variants, seeds=seeds)
+    found = {run.spec.run_id: _done(run, known) for run in runs}
+    made = execute([run for run in runs if found[run.spec.run_id] is None], bench, store, options)
+    found.update({record.run_id: record for record in made})
+    return [record for record in found.values() if record is not None]
+
+
+def _done(run: Run, known: Store | None) -> Record | None:
+    record = known.load(run.spec) if known else None
+    return record if record is not None and record.status == "done" and not record.missing else None
+
+
+def _unseen(
+    bench: Bench, ablation: Ablation, setting: Setting, seeds: Sequence[int], store: Store, options: Options
+) -> list[Record]:
+    """Merges of all tasks but the last ones, tested on all."""
+    assert setting.unseen
+    tasks = list(bench.tasks)
+    part = Subset(bench, tasks[: -setting.unseen])
+    whole = Variant(bench, Setting(unseen=setting.unseen).label(tasks))
+    merges = [r for r in plan(part, ablation.variants, seeds=seeds) if r.spec.method not in REFERENCE_ROWS]
+    records = execute(merges, part, store, dataclasses.replace(options, keep_merged=True, need_merged=True))
+    wanted: list[Run] = [r for r in plan(whole, [], seeds=seeds) if r.spec.method in REFERENCE_ROWS]
+    for record in (record for record in records if record.status == "done"):
+
+        def make(experts: Experts, stream: object, record: Record = record) -> Merged:
+            return over_all(merged_of(record, store, part.experts()), experts)
+
+        wanted.append(
+            derive(
+                UNSEEN,
+                whole,
+                make,
+                {"run": record.run_id, "method": record.variant, "merged": list(part.tasks)},
+                seed=record.spec.seed,
+                variant=record.variant,
+                access=access_of([record]),
+            )
+        )
+    return [*records, *execute(wanted, whole, store, options)]
