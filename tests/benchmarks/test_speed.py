@@ -6,7 +6,6 @@ slow. ``SYMERGE_BENCH_THREADS`` is the number of torch's threads (default: one a
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
 import subprocess
@@ -21,7 +20,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from turns import Rounds, Seconds, compare
+from turns import Rounds, Seconds, compare, trim
 
 import methods
 from benchmark.data.vision import ImageSplit
@@ -202,12 +201,6 @@ def plain_ties(base: dict[str, Tensor], tuned: list[dict[str, Tensor]], keep: fl
     sign[sign == 0] = torch.sign(sign.sum())
     rows = torch.where(sign.unsqueeze(0) > 0, trimmed > 0, trimmed < 0)
     return torch.cat([base[n].reshape(-1) for n in order]) + scale * (trimmed * rows).sum(0)
-
-
-def trim() -> None:
-    """Give freed memory back to the system, so that what is used next is seen."""
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
 
 
 def measured(benchmark: Any, name: str, experts: Experts, function: Any) -> None:
