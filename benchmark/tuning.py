@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 import methods
+from benchmark.errors import UserError
 from benchmark.evaluate import evaluate
 from benchmark.spec import REFERENCE_ROWS
 from benchmark.suites.bench import Bench
@@ -62,9 +63,17 @@ def choose(
     merge: Callable[[Mapping[str, Any]], Merged],
     advance: Callable[[str, Any], Any],
 ) -> Choice:
-    """Try every value of the grid of ``key`` and keep the best by mean expert-normalised validation score."""
+    """Try every value of the grid of ``key`` and keep the best by mean expert-normalised validation score.
+
+    Raises :class:`UserError` where an expert scores 0, so that nothing can be normalised by it.
+    """
     upper = scores(bench.finish(methods.get(REFERENCE_ROWS[1])(experts)), bench)
     directions = {task: bench.tasks[task].higher_is_better for task in bench.tasks}
+    if useless := [task for task, score in upper.items() if directions[task] and score == 0]:
+        raise UserError(
+            f"the expert of {', '.join(useless)} scores 0 on validation, so {key}=val cannot be normalised by it",
+            "Are its head, its data and the order of their classes of one family? See assets checkpoints check.",
+        )
     found: dict[float, float] = {}
     values = grid(about, key)
     for number, value in enumerate(values, 1):

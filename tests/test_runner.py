@@ -211,6 +211,19 @@ def test_scale_chosen_on_validation_is_the_best_of_the_grid(store: Store) -> Non
     assert same.tasks == record.tasks and same.access == []
 
 
+def test_an_expert_that_scores_nothing_cannot_choose_a_scale(store: Store) -> None:
+    class Wrong(TinyBench):
+        def source(self, task: str, split: str, dtype: torch.dtype = torch.float32) -> Any:
+            source = super().source(task, split, dtype)
+            expert = self.experts()
+            predicted = expert.head(task)(expert.forward(expert.state(task), task, source.images)).argmax(-1)
+            source.labels = (predicted + 1) % CLASSES
+            return source
+
+    record = run(Wrong(), store, "task_arithmetic:scale=val")[-1]
+    assert record.status == "failed" and "expert of t0, t1, t2 scores 0 on validation" in record.error.message
+
+
 def test_identity_holds_parameters_and_seed_but_not_the_evaluation_batch(store: Store) -> None:
     bench = TinyBench()
     one = only(bench, "ties").spec.run_id

@@ -54,6 +54,11 @@ def create_text(backbone: Backbone, text: Mapping[str, Tensor]) -> CLIP:
     return clip.eval()
 
 
+@functools.cache
+def _tokenizer(context_length: int) -> SimpleTokenizer:
+    return SimpleTokenizer(context_length=context_length)
+
+
 def head(clip: CLIP, task: str, classes: Sequence[str], context_length: int) -> ClassificationHead:
     """The zero-shot head of a data set, ``weight`` ``[C, D]`` in float32."""
-    return zero_shot_head(clip, SimpleTokenizer(context_length=context_length), classes, templates(task))
+    return zero_shot_head(clip, _tokenizer(context_length), classes, templates(task))
