@@ -14,12 +14,14 @@ that is transfer or what any training of the layer would give.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from benchmark import adapted
 from benchmark.errors import UserError
 from benchmark.record import Record
 from benchmark.runner import Options, Run, execute, plan
+from benchmark.spec import REFERENCE_ROWS
 from benchmark.store import Store
 from benchmark.studies.adaptation import adapt_layer, budget, layer_of
 from benchmark.studies.derived import (
@@ -56,28 +58,31 @@ def run(
 ) -> list[Record]:
     """Run sources and recipients, then every pair; returns the derived records, failed ones included.
 
+    Base and experts are recipients always, a source only where it is named among them.
+
     Args:
-        runs: where records of methods are and go; their merges are made again where they were discarded.
+        runs: where records of methods are and go; what was discarded and is needed (merges of recipients, adapted
+            layers of sources) is made again.
         derived: where records of pairs go.
 
     Raises:
         UserError: a source that adapts no layer.
     """
-    options.need_merged = True
-    planned = plan(bench, [*sources, *recipients], seeds=seeds)
-    labels = {text: _labels(bench, text, seeds) for text in sources}
-    done = {
-        run.spec.run_id: record
-        for run, record in zip(planned, execute(planned, bench, runs, options), strict=True)
-        if record.status == "done"
-    }
+    takers = plan(bench, recipients, seeds=seeds)
+    taken = execute(takers, bench, runs, replace(options, need_merged=True))
+    done = [(run, record) for run, record in zip(takers, taken, strict=True) if record.status == "done"]
     wanted: list[Derived] = []
     for text in sources:
-        for giver in [run for run in planned if run.variant == labels[text] and run.spec.run_id in done]:
-            layer = _adapted_layer(done[giver.spec.run_id], runs, bench)
-            for taker in planned:
-                if taker.spec.run_id in done and _paired(giver, taker):
-                    wanted += _pair(bench, done[giver.spec.run_id], done[taker.spec.run_id], layer, runs)
+        givers = [run for run in plan(bench, [text], seeds=seeds) if run.spec.method not in REFERENCE_ROWS]
+        for giver in givers:
+            has_layers = (runs.folder(giver.spec) / adapted.ADAPTED).is_file()
+            (record,) = execute([giver], bench, runs, replace(options, need_merged=not has_layers))
+            if record.status != "done":
+                continue
+            layer = _adapted_layer(record, runs, bench)
+            for taker, other in done:
+                if _paired(giver, taker):
+                    wanted += _pair(bench, record, other, layer, runs)
     return execute(wanted, bench, derived, without_merges(options))
 
 
@@ -90,11 +95,6 @@ def _adapted_layer(giver: Record, runs: Store, bench: Bench) -> str:
             f"Sources that do: {', '.join(SOURCES)}",
         )
     return layer_of(adapted.load(path, experts))
-
-
-def _labels(bench: Bench, text: str, seeds: Sequence[int]) -> str:
-    """How the runs of one method text are called."""
-    return plan(bench, [text], seeds=seeds)[-1].variant
 
 
 def _paired(giver: Run, taker: Run) -> bool:
