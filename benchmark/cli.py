@@ -360,6 +360,10 @@ def _assets(arguments: argparse.Namespace, argv: list[str]) -> int:
         from benchmark.models.dense_assets import main as dense
 
         return dense(arguments.kind, rest)
+    if "RoBERTa-base" in rest or any(n in suites.names() and suites.load(n).domain == "glue" for n in rest):
+        from benchmark.models.text_assets import main as text
+
+        return text(arguments.kind, rest)
     if arguments.kind == "data":
         if not rest or rest[0] in ("check", "fetch", "-h", "--help"):
             from benchmark.data.check import main as check

@@ -27,13 +27,17 @@ esac
 """
 
 
+NEEDS = "benchmark/data/mini/glue/requirements.txt"
+
+
 class Clone:
     """A copy of the shell in a folder whose name has spaces."""
 
     def __init__(self, folder: Path):
         self.root = folder / "a clone with spaces"
         (self.root / ".ci").mkdir(parents=True)
-        for name in ("run_all.sh", "pyproject.toml", ".ci/run"):
+        (self.root / NEEDS).parent.mkdir(parents=True)
+        for name in ("run_all.sh", "pyproject.toml", ".ci/run", NEEDS):
             shutil.copy2(ROOT / name, self.root / name)
         self.calls = folder / "calls"
         self.calls.touch()
@@ -162,6 +166,31 @@ def test_the_hub_is_offline_unless_a_download_is_asked_for(clone):
     clone.run("--suite", "vision-8", "--download")
     first, second = clone.called("-m benchmark run")
     assert "offline=1" in first and "offline=|" in second
+
+
+def test_the_text_suite_gets_its_model_and_texts_on_first_use_only(clone):
+    assert clone.run("--methods", "ties").returncode == 0
+    assert not clone.called("--require-hashes")
+    for command in (["list"], ["board"], ["compare", "a", "b", "--suite", "glue-mini"]):
+        assert clone.run(*command).returncode == 0
+    assert not clone.called("--require-hashes"), "a command that opens no suite installed it"
+    first = clone.run("--suite", "glue-mini", "--methods", "ties")
+    assert first.returncode == 0 and "once" in first.err
+    (call,) = clone.called("-m pip install", "--no-deps", "--require-hashes")
+    assert NEEDS in call
+    lines = clone.calls.read_text().splitlines()
+    place = next(i for i, line in enumerate(lines) if "assets data build glue-mini" in line)
+    assert lines.index(call) < place < next(i for i, line in enumerate(lines) if "run --suite glue-mini" in line)
+    assert clone.run("--suite", "vision-mini-8", "glue-mini").err == ""
+    assert len(clone.called("--require-hashes")) == 1
+
+
+def test_a_text_suite_that_cannot_be_fetched_says_so_and_is_tried_again(clone):
+    clone.run("--setup")
+    failed = clone.run("--suite", "glue-mini", PIP_FAILS=1)
+    assert failed.returncode != 0 and "network" in failed.err and not clone.called("-m benchmark")
+    assert clone.run("--suite", "glue-mini").returncode == 0
+    assert len(clone.called("--require-hashes")) == 2
 
 
 @pytest.mark.parametrize("failing", ["", "RUFF_FAILS", "MYPY_FAILS", "PYTEST_FAILS"])

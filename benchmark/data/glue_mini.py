@@ -168,6 +168,17 @@ def build(wordnet: Path, sources: Path | None = None, folder: Path = FOLDER) -> 
     return manifest(folder)
 
 
+def compare(wordnet: Path, sources: Path | None = None) -> None:
+    """Make every row again, and raise :class:`UserError` where one is not the committed one."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as place:
+        made = build(wordnet, sources, Path(place))["tasks"]
+    wrong = [t for t in ORDER if made[t]["splits"] != info(t)["splits"]]
+    if wrong:
+        raise UserError(f"rows of {', '.join(wrong)} are not the committed ones", "Is it WordNet 3.0? " + MEND)
+
+
 _R, _H = "rule-made labels on WordNet 3.0", "human ratings, recast"
 ABOUT: dict[str, dict[str, Any]] = {
     "Acceptability": {"form": "CoLA", "labels": _R, "classes": ["disordered", "as written"], "metric": "mcc"},

@@ -59,6 +59,17 @@ def load_encoder(folder: str | Path, pooling: str, device: torch.device | str = 
     return TextEncoder(model, pooling).to(device).eval().requires_grad_(False)
 
 
+def empty_encoder(folder: str | Path, pooling: str) -> TextEncoder:
+    """The encoder that a folder's `config.json` describes, with random weights. Raises :class:`UserError`."""
+    transformers = _transformers()
+    try:
+        config = transformers.AutoConfig.from_pretrained(str(folder), local_files_only=True)
+        model = transformers.AutoModel.from_config(config, add_pooling_layer=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"no text model in {folder}: {error}", "Import the family again.") from None
+    return TextEncoder(model, pooling).eval().requires_grad_(False)
+
+
 def load_tokenizer(folder: str | Path) -> Any:
     """The fast tokenizer of a model folder. Raises :class:`UserError`."""
     transformers = _transformers()

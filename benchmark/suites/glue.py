@@ -1,0 +1,104 @@
+"""Text: GLUE's eight tasks on RoBERTa-base, and `glue-mini`, eight tasks of their forms on MiniLM with LoRA experts."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmark.data import glue, glue_mini
+from benchmark.data.full import data_root as root_of
+from benchmark.data.glue_tokens import TextSource, Tokens
+from benchmark.models import text_families, text_make
+from benchmark.models.families import checkpoint_folder
+from benchmark.models.text_encoder import load_encoder, load_tokenizer, minilm_folder
+from benchmark.suites import Suite
+from benchmark.suites.bench import Bench, Task, resolve_device, resolve_dtype
+from benchmark.suites.glue_meters import METRICS, TextMeter, meter
+from methods.api import Experts, Source
+
+RESTORE = "To restore it: git checkout -- benchmark/models/mini/MiniLM-L6"
+
+
+class GlueMiniBench(Bench):
+    """`glue-mini`: what is merged are the blocks of MiniLM; no expert changes embeddings, which stay outside."""
+
+    def __init__(self, suite: Suite, backbone: str, family: str, device: torch.device, dtype: torch.dtype,
+                 folder: Path = text_families.FOLDER) -> None:
+        self.suite, self.backbone, self.family, self.device, self.dtype = suite, backbone, family, device, dtype
+        self.about = {task: glue_mini.info(task) for task in suite.tasks}
+        self.outputs = {task: text_make.outputs_of(task) for task in suite.tasks}
+        self._family = text_families.load_lora_family(
+            folder, suite.tasks, self.outputs, text_make.base_hashes(), RESTORE
+        )
+        self.checkpoints = dict(self._family.hashes)
+        self.data = {task: about["splits"]["test"]["sha256"] for task, about in self.about.items()}
+        self.tasks = {task: _task(task, about["metric"]) for task, about in self.about.items()}
+        self.tokenizer = load_tokenizer(minilm_folder())
+
+    def experts(self) -> Experts:
+        encoder = load_encoder(minilm_folder(), "mean", self.device)
+        base = {name: tensor for name, tensor in encoder.state_dict().items() if ".layer." in name}
+        return Experts.from_lora(
+            base, self._family.adapters, heads=self._family.heads, encoder=encoder,
+            kinds={task: METRICS[about["metric"]] for task, about in self.about.items()}, device=self.device,
+        )
+
+    def source(self, task: str, split: str, dtype: torch.dtype = torch.float32) -> Source:
+        return TextSource(text_make.tokens_of(task, split, self.tokenizer), self.device)
+
+    def meter(self, task: str) -> TextMeter:
+        return meter(self.about[task]["metric"], task, self.outputs[task])
+
+
+class GlueBench(Bench):
+    """`glue` on the user's files.
+
+    Args:
+        data_root: a folder that holds `nyu-mll/glue` as `glue`, else `$SYMERGE_DATA`, else the cache of `datasets`.
+        checkpoints: where families lie, else `$SYMERGE_CHECKPOINTS` or the default folder.
+    """
+
+    def __init__(self, suite: Suite, backbone: str, family: str, device: torch.device, dtype: torch.dtype, *,
+                 data_root: str | os.PathLike | None = None, checkpoints: str | os.PathLike | None = None) -> None:
+        self.suite, self.backbone, self.family, self.device, self.dtype = suite, backbone, family, device, dtype
+        self.root = glue.folder(root_of(data_root))
+        self._family = text_families.load_family(
+            checkpoint_folder(family, backbone, checkpoints), family, suite.tasks,
+            {task: glue.TASKS[task].outputs for task in suite.tasks},
+        )
+        self.checkpoints = dict(self._family.hashes)
+        self.tokenizer = load_tokenizer(self._family.folder)
+        self.data = {task: glue.fingerprint(self.root, task, "test") for task in suite.tasks}
+        self.tasks = {task: _task(task, glue.TASKS[task].metric) for task in suite.tasks}
+
+    def experts(self) -> Experts:
+        return Experts.from_state_dicts(
+            self._family.base, self._family.experts, heads=self._family.heads,
+            encoder=text_families.create_encoder(self._family.folder, self.device),
+            kinds={task: METRICS[glue.TASKS[task].metric] for task in self.tasks}, device=self.device,
+        )
+
+    def tokens(self, task: str, split: str) -> Tokens:
+        """One split, tokenised, from the cache where it is there."""
+        return glue.tokens(self.root, task, split, self.tokenizer)
+
+    def source(self, task: str, split: str, dtype: torch.dtype = torch.float32) -> Source:
+        return TextSource(self.tokens(task, split), self.device)
+
+    def meter(self, task: str) -> TextMeter:
+        return meter(glue.TASKS[task].metric, task, glue.TASKS[task].outputs)
+
+
+def _task(name: str, metric: str) -> Task:
+    return Task(name, METRICS[metric], "accuracy" if metric == "accuracy_f1" else metric)
+
+
+def open_bench(suite: Suite, *, backbone: str, family: str, device: str, dtype: str, **folders: Any) -> Bench:
+    """A text suite. Raises :class:`UserError` where packages, texts or experts are missing or not the known ones."""
+    place, precision = resolve_device(device), resolve_dtype(dtype)
+    if suite.scale == "mini":
+        return GlueMiniBench(suite, backbone, family, place, precision)
+    return GlueBench(suite, backbone, family, place, precision, **folders)

@@ -1,0 +1,148 @@
+"""RoBERTa experts written in the public families' layout: converted, equal logits before and after, errors said."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from benchmark.data.glue import TASKS
+from benchmark.errors import UserError
+from benchmark.models.importers_text import SUBFOLDER, import_family
+from benchmark.models.text_encoder import load_tokenizer
+from benchmark.models.text_families import create_encoder, load_family
+from methods.api import Experts
+
+transformers = pytest.importorskip("transformers", reason="transformers is not installed (extra: glue)")
+
+WORDS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", "a", "cat", "dog", "runs", "sits", "the", "."]
+
+
+def tokenizer_file(folder: Path, words: list[str] = WORDS) -> None:
+    """A whole-word tokenizer with RoBERTa's special tokens, as the hub's files are laid out."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    made = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    made.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
+    folder.mkdir(parents=True, exist_ok=True)
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=made, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>",
+        mask_token="<mask>", sep_token="</s>", cls_token="<s>", model_input_names=["input_ids", "attention_mask"],
+    ).save_pretrained(folder)
+
+
+def config(**changes: Any) -> Any:
+    return transformers.RobertaConfig(**{
+        "vocab_size": len(WORDS), "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "intermediate_size": 32, "max_position_embeddings": 20, "pad_token_id": 1, "bos_token_id": 0,
+        "eos_token_id": 2, **changes,
+    })
+
+
+def write(folder: Path, tasks: list[str], subfolder: str = SUBFOLDER, binary: bool = False) -> dict[str, Any]:
+    """A base with its language head, and an expert a task, as transformers saves them; returns the experts."""
+    torch.manual_seed(0)
+    transformers.RobertaForMaskedLM(config()).save_pretrained(folder / "roberta-base")
+    tokenizer_file(folder / "roberta-base")
+    made = {}
+    for task in tasks:
+        place = folder / TASKS[task].config / subfolder
+        model = transformers.RobertaForSequenceClassification(config(num_labels=TASKS[task].outputs)).eval()
+        model.save_pretrained(place)
+        tokenizer_file(place)
+        if binary:
+            state = {**model.state_dict(), "roberta.embeddings.position_ids": torch.arange(20)[None]}
+            torch.save(state, place / "pytorch_model.bin")
+            (place / "model.safetensors").unlink()
+        made[task] = model
+    return made
+
+
+@pytest.mark.parametrize("family,binary,subfolder", [("ovo", False, SUBFOLDER), ("lu", True, SUBFOLDER),
+                                                     ("local", False, ".")])
+def test_an_imported_expert_gives_the_logits_of_the_file_it_came_from(
+    tmp_path: Path, family: str, binary: bool, subfolder: str
+) -> None:
+    models = write(tmp_path / "in", ["CoLA", "MNLI", "STS-B"], subfolder, binary)
+    said: list[str] = []
+    import_family(family, tmp_path / "in", tmp_path / "out", list(models), say=said.append)
+    assert "lm_head.dense.weight" in said[0]
+    assert not binary or any("roberta.embeddings.position_ids" in line for line in said)
+    found = load_family(tmp_path / "out", family, list(models), {t: TASKS[t].outputs for t in models})
+    experts = Experts.from_state_dicts(
+        found.base, found.experts, heads=found.heads, encoder=create_encoder(found.folder)
+    )
+    inputs = load_tokenizer(found.folder)(["the cat runs .", "a dog"], padding=True, return_tensors="pt")
+    assert set(inputs) == {"input_ids", "attention_mask"}
+    for task, model in models.items():
+        with torch.no_grad():
+            expected = model(**inputs).logits
+            got = experts.copy_head(task)(experts.forward(experts.state(task), task, dict(inputs)))
+        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+        assert float(expected.std()) > 0
+
+
+def test_the_pooler_and_language_head_of_the_base_are_left_out_and_said(tmp_path: Path) -> None:
+    write(tmp_path / "in", ["RTE"])
+    state = load_file(tmp_path / "in/roberta-base/model.safetensors")
+    state["roberta.pooler.dense.weight"] = torch.zeros(16, 16)
+    save_file(state, tmp_path / "in/roberta-base/model.safetensors")
+    said: list[str] = []
+    import_family("ovo", tmp_path / "in", tmp_path / "out", ["RTE"], say=said.append)
+    assert "roberta.pooler.dense.weight" in said[0] and "lm_head" in said[0]
+    base = load_file(tmp_path / "out/base.safetensors")
+    assert base and all(name.startswith(("model.embeddings.", "model.encoder.")) for name in base)
+
+
+def damaged(tmp_path: Path, what: str) -> list[str]:
+    """Write a family, damage it, and return the tasks to import."""
+    write(tmp_path / "in", ["RTE", "MNLI"])
+    place = tmp_path / "in/rte" / SUBFOLDER
+    if what == "labels":
+        transformers.RobertaForSequenceClassification(config(num_labels=3)).save_pretrained(place)
+    elif what == "vocabulary":
+        transformers.RobertaForSequenceClassification(config(vocab_size=20, num_labels=2)).save_pretrained(place)
+    elif what == "size":
+        transformers.RobertaForSequenceClassification(config(intermediate_size=24, num_labels=2)).save_pretrained(place)
+    elif what == "tokenizer":
+        tokenizer_file(place, [*WORDS[:6], "hen", *WORDS[7:]])
+    elif what == "encoder alone":
+        state = load_file(place / "model.safetensors")
+        save_file({n: t for n, t in state.items() if not n.startswith("classifier.")}, place / "model.safetensors")
+    elif what == "missing":
+        return ["RTE", "QNLI"]
+    elif what == "truncated":
+        (place / "model.safetensors").write_bytes((place / "model.safetensors").read_bytes()[:2000])
+    elif what == "base":
+        (tmp_path / "in/roberta-base").rename(tmp_path / "in/bert")
+    return ["RTE", "MNLI"]
+
+
+@pytest.mark.parametrize("what,words", [
+    ("labels", "RTE: the head has 3 labels, the task 2"), ("vocabulary", "a vocabulary of 20 words"),
+    ("size", "intermediate.dense"), ("tokenizer", "another vocabulary"), ("encoder alone", "the head has no tensors"),
+    ("missing", f"no expert of QNLI.*qnli/{SUBFOLDER}"), ("truncated", "cannot be read"), ("base", "no base in"),
+])
+def test_what_does_not_fit_is_an_error_that_says_what(tmp_path: Path, what: str, words: str) -> None:
+    tasks = damaged(tmp_path, what)
+    with pytest.raises(UserError, match=words):
+        import_family("ovo", tmp_path / "in", tmp_path / "out", tasks)
+
+
+def test_a_family_that_is_not_imported_or_altered_names_the_command(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="assets checkpoints import ovo"):
+        load_family(tmp_path / "none", "ovo", ["RTE"], {"RTE": 2})
+    write(tmp_path / "in", ["RTE"])
+    import_family("ovo", tmp_path / "in", tmp_path / "out", ["RTE"])
+    with pytest.raises(UserError, match="asked for 'lu'"):
+        load_family(tmp_path / "out", "lu", ["RTE"], {"RTE": 2})
+    state = load_file(tmp_path / "out/RTE.safetensors")
+    save_file({n: t + 1 for n, t in state.items()}, tmp_path / "out/RTE.safetensors")
+    with pytest.raises(UserError, match="sha256"):
+        load_family(tmp_path / "out", "ovo", ["RTE"], {"RTE": 2})
+    assert json.loads((tmp_path / "out/manifest.json").read_text())["name"] == "ovo"
