@@ -18,7 +18,7 @@ from benchmark.studies import KINDS
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results"
-LOCAL, REFERENCE = RESULTS / "local", RESULTS / "reference"
+LOCAL, REFERENCE, SUBMITTED = RESULTS / "local", RESULTS / "reference", RESULTS / "submitted"
 DEFAULT_SUITE = "vision-mini-8"
 
 # A method that says in one line why it does not fit a suite's experts is no failure of the run.
@@ -101,6 +101,10 @@ def parser() -> argparse.ArgumentParser:
     study.add_argument("kind", choices=KINDS)
     study.add_argument("rest", nargs=argparse.REMAINDER, help="see: study KIND --help")
 
+    submit = commands.add_parser("submit", help="pack, check and verify records of a third party")
+    submit.add_argument("action", choices=["pack", "validate", "verify", "schema"])
+    submit.add_argument("rest", nargs=argparse.REMAINDER, help="see: submit ACTION --help")
+
     assets = commands.add_parser("assets", help="data: check, fetch, rebuild; checkpoints: import; experts: train")
     assets.add_argument("kind", choices=["data", "checkpoints", "experts"])
     assets.add_argument("rest", nargs=argparse.REMAINDER, help="see: assets data|checkpoints|experts --help")
@@ -114,9 +118,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     warnings.showwarning = _warning
     try:
         return int(
-            {"run": _run, "list": _list, "board": _board, "compare": _compare, "study": _study, "assets": _assets}[
-                arguments.command
-            ](arguments, argv)
+            {
+                "run": _run,
+                "list": _list,
+                "board": _board,
+                "compare": _compare,
+                "study": _study,
+                "submit": _submit,
+                "assets": _assets,
+            }[arguments.command](arguments, argv)
             or 0
         )
     except (UserError, methods.MergingError) as error:
@@ -274,9 +284,17 @@ def _reference(store: Any) -> Any:
 def _write_boards(store: Any, out: Path) -> list[Any]:
     from benchmark import leaderboard, page
 
-    made = leaderboard.publish(store.all(), _reference(store), out)
-    page.write(made, out, [store.root, REFERENCE])
+    records = store.all() + (_submitted() if out.resolve() == RESULTS else [])
+    made = leaderboard.publish(records, _reference(store), out)
+    page.write(made, out, [store.root, REFERENCE, SUBMITTED])
     return made
+
+
+def _submitted() -> list[Any]:
+    """Accepted records of third parties, for the project's own boards."""
+    from benchmark.store import Store
+
+    return Store(SUBMITTED, read_only=True).all() if SUBMITTED.is_dir() else []
 
 
 def _board(arguments: argparse.Namespace, argv: list[str]) -> int:
@@ -352,6 +370,12 @@ def _study(arguments: argparse.Namespace, argv: list[str]) -> int:
     from benchmark.studies.command import main as study
 
     return study(argv[1:])
+
+
+def _submit(arguments: argparse.Namespace, argv: list[str]) -> int:
+    from benchmark.submit import main as submit
+
+    return submit(argv[1:])
 
 
 def _assets(arguments: argparse.Namespace, argv: list[str]) -> int:

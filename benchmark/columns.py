@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from benchmark import metrics
+from benchmark.record import SOURCES
 from benchmark.rows import INCOMPLETE, Board
 
 NONE = "–"
@@ -22,7 +23,8 @@ class Column(NamedTuple):
 
 
 MEANING = {
-    "method": "name, and its parameters that are not the suite's defaults; an oracle saw test labels and is not ranked",
+    "method": "name, and its parameters that are not the suite's defaults; an oracle saw test labels and is not "
+    "ranked, and a row that was not measured here says so",
     "mean": "mean over all tasks of the score, in percent; seeds averaged",
     "95 %": "confidence interval of the number to the left: over test samples for n = 1, over seeds and samples for "
     "n > 1",
@@ -73,7 +75,8 @@ def _spread(name: str) -> Callable[[Any], str]:
 
 def _name(row: Any) -> str:
     mark = {"reference": " (not ranked)", "oracle": " (oracle)"}
-    return row["method"] + mark.get(row["row"], "")
+    source = "" if row["source"] == SOURCES[0] else f" ({row['source']})"
+    return row["method"] + mark.get(row["row"], "") + source
 
 
 def _worst(row: Any) -> str:

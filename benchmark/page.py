@@ -127,6 +127,7 @@ def _columns(board: Board) -> list[dict[str, Any]]:
         _column("published_gap", "gap", MEANING["gap"], visible=printed),
         _words("published_source", "source", "where the published number is printed", visible=printed),
         _words("access", "access", MEANING["access"]),
+        _words("source", "measured", "here, or submitted, or submitted and verified by re-run", visible=False),
         _words("task_id", "task id", MEANING["task id"], visible=False),
         _column("storage_models", "storage", MEANING["storage"], digits=2),
         _column("n", "n", MEANING["n"], digits=0),

@@ -13,7 +13,11 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from benchmark.spec import RunSpec
 
-RECORD_VERSION = 1
+RECORD_VERSION = 2
+
+#: Where a number comes from, in falling order of trust.
+SOURCES = ("measured here", "submitted, verified by re-run", "submitted", "reported in paper")
+Source = Literal["measured here", "submitted, verified by re-run", "submitted", "reported in paper"]
 
 Status = Literal["planned", "running", "done", "failed", "incomplete"]
 
@@ -170,7 +174,7 @@ class Provenance(_Model):
     batch_size: int | None = Field(default=None, description="batch size of the evaluation")
     argv: list[str] = Field(default_factory=list, description="the command, paths relative")
     data: dict[str, str] = Field(default_factory=dict, description="sha256 of each task's data by name")
-    source: str = Field(default="measured here", description="measured here, or how a submitted record was checked")
+    source: Source = Field(default="measured here", description="measured here, or how a submitted record was checked")
 
 
 class MethodInfo(_Model):
@@ -183,7 +187,7 @@ class MethodInfo(_Model):
 class Record(_Model):
     """One run and its per-task results; `record.json` in the run's folder."""
 
-    version: Literal[1] = Field(default=1, description="version of this schema")
+    version: Literal[2] = Field(default=2, description="version of this schema")
     run_id: str = Field(description="hash of spec, see RunSpec.run_id")
     spec: RunSpec = Field(description="what was run")
     variant: str = Field(description="label on the board: the method and the parameters that are not defaults")

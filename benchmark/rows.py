@@ -26,7 +26,7 @@ LAST = [
     "access", "task_id", "n", "seeds", "reference", "storage_models", "extra_storage_mib", "merge_seconds",
     "adapt_seconds", "evaluate_seconds", "peak_anonymous_mib", "peak_cuda_mib", "trainable_parameters", "images_seen",
     "published", "published_gap", "published_source", "published_others", "title", "paper", "changed", "dtype",
-    "autocast", "commit", "runs",
+    "autocast", "source", "commit", "runs",
 ]  # fmt: skip
 INCOMPLETE = ["method", "seed", "status", "tasks_done", "missing", "reason", "run"]
 
@@ -74,11 +74,12 @@ class _Key(NamedTuple):
     parameters: str
     dtype: str
     autocast: str | None
+    source: str
 
 
 def _key(record: Record) -> _Key:
     spec = record.spec
-    return _Key(spec.method, canonical_json(spec.parameters), spec.dtype, spec.autocast)
+    return _Key(spec.method, canonical_json(spec.parameters), spec.dtype, spec.autocast, record.provenance.source)
 
 
 def boards(records: Iterable[Record], reference: Iterable[Record] = ()) -> list[Board]:
@@ -267,6 +268,7 @@ class _Table:
             "changed": json.dumps(first.changed) if first.changed else "",
             "dtype": first.spec.dtype,
             "autocast": first.spec.autocast or "",
+            "source": first.provenance.source,
             "commit": " ".join(_unique(_commit(record) for record in records)),
             "runs": " ".join(record.run_id for record in records),
         }

@@ -16,6 +16,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from benchmark.errors import UserError
+from benchmark.migrations import migrate
 from benchmark.record import RECORD_VERSION, Record
 from benchmark.record import CorrectBits as CorrectBits
 from benchmark.record import Cost as Cost
@@ -94,12 +95,23 @@ def read_record(path: Path) -> Record:
     try:
         return Record.model_validate_json(data)
     except ValueError as error:
-        if (version := _version(data)) is not None and version > RECORD_VERSION:
+        version = _version(data)
+        if version is not None and version > RECORD_VERSION:
             raise UserError(
                 f"{path} is a record of version {version}; this program reads up to {RECORD_VERSION}",
                 "Update the program (git pull), or use another results folder.",
             ) from None
-        raise DamagedRecord(_reason(error)) from None
+        if version is not None and version < RECORD_VERSION:
+            return _migrated(data)
+        raise DamagedRecord(reason(error)) from None
+
+
+def _migrated(data: bytes) -> Record:
+    """The record of an earlier version. Raises DamagedRecord where it is no valid one of that version."""
+    try:
+        return Record.model_validate(migrate(json.loads(data)))
+    except (ValueError, TypeError) as error:
+        raise DamagedRecord(reason(error)) from None
 
 
 def _version(data: bytes) -> int | None:
@@ -110,7 +122,8 @@ def _version(data: bytes) -> int | None:
         return None
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """The first thing that is wrong with a record's fields, and where."""
     if isinstance(error, ValidationError):
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])

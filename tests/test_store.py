@@ -180,8 +180,8 @@ def test_a_record_in_the_folder_of_another_run_is_damaged(store):
 def test_a_record_of_a_later_version_is_left_in_place(store):
     path = store.save(make_record())
     fields = json.loads(path.read_text())
-    path.write_text(json.dumps({**fields, "version": 2, "new_field": 1}))
-    with pytest.warns(UserWarning, match="version 2"):
+    path.write_text(json.dumps({**fields, "version": 3, "new_field": 1}))
+    with pytest.warns(UserWarning, match="version 3"):
         assert store.all() == []
     assert path.exists()
 

@@ -1,0 +1,94 @@
+"""Records of a third party as one file: packed, read, and described by a JSON Schema. No torch.
+
+A submission is JSON: who sends it, and whole records with their sufficient statistics. Nothing in it is run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from benchmark.errors import UserError
+from benchmark.migrations import migrate
+from benchmark.record import Record
+from benchmark.spec import REFERENCE_ROWS
+from benchmark.store import RECORD, DamagedRecord, read_record, reason, write_atomic
+
+SUFFIX = ".submission.json"
+_LARGEST_FILE = 1 << 30
+
+
+class Submission(BaseModel):
+    """Records of a third party with what a board must say of them."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    version: Literal[1] = Field(default=1, description="version of this schema")
+    title: str = Field(min_length=1, description="what is submitted, in one line")
+    authors: list[str] = Field(min_length=1, description="who stands behind the numbers")
+    link: str = Field(default="", description="paper or code, as a URL or arXiv:NUMBER")
+    note: str = Field(default="", description="what a reader must know, e.g. changes to the protocol")
+    records: list[Record] = Field(min_length=1, description="complete records, whole")
+
+
+def schema(kind: str) -> str:
+    """The JSON Schema of `"record"` or `"submission"`, as docs/schema publishes it."""
+    models: dict[str, type[BaseModel]] = {"record": Record, "submission": Submission}
+    model = models[kind]
+    return json.dumps(model.model_json_schema(), indent=1, ensure_ascii=False) + "\n"
+
+
+def pack(
+    records: Iterable[Record], *, title: str, authors: Sequence[str], link: str = "", note: str = ""
+) -> Submission:
+    """The complete records as a submission, without the reference rows, labelled "submitted".
+
+    Raises UserError where there is none.
+    """
+    chosen = [
+        record.model_copy(update={"provenance": record.provenance.model_copy(update={"source": "submitted"})})
+        for record in records
+        if record.status == "done" and not record.missing and record.spec.method not in REFERENCE_ROWS
+    ]
+    if not chosen:
+        raise UserError("no complete record to submit", "Run the suite first: ./run_all.sh --methods NAME")
+    return Submission(title=title, authors=list(authors), link=link, note=note, records=chosen)
+
+
+def save(submission: Submission, path: Path) -> None:
+    """Write the submission whole or not at all."""
+    write_atomic(path, submission.model_dump_json(indent=1) + "\n")
+
+
+def load(path: Path) -> list[Record]:
+    """The records of a submission, of a record file, or of a folder of either.
+
+    Raises UserError for what is none of them, naming the field that is wrong; records of earlier versions are migrated.
+    """
+    if path.is_dir():
+        files = sorted({*path.rglob(f"*{SUFFIX}"), *path.rglob(RECORD)})
+        if not files:
+            raise UserError(f"{path} holds no {RECORD} and no *{SUFFIX}", "Name a results folder or a submission.")
+        return [record for file in files for record in load(file)]
+    if not path.is_file():
+        raise UserError(f"{path} does not exist", "Name a submission, a record.json, or a folder of them.")
+    if path.stat().st_size > _LARGEST_FILE:
+        raise UserError(f"{path} has {path.stat().st_size:,} bytes", f"At most {_LARGEST_FILE:,} are read.")
+    if path.name == RECORD:
+        try:
+            return [read_record(path)]
+        except DamagedRecord as error:
+            hint = "Its schema: docs/schema/record.schema.json"
+            raise UserError(f"{path} is no valid record: {error}", hint) from None
+    try:
+        fields = json.loads(path.read_bytes())
+        if isinstance(fields, dict) and isinstance(fields.get("records"), list):
+            fields["records"] = [migrate(each) if isinstance(each, dict) else each for each in fields["records"]]
+        return Submission.model_validate(fields).records
+    except (ValueError, TypeError, RecursionError) as error:
+        hint = "Its schema: docs/schema/submission.schema.json"
+        raise UserError(f"{path} is no valid submission: {reason(error)}", hint) from None

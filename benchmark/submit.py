@@ -1,0 +1,179 @@
+"""`symerge-bench submit pack|validate|verify|schema`: how a third party's records get onto the board."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmark import suites
+from benchmark.errors import UserError, shown
+from benchmark.record import SOURCES, Record
+from benchmark.spec import variant_label
+from benchmark.store import Store, write_atomic
+from benchmark.submissions import SUFFIX, load, pack, save, schema
+from benchmark.submit_checks import Known, check
+
+ROOT = Path(__file__).resolve().parents[1]
+REFERENCE = ROOT / "results" / "reference"
+SUBMITTED = ROOT / "results" / "submitted"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments of `submit`."""
+    top = argparse.ArgumentParser(prog="symerge-bench submit", description=__doc__)
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    packing = commands.add_parser("pack", help="make one file of a results folder's complete records")
+    packing.add_argument("results", type=Path, metavar="RUN_DIR", help="a results folder, e.g. results/local")
+    packing.add_argument("--title", required=True, help="what is submitted, in one line")
+    packing.add_argument("--authors", nargs="+", required=True, metavar="NAME")
+    packing.add_argument("--link", default="", help="paper or code")
+    packing.add_argument("--note", default="", help="what a reader must know")
+    packing.add_argument("--methods", nargs="+", metavar="NAME", help="only these methods")
+    packing.add_argument("--out", type=Path, metavar="FILE", help=f"default: NAME{SUFFIX} of the first method")
+    validating = commands.add_parser("validate", help="check a submission, a record, or a folder of them")
+    validating.add_argument("path", type=Path, metavar="FILE_OR_DIR")
+    validating.add_argument(
+        "--into", type=Path, metavar="DIR", help="without errors, also file the records there as submitted, not re-run"
+    )
+    verifying = commands.add_parser("verify", help="run it again with its own parameters, compare, and accept it")
+    verifying.add_argument("path", type=Path, metavar="FILE_OR_DIR")
+    verifying.add_argument("--into", type=Path, default=SUBMITTED, metavar="DIR", help="default: results/submitted")
+    verifying.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N or auto; default cpu")
+    verifying.add_argument(
+        "--tolerance", type=float, default=0.5, metavar="POINTS", help="on each task, for other machines; default 0.5"
+    )
+    writing = commands.add_parser("schema", help="write the JSON Schemas of records and submissions")
+    writing.add_argument("--out", type=Path, default=ROOT / "docs" / "schema", metavar="DIR")
+    return top
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one command. Returns 0, or 1 where the submission has errors. Raises UserError for what the user can mend."""
+    arguments = parser().parse_args(list(argv))
+    commands = {"pack": _pack, "validate": _validate, "verify": _verify, "schema": _schema}
+    return commands[arguments.command](arguments)
+
+
+def _pack(arguments: argparse.Namespace) -> int:
+    if not arguments.results.is_dir():
+        raise UserError(f"no records under {shown(arguments.results)}", "Name a results folder, e.g. results/local")
+    records = Store(arguments.results, read_only=True).all()
+    if arguments.methods:
+        records = [record for record in records if {record.spec.method, record.variant} & set(arguments.methods)]
+    made = pack(records, title=arguments.title, authors=arguments.authors, link=arguments.link, note=arguments.note)
+    out = arguments.out or Path(f"{made.records[0].spec.method}{SUFFIX}")
+    save(made, out)
+    print(f"packed {len(made.records)} records of {len({r.spec.suite for r in made.records})} suites in {shown(out)}")
+    return _report(made.records)
+
+
+def _validate(arguments: argparse.Namespace) -> int:
+    records = load(arguments.path)
+    failed = _report(records)
+    if arguments.into and not failed:
+        for record in records:
+            print(f"filed: {shown(Store(arguments.into).save(labelled(record, SOURCES[2])))}")
+    return failed
+
+
+def labelled(record: Record, source: str) -> Record:
+    """The record with another label of where its numbers come from."""
+    return record.model_copy(update={"provenance": record.provenance.model_copy(update={"source": source})})
+
+
+def _report(records: Sequence[Record]) -> int:
+    """Print what the checks find; 1 where there are errors."""
+    found = check(records, _reference(records), manifests)
+    for finding in found:
+        print(finding)
+    levels = Counter(finding.level for finding in found)
+    bad = {finding.record for finding in found if finding.level == "error"}
+    sources = Counter(record.provenance.source for record in records)
+    print(f"{len(records)} records ({', '.join(f'{count} {source}' for source, count in sources.items())})")
+    print(f"{levels['error']} errors in {len(bad)} records, {levels['warning']} warnings")
+    return 1 if bad else 0
+
+
+def _reference(records: Sequence[Record]) -> list[Record]:
+    store = Store(REFERENCE, read_only=True)
+    return [record for suite in sorted({r.spec.suite for r in records}) for record in store.all(suite)]
+
+
+@functools.cache
+def manifests(suite: str, backbone: str, family: str) -> Known | str:
+    """The hashes and metrics of this checkout, or why they cannot be had (full suites need their files here)."""
+    try:
+        bench = _bench(suite, backbone, family, "cpu")
+    except UserError as error:
+        return error.message
+    return Known(dict(bench.data), dict(bench.checkpoints), {name: task.metric for name, task in bench.tasks.items()})
+
+
+def _bench(suite: str, backbone: str, family: str, device: str, dtype: str = "float32") -> Any:
+    return suites.open_bench(suites.load(suite), backbone=backbone, family=family, device=device, dtype=dtype)
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    records = load(arguments.path)
+    if _report(records):
+        raise UserError("a submission with errors is not run again", "Mend the errors above first.")
+    failed = 0
+    with tempfile.TemporaryDirectory() as folder:
+        for record in records:
+            said = verify(record, Store(folder), arguments.device, arguments.tolerance)
+            passed = not said.startswith("differs")
+            failed += not passed
+            print(f"{record.variant} seed {record.spec.seed}: {said}")
+            if passed:
+                print(f"  accepted: {shown(Store(arguments.into).save(labelled(record, SOURCES[1])))}")
+    return 1 if failed else 0
+
+
+def verify(record: Record, store: Store, device: str = "cpu", tolerance: float = 0.5) -> str:
+    """Run a submitted record again in `store` and say how the two compare: "identical", "within ...", or "differs ...".
+
+    Raises UserError where this checkout cannot make the same run (other code, checkpoints or parameters), naming what
+    differs.
+    """
+    from benchmark import runner
+
+    spec = record.spec
+    bench = _bench(spec.suite, spec.backbone, spec.family, device, spec.dtype)
+    text = variant_label(spec.method, spec.parameters)
+    seeds = [0 if spec.seed is None else spec.seed]
+    planned = runner.plan(bench, [text], seeds=seeds, dtype=spec.dtype, autocast_dtype=spec.autocast)
+    run = next(run for run in reversed(planned) if run.spec.method == spec.method)
+    if run.spec.run_id != record.run_id:
+        mine, theirs = run.spec.model_dump(), spec.model_dump()
+        other = ", ".join(key for key in theirs if theirs[key] != mine[key])
+        raise UserError(
+            f"{record.variant}: this checkout does not make the same run; it differs in {other}",
+            f"Check out the commit it was made with: {record.provenance.commit or 'none is named'}",
+        )
+    (again,) = runner.execute([run], bench, store, runner.Options(keep_merged=False, argv=["submit", "verify"]))
+    if again.status != "done":
+        return f"differs: the run ends as {again.status}: {again.error.message if again.error else ''}"
+    if all(result.statistics == again.tasks[task].statistics for task, result in record.tasks.items()):
+        return "identical in every prediction"
+    gaps = {task: abs(result.value - again.tasks[task].value) for task, result in record.tasks.items()}
+    task = max(gaps, key=lambda name: gaps[name])
+    if gaps[task] <= tolerance:
+        return f"within {gaps[task]:.2f} points on every task"
+    return (
+        f"differs by {gaps[task]:.2f} on {task}: submitted {record.tasks[task].value:.2f}, "
+        f"here {again.tasks[task].value:.2f}; allowed are {tolerance:g}"
+    )
+
+
+def _schema(arguments: argparse.Namespace) -> int:
+    for kind in ("record", "submission"):
+        path = arguments.out / f"{kind}.schema.json"
+        write_atomic(path, schema(kind))
+        print(f"wrote {shown(path)}", file=sys.stderr)
+    return 0

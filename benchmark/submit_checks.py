@@ -1,0 +1,268 @@
+"""What is wrong or odd in submitted records, as far as it can be seen without running them again. No torch."""
+
+from __future__ import annotations
+
+import datetime
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+import methods
+from benchmark import metrics, suites
+from benchmark.record import CorrectBits, Record, TaskResult, Values
+from benchmark.spec import REFERENCE_ROWS, canonical_json
+
+#: Recomputed and stated values may differ by float32 rounding, relative to the larger of them and 1.
+_ROUNDING = 2e-5
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a check found of one record. An error keeps it off the board; a warning is for the reader's eye."""
+
+    level: Literal["error", "warning"]
+    record: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.level}: {self.record}: {self.what}"
+
+
+@dataclass(frozen=True)
+class Known:
+    """What this checkout knows of a suite, backbone and family: from its manifests."""
+
+    data: Mapping[str, str]
+    checkpoints: Mapping[str, str]
+    metrics: Mapping[str, str]
+
+
+#: Gives what is known of (suite, backbone, family), or says in text why it cannot be had here.
+Manifests = Callable[[str, str, str], Known | str]
+
+
+def check(
+    records: Sequence[Record], reference: Iterable[Record] = (), manifests: Manifests | None = None
+) -> list[Finding]:
+    """Everything that is wrong or odd in the records; `reference` are the project's own, of the same suites."""
+    own: dict[str, Record] = {record.run_id: record for record in reference}
+    found: list[Finding] = []
+    seen: dict[str, Record] = {}
+    for record in records:
+        name = _name(record)
+
+        def add(level: Literal["error", "warning"], what: str, name: str = name) -> None:
+            found.append(Finding(level, name, what))
+
+        if record.run_id in seen:
+            add("error", "stands twice in the submission")
+            continue
+        seen[record.run_id] = record
+        _check_complete(record, add)
+        _check_method(record, add)
+        _check_protocol(record, manifests, add)
+        for task, result in record.tasks.items():
+            _check_result(task, result, add)
+        _check_cost(record, add)
+        _check_against(record, own, add)
+    _check_seeds(records, found)
+    return found
+
+
+_Add = Callable[[Literal["error", "warning"], str], None]
+
+
+def _name(record: Record) -> str:
+    seed = "" if record.spec.seed is None else f" seed {record.spec.seed}"
+    return f"{record.variant}{seed} on {record.spec.suite} ({record.run_id})"
+
+
+def _check_complete(record: Record, add: _Add) -> None:
+    if record.status != "done" or record.missing:
+        missing = f", without {', '.join(record.missing)}" if record.missing else ""
+        add("error", f"is {record.status}{missing}; only complete records are ranked")
+    if record.spec.suite not in suites.names():
+        add("error", f"suite {record.spec.suite!r} is not one of this project: {', '.join(suites.names())}")
+        return
+    suite = suites.load(record.spec.suite)
+    if record.suite_tasks != suite.tasks:
+        add("error", f"its tasks are {', '.join(record.suite_tasks)}; the suite's are {', '.join(suite.tasks)}")
+    if record.spec.suite_version != suite.identity:
+        add("error", f"is of version {record.spec.suite_version} of the suite; the present one is {suite.identity}")
+    for what, value, allowed in (
+        ("backbone", record.spec.backbone, suite.backbones),
+        ("family", record.spec.family, suite.families),
+    ):
+        if value not in allowed:
+            add("error", f"{what} {value!r} is not one of the suite's: {', '.join(allowed)}")
+
+
+def _check_method(record: Record, add: _Add) -> None:
+    spec = record.spec
+    if spec.method not in methods.names():
+        add("warning", f"method {spec.method!r} is not in the registry: send its file too, methods/{spec.method}.py")
+        return
+    about = methods.describe(spec.method)
+    expected = {key for key in about.parameters if key != "seed"}
+    if set(spec.parameters) != expected:
+        add("error", f"its keywords are {sorted(spec.parameters)}; those of {spec.method} are {sorted(expected)}")
+        return
+    if about.stochastic != (spec.seed is not None):
+        add("error", "a stochastic method has a seed and a deterministic one has none")
+    try:
+        handed = {f"{level} {split}" for split, level in about.access_for(spec.parameters).items()}
+    except methods.MergingError as error:
+        add("error", str(error))
+        return
+    if set(record.access) != handed:
+        said = " + ".join(sorted(record.access)) or "none"
+        add("error", f"says its access is {said}; with these keywords it is {' + '.join(sorted(handed)) or 'none'}")
+
+
+def _check_protocol(record: Record, manifests: Manifests | None, add: _Add) -> None:
+    """Data and checkpoints are those of this checkout's manifests, and each task has its metric."""
+    if manifests is None:
+        return
+    spec = record.spec
+    known = manifests(spec.suite, spec.backbone, spec.family)
+    if isinstance(known, str):
+        add("warning", f"hashes of data and checkpoints were not checked: {known}")
+        return
+    for what, stated, wanted in (
+        ("data", record.provenance.data, known.data),
+        ("checkpoints", spec.checkpoints, known.checkpoints),
+    ):
+        if stated != wanted:
+            other = sorted(key for key in {*stated, *wanted} if stated.get(key) != wanted.get(key))
+            add("error", f"the sha256 of its {what} differ from the manifest's: {', '.join(other[:6])}")
+    for task, result in record.tasks.items():
+        if known.metrics.get(task, result.metric) != result.metric:
+            add("error", f"{task} is measured by {known.metrics[task]}, not by {result.metric}")
+
+
+def _check_result(task: str, result: TaskResult, add: _Add) -> None:
+    """The stated score is what the statistics give, and possible."""
+    if result.metric not in metrics.METRICS:
+        add("error", f"{task}: metric {result.metric!r} cannot be recomputed; known are {', '.join(metrics.METRICS)}")
+        return
+    about = metrics.get(result.metric)
+    if about.higher_is_better != result.higher_is_better:
+        add("error", f"{task}: {result.metric} is better {'higher' if about.higher_is_better else 'lower'}")
+    try:
+        value, n = metrics.score(result.metric, result.statistics), metrics.samples(result.metric, result.statistics)
+    except ValueError as error:
+        add("error", f"{task}: {error}")
+        return
+    if n is not None and n != result.n:
+        add("error", f"{task}: says {result.n} samples, its statistics hold {n}")
+    if not _equal(value, result.value):
+        add("error", f"{task}: says {result.value:.6g}, its statistics give {value:.6g}")
+    for name, stated in result.others.items():
+        if name in metrics.METRICS:
+            try:
+                again = metrics.score(name, result.statistics)
+            except ValueError:
+                continue
+            if not _equal(again, stated):
+                add("error", f"{task}: says {name} {stated:.6g}, its statistics give {again:.6g}")
+    low = -100.0 if result.metric in ("mcc", "pearson_spearman", "pearson", "spearman") else 0.0
+    high = 100.0 if about.percent else (180.0 if about.unit == "°" else math.inf)
+    if not low <= result.value <= high:
+        add("error", f"{task}: {result.metric} {result.value:.6g} is impossible; it lies between {low:g} and {high:g}")
+    if isinstance(result.statistics, Values):
+        _check_counts(task, result.metric, result.statistics, add)
+    elif isinstance(result.statistics, CorrectBits) and result.n >= 100 and result.value in (0.0, 100.0):
+        add("warning", f"{task}: every one of {result.n} samples is {'right' if result.value else 'wrong'}")
+
+
+def _check_counts(task: str, metric: str, statistics: Values, add: _Add) -> None:
+    """Sums over pixels are what pixels can give."""
+    arrays = {name: array.numpy() for name, array in statistics.arrays.items()}
+    for name in ("confusion", "count", "abs_sum", "rel_sum", "angle_sum", "histogram"):
+        if name in arrays and (arrays[name] < 0).any():
+            add("error", f"{task}: {name} holds negative numbers")
+    if metric == "mean_angle":
+        pixels = arrays["histogram"].sum(axis=1)
+        if (pixels != arrays["count"]).any():
+            add("error", f"{task}: histogram and count disagree on the number of pixels")
+            return
+        # Each pixel lies within a quarter of a degree of the middle of its half degree.
+        binned = arrays["histogram"] @ (np.arange(360) / 2 + 0.25)
+        if (abs(arrays["angle_sum"] - binned) > 0.26 * pixels + 1).any():
+            add("error", f"{task}: angle_sum is not that of its histogram")
+
+
+def _equal(a: float, b: float) -> bool:
+    return abs(a - b) <= _ROUNDING * max(abs(a), abs(b), 1.0)
+
+
+def _check_cost(record: Record, add: _Add) -> None:
+    """Times and sizes that can be."""
+    cost = record.cost
+    for name, value in cost.model_dump().items():
+        if value is not None and value < 0:
+            add("error", f"cost {name} is {value}")
+    try:
+        begin, end = (datetime.datetime.fromisoformat(text or "") for text in (record.started, record.finished))
+        wall = (end - begin).total_seconds()
+    except (ValueError, TypeError):
+        add("error", "started and finished are not two times in ISO 8601 with a time zone")
+        return
+    if wall < 0:
+        add("error", f"finished {-wall:.0f} s before it started")
+    spent = (cost.merge_seconds or 0) + (cost.adapt_seconds or 0)
+    if 0 <= wall and spent > wall + 1:
+        add("warning", f"says {spent:.0f} s of merging and adaptation in {wall:.0f} s; was the record continued?")
+    if end > datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=1):
+        add("error", f"finished in the future, {record.finished}")
+    if record.access and not cost.images_drawn:
+        add("warning", "has access to data and says that it drew no samples")
+    if not record.provenance.commit:
+        add("warning", "names no commit of this project")
+    elif record.provenance.dirty:
+        add("warning", f"was made with local changes to commit {record.provenance.commit[:12]}")
+
+
+def _check_against(record: Record, own: Mapping[str, Record], add: _Add) -> None:
+    """Beside the project's own record of the same run, and the experts."""
+    same = own.get(record.run_id)
+    if same is not None:
+        differing = [task for task, result in record.tasks.items() if not _same(result, same.tasks.get(task))]
+        if differing:
+            add("warning", f"differs from the project's own record of this run on {', '.join(differing)}")
+    where = (record.spec.suite, record.spec.backbone, record.spec.family)
+    for expert in own.values():
+        spec = expert.spec
+        if spec.method != REFERENCE_ROWS[1] or (spec.suite, spec.backbone, spec.family) != where:
+            continue
+        above = [task for task, result in record.tasks.items() if _far_above(result, expert.tasks.get(task))]
+        if above and record.spec.method not in REFERENCE_ROWS:
+            add("warning", f"is more than 5 points above the task's own expert on {', '.join(above)}")
+        break
+
+
+def _same(result: TaskResult, other: TaskResult | None) -> bool:
+    return other is not None and canonical_json(result.statistics.model_dump()) == canonical_json(
+        other.statistics.model_dump()
+    )
+
+
+def _far_above(result: TaskResult, expert: TaskResult | None) -> bool:
+    return expert is not None and result.metric == expert.metric == "accuracy" and result.value > expert.value + 5
+
+
+def _check_seeds(records: Sequence[Record], found: list[Finding]) -> None:
+    """Different seeds of a stochastic method give different predictions."""
+    by_row: dict[str, list[Record]] = {}
+    for record in records:
+        if record.spec.seed is not None and record.tasks:
+            key = canonical_json(record.spec.model_dump(exclude={"seed"}))
+            by_row.setdefault(key, []).append(record)
+    for group in by_row.values():
+        texts = [canonical_json({t: r.statistics.model_dump() for t, r in record.tasks.items()}) for record in group]
+        for record, text in zip(group, texts, strict=True):
+            if texts.count(text) > 1:
+                found.append(Finding("warning", _name(record), "has the same predictions as another seed"))
