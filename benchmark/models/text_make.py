@@ -88,7 +88,8 @@ def make_family(tasks: list[str], out: Path = FOLDER, *, recipe: Recipe | None =
                                     say=lambda text: print(f"  {text}", file=sys.stderr, flush=True))
         log["cpu_seconds"] = round(time.process_time() - began, 1)
         save_state(out / f"heads/{task}.safetensors", head.state_dict())
-        save_adapters(path, adapters, {"run": json.dumps(run, sort_keys=True), "log": json.dumps(log)})
+        save_adapters(path, adapters, {"run": json.dumps(run, sort_keys=True)})
+        save_json(out / "logs" / f"{task}.json", log)
     if scores:
         write_manifest(out, score_family(out, encoder, tokenizer), base, threads)
     return read(out)
@@ -160,7 +161,9 @@ def write_manifest(out: Path, scores: dict[str, dict[str, float]], base: dict[st
         with safe_open(out / name, "pt") as file:
             files[name]["shapes"] = {k: list(file.get_slice(k).get_shape()) for k in sorted(file.keys())}
             if file.metadata():
-                made[name] = {k: json.loads(v) for k, v in file.metadata().items()}
+                made[name] = json.loads(file.metadata()["run"])
+                log = out / "logs" / f"{name.removesuffix('.safetensors')}.json"
+                made[name]["log"] = json.loads(log.read_text(encoding="utf-8")) if log.is_file() else None
     import transformers
 
     save_json(out / "manifest.json", {

@@ -27,7 +27,7 @@ class Recipe:
 
     rank: int = 8
     alpha: float = 16.0
-    steps: int = 200
+    steps: int = 160
     batch_size: int = 32
     lr: float = 1e-3
     head_lr: float = 5e-3
