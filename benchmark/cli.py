@@ -307,7 +307,10 @@ def _board(arguments: argparse.Namespace, argv: list[str]) -> int:
         )
     made = _write_boards(Store(folder), out)
     if arguments.plots:
-        _write_plots(made, out / "plots")
+        from benchmark import figures
+
+        for path in figures.write(made, Store(folder, read_only=True).all(), out / "plots"):
+            print(f"wrote {shown(path)}", file=sys.stderr)
         _write_panels(made, folder, out / "plots")
     if arguments.reference:
         from benchmark import published
@@ -318,29 +321,6 @@ def _board(arguments: argparse.Namespace, argv: list[str]) -> int:
         write_atomic(out / "published.md", published.markdown())
     print(f"wrote {shown(out / 'leaderboard.md')}", file=sys.stderr)
     return 0
-
-
-def _write_plots(boards: Sequence[Any], folder: Path) -> None:
-    """Mean score against number of tasks, for suites of several sizes; mean ranks with the critical difference."""
-    from benchmark import critical, plots
-
-    kinds: dict[tuple[str, str, str], list[Any]] = {}
-    for board in boards:
-        kinds.setdefault((board.suite.rpartition("-")[0], board.backbone, board.family), []).append(board)
-    for (kind, backbone, family), group in kinds.items():
-        if len(group) < 2:
-            continue
-        shared = set.intersection(*(set(board.rows["method"]) for board in group))
-        largest = max(group, key=lambda board: len(board.tasks)).rows
-        order = [name for name in largest["method"] if name in shared]
-        figure = plots.by_number_of_tasks(group, order)
-        path = plots.save(figure, folder / f"{kind}--{backbone}--{family}--by-tasks.png")
-        print(f"wrote {shown(path)}", file=sys.stderr)
-    for board in boards:
-        ranks = critical.diagram(board, critical.chosen(board))
-        if ranks is not None:
-            path = plots.save(ranks, folder / f"{board.name}--ranks.png")
-            print(f"wrote {shown(path)}", file=sys.stderr)
 
 
 def _write_panels(boards: Sequence[Any], records: Path, folder: Path) -> None:

@@ -1,10 +1,15 @@
-"""Figures from boards. No torch; colours are Okabe and Ito's, safe for colour-blind readers."""
+"""Figures from boards, records and tables of studies. No torch.
+
+Colours are Okabe and Ito's, which colour-blind readers can tell apart; matrices are in cividis, differences in blue and
+orange.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 import numpy as np
@@ -16,7 +21,10 @@ import matplotlib.pyplot as plt  # noqa: E402
 from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.colors import LinearSegmentedColormap  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
+from matplotlib.ticker import NullFormatter  # noqa: E402
 
+from benchmark import metrics  # noqa: E402
+from benchmark.record import Record, commits_text  # noqa: E402
 from benchmark.rows import Board  # noqa: E402
 
 COLOURS = ["#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
@@ -55,12 +63,170 @@ def by_number_of_tasks(boards: Sequence[Board], methods: Sequence[str]) -> Figur
     axes.set_xticks([len(board.tasks) for board in ordered])
     axes.set_xlabel("number of tasks merged")
     axes.set_ylabel("mean accuracy, %")
-    commits = sorted({commit[:8] for board in ordered for commit in board.commits})
+    commits = commits_text(commit for board in ordered for commit in board.commits)
     suites = ", ".join(board.suite for board in ordered)
-    axes.set_title(f"{suites}\n95 % intervals, commit {', '.join(commits)}", fontsize=8)
+    axes.set_title(f"{suites}\n95 % intervals, commit {commits}", fontsize=8)
     axes.grid(axis="y", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+def bars(board: Board, most: int = 40) -> Figure:
+    """Score of every method with its 95 % interval, best first; colours say what data it saw."""
+    value, low, high, label = _score(board)
+    rows = board.rows[board.rows[value].notna()].head(most).iloc[::-1]
+    figure, axes = plt.subplots(figsize=(6.6, 1.1 + 0.17 * len(rows)), layout="constrained")
+    places = np.arange(len(rows))
+    for access, colour in _access_colours(rows).items():
+        part = ((rows["row"] == "method") | (rows["row"] == "oracle")) & (rows["access"] == access)
+        axes.barh(places[part], rows[value][part], color=colour, height=0.75, label=access, alpha=0.9)
+    reference = rows["row"] == "reference"
+    axes.barh(places[reference], rows[value][reference], color="#FFFFFF", edgecolor="#000000", height=0.75, hatch="///",
+              linewidth=0.6, label="reference row")  # fmt: skip
+    axes.errorbar(rows[value], places, xerr=_errors(rows, value, low, high), fmt="none", ecolor="#333333",
+                  elinewidth=0.8, capsize=1.5)  # fmt: skip
+    for place, (number, end) in enumerate(zip(rows[value], rows[high].fillna(rows[value]), strict=True)):
+        axes.text(end + 0.8, place, f"{number:.1f}", va="center", fontsize=6)
+    axes.set_yticks(places, [_named(row) for _, row in rows.iterrows()], fontsize=6.5)
+    axes.set_ylim(-0.6, len(rows) - 0.4)
+    axes.set_xlabel(label, fontsize=8)
+    axes.legend(fontsize=6.5, loc="lower right", title="data seen", title_fontsize=6.5)
+    return _titled(figure, axes, "Score with 95 % interval", board, grid="x")
+
+
+def by_task(board: Board, methods: Sequence[str]) -> Figure:
+    """Each task's score in percent of its own expert's: a line of dots a task, a mark a method."""
+    expert = board.rows[board.rows["method"] == "individual"]
+    own = expert.iloc[0] if len(expert) else None
+    figure, axes = plt.subplots(figsize=(6.6, 1.3 + 0.24 * len(board.tasks)), layout="constrained")
+    for number, name in enumerate(methods):
+        row = board.rows[board.rows["method"] == name].iloc[0]
+        shares = [_share(board, task, row, own) for task in board.tasks]
+        axes.plot(shares, range(len(board.tasks)), linestyle="none", marker=MARKERS[number % len(MARKERS)],
+                  color=COLOURS[number % len(COLOURS)], markersize=5, alpha=0.85, label=name,
+                  fillstyle="full" if number < len(COLOURS) else "none")  # fmt: skip
+    axes.axvline(100, color="#000000", linestyle="--", linewidth=0.8)
+    axes.set_yticks(range(len(board.tasks)), board.tasks, fontsize=6.5)
+    axes.invert_yaxis()
+    axes.set_xlabel("score, % of the task's own expert (dashed: the expert)", fontsize=8)
+    axes.legend(fontsize=6.5, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return _titled(figure, axes, "Each task", board, grid="both")
+
+
+def against(board: Board, column: str, label: str, named: Sequence[str] = ()) -> Figure:
+    """Score against a cost of the board (``column``, on a logarithmic axis), a mark a method.
+
+    Named are reference rows, the methods that no other beats in both, and those of ``named`` that there is room for.
+    """
+    value, low, high, scored = _score(board)
+    rows = board.rows[board.rows[value].notna() & board.rows[column].notna()]
+    positive = rows[column][rows[column] > 0]
+    x = rows[column].clip(lower=max(1e-2, float(positive.min())) if len(positive) else 1.0)
+    figure, axes = plt.subplots(figsize=(6.6, 3.8), layout="constrained")
+    for (access, colour), marker in zip(_access_colours(rows).items(), MARKERS * 4, strict=False):
+        part = rows["access"] == access
+        errors = _errors(rows[part], value, low, high)
+        axes.errorbar(x[part], rows[value][part], yerr=errors, fmt=marker, color=colour, markersize=4.5, alpha=0.85,
+                      elinewidth=0.7, label=access)  # fmt: skip
+    y, ranked = rows[value], rows["row"] == "method"
+    beaten = {i: (ranked & (x <= x[i]) & (y >= y[i]) & ((x < x[i]) | (y > y[i]))).any() for i in rows.index}
+    first = [i for i in rows.index if rows["row"][i] == "reference" or not beaten[i]]
+    span = np.ptp(np.log10(x)) or 1.0
+    placed: list[tuple[float, float]] = []
+    for i in [*first, *(i for i in rows.index if rows["method"][i] in named and i not in first)]:
+        at = float(np.log10(x[i]) / span), float(y[i])
+        if all(abs(at[0] - u) > 0.25 or abs(at[1] - v) > 2.5 for u, v in placed):
+            placed.append(at)
+            left = at[0] > float(np.log10(x.max()) / span) - 0.2
+            axes.annotate(rows["method"][i], (x[i], at[1]), textcoords="offset points", fontsize=6,
+                          xytext=(-5, 3) if left else (5, 3), ha="right" if left else "left")  # fmt: skip
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("{x:g}" if span < 1.2 else NullFormatter())
+    axes.tick_params(axis="x", which="minor", labelsize=6)
+    axes.margins(x=0.12)
+    axes.set_xlabel(label, fontsize=8)
+    axes.set_ylabel(scored, fontsize=8)
+    axes.legend(fontsize=6.5, title="data seen", title_fontsize=6.5, frameon=False, loc="center left",
+                bbox_to_anchor=(1.0, 0.5))  # fmt: skip
+    return _titled(figure, axes, f"Score against {label.partition(',')[0]}", board, grid="both")
+
+
+def coefficients(records: Sequence[Record]) -> Figure:
+    """Learned merging coefficients, a row each tensor and a column each task, averaged over the seeds of one method."""
+    first = records[0]
+    names = [str(name) for name in first.trace_summary["coefficient_rows"]]
+    values = np.mean([record.trace_summary["coefficients"] for record in records], axis=0)
+    common = os.path.commonprefix(names) if len(names) > 1 else ""
+    figure, axes = plt.subplots(figsize=(2.6 + 0.3 * len(first.suite_tasks), 1.6 + 0.105 * len(names)),
+                                layout="constrained")  # fmt: skip
+    heat_map(values, [name[len(common):] for name in names], first.suite_tasks, axes=axes, label="coefficient",
+             limits=(0.0, max(1.0, float(values.max()))), numbers=False)  # fmt: skip
+    axes.set_yticks(range(len(names)), [name[len(common):] for name in names], fontsize=5)
+    figure.suptitle(f"{first.variant}: coefficients\n{_records(records)}", fontsize=8)
+    return figure
+
+
+def adaptation(groups: Mapping[str, Sequence[Record]], smooth: int = 5) -> Figure:
+    """Loss while adapting, in percent of its start, a line a method: mean over seeds, their range shaded.
+
+    Losses of different methods are different functions; only the course of each can be read here.
+    """
+    figure, axes = plt.subplots(figsize=(6.6, 3.2), layout="constrained")
+    for number, (name, records) in enumerate(groups.items()):
+        curves = [np.asarray(record.trace_summary["losses"], dtype=float) for record in records]
+        shortest = min(map(len, curves))
+        table = np.array([np.convolve(curve[:shortest], np.ones(smooth) / smooth, mode="valid") for curve in curves])
+        table = 100 * table / table[:, :1]
+        share = 100 * (np.arange(table.shape[1]) + smooth / 2) / shortest
+        colour, line = COLOURS[number % len(COLOURS)], "-" if number < len(COLOURS) else ":"
+        axes.plot(share, table.mean(axis=0), color=colour, linewidth=1.4, linestyle=line, markevery=12, markersize=4,
+                  marker=MARKERS[number % len(MARKERS)], label=f"{name} (n={len(records)})")  # fmt: skip
+        axes.fill_between(share, table.min(axis=0), table.max(axis=0), color=colour, alpha=0.15, linewidth=0)
+    axes.set_xlabel("share of the updates, %", fontsize=8)
+    axes.set_ylabel("loss, % of its start", fontsize=8)
+    axes.set_ylim(bottom=0)
+    axes.legend(fontsize=6.5, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title(f"Adaptation\n{_records([r for records in groups.values() for r in records])}", fontsize=8)
+    return figure
+
+
+def ablation(frame: pd.DataFrame, about: str) -> Figure:
+    """Score of each variant, a panel a setting, with 95 % intervals; the first variant's in orange.
+
+    ``frame`` as ``studies.tables.ablation`` makes it.
+    """
+    settings = list(dict.fromkeys(frame["setting"]))
+    columns = min(4, len(settings))
+    lines = -(-len(settings) // columns)
+    variants = [name for name in dict.fromkeys(frame["variant"]) if name not in REFERENCE]
+    size = 1.8 + 1.9 * columns, 0.8 + lines * (0.45 + 0.22 * len(variants))
+    figure, panels = plt.subplots(lines, columns, figsize=size, layout="constrained", sharex=True, sharey=True,
+                                  squeeze=False)  # fmt: skip
+    for axes, setting in zip(panels.flat, settings, strict=False):
+        group = frame[frame["setting"] == setting].set_index("variant")
+        for place, name in enumerate(variants):
+            if name in group.index:
+                row = group.loc[name]
+                errors = _errors(group.loc[[name]], "mean", "low", "high")
+                axes.errorbar([row["mean"]], [place], xerr=errors, fmt="o", markersize=4, capsize=2,
+                              color=COLOURS[0 if place == 0 else 1], elinewidth=1)  # fmt: skip
+        for name, colour in REFERENCE.items():
+            if name in group.index:
+                axes.axvline(group.loc[name, "mean"], color=colour, linewidth=0.8, linestyle="--")
+        axes.set_title(setting, fontsize=6.5)
+        axes.tick_params(labelsize=6)
+        axes.grid(axis="x", alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes in panels.flat[len(settings):]:
+        axes.set_visible(False)
+    panels[0, 0].set_yticks(range(len(variants)), variants, fontsize=6)
+    panels[0, 0].set_ylim(len(variants) - 0.5, -0.5)
+    figure.supxlabel("mean score, % (dashed: experts black, base grey)", fontsize=7)
+    figure.suptitle(about, fontsize=8)
     return figure
 
 
@@ -74,6 +240,7 @@ def heat_map(
     diverging: bool = False,
     digits: int = 0,
     limits: tuple[float, float] | None = None,
+    numbers: bool = True,
 ) -> None:
     """A matrix as colours with its numbers: cividis, or blue to orange around zero where ``diverging``."""
     shown = np.asarray(values, dtype=float)
@@ -87,7 +254,7 @@ def heat_map(
     axes.set_yticks(range(len(down)), down, fontsize=6)
     axes.tick_params(length=0)
     for (i, j), value in np.ndenumerate(shown):
-        if np.isfinite(value):
+        if numbers and np.isfinite(value):
             red, green, blue, _ = picture.cmap(picture.norm(value))
             dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
             text = f"{value:{'+' if diverging else ''}.{digits}f}"
@@ -109,7 +276,8 @@ def transfer(frame: pd.DataFrame, about: str) -> Figure:
     figure, panels = plt.subplots(1, 2, figsize=(7.2, 1.2 + 0.22 * len(down)), layout="constrained", sharey=True)
     for axes, name, title in zip(panels, ("gain", "beyond"),
                                  ("transferred - own", "transferred - self-adapted"), strict=True):  # fmt: skip
-        table = frame.pivot_table(index="recipient", columns="source", values=name).reindex(order.index)[sources]
+        table = frame.pivot_table(index="recipient", columns="source", values=name)
+        table = table.reindex(index=order.index, columns=sources)
         heat_map(table.to_numpy(), down, sources, axes=axes, label="points", diverging=True, digits=1)
         axes.set_title(title, fontsize=8)
     what = "Layers adapted by the columns' methods, placed on the rows' merges (own score)"
@@ -172,8 +340,65 @@ def correlation(points: pd.DataFrame, coefficients: pd.DataFrame, about: str) ->
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write the figure as PNG (its suffix decides) and close it."""
+    """Write the figure as PNG to ``path`` and as SVG beside it, and close it; the path of the PNG."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": "symerge-bench"}):
+        figure.savefig(path, dpi=110)
+        figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
     plt.close(figure)
     return path
+
+
+def _score(board: Board) -> tuple[str, str, str, str]:
+    """Columns of the score and its interval, and how the axis is called."""
+    if board.averaged:
+        return "mean", "low", "high", "mean score, %"
+    return "normalised", "normalised_low", "normalised_high", "mean score, % of the experts'"
+
+
+def _errors(rows: pd.DataFrame, value: str, low: str, high: str) -> np.ndarray:
+    """Lengths of error bars below and above, ``[2, n]``; 0 where there is no interval."""
+    return np.maximum(0, np.nan_to_num([rows[value] - rows[low], rows[high] - rows[value]]))
+
+
+def _share(board: Board, task: str, row: Any, own: Any) -> float:
+    if own is None:
+        return float("nan")
+    above, below = (row[task], own[task]) if higher_is_better(board, task) else (own[task], row[task])
+    return float(100 * above / below) if below > 0 else float("nan")
+
+
+def higher_is_better(board: Board, task: str) -> bool:
+    """The direction of a task's metric."""
+    name = board.metrics.get(task, "")
+    return metrics.get(name).higher_is_better if name in metrics.METRICS else True
+
+
+def _access_colours(rows: pd.DataFrame) -> dict[str, str]:
+    """A colour for each kind of access, in a fixed order."""
+    order = ["none", "unlabelled test", "labelled val", "unlabelled train", "unlabelled val", "labelled train"]
+    every = sorted(set(rows["access"]), key=lambda access: (order.index(access) if access in order else 99, access))
+    known = dict(zip(order, ["#0072B2", "#D55E00", "#E69F00", "#009E73", "#56B4E9", "#CC79A7"], strict=True))
+    return {access: known.get(access, "#777777") for access in every}
+
+
+def _named(row: Any) -> str:
+    return row["method"] + (" (oracle)" if row["row"] == "oracle" else "") + (f"  n={row['n']}" if row["n"] > 1 else "")
+
+
+def _titled(figure: Figure, axes: Axes, what: str, board: Board, grid: Literal["x", "both"]) -> Figure:
+    commits = commits_text(commit.split()[0] for commit in board.commits)
+    size = f"{len(board.tasks)} tasks, {sum(board.n_test.values()):,} test samples"
+    axes.set_title(f"{what}: {board.suite}, {board.backbone}\n{size}, commit {commits}", fontsize=8)
+    axes.tick_params(axis="x", labelsize=7)
+    axes.grid(axis=grid, alpha=0.3)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _records(records: Sequence[Record]) -> str:
+    """Suite, seeds and commits of some runs."""
+    seeds = len({record.spec.seed for record in records})
+    commits = commits_text(record.provenance.commit or "" for record in records)
+    return f"{records[0].spec.suite}, {seeds} seed{'s' if seeds > 1 else ''}, commit {commits}"

@@ -6,6 +6,7 @@ import base64
 import binascii
 import math
 import zlib
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -218,3 +219,9 @@ class Record(_Model):
     def missing(self) -> list[str]:
         """Tasks of the suite without a result, in the suite's order."""
         return [task for task in self.suite_tasks if task not in self.tasks]
+
+
+def commits_text(commits: Iterable[str]) -> str:
+    """Eight digits of each commit, for a title; of more than three, how many more."""
+    found = sorted({commit[:8] for commit in commits if commit})
+    return ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")

@@ -13,7 +13,8 @@ PACKAGES = ("benchmark", "methods")
 TORCH = {"torch", "torchvision", "torchmetrics", "open_clip", "safetensors.torch", "transformers", "accelerate"}
 WITHOUT_TORCH = [
     "spec", "codehash", "errors", "record", "store", "metrics", "stats", "relative", "rows", "columns", "leaderboard",
-    "plots", "compare", "pages", "published", "page", "critical", "simulate", "submissions",
+    "plots", "compare", "pages", "published", "page", "critical", "simulate", "submissions", "figures", "studies",
+    "studies.settings", "studies.tables", "studies.pages",
 ]  # fmt: skip
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
-from benchmark import leaderboard, plots
+from benchmark import figures, leaderboard, plots
+from benchmark.store import Store
 
 ROOT = Path(__file__).parents[1]
 
@@ -25,3 +28,77 @@ def test_lines_are_the_means_of_the_boards(tmp_path: Path) -> None:
             assert (len(board.tasks), pytest.approx(row["mean"])) in points
     path = plots.save(figure, tmp_path / "figure.png")
     assert path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 5000
+
+
+@pytest.fixture(scope="module")
+def reference() -> tuple[list, dict]:
+    """The reference records of vision-mini-8, and their board."""
+    records = Store(ROOT / "results" / "reference", read_only=True).all("vision-mini-8")
+    if not records:
+        pytest.skip("no reference records in this checkout")
+    return records, leaderboard.boards(records)[0]
+
+
+def test_bars_are_the_scores_of_the_board_and_their_colours_the_access(reference: tuple) -> None:
+    _, board = reference
+    (axes,) = plots.bars(board).axes
+    named = {label.get_text().partition("  ")[0]: place for place, label in enumerate(axes.get_yticklabels())}
+    bars = {round(bar.get_y() + bar.get_height() / 2): bar for bar in axes.patches}
+    assert len(bars) == len(named) == min(40, len(board.rows))
+    for _, row in board.rows.head(40).iterrows():
+        bar = bars[named[row["method"] + (" (oracle)" if row["row"] == "oracle" else "")]]
+        assert bar.get_width() == pytest.approx(row["mean"])
+    colours = {row["access"]: bars[named[row["method"]]].get_facecolor() for _, row in board.rows.iterrows()
+               if row["row"] == "method" and row["method"] in named}  # fmt: skip
+    assert len(set(colours.values())) == len(colours) > 1
+    assert board.suite in axes.get_title() and "test samples" in axes.get_title() and "commit" in axes.get_title()
+
+
+def test_dots_are_shares_of_the_experts_scores(reference: tuple) -> None:
+    _, board = reference
+    (axes,) = plots.by_task(board, ["ties", "pretrained"]).axes
+    rows = board.rows.set_index("method")
+    for line, name in zip(axes.lines, ["ties", "pretrained"], strict=False):
+        wanted = [100 * rows.loc[name, task] / rows.loc["individual", task] for task in board.tasks]
+        assert line.get_xdata() == pytest.approx(wanted)
+
+
+def test_cost_figures_name_what_no_method_beats(reference: tuple) -> None:
+    _, board = reference
+    (axes,) = plots.against(board, "storage_models", "storage, in models").axes
+    named = {text.get_text() for text in axes.texts}
+    single = board.rows[(board.rows["row"] == "method") & (board.rows["storage_models"] <= 1)]
+    assert single.iloc[0]["method"] in named and "individual" in named
+    assert axes.get_xscale() == "log"
+
+
+def test_coefficients_and_curves_are_means_over_seeds(reference: tuple) -> None:
+    records, _ = reference
+    runs = [record for record in records if record.variant == "symerge"]
+    figure = plots.coefficients(runs)
+    drawn = figure.axes[0].images[0].get_array()
+    assert np.allclose(drawn, np.mean([run.trace_summary["coefficients"] for run in runs], axis=0))
+    (axes,) = plots.adaptation({"symerge": runs}, smooth=1).axes
+    curves = np.array([np.array(run.trace_summary["losses"]) for run in runs])
+    assert axes.lines[0].get_ydata() == pytest.approx((100 * curves / curves[:, :1]).mean(axis=0))
+
+
+def test_heat_maps_of_transfer_hold_the_tables_numbers() -> None:
+    frame = pd.DataFrame(
+        [["a", "m", 60.0, 1.5, -0.5], ["b", "m", 60.0, -2.0, np.nan], ["a", "n", 40.0, 3.0, 0.25]],
+        columns=["source", "recipient", "own", "gain", "beyond"],
+    )
+    gains, beyond = plots.transfer(frame, "about").axes[:2]
+    assert [label.get_text() for label in gains.get_yticklabels()] == ["m (60.0)", "n (40.0)"]
+    assert np.allclose(gains.images[0].get_array().filled(np.nan), [[1.5, -2.0], [3.0, np.nan]], equal_nan=True)
+    assert {text.get_text() for text in beyond.texts} == {"-0.5", "+0.2"}
+
+
+def test_every_figure_is_written_as_png_and_svg_of_modest_size(reference: tuple, tmp_path: Path) -> None:
+    records, board = reference
+    paths = figures.write([board], records, tmp_path)
+    kinds = {path.stem.rpartition("--")[2] for path in paths}
+    assert kinds >= {"scores", "by-task", "cost", "storage", "coefficients", "adaptation"}
+    for path in paths:
+        assert path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size < 300_000
+        assert path.with_suffix(".svg").read_text().lstrip().startswith("<?xml")

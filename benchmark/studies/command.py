@@ -229,6 +229,7 @@ def _pilot_tables(places: Places, suite: Any, name: str) -> list[Path]:
 
 
 def _ablation_tables(places: Places, study: Any, suite: str | None) -> list[Path]:
+    from benchmark import plots
     from benchmark.studies import pages, tables
 
     wanted = {place for _, place in study.places(suite)}
@@ -243,7 +244,8 @@ def _ablation_tables(places: Places, study: Any, suite: str | None) -> list[Path
     about = pages.About.of(suite or study.suite, chosen)
     write_atomic(folder / f"{name}.csv", frame.to_csv(index=False))
     write_atomic(folder / f"{name}.md", pages.ablation_page(study, frame, about))
-    return [folder / f"{name}.csv", folder / f"{name}.md"]
+    figure = plots.ablation(frame, f"{study.question}\n{about.line()}")
+    return [folder / f"{name}.csv", folder / f"{name}.md", plots.save(figure, places.plots / f"ablation--{name}.png")]
 
 
 def _shown(path: Path) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from benchmark.record import Record
+from benchmark.record import Record, commits_text
 from benchmark.studies.settings import Ablation
 from benchmark.studies.tables import CrossTask
 
@@ -36,7 +36,7 @@ class About:
             tasks=len(largest.tasks),
             samples=sum(task.n for task in largest.tasks.values()),
             seeds=len({record.spec.seed for record in found if record.spec.seed is not None}) or 1,
-            commits=sorted({(r.provenance.commit or "")[:8] + ("*" if r.provenance.dirty else "") for r in found}),
+            commits=sorted({r.provenance.commit for r in found if r.provenance.commit}),
             commands=sorted({" ".join(record.provenance.argv) for record in found}),
         )
 
@@ -44,12 +44,12 @@ class About:
         """For a figure's title."""
         seeds = f"{self.seeds} seeds" if self.seeds > 1 else "1 seed"
         size = f"{self.suite}, {self.tasks} tasks, {self.samples:,} test samples"
-        return f"{size}, {seeds}, commit {', '.join(self.commits)}"
+        return f"{size}, {seeds}, commit {commits_text(self.commits)}"
 
     def footer(self) -> list[str]:
         """For the end of a page."""
         return ["", *(f"- Command: `{command}`" for command in self.commands),
-                f"- Commit: {', '.join(self.commits)}", ""]  # fmt: skip
+                f"- Commit: {', '.join(commit[:12] for commit in self.commits)}", ""]  # fmt: skip
 
 
 def table(header: Sequence[str], lines: Iterable[Sequence[str]], left: int = 1) -> list[str]:
