@@ -291,14 +291,16 @@ def cross_task(cross: Any, about: str) -> Figure:
     ``cross`` as ``studies.tables.cross_task`` makes it; in percent of the expert's own score.
     """
     size = 1.6 + 0.17 * len(cross.tasks)
-    figure, panels = plt.subplots(1, 2, figsize=(2 * size, size), layout="constrained", sharey=True)
-    for axes, values, title in zip(panels, (cross.before, cross.adapted), ("heads as they are", "heads adapted"),
-                                   strict=True):  # fmt: skip
+    shown = [(cross.before, "heads as they are"), (cross.adapted, "heads adapted")]
+    shown = [(values, title) for values, title in shown if np.isfinite(values).any()]
+    figure, panels = plt.subplots(1, len(shown), figsize=(len(shown) * size + 0.8, size + 0.3), layout="constrained",
+                                  sharey=True, squeeze=False)  # fmt: skip
+    for axes, (values, title) in zip(panels[0], shown, strict=True):
         heat_map(cross.normalised(values), cross.tasks, cross.tasks, axes=axes, label="% of the expert's own",
                  limits=(0.0, 100.0))  # fmt: skip
         axes.set_title(title, fontsize=8)
         axes.set_xlabel("head of", fontsize=7)
-    panels[0].set_ylabel("encoder of", fontsize=7)
+    panels[0, 0].set_ylabel("encoder of", fontsize=7)
     figure.suptitle(f"Cross-task performance\n{about}", fontsize=8)
     return figure
 

@@ -57,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
             one.add_argument("--sets", nargs="+", default=["2:60", "4:30"], metavar="SIZE:COUNT",
                              help="sets of tasks that are merged; default 2:60 4:30")
             one.add_argument("--steps", type=int, default=100, metavar="N",
-                             help="rounds of the heads' adaptation, default 100")
+                             help="rounds of the heads' adaptation, default 100; 0 leaves it out")
     return top
 
 

@@ -74,14 +74,15 @@ def run(
         mergers: methods; on the merges of the first one, the heads are adapted too.
         sets: ``{size: how many}`` sets of tasks.
         seeds: of the adaptation, and of mergers that are stochastic.
-        steps: rounds of the adaptation.
+        steps: rounds of the adaptation; 0 leaves it out.
     """
     own, options = budget("head", {"steps": steps}), without_merges(options)
-    records = execute(_cross(bench, own, seeds), bench, derived, options)
+    adapting = seeds if steps else []
+    records = execute(_cross(bench, own, adapting), bench, derived, options)
     for tasks in subsets(list(bench.tasks), sets):
         part = Subset(bench, tasks)
         merges = [r for r in plan(part, mergers, seeds=seeds) if r.spec.method not in REFERENCE_ROWS]
-        first = [_adapted(part, run, own, seed) for run in merges[:1] for seed in seeds]
+        first = [_adapted(part, run, own, seed) for run in merges[:1] for seed in adapting]
         records += execute([*merges, *first], part, derived, options)
     return records
 
