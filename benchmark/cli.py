@@ -81,6 +81,12 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--threads", type=int, metavar="N", help="of torch on the CPU; default: all cores")
     run.add_argument("--batch-size", type=int, metavar="N", help="of the evaluation; default: the suite's")
     run.add_argument("--discard-merged", action="store_true", help="delete each merged model once it is evaluated")
+    run.add_argument(
+        "--rehearse",
+        action="store_true",
+        help="a full suite's path with random weights and generated images, one update of what adapts; no results",
+    )
+    run.add_argument("--memory-limit", type=float, metavar="GIB", help="of a rehearsal's runs; default 75 %% of free")
     run.add_argument("--dry-run", action="store_true", help="print the plan and stop")
 
     listed = commands.add_parser("list", help="suites, and methods with their access and paper")
@@ -170,10 +176,15 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
         if text != "all":
             methods.describe(text.partition(":")[0])
     _check_seeds(arguments.seeds)
-    for what in ("threads", "batch_size", "time_limit"):
+    for what in ("threads", "batch_size", "time_limit", "memory_limit"):
         value = getattr(arguments, what)
         if value is not None and value <= 0:
             raise UserError(f"--{what.replace('_', '-')} is {value}; a positive number is wanted")
+
+    if arguments.rehearse:
+        from benchmark import rehearse
+
+        return max(rehearse.main(arguments, suite, records_folder, argv) for suite in loaded)
 
     import torch
 

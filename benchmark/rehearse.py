@@ -1,0 +1,316 @@
+"""A suite's whole path at real size without its files: random weights of the true shapes, generated images.
+
+Every method runs in a process of its own, so that its peak memory is its own; a method that adapts makes one update.
+Nothing here is a result: the records lie apart (``<results>/rehearsal``) under a family of their own, and no board
+reads them. What is learned is that the path holds, what it takes, and how good the estimates are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+import methods
+from benchmark.data import full
+from benchmark.errors import UserError
+from benchmark.record import Record
+from benchmark.spec import REFERENCE_ROWS, format_value
+from benchmark.suites import Suite
+
+FAMILY = "rehearsal"
+TRAIN, TEST = 64, 32
+# (height, width) of a typical image, for the time that decoding takes.
+SIZES = {
+    "MNIST": (28, 28), "KMNIST": (28, 28), "FashionMNIST": (28, 28), "EMNIST": (28, 28), "SVHN": (32, 32),
+    "CIFAR10": (32, 32), "CIFAR100": (32, 32), "FER2013": (48, 48), "GTSRB": (50, 50), "EuroSAT": (64, 64),
+    "PCAM": (96, 96), "STL10": (96, 96), "RESISC45": (256, 256), "RenderedSST2": (448, 448),
+}  # fmt: skip
+PHOTO = (375, 500)
+GIB = float(2**30)
+
+
+@dataclass
+class Outcome:
+    """What became of one run. Peaks are anonymous memory in bytes; None where nothing was measured."""
+
+    variant: str
+    status: str
+    record: Record | None
+    peak: int | None
+    """Of the whole process, the runtime's own part included."""
+    seconds: float
+    """From the start of the process to its end."""
+
+
+def write_family(folder: Path, backbone: str, suite: Suite, dtype: str = "float32") -> None:
+    """Base, experts and heads with random weights: ``folder/rehearsal/BACKBONE`` as a family folder is."""
+    import torch
+
+    from benchmark.models.backbones import create_encoder, get_backbone
+    from benchmark.models.families import describe_files, save_json, save_state
+
+    made = folder / FAMILY / backbone
+    torch.manual_seed(0)
+    base = create_encoder(backbone).state_dict()
+    kind = getattr(torch, dtype)
+    save_state(made / "base.safetensors", base, kind)
+    classes = {task: full.info(task).classes for task in suite.tasks}
+    for task in suite.tasks:
+        # A fine-tuned tensor lies a few per cent of its own size from the base's.
+        tuned = {n: t + 0.02 * t.std().nan_to_num() * torch.randn_like(t) for n, t in base.items()}
+        save_state(made / f"{task}.safetensors", tuned, kind)
+        weight = 100 * torch.nn.functional.normalize(
+            torch.randn(len(classes[task]), get_backbone(backbone).embed_dim), dim=-1
+        )
+        head = {"weight": weight, "bias": torch.zeros(len(weight))}
+        save_state(made / "heads" / f"{task}.safetensors", head)
+    names = ["base", *suite.tasks, *(f"heads/{task}" for task in suite.tasks)]
+    save_json(
+        made / "manifest.json",
+        {
+            "name": FAMILY,
+            "backbone": backbone,
+            "quick_gelu": get_backbone(backbone).quick_gelu,
+            "classes": classes,
+            "files": describe_files(made, [f"{name}.safetensors" for name in names]),
+            "made": "random weights; no result",
+        },
+    )
+
+
+def write_data(root: Path, suite: Suite) -> None:
+    """A few generated JPEGs per data set, of its size, as the hub's parquet files with its class names."""
+    import datasets
+    from PIL import Image
+
+    datasets.disable_progress_bars()
+    rng = np.random.default_rng(0)
+    for task in suite.tasks:
+        about, (height, width) = full.info(task), SIZES.get(task, PHOTO)
+        features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=about.classes)})
+        for split, n in ((about.splits["train"], TRAIN), (about.splits["test"], TEST)):
+            coarse = rng.integers(0, 256, (n, 6, 8, 3), dtype=np.uint8)
+            images = [Image.fromarray(c).resize((width, height), Image.Resampling.BICUBIC) for c in coarse]
+            rows = {"image": images, "label": rng.integers(len(about.classes), size=n).tolist()}
+            path = root / about.folder / "data" / f"{split}-00000-of-00001.parquet"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            datasets.Dataset.from_dict(rows, features=features).to_parquet(str(path))
+
+
+def variants(asked: Sequence[str] | None, suite: Suite) -> list[str]:
+    """The methods asked for (default: all registered), each that reads data with one update.
+
+    Raises UserError, MergingError for an unknown name.
+    """
+    from benchmark.runner import suite_methods
+    from benchmark.spec import parse_method
+
+    found = []
+    for text in suite_methods(suite, asked or ["all"]):
+        name, given = parse_method(text)
+        about = methods.describe(name)
+        if about.access_for({**about.parameters, **given}) and "steps" in about.parameters and "steps" not in given:
+            given["steps"] = 1
+        found.append(":".join([name, *([",".join(f"{k}={format_value(v)}" for k, v in given.items())] * bool(given))]))
+    return [*REFERENCE_ROWS, *found]
+
+
+def open_bench(suite: Suite, backbone: str, folder: Path, device: str, dtype: str) -> Any:
+    """The real bench on the generated files; sizes of test splits are not compared, files are not hashed again."""
+    from benchmark.models.backbones import get_backbone
+    from benchmark.models.families import Family, checkpoint_folder, load_family
+    from benchmark.suites.bench import resolve_device, resolve_dtype
+    from benchmark.suites.vision import VisionBench
+
+    class Rehearsal(VisionBench):
+        def _load_family(self, checkpoints: str | os.PathLike | None) -> Family:
+            where = checkpoint_folder(FAMILY, backbone, checkpoints)
+            return load_family(where, backbone, suite.tasks, verify=False)
+
+        def _split(self, task: str, split: str) -> Any:
+            size = get_backbone(backbone).image_size
+            return full.load_split(task, split, root=folder / "data", image_size=size, counted=False)
+
+    return Rehearsal(
+        suite,
+        backbone,
+        FAMILY,
+        resolve_device(device),
+        resolve_dtype(dtype),
+        data_root=folder / "data",
+        checkpoints=folder / "checkpoints",
+    )
+
+
+def _one(suite: Suite, backbone: str, folder: Path, text: str, results: Path, how: dict[str, Any]) -> None:
+    """Carry out one run; the whole work of a child process."""
+    import torch
+
+    from benchmark import runner
+    from benchmark.store import Store
+
+    os.environ["SYMERGE_CACHE"] = str(folder / "cache")
+    if how["threads"]:
+        torch.set_num_threads(how["threads"])
+    bench = open_bench(suite, backbone, folder, how["device"], how["dtype"])
+    runs = runner.plan(bench, [text], seeds=[0], dtype=how["dtype"], autocast_dtype=how["autocast"])
+    chosen = [run for run in runs if run.variant == text] or runs[-1:]
+    options = runner.Options(
+        force=True, time_limit=how["time_limit"], keep_merged=False, argv=how["argv"], batch_size=how["batch_size"]
+    )
+    runner.execute(chosen, bench, Store(results), options)
+
+
+def _watch(process: Any, limit: float | None, memory: int | None) -> tuple[int, str | None]:
+    """Wait for a child; returns its peak of anonymous memory, and why it was ended where it was."""
+    peak, began = 0, time.monotonic()
+    while process.is_alive():
+        peak = max(peak, anonymous(process.pid))
+        if memory is not None and peak > memory:
+            process.kill()
+            process.join()
+            return peak, f"ended at {peak / GIB:.1f} GiB (limit {memory / GIB:.1f})"
+        # The run's own limit rings first; this one is for calls that do not come back.
+        if limit is not None and time.monotonic() - began > 2 * limit + 120:
+            process.kill()
+            process.join()
+            return peak, f"ended after {2 * limit + 120:.0f} s"
+        process.join(0.05)
+    return peak, None
+
+
+def anonymous(pid: int) -> int:
+    """Anonymous resident memory of a process in bytes; its whole resident memory where the system tells no more."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("RssAnon:"):
+                return int(line.split()[1]) * 1024
+    with contextlib.suppress(psutil.Error):
+        return int(psutil.Process(pid).memory_info().rss)
+    return 0
+
+
+def rehearse(
+    suite: Suite,
+    backbone: str,
+    results: Path,
+    *,
+    asked: Sequence[str] | None = None,
+    time_limit: float | None = None,
+    memory_limit: int | None = None,
+    device: str = "cpu",
+    dtype: str = "float32",
+    autocast: str | None = None,
+    threads: int | None = None,
+    batch_size: int | None = None,
+    argv: Sequence[str] = (),
+    tell: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True),
+) -> Iterator[Outcome]:
+    """Rehearse a suite; yields each run's outcome as it ends.
+
+    Args:
+        results: folder of the records; emptied of nothing, written anew.
+        memory_limit: bytes of anonymous memory at which a run is ended, to spare the machine.
+    """
+    from benchmark.models.backbones import get_backbone
+    from benchmark.store import Store
+
+    texts = variants(asked, suite)
+    with tempfile.TemporaryDirectory(prefix="symerge-rehearsal-") as temporary:
+        folder = Path(temporary)
+        tell(f"writing {len(suite.tasks) + 1} random {get_backbone(backbone).name} towers and images to {folder}")
+        write_family(folder / "checkpoints", backbone, suite)
+        write_data(folder / "data", suite)
+        how = {"device": device, "dtype": dtype, "autocast": autocast, "threads": threads, "argv": list(argv),
+               "time_limit": time_limit, "batch_size": batch_size}  # fmt: skip
+        # A server that has imported everything, and used nothing of it, starts a fresh process in no time.
+        os.environ.setdefault("TQDM_DISABLE", "1")
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["benchmark.runner", "benchmark.suites.vision", "torch._dynamo"])
+        for number, text in enumerate(texts, 1):
+            tell(f"{number}/{len(texts)} {text}")
+            began, since = time.monotonic(), runner_now()
+            process = context.Process(target=_one, args=(suite, backbone, folder, text, results, how))
+            process.start()
+            try:
+                peak, ended = _watch(process, time_limit, memory_limit)
+            finally:
+                if process.is_alive():
+                    process.kill()
+            records = Store(results, read_only=True).all()
+            record = next((r for r in records if (r.started or "") >= since), None)
+            status = ended or _status(record, process.exitcode)
+            yield Outcome(text, status, record, peak or None, time.monotonic() - began)
+
+
+def runner_now() -> str:
+    """The time as records note it."""
+    from benchmark.runner import now
+
+    return now()
+
+
+def _status(record: Record | None, exitcode: int | None) -> str:
+    if record is None:
+        return f"no record (exit status {exitcode})"
+    if record.error is not None:
+        return "left out" if record.error.type == methods.NotApplicable.__name__ else record.error.type
+    return record.status
+
+
+HEADER = ("method", "outcome", "merge s", "adapt s", "evaluate s", "process s", "merge peak GiB", "process peak GiB")
+
+
+def table(outcomes: Sequence[Outcome]) -> str:
+    """The outcomes in Markdown, in the order they were run."""
+    lines = [f"| {' | '.join(HEADER)} |", "|---|---|" + "---:|" * (len(HEADER) - 2)]
+    for one in outcomes:
+        cost = one.record.cost if one.record else None
+        merged = None if cost is None or cost.peak_anonymous_mb is None else cost.peak_anonymous_mb / 1024
+        spent = (cost.merge_seconds, cost.adapt_seconds, cost.evaluate_seconds) if cost else (None,) * 3
+        cells = ["–" if n is None else f"{n:.1f}" for n in (*spent, one.seconds)]
+        peaks = ["–" if n is None else f"{n:.2f}" for n in (merged, one.peak and one.peak / GIB)]
+        lines.append(f"| `{one.variant}` | {one.status} | {' | '.join([*cells, *peaks])} |")
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: Any, suite: Suite, results: Path, argv: Sequence[str]) -> int:
+    """``run --rehearse``: rehearse a suite and print the table; 1 if a run failed."""
+    backbone = arguments.backbone or suite.backbones[0]
+    if suite.scale != "full" or suite.domain != "vision":
+        raise UserError(
+            f"{suite.name} has nothing to rehearse: its data and checkpoints are here",
+            "Rehearse a full vision suite: --suite vision-8 --backbone ViT-B-32 --rehearse",
+        )
+    limit = arguments.memory_limit * GIB if arguments.memory_limit else 0.75 * psutil.virtual_memory().available
+    outcomes = []
+    for one in rehearse(
+        suite,
+        backbone,
+        results / FAMILY,
+        asked=arguments.methods,
+        time_limit=arguments.time_limit,
+        memory_limit=int(limit),
+        device=arguments.device[0],
+        dtype=arguments.dtype,
+        autocast=arguments.autocast,
+        threads=arguments.threads,
+        batch_size=arguments.batch_size,
+        argv=["run_all.sh", *argv[1:]],
+    ):
+        outcomes.append(one)
+        (results / FAMILY).mkdir(parents=True, exist_ok=True)
+        (results / FAMILY / f"{suite.name}--{backbone}.md").write_text(table(outcomes), encoding="utf-8")
+    print(table(outcomes), end="")
+    return 0 if all(one.status in ("done", "left out") for one in outcomes) else 1
