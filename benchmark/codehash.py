@@ -35,6 +35,15 @@ def method_version(path: str | Path, name: str | None = None, others: Iterable[t
     reaches by a string only, such as an inner method from the registry.
     Raises OSError or SyntaxError for a file that cannot be read or parsed, ValueError where it has no such definition.
     """
+    return hashlib.sha256(repr(sorted(_reach(path, name, others).close())).encode()).hexdigest()[:16]
+
+
+def reached(path: str | Path, name: str | None = None) -> set[tuple[str, str]]:
+    """The (file, definition) pairs that `method_version` counts: what a method's work is made of."""
+    return {key for key, _ in _reach(path, name, ()).close()}
+
+
+def _reach(path: str | Path, name: str | None, others: Iterable[tuple[str | Path, str]]) -> _Reach:
     path = Path(path).resolve()
     reach = _Reach(path.parent)
     for file, wanted in [(path, name), *((Path(p).resolve(), n) for p, n in others)]:
@@ -43,7 +52,7 @@ def method_version(path: str | Path, name: str | None = None, others: Iterable[t
             raise ValueError(f"{file.name} defines no {wanted}")
         for each in [wanted] if wanted is not None else list(module.definitions):
             reach.add(module, each)
-    return hashlib.sha256(repr(sorted(reach.close())).encode()).hexdigest()[:16]
+    return reach
 
 
 @dataclass
