@@ -71,7 +71,14 @@ def parser() -> argparse.ArgumentParser:
         help="seeds of stochastic methods, default 0; deterministic ones run once",
     )
     run.add_argument("--set", action="append", default=[], metavar="NAME.key=value", help="a keyword of a method")
-    run.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N or auto; default cpu")
+    run.add_argument(
+        "--device",
+        nargs="+",
+        default=["cpu"],
+        metavar="NAME",
+        help="cpu, cuda, cuda:N or auto; default cpu. Several: a process on each, which share the runs",
+    )
+    run.add_argument("--worker", metavar="BEGAN", help=argparse.SUPPRESS)
     run.add_argument("--dtype", default="float32", help="of the evaluated weights: float32, bfloat16, float16")
     run.add_argument("--autocast", choices=["float16", "bfloat16"], help="mixed precision in adaptation and evaluation")
     run.add_argument("--results", type=Path, metavar="DIR", help="where records and boards go; default results/local")
@@ -80,6 +87,7 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--time-limit", type=float, metavar="SECONDS", help="per run; default none")
     run.add_argument("--threads", type=int, metavar="N", help="of torch on the CPU; default: all cores")
     run.add_argument("--batch-size", type=int, metavar="N", help="of the evaluation; default: the suite's")
+    run.add_argument("--compile", action="store_true", help="evaluate through torch.compile")
     run.add_argument("--discard-merged", action="store_true", help="delete each merged model once it is evaluated")
     run.add_argument(
         "--rehearse",
@@ -188,8 +196,9 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
 
     import torch
 
-    from benchmark import leaderboard, runner
+    from benchmark import devices, leaderboard, runner
     from benchmark.store import Store
+    from benchmark.suites.bench import resolve_device
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
@@ -199,7 +208,7 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
             suite,
             backbone=arguments.backbone,
             family=arguments.family,
-            device=arguments.device,
+            device=arguments.device[0],
             dtype=arguments.dtype,
             data_root=arguments.data_root,
             checkpoints=arguments.checkpoints,
@@ -221,23 +230,32 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
     if arguments.dry_run:
         _print_plan(plans, store)
         return 0
+    began = arguments.worker or runner.now()
+    if len(arguments.device) > 1:
+        for name in arguments.device:
+            resolve_device(name)
+        devices.spread(argv, arguments.device, began, arguments.threads)
     options = runner.Options(
+        began=began,
         force=arguments.force,
         time_limit=arguments.time_limit,
         keep_merged=not arguments.discard_merged,
         argv=["run_all.sh", *argv[1:]],
         batch_size=arguments.batch_size,
+        compile=arguments.compile,
     )
     failed = []
     for bench, runs in plans:
         try:
             records = runner.execute(runs, bench, store, options)
         finally:
-            made = _write_boards(store, boards)
+            made = [] if arguments.worker else _write_boards(store, boards)
         failed += [r for r in records if r.status != "done"]
         for board in made:
             if (board.suite, board.backbone, board.family) == (bench.suite.name, bench.backbone, bench.family):
                 leaderboard.print_board(board)
+    if arguments.worker:
+        return 1 if failed else 0
     print(f"\nboards: {shown(boards / 'leaderboard.md')} and {shown(boards / 'boards')}", file=sys.stderr)
     unfit = [r for r in failed if r.error and r.error.type == NOT_APPLICABLE]
     for record in failed:

@@ -50,6 +50,8 @@ class Progress:
     def end(self, record: Record) -> None:
         """A run has its record."""
         self.bar.update(1)
+        if self.bar.disable:
+            self.note(f"{self.name}: {record.status}")
 
     def note(self, text: str) -> None:
         """A line above the bars."""

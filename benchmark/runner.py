@@ -73,7 +73,7 @@ class Run:
 
 @dataclass
 class Options:
-    """How a plan is carried out; nothing here changes a number."""
+    """How a plan is carried out; nothing here changes a number beyond rounding (``compile``)."""
 
     force: bool = False
     time_limit: float | None = None
@@ -82,7 +82,8 @@ class Options:
     """Make a discarded merge again, where the run is done already; its record stays as it is."""
     argv: Sequence[str] = ()
     batch_size: int | None = None
-    began: str = field(default_factory=lambda: _now())
+    compile: bool = False
+    began: str = field(default_factory=lambda: now())
 
 
 @functools.cache
@@ -160,6 +161,9 @@ def execute(runs: Sequence[Run], bench: Bench, store: Store, options: Options) -
     another process is doing is left for last, so that several processes on one results folder share a plan.
     """
     records: dict[str, Record] = {}
+    if bench.device.type == "cuda":
+        # What asks for "the" device, such as pinned memory, then means this one and takes nothing on another.
+        torch.cuda.set_device(bench.device)
     with Progress(len(runs)) as progress:
         waiting = list(runs)
         while waiting:
@@ -219,7 +223,7 @@ def _fresh(run: Run, bench: Bench, options: Options) -> Record:
         variant=run.variant,
         changed=run.changed,
         status="running",
-        started=_now(),
+        started=now(),
         method=MethodInfo(title=about.title, paper=about.paper),
         access=[*(f"{level} {bench.reads.get(split, split)}" for split, level in access.items()), *bench.access],
         provenance=provenance.describe(bench, options.argv),
@@ -249,15 +253,16 @@ def _carry_out(
                     dtype=bench.dtype,
                     batch_size=options.batch_size or bench.suite.batch_size,
                     autocast_dtype=run.spec.autocast,
+                    compiled=options.compile,
                 )
                 record.cost.evaluate_seconds = time.perf_counter() - began
                 store.save(record)
-        record.status, record.finished = "done", _now()
+        record.status, record.finished = "done", now()
         store.save(record)
         if not options.keep_merged:
             merged_file.unlink(missing_ok=True)
     except KeyboardInterrupt:
-        record.status, record.finished = "incomplete", _now()
+        record.status, record.finished = "incomplete", now()
         record.error = Error(type="interrupted", message="stopped by Ctrl-C; the same command goes on from here")
         with contextlib.suppress(UserError):
             store.save(record)
@@ -392,7 +397,7 @@ def _failed(record: Record, store: Store, error: BaseException, progress: Progre
     elif isinstance(error, (RunTimeout, TimeLimit)):
         kind = "timeout"
     trail = "".join(traceback.format_exception(error))
-    record.status, record.finished = "failed", _now()
+    record.status, record.finished = "failed", now()
     record.error = Error(type=kind, message=message, traceback=provenance.relative(trail)[-2000:])
     word = "is left out" if isinstance(error, methods.NotApplicable) else f"failed: {kind}"
     progress.note(f"{record.variant} {word}: {message}")
@@ -418,7 +423,7 @@ def _time_limit(seconds: float | None) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def _now() -> str:
+def now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from tiny import TinyBench, TinySource
 from torch import Tensor, nn
 
 import methods
+from benchmark import cli, devices, runner
 from benchmark.evaluate import autocast, batches, evaluate
 from benchmark.runner import Options, execute, plan
 from benchmark.store import Store
@@ -119,6 +122,62 @@ def test_a_device_that_is_not_there_is_named() -> None:
         resolve_device("gpu")
     with pytest.raises(Exception, match="unknown dtype 'int8'"):
         resolve_dtype("int8")
+
+
+def test_runs_are_shared_out_to_the_devices_and_each_is_done_once(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    argv = ["run", "--methods", "weight_average", "--results", str(tmp_path), "--discard-merged", "--force"]
+    assert cli.main([*argv, "--device", "cpu", "cpu", "--threads", "1"]) == 0
+    said = capfd.readouterr()
+    names = {"pretrained", "individual", "weight_average"}
+    assert set(re.findall(r"\[(cpu#[12])\] (\S+): done", said.err)) == {(f"cpu#{i}", n) for i in (1, 2) for n in names}
+    records = {r.variant: r for r in Store(tmp_path, read_only=True).all()}
+    assert set(records) == names and all(r.status == "done" for r in records.values())
+    assert "weight_average" in said.out and (tmp_path / "leaderboard.md").is_file()
+
+
+def test_what_a_dead_worker_leaves_is_done_by_the_parent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    done = []
+
+    def noted(runs: Any, *_: Any) -> list[Any]:
+        done.extend(run.variant for run in runs)
+        return []
+
+    monkeypatch.setattr(devices, "command", lambda *_: [sys.executable, "-c", "raise SystemExit(9)"])
+    monkeypatch.setattr(runner, "execute", noted)
+    assert cli.main(["run", "--methods", "weight_average", "--results", str(tmp_path), "--device", "cpu", "cpu"]) == 0
+    assert "the process on cpu#2 ended with status 9; its runs are done here" in capfd.readouterr().err
+    assert done == ["pretrained", "individual", "weight_average"]
+
+
+def test_every_device_is_looked_for_before_a_process_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(devices, "spread", lambda *_: pytest.fail("started"))
+    assert cli.main(["run", "--results", str(tmp_path), "--device", "cpu", "cuda:63"]) == 2
+    assert "device cuda:63 is not there" in capfd.readouterr().err
+
+
+def test_compiled_evaluation_gives_the_same_predictions() -> None:
+    # The full compiler needs a C++ toolchain; this asks that the model runs through torch.compile at all.
+    seen = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        seen.append(graph)
+        return graph.forward
+
+    real = torch.compile
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "compile", lambda model: real(model, backend=backend))
+        found = []
+        for compiled in (False, True):
+            torch.manual_seed(0)
+            model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 5))
+            found.append(
+                evaluate(model, TinySource(0), Accuracy("t", 5), device=torch.device("cpu"), compiled=compiled)
+            )
+    assert found[0] == found[1] and seen
 
 
 @pytest.mark.cuda

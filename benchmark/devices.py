@@ -1,0 +1,90 @@
+"""Several devices: one process each works on the same plan, and the store's locks decide who does which run.
+
+A process that dies takes nothing with it but the run it was at: the parent does what is left.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
+
+from benchmark.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def command(argv: Sequence[str], device: str, began: str) -> list[str]:
+    """The command line of one worker: the parent's own arguments on one device. A later option overrides an earlier."""
+    return [sys.executable, "-P", "-m", "benchmark", *argv, "--device", device, "--worker", began]
+
+
+def labels(devices: Sequence[str]) -> list[str]:
+    """A name for each worker: its device, numbered where that is named more than once."""
+    often, seen = Counter(devices), Counter[str]()
+    found = []
+    for device in devices:
+        seen[device] += 1
+        found.append(device if often[device] == 1 else f"{device}#{seen[device]}")
+    return found
+
+
+def spread(argv: Sequence[str], devices: Sequence[str], began: str, threads: int | None = None) -> list[int]:
+    """Run the command ``argv`` (of ``run``) once per device, at the same time, and wait; returns the exit statuses.
+
+    Args:
+        began: start of the parent's command, so that ``--force`` does a run once and not once per device.
+        threads: of each worker on the CPU; by default the cores are shared out.
+
+    Raises:
+        UserError: a worker could not be started. KeyboardInterrupt ends the workers, and their runs go on later.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    share = threads or max(1, cores // len(devices))
+    environment = {"OMP_NUM_THREADS": str(share), "MKL_NUM_THREADS": str(share), **os.environ, "TQDM_DISABLE": "1"}
+    # The workers run this very code, wherever it was imported from.
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    workers: list[subprocess.Popen[str]] = []
+    readers = []
+    try:
+        for device, label in zip(devices, labels(devices), strict=True):
+            worker = subprocess.Popen(
+                command(argv, device, began),
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+                errors="replace",
+            )
+            workers.append(worker)
+            assert worker.stderr is not None
+            readers.append(threading.Thread(target=_tell, args=(worker.stderr, label), daemon=True))
+            readers[-1].start()
+        for worker in workers:
+            worker.wait()
+        for reader in readers:
+            reader.join()
+    except OSError as error:
+        raise UserError(f"no process could be started for a device: {error}", "Name one device.") from error
+    finally:
+        for worker in workers:
+            if worker.poll() is None:
+                worker.terminate()
+        for worker in workers:
+            worker.wait()
+    statuses = [worker.returncode for worker in workers]
+    for label, status in zip(labels(devices), statuses, strict=True):
+        if status not in (0, 1):
+            print(f"the process on {label} ended with status {status}; its runs are done here", file=sys.stderr)
+    return statuses
+
+
+def _tell(stream: IO[str], label: str) -> None:
+    for line in stream:
+        print(f"[{label}] {line.rstrip()}", file=sys.stderr, flush=True)
