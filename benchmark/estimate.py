@@ -1,4 +1,4 @@
-"""What a run will take, before anything starts: memory, disk and time from shapes, access and the code a method reaches.
+"""What a run will take before anything starts: memory, disk and time, from shapes and the code a method reaches.
 
 A method's kind of work is not declared; it is seen in the shared definitions of ``methods/`` that its code reaches
 (``benchmark.codehash``): who uses ``LayerwiseMerge`` holds all task vectors, who uses ``grams`` a Gram matrix a layer.
@@ -150,7 +150,7 @@ def phases(name: str, parameters: Mapping[str, Any], s: Setting) -> dict[str, fl
 
 def need(name: str, parameters: Mapping[str, Any], s: Setting, machine: Machine | None = None) -> Need:
     """What one run of a method takes, with its seconds if the machine's speed is known."""
-    shape, k, m = s.shapes, s.tasks, float(s.shapes.bytes)
+    k, m = s.tasks, float(s.shapes.bytes)
     held = phases(name, parameters, s)
     phase = max(held, key=held.__getitem__)
     computing = m + held[phase]
