@@ -78,6 +78,27 @@ def test_altered_byte_is_found_by_its_hash(family):
         load_family(family, "ViT-mini", TASKS)
 
 
+def test_a_large_file_is_not_read_again_by_a_later_process_until_it_changes(family, monkeypatch, tmp_path):
+    from benchmark.models import families
+
+    monkeypatch.setenv("SYMERGE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(families, "LARGE", 1)
+    monkeypatch.setattr(families, "_MEMO", {})
+    path, reads = family / "base.safetensors", []
+    digest = families.hashlib.file_digest
+    monkeypatch.setattr(families.hashlib, "file_digest", lambda *a: reads.append(1) or digest(*a))
+    first = load_family(family, "ViT-mini", TASKS).hashes
+    assert len(reads) == len(FILES)
+    monkeypatch.setattr(families, "_MEMO", {})  # a new process
+    assert load_family(family, "ViT-mini", TASKS).hashes == first and len(reads) == len(FILES)
+    monkeypatch.setattr(families, "_MEMO", {})
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(FamilyError, match="sha256 .* the manifest says"):
+        load_family(family, "ViT-mini", TASKS)
+
+
 def test_missing_and_extra_keys_are_named(family):
     def rename(state):
         state["visual.projection"] = state.pop("visual.proj")

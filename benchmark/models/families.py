@@ -18,7 +18,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
+from benchmark.data.cache import cache_dir
 from benchmark.models.backbones import Backbone, create_encoder, get_backbone
 from benchmark.models.heads import ClassificationHead
 
@@ -71,8 +72,9 @@ def load_family(folder: str | Path, backbone: str | Backbone, tasks: Sequence[st
         folder: a family folder with ``manifest.json``.
         backbone: the architecture the weights must fit.
         tasks: whose experts are wanted; other files are not read.
-        verify: hash each file and look for NaN and Inf. Once per file and process: an unchanged file (size and
-            time) is not read again. Names, shapes and dtypes are always checked, from the file's header.
+        verify: hash each file and look for NaN and Inf. Once per file: an unchanged one (size and time) is not read
+            again, a large one not by later processes either. Names, shapes and dtypes are always checked, from the
+            file's header.
         class_counts: classes each head must have, where the caller knows.
 
     Raises:
@@ -158,7 +160,7 @@ def check_file(path: Path, expected: Mapping[str, tuple[int, ...]], entry: Mappi
 
 
 def sha256(path: str | Path) -> str:
-    """The file's sha256 as hex; an unchanged file (size and time) is hashed once per process."""
+    """The file's sha256 as hex; an unchanged file (size and time) is hashed once per process, a large one once."""
     return _sha256(Path(path), *_version(Path(path)))
 
 
@@ -212,6 +214,8 @@ def describe_files(folder: str | Path, names: Sequence[str]) -> dict[str, dict[s
 
 
 _MEMO: dict[tuple[str, Path, int, int], Any] = {}
+#: Files from this size on are remembered on disk too: twenty experts of ViT-L-14 are 24 GB to read.
+LARGE = 1 << 24
 
 
 def _version(path: Path) -> tuple[int, int]:
@@ -220,18 +224,36 @@ def _version(path: Path) -> tuple[int, int]:
 
 
 def _sha256(path: Path, size: int, time: int) -> str:
-    key = ("sha256", path.resolve(), size, time)
-    if key not in _MEMO:
+    def read() -> str:
         with path.open("rb") as file:
-            _MEMO[key] = hashlib.file_digest(file, "sha256").hexdigest()
-    return _MEMO[key]
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    return _remembered("sha256", path, size, time, read)
 
 
 def _not_finite(path: Path, size: int, time: int) -> list[str]:
-    key = ("finite", path.resolve(), size, time)
-    if key not in _MEMO:
+    def read() -> list[str]:
         with _opened(path, "") as file:
-            _MEMO[key] = [k for k in file.keys() if not torch.isfinite(file.get_tensor(k)).all()]
+            return [k for k in file.keys() if not torch.isfinite(file.get_tensor(k)).all()]
+
+    return _remembered("not finite", path, size, time, read)
+
+
+def _remembered(what: str, path: Path, size: int, time: int, read: Callable[[], Any]) -> Any:
+    """A fact of a file for as long as its size and time stay: in this process, and on disk where it is large."""
+    key = (what, path.resolve(), size, time)
+    if key in _MEMO:
+        return _MEMO[key]
+    name = hashlib.sha256(repr((what, str(key[1]), size, time)).encode()).hexdigest()[:40]
+    memo = cache_dir() / "facts" / f"{name}.json"
+    if size >= LARGE:
+        with contextlib.suppress(OSError, ValueError):
+            _MEMO[key] = json.loads(memo.read_text(encoding="utf-8"))[what]
+    if key not in _MEMO:
+        _MEMO[key] = read()
+        if size >= LARGE:
+            with contextlib.suppress(OSError):
+                save_json(memo, {what: _MEMO[key]})
     return _MEMO[key]
 
 

@@ -188,7 +188,8 @@ def _list(arguments: argparse.Namespace) -> None:
 def table(manifest: dict[str, Any], tasks: Sequence[str], orders: dict[str, str] | None = None) -> str:
     """One line a task: how far the expert lies from the base, how many classes its head has, where the head is from."""
     heading = f"{manifest['name']}, {manifest['backbone']}, {'QuickGELU' if manifest['quick_gelu'] else 'GELU'}"
-    lines = [heading, f"{'task':14}{'from base':>10}{'classes':>9}  {'head':22}{'order of classes' if orders else ''}"]
+    titles = f"{'task':14}{'from base':>10}{'classes':>9}  {'head':22}{'order of classes' if orders else ''}"
+    lines = [heading, titles.rstrip()]
     for task in tasks:
         apart = manifest["distance"].get(task)
         classes = manifest["classes"].get(task)
