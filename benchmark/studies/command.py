@@ -92,16 +92,26 @@ def _say_written(paths: Sequence[Path]) -> None:
 
 
 class Places:
-    """Where runs, derived records, tables and figures of a study are."""
+    """Where runs, derived records, tables and figures of a study are.
+
+    The project's own studies keep all their records apart, so that a study changes no board; runs that a board has
+    already (``known``) are not done again where their record is all that is needed.
+    """
 
     def __init__(self, results: Path | None, reference: bool) -> None:
         if results and reference:
             raise UserError("--reference and --results exclude each other", "Leave one of them out.")
         top = RESULTS if reference else results or RESULTS / "local"
-        self.runs = Store(top / "reference" if reference else top)
         self.derived = Store(top / "studies" / "records")
+        self.runs = self.derived if reference else Store(top)
+        self.known = Store(top / "reference" if reference else top, read_only=True)
         self.tables = top / "studies"
         self.plots = top / "plots"
+
+    def all(self, suite: str | None = None) -> list[Record]:
+        """Every record of methods and of studies, once."""
+        stores = (self.known, self.derived)
+        return list({record.run_id: record for store in stores for record in store.all(suite)}.values())
 
 
 def _open(arguments: argparse.Namespace, suite: Any) -> Any:
@@ -158,7 +168,7 @@ def _run_setting(
         setting,
         seeds=arguments.seeds or study.seeds,
         store=places.derived,
-        known=places.runs,
+        known=places.known,
         options=_options(arguments, argv),
     )
     return _failed(found)
@@ -188,7 +198,7 @@ def _transfer_tables(places: Places, suite: Any, name: str) -> list[Path]:
     from benchmark.studies import pages, tables
 
     records = [r for r in places.derived.all(suite.name) if "source" in r.spec.parameters]
-    frame = tables.transfer(records, places.runs.all(suite.name))
+    frame = tables.transfer(records, places.all(suite.name))
     if frame.empty:
         raise UserError(f"no records of transfer on {suite.name} in {_shown(places.derived.root)}",
                         f"Run it: ./run_all.sh study transfer --suite {suite.name}")
@@ -233,8 +243,8 @@ def _ablation_tables(places: Places, study: Any, suite: str | None) -> list[Path
     from benchmark.studies import pages, tables
 
     wanted = {place for _, place in study.places(suite)}
-    records = [r for store in (places.runs, places.derived) for r in store.all() if r.spec.suite in wanted]
-    chosen = [r for r in records if r.variant in (*study.variants, *REFERENCE_ROWS)]
+    names = (*study.variants, *REFERENCE_ROWS)
+    chosen = [r for r in places.all() if r.spec.suite in wanted and r.variant in names]
     frame = tables.ablation(study, chosen, suite)
     if frame.empty:
         raise UserError(f"no records of the ablation {study.name} in {_shown(places.derived.root)}",
