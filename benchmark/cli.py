@@ -95,7 +95,10 @@ def parser() -> argparse.ArgumentParser:
         help="a full suite's path with random weights and generated images, one update of what adapts; no results",
     )
     run.add_argument("--memory-limit", type=float, metavar="GIB", help="of a rehearsal's runs; default 75 %% of free")
-    run.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+    run.add_argument("--unchecked", action="store_true", help="run what cannot fit by estimate all the same")
+    run.add_argument(
+        "--dry-run", action="store_true", help="print the plan with each run's memory, disk and time, and stop"
+    )
 
     listed = commands.add_parser("list", help="suites, and methods with their access and paper")
     listed.add_argument("what", nargs="?", choices=["suites", "methods"], help="default: both")
@@ -196,7 +199,7 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
 
     import torch
 
-    from benchmark import devices, leaderboard, runner
+    from benchmark import devices, dry_run, leaderboard, runner
     from benchmark.store import Store
     from benchmark.suites.bench import resolve_device
 
@@ -204,15 +207,7 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
         torch.set_num_threads(arguments.threads)
     plans = []
     for suite in loaded:
-        bench = suites.open_bench(
-            suite,
-            backbone=arguments.backbone,
-            family=arguments.family,
-            device=arguments.device[0],
-            dtype=arguments.dtype,
-            data_root=arguments.data_root,
-            checkpoints=arguments.checkpoints,
-        )
+        bench = _open(arguments, suite)
         plans.append(
             (
                 bench,
@@ -228,8 +223,9 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
         )
     store = Store(records_folder)
     if arguments.dry_run:
-        _print_plan(plans, store)
-        return 0
+        return _print_plan(arguments, plans, store)
+    if not arguments.unchecked and not arguments.worker:
+        dry_run.refuse(plans, store, records_folder, **_how(arguments))
     began = arguments.worker or runner.now()
     if len(arguments.device) > 1:
         for name in arguments.device:
@@ -273,17 +269,56 @@ def _check_seeds(seeds: Sequence[int]) -> None:
         )
 
 
-def _print_plan(plans: Sequence[tuple[Any, Sequence[Any]]], store: Any) -> None:
+def _open(arguments: argparse.Namespace, suite: suites.Suite) -> Any:
+    """The suite's bench; for a dry run of a full suite without its files, what a plan needs of it."""
+    try:
+        return suites.open_bench(
+            suite,
+            backbone=arguments.backbone,
+            family=arguments.family,
+            device=arguments.device[0],
+            dtype=arguments.dtype,
+            data_root=arguments.data_root,
+            checkpoints=arguments.checkpoints,
+        )
+    except UserError as error:
+        if not arguments.dry_run or suite.scale != "full":
+            raise
+        from benchmark.dry_run import Planned
+
+        planned = Planned(suite, arguments.backbone, arguments.family)
+        print(f"note: {error}\n", file=sys.stderr)
+        return planned
+
+
+def _how(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The arguments that estimates depend on."""
+    return {
+        "device": arguments.device[0],
+        "dtype": arguments.dtype,
+        "autocast": arguments.autocast,
+        "batch_size": arguments.batch_size,
+        "keep_merged": not arguments.discard_merged,
+    }
+
+
+def _print_plan(arguments: argparse.Namespace, plans: Sequence[tuple[Any, Sequence[Any]]], store: Any) -> int:
+    """Print the plan; 1 where a run of a full suite cannot fit."""
+    from benchmark import dry_run, estimate
+    from benchmark.suites.bench import resolve_device
+
+    status = 0
     for bench, runs in plans:
-        print(f"{bench.suite.name} on {bench.backbone}, family {bench.family}: {len(runs)} runs")
-        for run in runs:
-            record = store.load(run.spec)
-            access = run.method.access_for(run.spec.parameters).describe()
-            seed = "-" if run.spec.seed is None else run.spec.seed
-            print(
-                f"  {run.spec.run_id}  {run.variant:<40} seed {seed!s:<3} access {access:<24} "
-                f"{record.status if record else 'to do'}"
-            )
+        around = dry_run.setting(bench, **_how(arguments))
+        machine = None
+        if around is not None:
+            machine = estimate.look(resolve_device(arguments.device[0]), store.root, estimate.cache_folder())
+        print(dry_run.show(bench, runs, store, around, machine))
+        found = dry_run.misfits(runs, around, machine) if around and machine else []
+        for line in found:
+            print(f"  cannot fit: {line}")
+        status = status or int(bool(found) and bench.suite.scale == "full")
+    return status
 
 
 def _list(arguments: argparse.Namespace, argv: list[str]) -> None:

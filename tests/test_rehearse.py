@@ -1,0 +1,64 @@
+"""A rehearsal runs the real path on random weights and generated images, and leaves no result."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from benchmark import cli, rehearse, suites
+from benchmark.store import Store
+
+
+@pytest.fixture
+def suite() -> suites.Suite:
+    """Two tasks of vision-8: class names and manifests are the real ones, the tower is the tiny one."""
+    whole = suites.load("vision-8")
+    return whole.model_copy(update={"tasks": ["MNIST", "DTD"]})
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+
+
+def test_a_rehearsal_goes_the_whole_way_and_its_records_lie_apart(suite: suites.Suite, tmp_path: Path) -> None:
+    told: list[str] = []
+    made = list(
+        rehearse.rehearse(
+            suite, "ViT-mini", tmp_path / "rehearsal", asked=["symerge", "robustmerge"], threads=1, tell=told.append
+        )
+    )
+    assert [(one.variant, one.status) for one in made] == [
+        ("pretrained", "done"), ("individual", "done"), ("symerge:steps=1", "done"), ("robustmerge", "left out"),
+    ]  # fmt: skip
+    record = made[2].record
+    assert record is not None and set(record.tasks) == {"MNIST", "DTD"} and record.spec.family == "rehearsal"
+    assert all(task.n == rehearse.TEST for task in record.tasks.values())
+    assert record.cost.images_drawn == 2 * 32 and record.cost.trainable_parameters
+    assert all(one.peak and one.peak > 50e6 for one in made)
+    # Nothing lies where boards look, and the temporary files are gone.
+    assert Store(tmp_path, read_only=True).all() == [] and len(Store(tmp_path / "rehearsal", read_only=True).all()) == 4
+    folder = told[0].split(" to ")[-1]
+    assert "symerge-rehearsal" in folder and not os.path.exists(folder)
+    lines = rehearse.table(made).splitlines()
+    assert len(lines) == 6 and lines[4].startswith("| `symerge:steps=1` | done |")
+
+
+def test_a_run_beyond_the_memory_limit_is_ended_and_the_next_goes_on(suite: suites.Suite, tmp_path: Path) -> None:
+    made = list(rehearse.rehearse(suite, "ViT-mini", tmp_path, asked=["ties"], memory_limit=1, tell=lambda _: None))
+    assert [one.variant for one in made] == ["pretrained", "individual", "ties"]
+    assert all(one.status.startswith("ended at") for one in made)
+
+
+def test_what_adapts_makes_one_update_and_what_does_not_keeps_its_steps(suite: suites.Suite) -> None:
+    found = rehearse.variants(["all"], suite)
+    assert {"symerge:steps=1", "adamerging:steps=1", "joint:steps=1", "wudi", "ties", "fisher"} <= set(found)
+    assert rehearse.variants(["symerge:steps=3,lr=0.1"], suite)[-1] == "symerge:steps=3,lr=0.1"
+    assert rehearse.variants(["symerge:lr=0.1"], suite)[-1] == "symerge:lr=0.1,steps=1"
+
+
+def test_a_mini_suite_has_nothing_to_rehearse(capsys: pytest.CaptureFixture) -> None:
+    assert cli.main(["run", "--rehearse"]) == 2
+    assert "--suite vision-8 --backbone ViT-B-32 --rehearse" in capsys.readouterr().err
