@@ -18,7 +18,7 @@ import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, ClassVar, cast
+from typing import IO, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -112,13 +112,11 @@ class Function(_Frozen):
         return self.call(*arguments)
 
 
-class _FrozenClass(type):
-    def __setattr__(cls, name: str, value: Any) -> None:
-        raise pickle.UnpicklingError(f"refused to set {name} of a class")
+class Inert:
+    """Stands for an object of a class that is not imported: what it was made of, and its state.
 
-
-class Inert(metaclass=_FrozenClass):
-    """Stands for an object of a class that is not imported: what it was made of, and its state."""
+    The class itself cannot be given a state: unpickling calls ``__setstate__`` of it, which then lacks an argument.
+    """
 
     __slots__ = ("arguments", "state")
     of: ClassVar[str] = ""
@@ -197,8 +195,7 @@ class _Unpickler(RestrictedUnpickler):
         if (module, name) in _ALLOWED or not _INERT.match(module):
             return super().find_class(module, name)
         if (module, name) not in self.classes:
-            made = _FrozenClass(name, (Inert,), {"__slots__": (), "of": f"{module}.{name}"})
-            self.classes[module, name] = cast(type[Inert], made)
+            self.classes[module, name] = type(name, (Inert,), {"__slots__": (), "of": f"{module}.{name}"})
         return self.classes[module, name]
 
     def persistent_load(self, pid: Any) -> Any:
