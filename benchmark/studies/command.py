@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark import suites
-from benchmark.errors import UserError
+from benchmark.errors import UserError, shown
 from benchmark.record import Record
 from benchmark.spec import REFERENCE_ROWS
 from benchmark.store import Store, write_atomic
@@ -88,7 +88,7 @@ def _ablate(arguments: argparse.Namespace, places: Places, argv: Sequence[str]) 
 
 def _say_written(paths: Sequence[Path]) -> None:
     for path in paths:
-        print(f"wrote {_shown(path)}", file=sys.stderr)
+        print(f"wrote {shown(path)}", file=sys.stderr)
 
 
 class Places:
@@ -200,7 +200,7 @@ def _transfer_tables(places: Places, suite: Any, name: str) -> list[Path]:
     records = [r for r in places.derived.all(suite.name) if "source" in r.spec.parameters]
     frame = tables.transfer(records, places.all(suite.name))
     if frame.empty:
-        raise UserError(f"no records of transfer on {suite.name} in {_shown(places.derived.root)}",
+        raise UserError(f"no records of transfer on {suite.name} in {shown(places.derived.root)}",
                         f"Run it: ./run_all.sh study transfer --suite {suite.name}")
     folder = places.tables / "transfer"
     write_atomic(folder / f"{name}.csv", frame.to_csv(index=False))
@@ -222,7 +222,7 @@ def _pilot_tables(places: Places, suite: Any, name: str) -> list[Path]:
     try:
         cross = tables.cross_task(records)
     except ValueError:
-        raise UserError(f"no records of the pilot on {suite.name} in {_shown(places.derived.root)}",
+        raise UserError(f"no records of the pilot on {suite.name} in {shown(places.derived.root)}",
                         f"Run it: ./run_all.sh study pilot --suite {suite.name}") from None
     folder, points = places.tables / "pilot", tables.points(records)
     found = tables.correlations(points)
@@ -247,7 +247,7 @@ def _ablation_tables(places: Places, study: Any, suite: str | None) -> list[Path
     chosen = [r for r in places.all() if r.spec.suite in wanted and r.variant in names]
     frame = tables.ablation(study, chosen, suite)
     if frame.empty:
-        raise UserError(f"no records of the ablation {study.name} in {_shown(places.derived.root)}",
+        raise UserError(f"no records of the ablation {study.name} in {shown(places.derived.root)}",
                         f"Run it: ./run_all.sh study ablate {study.name}")
     folder = places.tables / "ablations"
     name = study.name + (f"--{suite}" if suite and suite != study.suite else "")
@@ -256,8 +256,3 @@ def _ablation_tables(places: Places, study: Any, suite: str | None) -> list[Path
     write_atomic(folder / f"{name}.md", pages.ablation_page(study, frame, about))
     figure = plots.ablation(frame, f"{study.question}\n{about.line()}")
     return [folder / f"{name}.csv", folder / f"{name}.md", plots.save(figure, places.plots / f"ablation--{name}.png")]
-
-
-def _shown(path: Path) -> str:
-    path = path.resolve()
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
