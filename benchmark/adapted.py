@@ -6,9 +6,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
+from benchmark.store import replace_file
 from methods.api import Experts, Merged, NotApplicable
 
 ADAPTED = "adapted.safetensors"
@@ -40,8 +40,7 @@ def save(merged: Merged, path: Path) -> str | None:
     found = layers_of(merged)
     if found is None:
         return None
-    found.save(path)
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return replace_file(path, found.save)
 
 
 def load(path: Path, experts: Experts) -> Merged:

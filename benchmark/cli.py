@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 import warnings
@@ -244,8 +245,13 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
     for bench, runs in plans:
         try:
             records = runner.execute(runs, bench, store, options)
-        finally:
-            made = [] if arguments.worker else _write_boards(store, boards)
+        except BaseException:
+            # What stopped the runs is what the user must hear, not that a full disk takes no boards either.
+            if not arguments.worker:
+                with contextlib.suppress(UserError, OSError):
+                    _write_boards(store, boards)
+            raise
+        made = [] if arguments.worker else _write_boards(store, boards)
         failed += [r for r in records if r.status != "done"]
         for board in made:
             if (board.suite, board.backbone, board.family) == (bench.suite.name, bench.backbone, bench.family):

@@ -206,6 +206,9 @@ class Record(_Model):
     artifacts: dict[str, str] = Field(default_factory=dict, description="sha256 of each file kept beside the record")
     suite_tasks: list[str] = Field(description="all tasks of the suite, in its order")
     tasks: dict[str, TaskResult] = Field(default_factory=dict, description="results so far, by task")
+    sha256: str | None = Field(
+        default=None, description="in the file only: hash of all other fields as JSON with sorted keys and no spaces"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Record:

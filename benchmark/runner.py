@@ -6,7 +6,6 @@ import contextlib
 import datetime
 import functools
 import gc
-import os
 import signal
 import threading
 import time
@@ -35,7 +34,7 @@ from benchmark.spec import (
     resolve_parameters,
     variant_label,
 )
-from benchmark.store import Store, cannot_write
+from benchmark.store import Store, cannot_write, file_sha256, replace_file
 from benchmark.suites import Suite
 from benchmark.suites.bench import Bench
 from methods.api import Experts, Merged, MergingError, Stream, TimeLimit
@@ -191,8 +190,12 @@ def _one(run: Run, bench: Bench, store: Store, options: Options, progress: Progr
         record = store.load(run.spec)
         merged_file = store.folder(run.spec) / MERGED
         if record is not None and _settled(record, options):
-            if options.need_merged and record.status == "done" and not merged_file.is_file():
-                _merge(run, record.model_copy(deep=True), merged_file, bench, bench.experts(), options, progress)
+            if options.need_merged and record.status == "done" and not _usable(merged_file, record, progress):
+                again = record.model_copy(deep=True)
+                _merge(run, again, merged_file, bench, bench.experts(), options, progress)
+                if MERGED in record.artifacts:
+                    record.artifacts = again.artifacts
+                    store.save(record)
             return record
         if options.force:
             record = None
@@ -200,11 +203,22 @@ def _one(run: Run, bench: Bench, store: Store, options: Options, progress: Progr
             record is None
             or record.status == "failed"
             or record.cost.merge_seconds is None
-            or not merged_file.is_file()
+            or not _usable(merged_file, record, progress)
         ):
             record = _fresh(run, bench, options)
             merged_file.unlink(missing_ok=True)
         return _carry_out(run, record, merged_file, bench, store, options, progress)
+
+
+def _usable(merged_file: Path, record: Record, progress: Progress) -> bool:
+    """Whether the merge is there, and the one that the record speaks of."""
+    noted = record.artifacts.get(MERGED)
+    if not merged_file.is_file() or noted is None:
+        return merged_file.is_file()
+    whole = file_sha256(merged_file) == noted
+    if not whole:
+        progress.note(f"{record.variant}: {MERGED} is damaged; the merge is made again")
+    return whole
 
 
 def _settled(record: Record, options: Options) -> bool:
@@ -258,6 +272,8 @@ def _carry_out(
                 record.cost.evaluate_seconds = time.perf_counter() - began
                 store.save(record)
         record.status, record.finished = "done", now()
+        if not options.keep_merged:
+            record.artifacts.pop(MERGED, None)
         store.save(record)
         if not options.keep_merged:
             merged_file.unlink(missing_ok=True)
@@ -276,7 +292,7 @@ def _carry_out(
             _failed(record, store, error, progress)
         else:
             raise cannot_write(merged_file, error) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         _failed(record, store, error, progress)
     finally:
         gc.collect()
@@ -307,13 +323,10 @@ def _merge(
         merged, stream = _call(about, keywords, run, bench, experts, options, progress)
     if not isinstance(merged, Merged):
         raise MergingError(f"{about.name} returned {type(merged).__name__}; expected Merged(experts, ...)")
-    temporary = merged_file.with_name(f".writing-{MERGED}")
-    merged.save(temporary)
-    with open(temporary, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, merged_file)
+    record.artifacts = {MERGED: replace_file(merged_file, merged.save)}
     layers = adapted.save(merged, merged_file.with_name(adapted.ADAPTED))
-    record.artifacts = {adapted.ADAPTED: layers} if layers else {}
+    if layers:
+        record.artifacts[adapted.ADAPTED] = layers
     adapt_seconds = float(merged.trace.get("adapt_seconds", 0.0))
     record.needs_task_id = merged.needs_task
     record.trace_summary.update(_summary(merged.trace))
@@ -391,7 +404,7 @@ def _summary(trace: Mapping[str, Any]) -> dict[str, Any]:
 def _failed(record: Record, store: Store, error: BaseException, progress: Progress) -> None:
     """Record why a run has no scores; what is already evaluated stays."""
     kind, message = type(error).__name__, str(error)
-    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or "not enough memory" in message:
+    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or "DefaultCPUAllocator" in message:
         kind = "out of memory"
         message = f"{message or 'no memory left'}; try a smaller batch_size, --dtype bfloat16, or a machine with more"
     elif isinstance(error, (RunTimeout, TimeLimit)):

@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import re
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -69,6 +71,42 @@ def write_atomic(path: Path, text: str) -> None:
                 os.unlink(temporary)
 
 
+def replace_file(path: Path, save: Callable[[Path], object]) -> str:
+    """Let `save` write a temporary file in the same folder, flush it, and put it in the place of `path`; its sha256.
+
+    Raises UserError, caused by an OSError, where the folder cannot be written or the disk is full.
+    """
+    temporary = path.with_name(f"{_TEMPORARY}{path.name}")
+    try:
+        save(temporary)
+        with open(temporary, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    except Exception as error:
+        # safetensors reports the system's errors by their number in its own exception's text.
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        cause = OSError(int(number[1]), os.strerror(int(number[1])))
+        raise cannot_write(path, cause) from cause
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    return digest
+
+
+def file_sha256(path: Path) -> str | None:
+    """The sha256 of a file, or None where it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
+
+
 def cannot_write(path: Path, error: OSError) -> UserError:
     """The error for a file that could not be written, saying why and what to do."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -92,26 +130,44 @@ def read_record(path: Path) -> Record:
         raise
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}", "Mend its permissions, or move it away.") from error
+    version = _version(data)
+    if version is not None and version > RECORD_VERSION:
+        raise UserError(
+            f"{path} is a record of version {version}; this program reads up to {RECORD_VERSION}",
+            "Update the program (git pull), or use another results folder.",
+        )
+    _check_digest(data)
+    if version is not None and version < RECORD_VERSION:
+        return _migrated(data)
     try:
-        return Record.model_validate_json(data)
+        return Record.model_validate_json(data).model_copy(update={"sha256": None})
     except ValueError as error:
-        version = _version(data)
-        if version is not None and version > RECORD_VERSION:
-            raise UserError(
-                f"{path} is a record of version {version}; this program reads up to {RECORD_VERSION}",
-                "Update the program (git pull), or use another results folder.",
-            ) from None
-        if version is not None and version < RECORD_VERSION:
-            return _migrated(data)
         raise DamagedRecord(reason(error)) from None
 
 
 def _migrated(data: bytes) -> Record:
     """The record of an earlier version. Raises DamagedRecord where it is no valid one of that version."""
     try:
-        return Record.model_validate(migrate(json.loads(data)))
+        return Record.model_validate(migrate(json.loads(data))).model_copy(update={"sha256": None})
     except (ValueError, TypeError) as error:
         raise DamagedRecord(reason(error)) from None
+
+
+def _digest(fields: dict[str, Any]) -> str:
+    """sha256 of a record's fields as JSON with sorted keys and no spaces, `sha256` itself left out."""
+    text = json.dumps(fields, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _check_digest(data: bytes) -> None:
+    """Raise DamagedRecord unless `data` is JSON and, where it notes its sha256, still has it."""
+    try:
+        fields = json.loads(data)
+        noted = fields.pop("sha256", None) if isinstance(fields, dict) else None
+    except (ValueError, RecursionError) as error:
+        raise DamagedRecord(f"not JSON: {error}") from None
+    if noted is not None and _digest(fields) != noted:
+        raise DamagedRecord("its content is not what was written: its sha256 differs")
 
 
 def _version(data: bytes) -> int | None:
@@ -152,7 +208,8 @@ class Store:
         if self.read_only:
             raise UserError(f"{self.root} was opened for reading only", "Choose another folder with --results DIR.")
         path = self.folder(record.spec) / RECORD
-        text = record.model_dump_json(indent=1) + "\n"
+        fields = json.loads(record.model_dump_json(exclude={"sha256"}))
+        text = json.dumps({**fields, "sha256": _digest(fields)}, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
         Record.model_validate_json(text)
         write_atomic(path, text)
         return path

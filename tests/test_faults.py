@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from forks import end, fork
 from safetensors.torch import load_file, save_file
 from tiny import TinyBench, run
 
@@ -35,28 +36,21 @@ class Slow(TinyBench):
 
 
 def start(folder: Path, pause: float = 0.02) -> int:
-    """The tiny plan in a process of its own (forked: torch is loaded already); its id. It writes ``opened-PID``."""
-    child = os.fork()
-    if child:
-        return child
-    code = 1
-    try:
+    """The tiny plan in a process of its own; its id. It writes ``opened-PID``."""
+
+    def work() -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         bench = Slow()
         bench.pause = pause
-        run(bench, Store(folder), "symerge", "adamerging", "ties", "task_arithmetic", seeds=(0, 1))
+        try:
+            run(bench, Store(folder), "symerge", "adamerging", "ties", "task_arithmetic", seeds=(0, 1))
+        except KeyboardInterrupt:
+            return 130
         (folder / f"opened-{os.getpid()}").write_text(str(bench.opened))
-        code = 0
-    except KeyboardInterrupt:
-        code = 130
-    finally:
-        os._exit(code)
+        return 0
 
-
-def end(child: int) -> int:
-    """Wait for the process: its exit status, negative for a signal."""
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return fork(work)
 
 
 def results(folder: Path) -> dict[str, dict]:

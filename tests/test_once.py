@@ -1,0 +1,70 @@
+"""Nothing is decoded twice, and nothing normalised more often than it is used."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import run
+
+from benchmark import suites
+from benchmark.data import vision
+from benchmark.store import Store
+from benchmark.suites import vision as bench_module
+
+TWO = ["FashionMNIST", "MNIST"]
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Counter[Any]]:
+    """How often each split is decoded, and how many images are normalised."""
+    monkeypatch.setenv("SYMERGE_CACHE", str(tmp_path / "cache"))
+    seen: dict[str, Counter[Any]] = {"decoded": Counter(), "normalised": Counter()}
+    decode, preprocess = vision._decode, bench_module.preprocess
+
+    def decodes(path: Path, about: vision.TaskInfo, split: str) -> Any:
+        seen["decoded"][about.name, split] += 1
+        return decode(path, about, split)
+
+    def normalises(images: Any, *arguments: Any) -> Any:
+        seen["normalised"]["images"] += len(images)
+        return preprocess(images, *arguments)
+
+    monkeypatch.setattr(vision, "_decode", decodes)
+    monkeypatch.setattr(bench_module, "preprocess", normalises)
+    return seen
+
+
+def bench() -> Any:
+    return suites.open_bench(suites.load("vision-mini-8").model_copy(update={"tasks": TWO, "overrides": {}}))
+
+
+def test_every_split_is_decoded_once_for_all_methods_and_commands(
+    counted: dict[str, Counter[Any]], tmp_path: Path
+) -> None:
+    for attempt in ("first", "second"):
+        texts = ("weight_average", "ties", "task_arithmetic:scale=val", "symerge:steps=1")
+        records = run(bench(), Store(tmp_path / attempt), *texts)
+        assert all(record.status == "done" for record in records)
+    assert counted["decoded"] == {(task, split): 1 for task in TWO for split in ("test", "validation")}
+
+
+def test_an_evaluation_normalises_every_image_once(counted: dict[str, Counter[Any]], tmp_path: Path) -> None:
+    records = run(bench(), Store(tmp_path / "results"), "ties")
+    images = sum(result.n for record in records for result in record.tasks.values())
+    assert counted["normalised"]["images"] == images == 3 * 2 * 750
+
+
+def test_adaptation_normalises_what_it_draws_and_each_sample_once_for_its_expert(
+    counted: dict[str, Counter[Any]], tmp_path: Path
+) -> None:
+    run(bench(), Store(tmp_path / "results"), "ties")
+    before = counted["normalised"]["images"]
+    record = run(bench(), Store(tmp_path / "results"), "symerge:steps=3,batch_size=300")[-1]
+    evaluated = sum(result.n for result in record.tasks.values())
+    drawn = record.cost.images_drawn
+    assert drawn == 3 * 2 * 300 > 2 * 750
+    # One more of each task is looked at to choose how many fit into memory at once.
+    assert counted["normalised"]["images"] - before == evaluated + drawn + 2 * (750 + 1)
