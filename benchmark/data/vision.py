@@ -14,9 +14,10 @@ import os
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from benchmark.data import cache
 from benchmark.data.cache import arrays_sha256 as arrays_sha256
@@ -30,6 +31,33 @@ MEND = "git checkout -- benchmark/data/mini   (or: symerge-bench assets data bui
 
 class DataError(ValueError):
     """An embedded file does not match the manifest, or what was asked for does not exist."""
+
+
+class _Split(BaseModel):
+    """What the manifest must say of a split."""
+
+    model_config = ConfigDict(strict=True)
+    n: int = Field(ge=0, lt=1 << 31)
+    bytes: int
+    parquet_sha256: str
+    arrays_sha256: str
+
+
+class _Task(BaseModel):
+    """What the manifest must say of a task; more may stand in it."""
+
+    model_config = ConfigDict(strict=True)
+    classes: list[str]
+    templates: list[str]
+    shape: list[Annotated[int, Field(ge=1, lt=1 << 16)]]
+    source: str
+    licence: str
+    splits: dict[str, _Split]
+
+
+class _Manifest(BaseModel):
+    model_config = ConfigDict(strict=True)
+    tasks: dict[str, _Task]
 
 
 @dataclass(frozen=True)
@@ -81,9 +109,14 @@ def manifest(root: str | os.PathLike | None = None) -> dict[str, Any]:
 @lru_cache(maxsize=8)
 def _read_manifest(path: str, _mtime: int, _size: int) -> dict[str, Any]:
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        _Manifest.model_validate(found)
+    except ValidationError as error:
+        wrong = error.errors(include_url=False, include_input=False)[0]
+        raise DataError(f"{path}: {'.'.join(map(str, wrong['loc']))}: {wrong['msg']}. To restore it: {MEND}") from None
     except ValueError as error:
         raise DataError(f"{path} is not JSON ({error}). To restore it: {MEND}") from None
+    return found
 
 
 def tasks(suite: str = "vision-mini-20", root: str | os.PathLike | None = None) -> list[str]:

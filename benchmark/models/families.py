@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
@@ -38,6 +39,26 @@ FLOATING = {"F16", "BF16", "F32"}
 
 class FamilyError(ValueError):
     """A family folder that is not what it should be: what was found, what was expected, what to type."""
+
+
+class _File(BaseModel):
+    """What a manifest must say of a file."""
+
+    model_config = ConfigDict(strict=True)
+    sha256: str
+    bytes: int
+    dtype: str = ""
+
+
+class _Manifest(BaseModel):
+    """What a family's manifest must say; more may stand in it."""
+
+    model_config = ConfigDict(strict=True)
+    name: str
+    backbone: str
+    quick_gelu: bool
+    classes: dict[str, list[str]]
+    files: dict[str, _File]
 
 
 @dataclass(frozen=True)
@@ -92,6 +113,8 @@ def load_family(folder: str | Path, backbone: str | Backbone, tasks: Sequence[st
     if absent:
         raise FamilyError(f"{folder} has no expert for {', '.join(absent)}; it has "
                           f"{', '.join(k for k in known if k not in ('base', 'text'))}. {mend}")
+    if "base" not in known:
+        raise FamilyError(f"{folder}/manifest.json names no base.safetensors. {mend}")
     expected = {k: tuple(v.shape) for k, v in create_encoder(backbone, device="meta").state_dict().items()}
     names = ["base.safetensors", *(f"{t}.safetensors" for t in tasks)]
     heads: dict[str, ClassificationHead] = {}
@@ -101,7 +124,9 @@ def load_family(folder: str | Path, backbone: str | Backbone, tasks: Sequence[st
         name = f"heads/{task}.safetensors"
         if name not in manifest["files"]:
             raise FamilyError(f"{folder}/manifest.json names no {name}. {mend}")
-        wanted = (class_counts or {}).get(task) or len(manifest["classes"][task])
+        wanted = (class_counts or {}).get(task) or len(manifest["classes"].get(task, ()))
+        if not wanted:
+            raise FamilyError(f"{folder}/manifest.json names no classes of {task}. {mend}")
         shapes = {"weight": (wanted, backbone.embed_dim), "bias": (wanted,)}
         check_file(folder / name, shapes, manifest["files"][name], verify=verify, mend=mend)
         tensors = load_file(folder / name)
@@ -121,9 +146,13 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
         raise FamilyError(f"{path} does not exist. {_mend(Path(folder))}") from None
     except ValueError as error:
         raise FamilyError(f"{path} is not JSON ({error}). {_mend(Path(folder))}") from None
-    missing = [k for k in ("name", "backbone", "quick_gelu", "classes", "files") if k not in manifest]
-    if missing:
-        raise FamilyError(f"{path} lacks {', '.join(missing)}. {_mend(Path(folder))}")
+    try:
+        _Manifest.model_validate(manifest)
+    except ValidationError as error:
+        wrong = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, wrong["loc"])) or "it"
+        said = f" lacks {where}" if wrong["type"] == "missing" else f": {where}: {wrong['msg']}"
+        raise FamilyError(f"{path}{said}. {_mend(Path(folder))}") from None
     return manifest
 
 
