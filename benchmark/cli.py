@@ -343,6 +343,8 @@ def _list(arguments: argparse.Namespace, argv: list[str]) -> None:
                 if keywords
                 else f"  {name:<18}  {about.access.describe():<23}  {about.paper:<20} {about.title}"
             )
+            if about.needs:
+                print(f"{'':22}only where the experts have: {', '.join(about.needs)}")
 
 
 def _reference(store: Any) -> Any:

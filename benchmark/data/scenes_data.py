@@ -152,8 +152,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     p = argparse.ArgumentParser(prog="symerge-bench assets data build dense-mini", description=__doc__.splitlines()[0])
     p.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: a comparison is made, no file)")
     p.add_argument("--check", action="store_true", help="compare with the committed arrays")
+    p.add_argument(
+        "--sources", type=Path, metavar="DIR", help="cut the textures again, from scikit-image's package fetched to DIR"
+    )
     args = p.parse_args(argv)
     atlas, known = textures(), manifest()["splits"]
+    if args.sources:
+        from benchmark.data import scenes_textures
+        from benchmark.data.build.sources import Sources
+
+        atlas = scenes_textures.make(Sources(args.sources).path("scikit-image") / "skimage/data")
+        print(f"textures {'as' if np.array_equal(atlas, textures()) else 'other than'} the committed ones")
+        if args.out:
+            args.out.mkdir(parents=True, exist_ok=True)
+            scenes_textures.save(atlas, args.out / "textures.png")
     if args.out:
         found = build(args.out, COUNTS, atlas)["splits"]
     else:
