@@ -7,13 +7,11 @@ import time
 from pathlib import Path
 from types import TracebackType
 
-_STATUS = Path("/proc/self/status")
 
-
-def anonymous_bytes() -> int | None:
-    """Resident memory that is no mapped file, in bytes; None where the system does not tell (only Linux does)."""
+def anonymous_bytes(pid: int | str = "self") -> int | None:
+    """Resident memory of a process that is no mapped file, in bytes; None where the system does not tell it."""
     try:
-        for line in _STATUS.read_text().splitlines():
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
             if line.startswith("RssAnon:"):
                 return int(line.split()[1]) * 1024
     except (OSError, ValueError, IndexError):

@@ -24,6 +24,7 @@ import psutil
 import methods
 from benchmark.data import full
 from benchmark.errors import UserError
+from benchmark.measure import anonymous_bytes
 from benchmark.record import Record
 from benchmark.spec import REFERENCE_ROWS, format_value
 from benchmark.suites import Suite
@@ -192,10 +193,9 @@ def _watch(process: Any, limit: float | None, memory: int | None) -> tuple[int, 
 
 def anonymous(pid: int) -> int:
     """Anonymous resident memory of a process in bytes; its whole resident memory where the system tells no more."""
-    with contextlib.suppress(OSError, ValueError):
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("RssAnon:"):
-                return int(line.split()[1]) * 1024
+    found = anonymous_bytes(pid)
+    if found is not None:
+        return found
     with contextlib.suppress(psutil.Error):
         return int(psutil.Process(pid).memory_info().rss)
     return 0
@@ -224,6 +224,7 @@ def rehearse(
         memory_limit: bytes of anonymous memory at which a run is ended, to spare the machine.
     """
     from benchmark.models.backbones import get_backbone
+    from benchmark.runner import now
     from benchmark.store import Store
 
     texts = variants(asked, suite)
@@ -240,7 +241,7 @@ def rehearse(
         context.set_forkserver_preload(["benchmark.runner", "benchmark.suites.vision", "torch._dynamo"])
         for number, text in enumerate(texts, 1):
             tell(f"{number}/{len(texts)} {text}")
-            began, since = time.monotonic(), runner_now()
+            began, since = time.monotonic(), now()
             process = context.Process(target=_one, args=(suite, backbone, folder, text, results, how))
             process.start()
             try:
@@ -252,13 +253,6 @@ def rehearse(
             record = next((r for r in records if (r.started or "") >= since), None)
             status = ended or _status(record, process.exitcode)
             yield Outcome(text, status, record, peak or None, time.monotonic() - began)
-
-
-def runner_now() -> str:
-    """The time as records note it."""
-    from benchmark.runner import now
-
-    return now()
 
 
 def _status(record: Record | None, exitcode: int | None) -> str:
