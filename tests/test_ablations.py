@@ -75,7 +75,9 @@ def test_finished_runs_are_taken_over_and_not_done_again(tiny: TinyBench, tmp_pa
     plan = study(variants=["symerge", "ties"])
     found = ablate.run(tiny, plan, Setting(), seeds=[0], store=Store(tmp_path / "new"), known=known, options=Options())
     assert {r.variant for r in found} == {"pretrained", "individual", "symerge", "ties"}
-    assert [r.variant for r in Store(tmp_path / "new").all()] == ["ties"]
+    taken = {r.variant: r for r in Store(tmp_path / "new").all()}
+    assert taken["symerge"] == known.load(taken["symerge"].spec) and set(taken) == {r.variant for r in found}
+    assert not known.load(taken["ties"].spec)
 
 
 def test_images_to_adapt_on_are_those_of_the_setting_and_the_test_stays_whole(tiny: TinyBench, tmp_path: Path) -> None:

@@ -32,13 +32,16 @@ def run(
     """Every variant in one setting of ``bench``; returns the records, failed ones included.
 
     Args:
-        known: finished runs, which are not done again.
+        known: finished runs, which are not done again; their records are taken over into ``store``.
     """
     bench, options = vary(bench, setting), without_merges(options)
     if setting.unseen:
         return _unseen(bench, ablation, setting, seeds, store, options)
     runs = plan(bench, ablation.variants, seeds=seeds)
     found = {run.spec.run_id: _done(run, known) for run in runs}
+    for record in found.values():
+        if record is not None and store.load(record.spec) is None:
+            store.save(record)
     made = execute([run for run in runs if found[run.spec.run_id] is None], bench, store, options)
     found.update({record.run_id: record for record in made})
     return [record for record in found.values() if record is not None]

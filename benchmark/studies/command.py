@@ -110,7 +110,7 @@ class Places:
 
     def all(self, suite: str | None = None) -> list[Record]:
         """Every record of methods and of studies, once."""
-        stores = (self.known, self.derived)
+        stores = (self.runs, self.derived)
         return list({record.run_id: record for store in stores for record in store.all(suite)}.values())
 
 
@@ -217,7 +217,7 @@ def _pilot_tables(places: Places, suite: Any, name: str) -> list[Path]:
     records = [
         record
         for record in places.derived.all()
-        if record.spec.suite.partition("+")[0] == suite.name and "source" not in record.spec.parameters
+        if record.spec.suite.partition("+")[0] == suite.name and "pilot" in record.provenance.argv
     ]
     try:
         cross = tables.cross_task(records)

@@ -215,6 +215,8 @@ def ablation(about: Ablation, records: Iterable[Record], suite: str | None = Non
     lines = []
     for setting, place in about.places(suite):
         found = by_place.get(place, {})
+        if not found.keys() & set(about.variants):
+            continue
         expert = next(iter(found.get(REFERENCE_ROWS[-1], {}).values()), None)
         for variant in [*REFERENCE_ROWS, *(v for v in about.variants if v not in REFERENCE_ROWS)]:
             runs = found.get(variant)
