@@ -25,7 +25,8 @@ from benchmark.store import Store
 ROOT = Path(__file__).parents[2]
 KILLS = int(os.environ.get("SYMERGE_KILLS", 50))
 COMMAND_KILLS = int(os.environ.get("SYMERGE_COMMAND_KILLS", 20))
-COST = ("merge_seconds", "adapt_seconds", "evaluate_seconds", "peak_anonymous_mib", "peak_cuda_mib")
+# Costs, and the commit, which a change of the working tree meanwhile would alter.
+COST = ("commit", "merge_seconds", "adapt_seconds", "evaluate_seconds", "peak_anonymous_mib", "peak_cuda_mib")
 COMMAND = ["run", "--methods", "symerge:steps=3", "ties", "--threads", "1", "--results"]
 
 
