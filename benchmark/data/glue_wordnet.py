@@ -99,15 +99,11 @@ class WordNet:
         self.synsets = synsets
         self.senses: dict[str, set[str]] = defaultdict(set)
         self.fields: dict[str, list[Synset]] = defaultdict(list)
-        self.children: dict[str, list[str]] = defaultdict(list)
         for key, synset in synsets.items():
             for word in synset.words:
                 self.senses[word.lower()].add(key)
             if synset.counts:
                 self.fields[synset.field_number + synset.kind].append(synset)
-            for symbol, target in synset.pointers:
-                if symbol in ("@", "@i"):
-                    self.children[target].append(key)
 
     def above(self, key: str, levels: int = 20) -> list[str]:
         """Keys of the hypernyms, nearest first, at most `levels` up (first of each where there are several)."""
@@ -222,7 +218,8 @@ def questions(net: WordNet) -> Iterator[Row]:
 
 
 def glosses(net: WordNet) -> Iterator[Row]:
-    """QNLI's form: a question and WordNet's definition of that word (1), or of a sister meaning (0)."""
+    """QNLI's form: a question and WordNet's definition of that word (1), or of an unrelated word of the same
+    lexicographer's field (0)."""
     for synset in _ordered("glosses", [s for s in net.synsets.values() if s.counts and s.kind in "nv"]):
         if not common(synset):
             continue
@@ -230,12 +227,12 @@ def glosses(net: WordNet) -> Iterator[Row]:
         label = digest("glosses", "label", synset.key) % 2
         source, key = synset, word
         if not label:
-            up = net.above(synset.key, 1)
-            pool = [k for k in net.children[up[0]] if k not in net.senses[word]] if up else []
-            pool = sorted(k for k in pool if split_of(word, net.synsets[k].words[0]))
-            if not pool:
+            mates, start = net.fields[synset.field_number + synset.kind], digest("mate", synset.key)
+            tried = [mates[(start + i) % len(mates)] for i in range(12)]
+            fit = [m for m in tried if split_of(word, m.words[0]) and not net.related(word, m.words[0])]
+            if not fit:
                 continue
-            source = net.synsets[pool[digest("sister", synset.key) % len(pool)]]
+            source = fit[0]
             key = f"{word}|{source.words[0].lower()}"
         if _short(source.gloss, 4, 14):
             asked = f"What is {article(word)}?" if synset.kind == "n" else f"What does it mean to {word}?"
