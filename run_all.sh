@@ -14,7 +14,7 @@ say() { printf '%s\n' "$*" >&2; }
 usage() {
     cat <<'TEXT'
 usage: ./run_all.sh [OPTIONS]              run methods on a suite and write the boards
-       ./run_all.sh list|board|compare|study|assets ...
+       ./run_all.sh list|board|compare|study|submit|assets ...
                                            the other commands of symerge-bench
        ./run_all.sh --setup                only make the Python environment
        ./run_all.sh --test [PYTEST ARGS]   ruff, mypy, then the tests

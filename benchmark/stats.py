@@ -152,9 +152,10 @@ def paired_difference(
 ) -> Difference:
     """First minus second on the same samples, with its interval: `{seed: scores}` of each, or `{None: scores}`.
 
-    Two single runs: percentile bootstrap of the paired differences. Otherwise the interval of `seed_interval`, with
-    seeds paired where both methods ran the same ones (their data order was then the same), else with each method's
-    spread over its seeds by itself.
+    Two single runs: percentile bootstrap of the paired differences, or the t interval where that is wider (the
+    percentiles of few samples are a little narrow: 6 % false positives with 60 a task). Otherwise the interval of
+    `seed_interval`, with seeds paired where both methods ran the same ones (their data order was then the same), else
+    with each method's spread over its seeds by itself.
     Raises ValueError where tasks or numbers of samples differ.
     """
     for a in first.values():
@@ -166,6 +167,9 @@ def paired_difference(
         gap = _subtract(a, b)
         value = 100 * _mean(gap)
         low, high = _percentiles(value, _replicates(gap, n, np.random.default_rng(seed)), level)
+        least = max(1, min(len(samples) for samples in gap.values()) - 1)
+        half = 100 * float(distributions.t.ppf((1 + level) / 2, least) * np.sqrt(_sampling([gap])[0]))
+        low, high = min(low, value - half), max(high, value + half)
     else:
         if first.keys() == second.keys():
             value, half = _seeded([_subtract(first[key], second[key]) for key in first], level)
