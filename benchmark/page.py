@@ -226,8 +226,8 @@ def _row(board: Board, row: Mapping[Any, Any], links: Mapping[str, str]) -> dict
 
 
 def _level(access: str) -> str:
-    """The strongest data a method is handed: none, unlabelled or labelled."""
-    words = access.split()
+    """The strongest data a method is handed, none, unlabelled or labelled, without what every row of its suite gets."""
+    words = " ".join(part for part in access.split(" + ") if not part.endswith("(statistics)")).split()
     return "labelled" if "labelled" in words else ("unlabelled" if "unlabelled" in words else "none")
 
 

@@ -112,7 +112,13 @@ def manifests(suite: str, backbone: str, family: str) -> Known | str:
         bench = _bench(suite, backbone, family, "cpu")
     except UserError as error:
         return error.message
-    return Known(dict(bench.data), dict(bench.checkpoints), {name: task.metric for name, task in bench.tasks.items()})
+    return Known(
+        data=dict(bench.data),
+        checkpoints=dict(bench.checkpoints),
+        metrics={name: task.metric for name, task in bench.tasks.items()},
+        reads=dict(bench.reads),
+        access=tuple(bench.access),
+    )
 
 
 def _bench(suite: str, backbone: str, family: str, device: str, dtype: str = "float32") -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -38,6 +38,10 @@ class Known:
     data: Mapping[str, str]
     checkpoints: Mapping[str, str]
     metrics: Mapping[str, str]
+    reads: Mapping[str, str] = field(default_factory=dict)
+    """What stands in for a split that the suite does not have."""
+    access: Sequence[str] = ()
+    """What every row of the suite is handed."""
 
 
 #: Gives what is known of (suite, backbone, family), or says in text why it cannot be had here.
@@ -112,11 +116,17 @@ def _check_method(record: Record, add: _Add) -> None:
         return
     if about.stochastic != (spec.seed is not None):
         add("error", "a stochastic method has a seed and a deterministic one has none")
+
+
+def _check_access(record: Record, known: Known, add: _Add) -> None:
+    """The declared access is the method's with these keywords, and what every row of the suite is handed."""
+    about = methods.describe(record.spec.method)
     try:
-        handed = {f"{level} {split}" for split, level in about.access_for(spec.parameters).items()}
+        access = about.access_for(record.spec.parameters)
     except methods.MergingError as error:
         add("error", str(error))
         return
+    handed = {f"{level} {known.reads.get(split, split)}" for split, level in access.items()} | set(known.access)
     if set(record.access) != handed:
         said = " + ".join(sorted(record.access)) or "none"
         add("error", f"says its access is {said}; with these keywords it is {' + '.join(sorted(handed)) or 'none'}")
@@ -124,12 +134,14 @@ def _check_method(record: Record, add: _Add) -> None:
 
 def _check_protocol(record: Record, manifests: Manifests | None, add: _Add) -> None:
     """Data and checkpoints are those of this checkout's manifests, and each task has its metric."""
-    if manifests is None:
-        return
     spec = record.spec
-    known = manifests(spec.suite, spec.backbone, spec.family)
+    known = manifests(spec.suite, spec.backbone, spec.family) if manifests else None
     if isinstance(known, str):
         add("warning", f"hashes of data and checkpoints were not checked: {known}")
+        return
+    if spec.method in methods.names() and (known or not _protocol_data(record)):
+        _check_access(record, known or Known({}, {}, {}), add)
+    if known is None:
         return
     for what, stated, wanted in (
         ("data", record.provenance.data, known.data),
@@ -141,6 +153,11 @@ def _check_protocol(record: Record, manifests: Manifests | None, add: _Add) -> N
     for task, result in record.tasks.items():
         if known.metrics.get(task, result.metric) != result.metric:
             add("error", f"{task} is measured by {known.metrics[task]}, not by {result.metric}")
+
+
+def _protocol_data(record: Record) -> bool:
+    """Whether it names data that not the method but the suite asks for, which only its manifest tells."""
+    return any("(" in part for part in record.access)
 
 
 def _check_result(task: str, result: TaskResult, add: _Add) -> None:

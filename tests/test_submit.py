@@ -243,3 +243,10 @@ def test_a_submission_is_run_again_and_accepted_only_where_it_agrees(tmp_path: P
     other = record.spec.model_copy(update={"method_version": "0" * 16})
     with pytest.raises(UserError, match="differs in method_version"):
         submit.verify(changed(record, spec=other, run_id=other.run_id), Store(tmp_path / "again"))
+
+
+def test_genuine_records_of_a_suite_with_unlike_metrics_pass() -> None:
+    chosen = [record for record in REFERENCE.all("dense-mini") if record.variant in ("ties", "symerge")]
+    assert len(chosen) >= 2
+    found = check(chosen, REFERENCE.all("dense-mini"), submit.manifests)
+    assert [str(finding) for finding in found if finding.level == "error"] == []
