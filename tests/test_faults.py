@@ -92,7 +92,7 @@ def test_two_processes_on_one_folder_do_every_run_once(whole: dict, tmp_path: Pa
 
 
 def test_ctrl_c_keeps_what_is_done_and_says_so(tmp_path: Path) -> None:
-    child = start(tmp_path, pause=0.3)
+    child = start(tmp_path, pause=1.0)
     while True:
         found = [json.loads(p.read_text()) for p in tmp_path.glob("*/*/*/record.json")]
         if any(r["status"] == "done" for r in found) and any(r["status"] == "running" and r["tasks"] for r in found):

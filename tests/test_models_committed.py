@@ -1,5 +1,6 @@
 """The committed mini family is whole, is what its manifest says, and can be made again."""
 
+import dataclasses
 import json
 
 import pytest
@@ -107,7 +108,7 @@ def test_expert_made_with_other_settings_is_made_again(tmp_path, one_thread):
 
 
 def test_retrain_command_compares_with_the_committed_scores(tmp_path, monkeypatch, capsys, one_thread):
-    monkeypatch.setattr(make, "Settings", lambda: QUICK)
+    monkeypatch.setattr(make, "Settings", lambda **given: dataclasses.replace(QUICK, **given))
     argv = ["vision-mini-20", "--retrain", "--tasks", "TextileDefect", "--out", str(tmp_path), "--threads", "1"]
     assert retrain.main(argv) == 0
     line = next(x for x in capsys.readouterr().out.splitlines() if x.startswith("TextileDefect")).split()
