@@ -100,7 +100,10 @@ def open_bench(
     data_root: Path | None = None,
     checkpoints: Path | None = None,
 ) -> Bench:
-    """Experts, data and metrics of a suite. Raises :class:`UserError` for a backbone or family it lacks.
+    """Experts, data and metrics of a suite.
+
+    Raises :class:`UserError` for a backbone or family it lacks, and where checkpoints or data are missing or not what
+    they should be.
 
     Args:
         data_root: folder of a full suite's data sets, where the domain reads them from one.
@@ -119,5 +122,9 @@ def open_bench(
             f"{suite.name} is embedded: --{' and --'.join(n.replace('_', '-') for n in given)} change nothing there",
             "Leave them out, or name a full suite: " + ", ".join(n for n in names() if load(n).scale == "full"),
         )
-    bench: Bench = domain.open_bench(suite, backbone=backbone, family=family, device=device, dtype=dtype, **given)
+    from benchmark.suites.bench import resolve_device, resolve_dtype
+
+    bench: Bench = domain.bench_class(suite)(
+        suite, backbone, family, resolve_device(device), resolve_dtype(dtype), **given
+    )
     return bench

@@ -102,12 +102,12 @@ def resolve_dtype(name: str) -> torch.dtype:
     return allowed[name]
 
 
-def check_outputs(outputs: Tensor, rows: int, columns: int, task: str) -> Tensor:
-    """``outputs`` as float32 ``[rows, columns]``. Raises :class:`UserError` for another shape, or NaN."""
+def check_outputs(outputs: Any, shape: tuple[int, ...], task: str) -> Tensor:
+    """``outputs`` as float32 of this shape. Raises :class:`UserError` for another one, or NaN."""
     found = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-    if found != (rows, columns):
+    if found != shape:
         raise UserError(
-            f"the merged model gives {found} on {task}; expected {(rows, columns)}",
+            f"the merged model gives {found} on {task}; expected {shape}",
             "The method's model(task) must end in the task's head.",
         )
     outputs = outputs.float()

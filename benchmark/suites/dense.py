@@ -20,7 +20,7 @@ from benchmark.models.dense_family import DenseFamily, load_dense_family
 from benchmark.models.families import MINI, checkpoint_folder
 from benchmark.normalisation import reestimate
 from benchmark.suites import Suite
-from benchmark.suites.bench import Bench, Task, resolve_device, resolve_dtype
+from benchmark.suites.bench import Bench, Task, resolve_device
 from benchmark.suites.dense_meters import METERS, DenseMeter
 from methods.api import Experts, Merged, Source
 
@@ -162,23 +162,6 @@ class DenseBench(Bench):
         return METERS[task](task, self.channels[task])
 
 
-def open_bench(
-    suite: Suite,
-    *,
-    backbone: str,
-    family: str,
-    device: str,
-    dtype: str,
-    data_root: str | Path | None = None,
-    checkpoints: str | Path | None = None,
-) -> DenseBench:
-    """A dense suite. Raises :class:`UserError` where checkpoints or data are not what they should be."""
-    return DenseBench(
-        suite,
-        backbone,
-        family,
-        resolve_device(device),
-        resolve_dtype(dtype),
-        data_root=data_root,
-        checkpoints=checkpoints,
-    )
+def bench_class(suite: Suite) -> type[Bench]:
+    """The bench of a dense suite."""
+    return DenseBench

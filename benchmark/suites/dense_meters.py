@@ -14,9 +14,8 @@ from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from benchmark import metrics
-from benchmark.errors import UserError
 from benchmark.record import Array, TaskResult, Values
-from benchmark.suites.bench import Meter
+from benchmark.suites.bench import Meter, check_outputs
 
 BINS = 360
 OTHERS = {
@@ -37,7 +36,7 @@ class DenseMeter(Meter):
         self.rows: dict[str, list[np.ndarray]] = {}
 
     def update(self, outputs: Any, labels: Tensor) -> None:
-        outputs = check_maps(outputs, (len(labels), self.channels, *labels.shape[-2:]), self.task)
+        outputs = check_outputs(outputs, (len(labels), self.channels, *labels.shape[-2:]), self.task)
         for name, row in self.measure(outputs, labels.to(outputs.device)).items():
             self.rows.setdefault(name, []).append(row)
 
@@ -111,19 +110,3 @@ class NormalsMeter(DenseMeter):
 
 
 METERS: dict[str, type[DenseMeter]] = {m.kind: m for m in (SegmentationMeter, DepthMeter, NormalsMeter)}
-
-
-def check_maps(outputs: Any, shape: tuple[int, ...], task: str) -> Tensor:
-    """``outputs`` as float32 of this shape. Raises :class:`UserError` for another one, or NaN."""
-    found = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-    if found != shape:
-        raise UserError(
-            f"the merged model gives {found} on {task}; expected {shape}",
-            "The method's model(task) must end in the task's decoder.",
-        )
-    outputs = outputs.float()
-    if bool(torch.isnan(outputs).any()):
-        raise UserError(
-            f"the merged model predicts NaN on {task}", "Its weights overflow: try --dtype float32, or smaller scales."
-        )
-    return outputs

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -15,7 +14,7 @@ from benchmark.models import text_families, text_make
 from benchmark.models.families import checkpoint_folder
 from benchmark.models.text_encoder import load_encoder, load_tokenizer, minilm_folder
 from benchmark.suites import Suite
-from benchmark.suites.bench import Bench, Task, resolve_device, resolve_dtype
+from benchmark.suites.bench import Bench, Task
 from benchmark.suites.glue_meters import METRICS, TextMeter, meter
 from methods.api import Experts, Source
 
@@ -96,9 +95,6 @@ def _task(name: str, metric: str) -> Task:
     return Task(name, METRICS[metric], "accuracy" if metric == "accuracy_f1" else metric)
 
 
-def open_bench(suite: Suite, *, backbone: str, family: str, device: str, dtype: str, **folders: Any) -> Bench:
-    """A text suite. Raises :class:`UserError` where packages, texts or experts are missing or not the known ones."""
-    place, precision = resolve_device(device), resolve_dtype(dtype)
-    if suite.scale == "mini":
-        return GlueMiniBench(suite, backbone, family, place, precision)
-    return GlueBench(suite, backbone, family, place, precision, **folders)
+def bench_class(suite: Suite) -> type[Bench]:
+    """The bench of a text suite: LoRA experts for the mini one, whole fine-tunings for the full one."""
+    return GlueMiniBench if suite.scale == "mini" else GlueBench

@@ -31,7 +31,7 @@ class TextMeter(Meter, ABC):
         self.gathered: list[tuple[Tensor, Tensor]] = []
 
     def update(self, outputs: Any, labels: Tensor) -> None:
-        self.gathered.append((check_outputs(outputs, len(labels), self.outputs, self.task).cpu(), labels.cpu()))
+        self.gathered.append((check_outputs(outputs, (len(labels), self.outputs), self.task).cpu(), labels.cpu()))
 
     def classes(self) -> tuple[Tensor, Tensor]:
         """Predicted and true classes `[N]`."""

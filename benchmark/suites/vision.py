@@ -7,7 +7,6 @@ A mini suite's data and checkpoints are committed; a full one's lie in folders o
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,7 +20,7 @@ from benchmark.models.backbones import create_encoder, get_backbone, preprocess
 from benchmark.models.families import MINI, Family, FamilyError, checkpoint_folder, load_family
 from benchmark.record import CorrectBits, TaskResult
 from benchmark.suites import Suite
-from benchmark.suites.bench import Bench, Meter, Task, check_outputs, resolve_device, resolve_dtype
+from benchmark.suites.bench import Bench, Meter, Task, check_outputs
 from methods.api import Experts, Source
 
 SPLITS = {"train": "train", "val": "validation", "test": "test"}
@@ -60,7 +59,7 @@ class Accuracy(Meter):
         self.labels: list[Tensor] = []
 
     def update(self, outputs: Any, labels: Tensor) -> None:
-        logits = check_outputs(outputs, len(labels), self.classes, self.task)
+        logits = check_outputs(outputs, (len(labels), self.classes), self.task)
         self.predicted.append(logits.argmax(-1).cpu())
         self.labels.append(labels.cpu())
 
@@ -153,23 +152,6 @@ class VisionBench(Bench):
         return Accuracy(task, len(self.classes[task]))
 
 
-def open_bench(
-    suite: Suite,
-    *,
-    backbone: str,
-    family: str,
-    device: str,
-    dtype: str,
-    data_root: str | Path | None = None,
-    checkpoints: str | Path | None = None,
-) -> VisionBench:
-    """A vision suite. Raises :class:`UserError` where checkpoints or data are not as their manifests say."""
-    return VisionBench(
-        suite,
-        backbone,
-        family,
-        resolve_device(device),
-        resolve_dtype(dtype),
-        data_root=data_root,
-        checkpoints=checkpoints,
-    )
+def bench_class(suite: Suite) -> type[Bench]:
+    """The bench of a vision suite."""
+    return VisionBench
