@@ -31,6 +31,8 @@ COLOURS = ["#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
 MARKERS = ["s", "o", "^", "D", "v", "P", "X", "*"]
 DIVERGING = LinearSegmentedColormap.from_list("blue to orange", ["#0072B2", "#F7F7F7", "#D55E00"])
 REFERENCE = {"individual": "#000000", "pretrained": "#888888"}
+NARROWEST = 5.2
+"""Inches that a title line with suite, samples, seeds and commit takes."""
 
 
 def by_number_of_tasks(boards: Sequence[Board], methods: Sequence[str]) -> Figure:
@@ -293,8 +295,8 @@ def cross_task(cross: Any, about: str) -> Figure:
     size = 1.6 + 0.17 * len(cross.tasks)
     shown = [(cross.before, "heads as they are"), (cross.adapted, "heads adapted")]
     shown = [(values, title) for values, title in shown if np.isfinite(values).any()]
-    figure, panels = plt.subplots(1, len(shown), figsize=(len(shown) * size + 0.8, size + 0.3), layout="constrained",
-                                  sharey=True, squeeze=False)  # fmt: skip
+    figure, panels = plt.subplots(1, len(shown), figsize=(max(NARROWEST, len(shown) * size + 0.8), size + 0.3),
+                                  layout="constrained", sharey=True, squeeze=False)  # fmt: skip
     for axes, (values, title) in zip(panels[0], shown, strict=True):
         heat_map(cross.normalised(values), cross.tasks, cross.tasks, axes=axes, label="% of the expert's own",
                  limits=(0.0, 100.0))  # fmt: skip
@@ -313,8 +315,8 @@ def correlation(points: pd.DataFrame, coefficients: pd.DataFrame, about: str) ->
     groups = list(points.groupby(["merger", "heads"], sort=False))
     columns = min(3, len(groups))
     lines = -(-len(groups) // columns)
-    figure, panels = plt.subplots(lines, columns, figsize=(2.4 * columns, 0.6 + 2.1 * lines), layout="constrained",
-                                  squeeze=False, sharex=True, sharey=True)  # fmt: skip
+    figure, panels = plt.subplots(lines, columns, figsize=(max(NARROWEST, 2.4 * columns), 0.6 + 2.1 * lines),
+                                  layout="constrained", squeeze=False, sharex=True, sharey=True)  # fmt: skip
     sizes = sorted(points["size"].unique())
     for axes, ((merger, heads), group) in zip(panels.flat, groups, strict=False):
         title = merger + (", heads adapted" if heads == "adapted" else "")

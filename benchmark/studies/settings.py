@@ -7,11 +7,9 @@ import hashlib
 from collections.abc import Sequence
 from typing import Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from benchmark import suites
-from benchmark.errors import UserError, unknown
 from benchmark.studies import FOLDER
 
 
@@ -98,15 +96,4 @@ def names() -> list[str]:
 @functools.lru_cache(maxsize=64)
 def load(name: str) -> Ablation:
     """The ablation of this name. Raises :class:`UserError` for an unknown one or an invalid file."""
-    if name not in names():
-        raise unknown("ablation", name, names())
-    path = FOLDER / f"{name}.yaml"
-    try:
-        found = Ablation.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, ValidationError) as error:
-        raise UserError(
-            f"benchmark/studies/{path.name} is no valid ablation: {error}", "Compare it with parts.yaml"
-        ) from None
-    if found.name != name:
-        raise UserError(f"benchmark/studies/{path.name} says name: {found.name}", f"Write name: {name}")
-    return found
+    return suites.read_named(Ablation, "ablation", FOLDER, name, names(), example="parts")

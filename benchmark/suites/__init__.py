@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from benchmark.suites.bench import Bench
 
 FOLDER = Path(__file__).parent
+
+_Named = TypeVar("_Named", bound=BaseModel)
 
 
 class Suite(BaseModel):
@@ -76,18 +78,27 @@ def names() -> list[str]:
 @functools.lru_cache(maxsize=32)
 def load(name: str) -> Suite:
     """The suite of this name. Raises :class:`UserError` for an unknown one (nearest named) or an invalid file."""
-    if name not in names():
-        raise unknown("suite", name, names())
-    path = FOLDER / f"{name}.yaml"
+    return read_named(Suite, "suite", FOLDER, name, names(), example="vision-mini-8")
+
+
+def read_named(
+    model: type[_Named], kind: str, folder: Path, name: str, known: Sequence[str], *, example: str
+) -> _Named:
+    """``folder/NAME.yaml`` as ``model``, whose field ``name`` must equal the file's.
+
+    Raises :class:`UserError` for a name that is not ``known`` (nearest named) or an invalid file (compare ``example``).
+    """
+    if name not in known:
+        raise unknown(kind, name, known)
+    path = folder / f"{name}.yaml"
+    where = f"{folder.parent.name}/{folder.name}/{path.name}"
     try:
-        suite = Suite.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        found = model.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except (yaml.YAMLError, ValidationError) as error:
-        raise UserError(
-            f"benchmark/suites/{path.name} is no valid suite: {error}", "Compare it with vision-mini-8.yaml"
-        ) from None
-    if suite.name != name:
-        raise UserError(f"benchmark/suites/{path.name} says name: {suite.name}", f"Write name: {name}")
-    return suite
+        raise UserError(f"{where} is no valid {kind}: {error}", f"Compare it with {example}.yaml") from None
+    if (said := getattr(found, "name", None)) != name:
+        raise UserError(f"{where} says name: {said}", f"Write name: {name}")
+    return found
 
 
 def open_bench(
@@ -122,9 +133,5 @@ def open_bench(
             f"{suite.name} is embedded: --{' and --'.join(n.replace('_', '-') for n in given)} change nothing there",
             "Leave them out, or name a full suite: " + ", ".join(n for n in names() if load(n).scale == "full"),
         )
-    from benchmark.suites.bench import resolve_device, resolve_dtype
-
-    bench: Bench = domain.bench_class(suite)(
-        suite, backbone, family, resolve_device(device), resolve_dtype(dtype), **given
-    )
+    bench: Bench = domain.bench_class(suite).of_names(suite, backbone, family, device, dtype, **given)
     return bench

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -57,6 +57,12 @@ class Bench(ABC):
 
     reads: Mapping[str, str] = MappingProxyType({})
     """What streams read in place of a split, as records say it; empty where every split is itself."""
+
+    @classmethod
+    def of_names(cls, suite: Suite, backbone: str, family: str, device: str, dtype: str, **folders: Any) -> Self:
+        """A bench on the device and in the dtype of these names; see :func:`resolve_device`, :func:`resolve_dtype`."""
+        found: Any = cls
+        return found(suite, backbone, family, resolve_device(device), resolve_dtype(dtype), **folders)
 
     def stream_source(self, task: str, split: str) -> Source:
         """What the stream of a method that has access to a split reads: the split."""
