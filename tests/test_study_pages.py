@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.studies import command
+from benchmark.errors import UserError
+from benchmark.studies import command, pages
 
 ROOT = Path(__file__).parents[1]
 STUDIES = ROOT / "results" / "studies"
@@ -40,3 +41,37 @@ def test_every_report_shows_its_tables_as_they_are() -> None:
         for path in STUDIES.glob(f"{kind}/*.md"):
             rows = [line for line in path.read_text().splitlines() if line.startswith("|")]
             assert rows and all(row in text for row in rows), f"{path.name} is not in results/{report}.md as it is"
+
+
+def test_a_report_takes_over_a_changed_table_and_keeps_its_prose(tmp_path: Path) -> None:
+    page, report = tmp_path / "studies/ablations/parts.md", tmp_path / "report.md"
+    page.parent.mkdir(parents=True)
+    page.write_text("# Q\n\n| a |\n| - |\n| 1 |\n\nwords\n\n| b |\n| - |\n| 3 |\n| 4 |\n\nend\n")
+    before, after = "# Found\n\nBefore | all.\n", "\nAfter it.\n\n| own |\n| --- |\n| kept |\n"
+    marker = "<!-- studies/ablations/parts.md, table 2 -->\n"
+    report.write_text(f"{before}{marker}\n| b |\n| - |\n| 2 |\n{after}")
+    assert pages.refresh(tmp_path) == [report]
+    assert report.read_text() == f"{before}{marker}\n| b |\n| - |\n| 3 |\n| 4 |\n{after}"
+    assert pages.refresh(tmp_path) == []
+    report.write_text(f"{before}{marker}{after}")
+    pages.refresh(tmp_path)
+    assert report.read_text() == f"{before}{marker}\n| b |\n| - |\n| 3 |\n| 4 |\n{after}"
+
+
+@pytest.mark.parametrize(("wanted", "said"), [("parts.md, table 3", "which has 1"), ("other.md, table 1", "not there")])
+def test_a_marker_without_its_table_is_refused_and_nothing_is_written(wanted: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "studies/parts.md").write_text("| a |\n| - |\n| 1 |\n")
+    texts = {"a.md": "<!-- studies/parts.md, table 1 -->\n", "b.md": f"<!-- studies/{wanted} -->\n"}
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=said):
+        pages.refresh(tmp_path)
+    assert {name: (tmp_path / name).read_text() for name in texts} == texts
+
+
+def test_tables_under_markers_are_the_committed_ones() -> None:
+    marked = [path for path in (ROOT / "results").glob("*.md") if "<!-- studies/" in path.read_text()]
+    assert {path.stem for path in marked} >= {"transfer", "pilot", "ablations"}
+    for path in marked:
+        assert pages.refreshed(path.read_text(), path) == path.read_text(), "type ./run_all.sh study KIND --tables"

@@ -43,14 +43,16 @@ def parser() -> argparse.ArgumentParser:
         one.add_argument("--results", type=Path, metavar="DIR", help="default results/local")
         one.add_argument("--reference", action="store_true", help="the project's own (results/studies)")
         one.add_argument("--force", action="store_true", help="do runs again that are done already")
-        one.add_argument("--tables", action="store_true", help="run nothing: tables and figures from the records")
+        one.add_argument("--tables", action="store_true",
+                         help="run nothing: tables and figures from the records, and the tables within DIR/*.md")
         if kind == "transfer":
             one.add_argument("--from", dest="sources", nargs="+", metavar="NAME[:key=value,...]",
                              help="methods that adapt a layer per task; default symerge model_tinting surgery")
             one.add_argument("--to", dest="recipients", nargs="+", metavar="NAME[:key=value,...]",
                              help="merges that receive them; base and experts always do")
         elif kind == "ablate":
-            one.add_argument("names", nargs="*", metavar="STUDY", help=f"default all: {', '.join(settings.names())}")
+            one.add_argument("names", nargs="*", metavar="STUDY",
+                             help=f"default all, with --tables those that have one: {', '.join(settings.names())}")
         else:
             one.add_argument("--methods", nargs="+", metavar="NAME[:key=value,...]",
                              help="mergers; heads are adapted on the merges of the first one")
@@ -72,18 +74,29 @@ def main(argv: Sequence[str]) -> int:
     name = f"{suite.name}--{arguments.backbone or suite.backbones[0]}--{arguments.family or suite.families[0]}"
     write = _transfer_tables if arguments.kind == "transfer" else _pilot_tables
     _say_written(write(places, suite, name))
+    _refresh_reports(places)
     return 1 if failed else 0
 
 
 def _ablate(arguments: argparse.Namespace, places: Places, argv: Sequence[str]) -> int:
-    studies = [settings.load(name) for name in arguments.names or settings.names()]
+    names = arguments.names or settings.names()
+    if arguments.tables and not arguments.names:
+        names = [name for name in names if (places.tables / "ablations" / f"{name}.md").is_file()]
+    studies = [settings.load(name) for name in names]
     failed: list[Record] = []
     for study in studies:
         if not arguments.tables:
             for setting in study.settings:
                 failed += _run_setting(arguments, study, setting, places, argv)
         _say_written(_ablation_tables(places, study, arguments.suite))
+    _refresh_reports(places)
     return 1 if failed else 0
+
+
+def _refresh_reports(places: Places) -> None:
+    from benchmark.studies import pages
+
+    _say_written(pages.refresh(places.reports))
 
 
 def _say_written(paths: Sequence[Path]) -> None:
@@ -102,6 +115,7 @@ class Places:
         if results and reference:
             raise UserError("--reference and --results exclude each other", "Leave one of them out.")
         top = RESULTS if reference else results or RESULTS / "local"
+        self.reports = top
         self.derived = Store(top / "studies" / "records")
         self.runs = self.derived if reference else Store(top)
         self.known = Store(top / "reference" if reference else top, read_only=True)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from benchmark.errors import UserError, shown
 from benchmark.record import Record, commits_text
+from benchmark.store import write_atomic
 from benchmark.studies.settings import Ablation
 from benchmark.studies.tables import CrossTask
 
 NONE = "–"
+MARKER = re.compile(r"<!-- (studies/\S+\.md), table ([1-9]\d*) -->")
 
 
 @dataclass(frozen=True)
@@ -172,3 +177,54 @@ def ablation_page(study: Ablation, frame: pd.DataFrame, about: About) -> str:
             ])  # fmt: skip
         lines += [*table(header, rows), ""]
     return "\n".join([*lines[:-1], *about.footer()])
+
+
+def refresh(folder: Path) -> list[Path]:
+    """Put the tables of studies into the reports of a results folder; the reports that changed.
+
+    A report is any ``folder/*.md``. The table that follows a line ``<!-- studies/ablations/parts.md, table 1 -->``
+    becomes the first table of that file, and everything else stays as it is.
+
+    Raises:
+        UserError: a marker names a file or a table that is not there; no report is changed then.
+    """
+    new = {path: refreshed(path.read_text(encoding="utf-8"), path) for path in sorted(folder.glob("*.md"))}
+    changed = [path for path, text in new.items() if text != path.read_text(encoding="utf-8")]
+    for path in changed:
+        write_atomic(path, new[path])
+    return changed
+
+
+def refreshed(text: str, report: Path) -> str:
+    """The text of ``report`` with the tables that its markers name."""
+    lines, new, i = text.split("\n"), list[str](), 0
+    while i < len(lines):
+        new.append(lines[i])
+        found = MARKER.fullmatch(lines[i].strip())
+        i += 1
+        if not found:
+            continue
+        blank = i
+        while blank < len(lines) and not lines[blank].strip():
+            blank += 1
+        end = blank
+        while end < len(lines) and lines[end].startswith("|"):
+            end += 1
+        # A marker without a table yet takes its own blank line along.
+        new += ["", *_table_of(report.parent / found[1], int(found[2]), report)]
+        i = end if end > blank else i
+    return "\n".join(new)
+
+
+def _table_of(path: Path, wanted: int, report: Path) -> list[str]:
+    """The lines of a page's table, counted from 1."""
+    if not path.is_file():
+        raise UserError(f"{shown(report)} shows a table of {shown(path)}, which is not there",
+                        "Write it with ./run_all.sh study KIND --tables, or mend the line <!-- ... --> in the report.")
+    lines = path.read_text(encoding="utf-8").splitlines()
+    starts = [i for i, line in enumerate(lines) if line.startswith("|") and not (i and lines[i - 1].startswith("|"))]
+    if wanted > len(starts):
+        raise UserError(f"{shown(report)} shows table {wanted} of {shown(path)}, which has {len(starts)}",
+                        "Mend the line <!-- ... --> in the report.")
+    after = lines[starts[wanted - 1]:]
+    return after[: next((i for i, line in enumerate(after) if not line.startswith("|")), len(after))]
