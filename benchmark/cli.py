@@ -79,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="cpu, cuda, cuda:N or auto; default cpu. Several: a process on each, which share the runs",
     )
-    run.add_argument("--worker", metavar="BEGAN", help=argparse.SUPPRESS)
+    run.add_argument("--worker", type=Path, metavar="FILE", help=argparse.SUPPRESS)
     run.add_argument("--dtype", default="float32", help="of the evaluated weights: float32, bfloat16, float16")
     run.add_argument("--autocast", choices=["float16", "bfloat16"], help="mixed precision in adaptation and evaluation")
     run.add_argument("--results", type=Path, metavar="DIR", help="where records and boards go; default results/local")
@@ -227,13 +227,14 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
         return _print_plan(arguments, plans, store)
     if not arguments.unchecked and not arguments.worker:
         dry_run.refuse(plans, store, records_folder, **_how(arguments))
-    began = arguments.worker or runner.now()
+    before = devices.told(arguments.worker) if arguments.worker else None
     if len(arguments.device) > 1:
         for name in arguments.device:
             resolve_device(name)
-        devices.spread(argv, arguments.device, began, arguments.threads)
+        before = runner.before((run for _, runs in plans for run in runs), store)
+        devices.spread(argv, arguments.device, before, arguments.threads)
     options = runner.Options(
-        began=began,
+        before=before,
         force=arguments.force,
         time_limit=arguments.time_limit,
         keep_merged=not arguments.discard_merged,

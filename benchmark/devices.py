@@ -5,12 +5,14 @@ A process that dies takes nothing with it but the run it was at: the parent does
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -19,9 +21,15 @@ from benchmark.errors import UserError
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def command(argv: Sequence[str], device: str, began: str) -> list[str]:
+def command(argv: Sequence[str], device: str, told: Path) -> list[str]:
     """The command line of one worker: the parent's own arguments on one device. A later option overrides an earlier."""
-    return [sys.executable, "-P", "-m", "benchmark", *argv, "--device", device, "--worker", began]
+    return [sys.executable, "-P", "-m", "benchmark", *argv, "--device", device, "--worker", str(told)]
+
+
+def told(path: Path) -> dict[str, str | None]:
+    """What the parent of this worker has written for it: the records that were there before."""
+    found: dict[str, str | None] = json.loads(path.read_text(encoding="utf-8"))
+    return found
 
 
 def labels(devices: Sequence[str]) -> list[str]:
@@ -34,11 +42,13 @@ def labels(devices: Sequence[str]) -> list[str]:
     return found
 
 
-def spread(argv: Sequence[str], devices: Sequence[str], began: str, threads: int | None = None) -> list[int]:
+def spread(
+    argv: Sequence[str], devices: Sequence[str], before: Mapping[str, str | None], threads: int | None = None
+) -> list[int]:
     """Run the command ``argv`` (of ``run``) once per device, at the same time, and wait; returns the exit statuses.
 
     Args:
-        began: start of the parent's command, so that ``--force`` does a run once and not once per device.
+        before: records that were there (``runner.before``), so that ``--force`` does a run once, not once a device.
         threads: of each worker on the CPU; by default the cores are shared out.
 
     Raises:
@@ -51,10 +61,13 @@ def spread(argv: Sequence[str], devices: Sequence[str], began: str, threads: int
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     workers: list[subprocess.Popen[str]] = []
     readers = []
+    told = tempfile.NamedTemporaryFile("w", suffix=".json", encoding="utf-8")  # noqa: SIM115, closed below
     try:
+        json.dump(before, told)
+        told.flush()
         for device, label in zip(devices, labels(devices), strict=True):
             worker = subprocess.Popen(
-                command(argv, device, began),
+                command(argv, device, Path(told.name)),
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -78,6 +91,7 @@ def spread(argv: Sequence[str], devices: Sequence[str], began: str, threads: int
                 worker.terminate()
         for worker in workers:
             worker.wait()
+        told.close()
     statuses = [worker.returncode for worker in workers]
     for label, status in zip(labels(devices), statuses, strict=True):
         if status not in (0, 1):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import functools
 import gc
@@ -10,8 +11,8 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,8 @@ class Options:
     argv: Sequence[str] = ()
     batch_size: int | None = None
     compile: bool = False
-    began: str = field(default_factory=lambda: now())
+    before: Mapping[str, str | None] | None = None
+    """When the record of a run began that was there before this command, see :func:`before`; None: as it is now."""
 
 
 @functools.cache
@@ -160,6 +162,8 @@ def execute(runs: Sequence[Run], bench: Bench, store: Store, options: Options) -
     another process is doing is left for last, so that several processes on one results folder share a plan.
     """
     records: dict[str, Record] = {}
+    if options.before is None:
+        options = dataclasses.replace(options, before=before(runs, store))
     if bench.device.type == "cuda":
         # What asks for "the" device, such as pinned memory, then means this one and takes nothing on another.
         torch.cuda.set_device(bench.device)
@@ -180,6 +184,12 @@ def execute(runs: Sequence[Run], bench: Bench, store: Store, options: Options) -
                 time.sleep(0.2)
             waiting = held
     return [records[run.spec.run_id] for run in runs]
+
+
+def before(runs: Iterable[Run], store: Store) -> dict[str, str | None]:
+    """When the record of each run that has one began: by this, not by the clock, a command knows what it did itself."""
+    found = {run.spec.run_id: store.load(run.spec) for run in runs}
+    return {run_id: record.started for run_id, record in found.items() if record is not None}
 
 
 def _one(run: Run, bench: Bench, store: Store, options: Options, progress: Progress) -> Record | None:
@@ -222,10 +232,10 @@ def _usable(merged_file: Path, record: Record, progress: Progress) -> bool:
 
 
 def _settled(record: Record, options: Options) -> bool:
-    """Done, and not to be done again: ``--force`` concerns what was there before this command."""
-    if record.status == "failed":
-        return record.started is not None and record.started >= options.began
-    return record.status == "done" and (not options.force or (record.started or "") >= options.began)
+    """Done, and not to be done again: ``--force`` and failures concern what was there before this command."""
+    known = options.before or {}
+    made_now = record.run_id not in known or known[record.run_id] != record.started
+    return record.status in ("done", "failed") and (made_now or (record.status == "done" and not options.force))
 
 
 def _fresh(run: Run, bench: Bench, options: Options) -> Record:

@@ -72,6 +72,21 @@ def test_a_second_call_does_nothing_and_force_does_it_again(store: Store) -> Non
     assert [r.tasks for r in forced] == [r.tasks for r in first]
 
 
+def test_no_clock_decides_what_is_done_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    hours = iter(range(99, 0, -1))
+    monkeypatch.setattr(runner, "now", lambda: f"2026-01-01T{next(hours):02}")
+    bench = TinyBench()
+    run(bench, store, "ties")
+    opened = bench.opened
+    forced = run(bench, store, "ties", force=True)
+    assert bench.opened == 2 * opened and {r.status for r in forced} == {"done"}
+    with monkeypatch.context() as broken:
+        broken.setattr(runner, "evaluate", lambda *_, **__: 1 / 0)
+        assert run(bench, store, "ties", force=True)[-1].status == "failed"
+    assert run(bench, store, "ties")[-1].status == "done", "failures are tried again"
+
+
+
 def test_a_stochastic_method_runs_once_a_seed_and_a_deterministic_one_once(store: Store) -> None:
     records = run(TinyBench(), store, "symerge", "ties", seeds=(0, 1))
     assert [(r.variant, r.spec.seed) for r in records[2:]] == [("symerge", 0), ("symerge", 1), ("ties", None)]
