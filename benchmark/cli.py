@@ -108,6 +108,7 @@ def parser() -> argparse.ArgumentParser:
     board.add_argument("--results", type=Path, metavar="DIR", help="default results/local")
     board.add_argument("--reference", action="store_true", help="the project's own (results/leaderboard.*)")
     board.add_argument("--plots", action="store_true", help="also write figures to DIR/plots")
+    board.add_argument("--notebook", action="store_true", help="also execute the notebook of figures, DIR/plots.ipynb")
 
     compare = commands.add_parser("compare", help="two methods on the same samples: difference, interval, wins by task")
     compare.add_argument("first", metavar="NAME[:key=value,...]")
@@ -381,10 +382,16 @@ def _board(arguments: argparse.Namespace, argv: list[str]) -> int:
     made = _write_boards(Store(folder), out)
     if arguments.plots:
         from benchmark import figures
+        from benchmark.studies.places import Places
 
-        for path in figures.write(made, Store(folder, read_only=True).all(), out / "plots"):
+        studies = Places(out, reference=arguments.reference)
+        for path in figures.write(made, Store(folder, read_only=True).all(), out / "plots", studies):
             print(f"wrote {shown(path)}", file=sys.stderr)
         _write_panels(made, folder, out / "plots")
+    if arguments.notebook:
+        from benchmark import notebook
+
+        print(f"wrote {shown(notebook.execute(RESULTS / notebook.NAME, out))}", file=sys.stderr)
     if arguments.reference:
         from benchmark import published
         from benchmark.pages import methods_page

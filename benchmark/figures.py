@@ -3,23 +3,53 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from benchmark import critical, plots, rows
+from benchmark.errors import unknown
 from benchmark.record import Record
 from benchmark.rows import Board
+from benchmark.studies import selected
+from benchmark.studies.places import Places
 
 
-def write(boards: Sequence[Board], records: Iterable[Record], folder: Path) -> list[Path]:
-    """Draw every figure of the boards and of their runs' traces into ``folder``; the paths of the PNGs."""
-    return [plots.save(figure, folder / f"{name}.png") for name, figure in figures(boards, records)]
+def write(
+    boards: Sequence[Board], records: Iterable[Record], folder: Path, studies: Places | None = None
+) -> list[Path]:
+    """Draw every figure of the boards, of their runs' traces and of the studies into ``folder``; the PNGs' paths."""
+    return [plots.save(figure, folder / f"{name}.png") for name, figure in figures(boards, records, studies=studies)]
 
 
-def figures(boards: Sequence[Board], records: Iterable[Record]) -> Iterator[tuple[str, Figure]]:
-    """Each figure with its name."""
+def figures(
+    boards: Sequence[Board],
+    records: Iterable[Record],
+    kinds: Collection[str] | None = None,
+    studies: Places | None = None,
+) -> Iterator[tuple[str, Figure]]:
+    """Each figure with its name, which ends in its kind; ``kinds`` are some of KINDS, by default all.
+
+    Kinds for which the boards, runs or studies hold too little have no figure.
+    """
+    wanted = KINDS if kinds is None else kinds
+    if absent := [kind for kind in wanted if kind not in KINDS]:
+        raise unknown("kind of figure", absent[0], KINDS)
+    records = list(records)
+    if "by-tasks" in wanted:
+        yield from _by_tasks(boards)
+    for board in boards:
+        for kind, draw in OF_BOARD.items():
+            figure = draw(board, records) if kind in wanted else None
+            if figure is not None:
+                yield f"{board.name}--{kind}", figure
+    if studies is not None:
+        yield from selected.figures(studies, wanted)
+
+
+def _by_tasks(boards: Sequence[Board]) -> Iterator[tuple[str, Figure]]:
+    """A figure for each kind of suite that there is in several sizes."""
     kinds: dict[tuple[str, str, str], list[Board]] = defaultdict(list)
     for board in boards:
         kinds[board.suite.rpartition("-")[0], board.backbone, board.family].append(board)
@@ -29,47 +59,64 @@ def figures(boards: Sequence[Board], records: Iterable[Record]) -> Iterator[tupl
             largest = max(group, key=lambda board: len(board.tasks)).rows
             order = [name for name in largest["method"] if name in shared]
             yield f"{'--'.join(names)}--by-tasks", plots.by_number_of_tasks(group, order)
-    records = list(records)
-    for board in boards:
-        ranks = critical.diagram(board, critical.chosen(board))
-        if ranks is not None:
-            yield f"{board.name}--ranks", ranks
-        yield from _of_board(board)
-        yield from _of_runs(board, records)
 
 
-def _of_board(board: Board) -> Iterator[tuple[str, Figure]]:
-    ranked = board.rows[board.rows["row"] == "method"]
-    if not len(ranked):
-        return
-    yield f"{board.name}--scores", plots.bars(board)
-    chosen = [*ranked["method"].head(5), *(n for n in critical.chosen(board) if n not in set(ranked["method"].head(5)))]
-    yield f"{board.name}--by-task", plots.by_task(board, [*chosen[:8], *_present(board, "pretrained")])
+def _ranks(board: Board, records: Sequence[Record]) -> Figure | None:
+    return critical.diagram(board, critical.chosen(board))
+
+
+def _scores(board: Board, records: Sequence[Record]) -> Figure | None:
+    return plots.bars(board) if _named(board) else None
+
+
+def _by_task(board: Board, records: Sequence[Record]) -> Figure | None:
+    chosen = _named(board)
+    return plots.by_task(board, [*chosen[:8], *_present(board, "pretrained")]) if chosen else None
+
+
+def _cost(board: Board, records: Sequence[Record]) -> Figure | None:
     costs = board.rows.assign(seconds=board.rows["merge_seconds"].fillna(0) + board.rows["adapt_seconds"].fillna(0))
     timed = Board(**{**vars(board), "rows": costs})
     where = "seconds to merge and adapt, where the runs were made"
-    yield f"{board.name}--cost", plots.against(timed, "seconds", where, chosen)
-    storage = "storage, in models (1 is one merged model)"
-    yield f"{board.name}--storage", plots.against(board, "storage_models", storage, chosen)
+    return plots.against(timed, "seconds", where, _named(board)) if _named(board) else None
+
+
+def _storage(board: Board, records: Sequence[Record]) -> Figure | None:
+    where = "storage, in models (1 is one merged model)"
+    return plots.against(board, "storage_models", where, _named(board)) if _named(board) else None
+
+
+def _named(board: Board) -> list[str]:
+    """The ranked methods that a figure with room for few shows: the five best, then those of the suite's list."""
+    best = board.rows[board.rows["row"] == "method"]["method"].head(5).tolist()
+    return [*best, *(name for name in critical.chosen(board) if name not in best)]
 
 
 def _present(board: Board, name: str) -> list[str]:
     return [name] if name in set(board.rows["method"]) else []
 
 
-def _of_runs(board: Board, records: Sequence[Record]) -> Iterator[tuple[str, Figure]]:
-    """Coefficients and losses of the runs that the board shows."""
+def _coefficients(board: Board, records: Sequence[Record]) -> Figure | None:
+    """Of the best method that learned some per tensor."""
+    groups = _runs(board, records)
+    learned = [name for name in board.rows["method"] if groups[name] and _layerwise(groups[name][0])]
+    return plots.coefficients(groups[learned[0]]) if learned else None
+
+
+def _adaptation(board: Board, records: Sequence[Record]) -> Figure | None:
+    groups = _runs(board, records)
+    curves = {n: groups[n] for n in board.rows["method"] if groups[n] and len(_losses(groups[n][0])) > 20}
+    return plots.adaptation(dict(list(curves.items())[:8])) if curves else None
+
+
+def _runs(board: Board, records: Sequence[Record]) -> dict[str, list[Record]]:
+    """The runs that the board shows, by row."""
     shown = {run for runs in board.rows["runs"] for run in runs.split()}
     groups: dict[str, list[Record]] = defaultdict(list)
     for record in records:
         if record.run_id in shown:
             groups[rows.label(record)].append(record)
-    learned = [name for name in board.rows["method"] if len(groups[name]) and _layerwise(groups[name][0])]
-    for name in learned[:1]:
-        yield f"{board.name}--coefficients", plots.coefficients(groups[name])
-    curves = {n: groups[n] for n in board.rows["method"] if groups[n] and len(_losses(groups[n][0])) > 20}
-    if curves:
-        yield f"{board.name}--adaptation", plots.adaptation(dict(list(curves.items())[:8]))
+    return groups
 
 
 def _losses(record: Record) -> list[float]:
@@ -81,3 +128,16 @@ def _layerwise(record: Record) -> bool:
     names = record.trace_summary.get("coefficient_rows")
     values = record.trace_summary.get("coefficients", [])
     return isinstance(names, list) and len(names) > 1 and len(names) == len(values)
+
+
+#: How the figures of a board and its runs are drawn, by kind; None where there is too little.
+OF_BOARD: dict[str, Callable[[Board, Sequence[Record]], Figure | None]] = {
+    "ranks": _ranks,
+    "scores": _scores,
+    "by-task": _by_task,
+    "cost": _cost,
+    "storage": _storage,
+    "coefficients": _coefficients,
+    "adaptation": _adaptation,
+}
+KINDS = ("by-tasks", *OF_BOARD, *selected.FIGURES)

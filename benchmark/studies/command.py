@@ -11,9 +11,9 @@ from typing import Any
 from benchmark import suites
 from benchmark.errors import UserError, shown
 from benchmark.record import Record
-from benchmark.spec import REFERENCE_ROWS
-from benchmark.store import Store, write_atomic
+from benchmark.store import write_atomic
 from benchmark.studies import KINDS, settings
+from benchmark.studies.places import Places
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "results"
@@ -66,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str]) -> int:
     """Run one study. Returns 0, or 1 where a run failed."""
     arguments = parser().parse_args(argv)
-    places = Places(arguments.results, arguments.reference)
+    places = _places(arguments.results, arguments.reference)
     if arguments.kind == "ablate":
         return _ablate(arguments, places, argv)
     suite = suites.load(arguments.suite)
@@ -81,7 +81,7 @@ def main(argv: Sequence[str]) -> int:
 def _ablate(arguments: argparse.Namespace, places: Places, argv: Sequence[str]) -> int:
     names = arguments.names or settings.names()
     if arguments.tables and not arguments.names:
-        names = [name for name in names if (places.tables / "ablations" / f"{name}.md").is_file()]
+        names = [name for name in names if name in places.written("ablations")]
     studies = [settings.load(name) for name in names]
     failed: list[Record] = []
     for study in studies:
@@ -104,28 +104,10 @@ def _say_written(paths: Sequence[Path]) -> None:
         print(f"wrote {shown(path)}", file=sys.stderr)
 
 
-class Places:
-    """Where runs, derived records, tables and figures of a study are.
-
-    The project's own studies keep all their records apart, so that a study changes no board; runs that a board has
-    already (``known``) are not done again where their record is all that is needed.
-    """
-
-    def __init__(self, results: Path | None, reference: bool) -> None:
-        if results and reference:
-            raise UserError("--reference and --results exclude each other", "Leave one of them out.")
-        top = RESULTS if reference else results or RESULTS / "local"
-        self.reports = top
-        self.derived = Store(top / "studies" / "records")
-        self.runs = self.derived if reference else Store(top)
-        self.known = Store(top / "reference" if reference else top, read_only=True)
-        self.tables = top / "studies"
-        self.plots = top / "plots"
-
-    def all(self, suite: str | None = None) -> list[Record]:
-        """Every record of methods and of studies, once."""
-        stores = (self.runs, self.derived)
-        return list({record.run_id: record for store in stores for record in store.all(suite)}.values())
+def _places(results: Path | None, reference: bool) -> Places:
+    if results and reference:
+        raise UserError("--reference and --results exclude each other", "Leave one of them out.")
+    return Places(RESULTS if reference else results or RESULTS / "local", reference=reference)
 
 
 def _open(arguments: argparse.Namespace, suite: Any) -> Any:
@@ -209,16 +191,11 @@ def _sets(texts: Sequence[str]) -> dict[int, int]:
 
 def _transfer_tables(places: Places, suite: Any, name: str) -> list[Path]:
     from benchmark import plots
-    from benchmark.studies import pages, tables
+    from benchmark.studies import pages, selected
 
-    records = [r for r in places.derived.all(suite.name) if "source" in r.spec.parameters]
-    frame = tables.transfer(records, places.all(suite.name))
-    if frame.empty:
-        raise UserError(f"no records of transfer on {suite.name} in {shown(places.derived.root)}",
-                        f"Run it: ./run_all.sh study transfer --suite {suite.name}")
+    frame, about = selected.transfer(places, suite.name)
     folder = places.tables / "transfer"
     write_atomic(folder / f"{name}.csv", frame.to_csv(index=False))
-    about = pages.About.of(suite.name, records)
     write_atomic(folder / f"{name}.md", pages.transfer_page(frame, about))
     figure = plots.save(plots.transfer(frame, about.line()), places.plots / f"{name}--transfer.png")
     return [folder / f"{name}.csv", folder / f"{name}.md", figure]
@@ -226,24 +203,13 @@ def _transfer_tables(places: Places, suite: Any, name: str) -> list[Path]:
 
 def _pilot_tables(places: Places, suite: Any, name: str) -> list[Path]:
     from benchmark import plots
-    from benchmark.studies import pages, tables
+    from benchmark.studies import pages, selected, tables
 
-    records = [
-        record
-        for record in places.derived.all()
-        if record.spec.suite.partition("+")[0] == suite.name and "pilot" in record.provenance.argv
-    ]
-    try:
-        cross = tables.cross_task(records)
-    except ValueError:
-        raise UserError(f"no records of the pilot on {suite.name} in {shown(places.derived.root)}",
-                        f"Run it: ./run_all.sh study pilot --suite {suite.name}") from None
-    folder, points = places.tables / "pilot", tables.points(records)
-    found = tables.correlations(points)
+    cross, points, about = selected.pilot(places, suite.name)
+    folder, found = places.tables / "pilot", tables.correlations(points)
     write_atomic(folder / f"{name}--cross-task.csv", pages.cross_task_frame(cross).to_csv(index=False))
     write_atomic(folder / f"{name}--points.csv", points.to_csv(index=False))
     write_atomic(folder / f"{name}--correlations.csv", found.to_csv(index=False))
-    about = pages.About.of(suite.name, records)
     write_atomic(folder / f"{name}.md", pages.pilot_page(cross, found, about))
     return [
         folder / f"{name}.md",
@@ -254,18 +220,11 @@ def _pilot_tables(places: Places, suite: Any, name: str) -> list[Path]:
 
 def _ablation_tables(places: Places, study: Any, suite: str | None) -> list[Path]:
     from benchmark import plots
-    from benchmark.studies import pages, tables
+    from benchmark.studies import pages, selected
 
-    wanted = {place for _, place in study.places(suite)}
-    names = (*study.variants, *REFERENCE_ROWS)
-    chosen = [r for r in places.all() if r.spec.suite in wanted and r.variant in names]
-    frame = tables.ablation(study, chosen, suite)
-    if frame.empty:
-        raise UserError(f"no records of the ablation {study.name} in {shown(places.derived.root)}",
-                        f"Run it: ./run_all.sh study ablate {study.name}")
+    frame, about = selected.ablation(places, study, suite)
     folder = places.tables / "ablations"
     name = study.name + (f"--{suite}" if suite and suite != study.suite else "")
-    about = pages.About.of(suite or study.suite, chosen)
     write_atomic(folder / f"{name}.csv", frame.to_csv(index=False))
     write_atomic(folder / f"{name}.md", pages.ablation_page(study, frame, about))
     figure = plots.ablation(frame, f"{study.question}\n{about.line()}")

@@ -1,0 +1,107 @@
+"""The notebook of figures: executed in place, and what its cells use. No torch."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from matplotlib import pyplot
+from matplotlib.figure import Figure
+
+from benchmark.errors import UserError, shown
+from benchmark.record import Record
+from benchmark.store import Store, write_atomic
+from benchmark.studies.places import Places
+
+NAME = "plots.ipynb"
+RESULTS = "SYMERGE_RESULTS"
+DOTS = 100
+"""Per inch; a figure is some 7 inches wide, a browser's column some 800 dots."""
+
+
+def execute(source: Path, results: Path, timeout: int = 600) -> Path:
+    """Run the notebook ``source`` on a results folder and write it there with its outputs; its path.
+
+    Nothing in it depends on the machine or the hour, so that the same records give the same text.
+
+    Raises:
+        UserError: its packages are not installed, or a cell failed.
+    """
+    try:
+        import nbclient
+        import nbformat
+        from traitlets.config import Config
+    except ImportError as error:
+        raise UserError(f"the notebook needs {error.name}", 'Type: pip install -e ".[notebook]"') from None
+    book: Any = nbformat.read(source, as_version=4)
+    with tempfile.TemporaryDirectory() as sockets:
+        client = nbclient.NotebookClient(
+            book,
+            timeout=timeout,
+            kernel_name="python3",
+            record_timing=False,
+            resources={"metadata": {"path": str(results)}},
+            # Sockets in a folder of this user's: nobody else on the machine or the network can talk to the kernel.
+            config=Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/kernel"}}),
+        )
+        try:
+            client.execute(env={**os.environ, RESULTS: str(results.resolve())})
+        except nbclient.exceptions.CellExecutionError as error:
+            raise UserError(f"a cell of {shown(source)} failed", str(error)) from None
+    book.metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+                     "language_info": {"name": "python"}}  # fmt: skip
+    target = results / NAME
+    write_atomic(target, nbformat.writes(book) + "\n")
+    return target
+
+
+def read(results: Path | None = None) -> tuple[list[Record], Places]:
+    """Records of methods in a results folder, and where its studies are; by default the one named in SYMERGE_RESULTS.
+
+    The project's own folder has them apart: its own in ``reference``, those of third parties in ``submitted``.
+    """
+    results = results or Path(os.environ.get(RESULTS) or Path(__file__).resolve().parents[1] / "results")
+    apart = [folder for name in ("reference", "submitted") if (folder := results / name).is_dir()]
+    records = [record for folder in apart or [results] for record in Store(folder, read_only=True).all()]
+    return records, Places(results, reference=bool(apart))
+
+
+def show(figure: Figure, name: str) -> None:
+    """Put the figure into the notebook, under the name of the file that ``board --plots`` writes, and close it."""
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=DOTS, format="png")
+    pyplot.close(figure)
+    show_picture(drawn, f"plots/{name}.png")
+
+
+def show_picture(picture: Path | io.BytesIO, name: str) -> None:
+    """Put a picture into the notebook, with 128 colours, which take a third of the bytes of all."""
+    import PIL.Image
+    from IPython.display import Image, Markdown, display
+
+    small = io.BytesIO()
+    with PIL.Image.open(picture) as found:
+        found.convert("RGB").quantize(128, dither=PIL.Image.Dither.NONE).save(small, format="png", optimize=True)
+    display(Markdown(f"`{name}`"), Image(small.getvalue()))
+
+
+def contents(records: Iterable[Record], studies: Places) -> str:
+    """A line for each suite and one for the studies: how many runs, and twelve digits that change with any score."""
+    parts: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        parts[record.spec.suite].append(record)
+    parts["studies"] = studies.derived.all()
+    return "\n".join(f"{name:32} {len(parts[name]):5} runs  {digest(parts[name])}" for name in sorted(parts))
+
+
+def digest(records: Iterable[Record]) -> str:
+    """Twelve digits that change with any run or score."""
+    held = sorted((each.run_id, sorted((name, task.value) for name, task in each.tasks.items())) for each in records)
+    return hashlib.sha256(json.dumps(held).encode()).hexdigest()[:12]

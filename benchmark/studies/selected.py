@@ -1,0 +1,74 @@
+"""What tables and figures of studies show of a results folder's records. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from benchmark import plots
+from benchmark.errors import UserError, shown
+from benchmark.spec import REFERENCE_ROWS
+from benchmark.studies import settings, tables
+from benchmark.studies.pages import About
+from benchmark.studies.places import Places
+from benchmark.studies.settings import Ablation
+
+FIGURES = ("transfer", "cross-task", "correlation", "ablation")
+
+
+def transfer(places: Places, suite: str) -> tuple[pd.DataFrame, About]:
+    """Transfers on a suite, as :func:`tables.transfer` makes them. Raises UserError where there are none."""
+    records = [r for r in places.derived.all(suite) if "source" in r.spec.parameters]
+    frame = tables.transfer(records, places.all(suite))
+    if frame.empty:
+        raise _absent(f"transfer on {suite}", places, f"transfer --suite {suite}")
+    return frame, About.of(suite, records)
+
+
+def pilot(places: Places, suite: str) -> tuple[tables.CrossTask, pd.DataFrame, About]:
+    """Cross-task performance on a suite and its sets of tasks (:func:`tables.points`). Raises UserError likewise."""
+    records = [
+        record
+        for record in places.derived.all()
+        if record.spec.suite.partition("+")[0] == suite and "pilot" in record.provenance.argv
+    ]
+    try:
+        cross = tables.cross_task(records)
+    except ValueError:
+        raise _absent(f"the pilot on {suite}", places, f"pilot --suite {suite}") from None
+    return cross, tables.points(records), About.of(suite, records)
+
+
+def ablation(places: Places, study: Ablation, suite: str | None = None) -> tuple[pd.DataFrame, About]:
+    """Variants of an ablation, as :func:`tables.ablation` makes them. Raises UserError where there are none."""
+    wanted = {place for _, place in study.places(suite)}
+    names = (*study.variants, *REFERENCE_ROWS)
+    records = [r for r in places.all() if r.spec.suite in wanted and r.variant in names]
+    frame = tables.ablation(study, records, suite)
+    if frame.empty:
+        raise _absent(f"the ablation {study.name}", places, f"ablate {study.name}")
+    return frame, About.of(suite or study.suite, records)
+
+
+def figures(places: Places, kinds: Collection[str] = FIGURES) -> Iterator[tuple[str, Figure]]:
+    """Each figure of the studies that have a page, with its name; ``kinds`` are some of FIGURES."""
+    for name in places.written("transfer") if "transfer" in kinds else []:
+        frame, about = transfer(places, name.partition("--")[0])
+        yield f"{name}--transfer", plots.transfer(frame, about.line())
+    for name in places.written("pilot") if {"cross-task", "correlation"} & set(kinds) else []:
+        cross, points, about = pilot(places, name.partition("--")[0])
+        if "cross-task" in kinds:
+            yield f"{name}--cross-task", plots.cross_task(cross, about.line())
+        if "correlation" in kinds and len(points):
+            yield f"{name}--correlation", plots.correlation(points, tables.correlations(points), about.line())
+    for name in places.written("ablations") if "ablation" in kinds else []:
+        study, _, suite = name.partition("--")
+        found = settings.load(study)
+        frame, about = ablation(places, found, suite or None)
+        yield f"ablation--{name}", plots.ablation(frame, f"{found.question}\n{about.line()}")
+
+
+def _absent(what: str, places: Places, command: str) -> UserError:
+    return UserError(f"no records of {what} in {shown(places.derived.root)}", f"Run it: ./run_all.sh study {command}")
