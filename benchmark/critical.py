@@ -13,6 +13,8 @@ import pandas as pd  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
 from benchmark import metrics, stats, suites  # noqa: E402
+from benchmark.plots import COLOURS  # noqa: E402
+from benchmark.record import commits_text  # noqa: E402
 from benchmark.rows import Board  # noqa: E402
 
 #: Fewest methods and tasks for which ranks over tasks say anything.
@@ -50,11 +52,13 @@ def diagram(board: Board, methods: Sequence[str]) -> Figure | None:
     scikit_posthocs.critical_difference_diagram(
         ranks, apart, ax=axes, label_fmt_left="{label} ({rank:.1f})", label_fmt_right="({rank:.1f}) {label}",
         label_props={"fontsize": 8}, crossbar_props={"linewidth": 2},
+        color_palette={name: COLOURS[i % len(COLOURS)] for i, name in enumerate(names)},
     )  # fmt: skip
+    commits = commits_text(commit.split()[0] for commit in board.commits)
     p = "p < 0.001" if test.p < 0.001 else f"p = {test.p:.2g}"
     axes.set_title(
-        f"{board.suite}, {board.backbone}: mean rank over {len(board.tasks)} tasks. Friedman {p}.\n"
-        "Bars join methods that Nemenyi's test does not tell apart at 5 % "
+        f"{board.suite}, {board.backbone}: mean rank over {len(board.tasks)} tasks, commit {commits}\n"
+        f"Friedman {p}. Bars join methods that Nemenyi's test does not tell apart at 5 % "
         f"(critical difference {test.critical_difference:.1f})",
         fontsize=8,
     )

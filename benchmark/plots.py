@@ -1,4 +1,4 @@
-"""Figures from boards, records and tables of studies. No torch.
+"""Figures from boards and records; those of studies are in ``studies.plots``. No torch.
 
 Colours are Okabe and Ito's, which colour-blind readers can tell apart; matrices are in cividis, differences in blue and
 orange.
@@ -23,7 +23,7 @@ from matplotlib.colors import LinearSegmentedColormap  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.ticker import NullFormatter  # noqa: E402
 
-from benchmark import metrics  # noqa: E402
+from benchmark import labels, metrics  # noqa: E402
 from benchmark.record import Record, commits_text  # noqa: E402
 from benchmark.rows import Board  # noqa: E402
 
@@ -63,11 +63,13 @@ def by_number_of_tasks(boards: Sequence[Board], methods: Sequence[str]) -> Figur
         axes.errorbar(x, mean, yerr=(down, up), label=name, color=colour, marker=marker, linestyle=line, capsize=2,
                       markersize=5, linewidth=1.4)  # fmt: skip
     axes.set_xticks([len(board.tasks) for board in ordered])
-    axes.set_xlabel("number of tasks merged")
-    axes.set_ylabel("mean accuracy, %")
+    axes.set_xlabel("number of tasks merged", fontsize=8)
+    axes.set_ylabel("mean accuracy, %", fontsize=8)
+    axes.tick_params(labelsize=7)
     commits = commits_text(commit for board in ordered for commit in board.commits)
     suites = ", ".join(board.suite for board in ordered)
-    axes.set_title(f"{suites}\n95 % intervals, commit {commits}", fontsize=8)
+    samples = ", ".join(f"{sum(board.n_test.values()):,}" for board in ordered)
+    axes.set_title(f"{suites} ({samples} test samples)\n95 % intervals, commit {commits}", fontsize=8)
     axes.grid(axis="y", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
@@ -86,14 +88,15 @@ def bars(board: Board, most: int = 40) -> Figure:
     reference = rows["row"] == "reference"
     axes.barh(places[reference], rows[value][reference], color="#FFFFFF", edgecolor="#000000", height=0.75, hatch="///",
               linewidth=0.6, label="reference row")  # fmt: skip
-    axes.errorbar(rows[value], places, xerr=_errors(rows, value, low, high), fmt="none", ecolor="#333333",
+    axes.errorbar(rows[value], places, xerr=errors(rows, value, low, high), fmt="none", ecolor="#333333",
                   elinewidth=0.8, capsize=1.5)  # fmt: skip
     for place, (number, end) in enumerate(zip(rows[value], rows[high].fillna(rows[value]), strict=True)):
         axes.text(end + 0.8, place, f"{number:.1f}", va="center", fontsize=6)
     axes.set_yticks(places, [_named(row) for _, row in rows.iterrows()], fontsize=6.5)
     axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.set_xlabel(label, fontsize=8)
-    axes.legend(fontsize=6.5, loc="lower right", title="data seen", title_fontsize=6.5)
+    figure.legend(fontsize=6.5, loc="outside lower center", ncols=3, frameon=False,
+                  title="data seen", title_fontsize=6.5)  # fmt: skip
     return _titled(figure, axes, "Score with 95 % interval", board, grid="x")
 
 
@@ -128,21 +131,14 @@ def against(board: Board, column: str, label: str, named: Sequence[str] = ()) ->
     figure, axes = plt.subplots(figsize=(6.6, 3.8), layout="constrained")
     for (access, colour), marker in zip(_access_colours(rows).items(), MARKERS * 4, strict=False):
         part = rows["access"] == access
-        errors = _errors(rows[part], value, low, high)
-        axes.errorbar(x[part], rows[value][part], yerr=errors, fmt=marker, color=colour, markersize=4.5, alpha=0.85,
+        lengths = errors(rows[part], value, low, high)
+        axes.errorbar(x[part], rows[value][part], yerr=lengths, fmt=marker, color=colour, markersize=4.5, alpha=0.85,
                       elinewidth=0.7, label=access)  # fmt: skip
     y, ranked = rows[value], rows["row"] == "method"
     beaten = {i: (ranked & (x <= x[i]) & (y >= y[i]) & ((x < x[i]) | (y > y[i]))).any() for i in rows.index}
     first = [i for i in rows.index if rows["row"][i] == "reference" or not beaten[i]]
+    order = [*first, *(i for i in rows.index if rows["method"][i] in named and i not in first)]
     span = np.ptp(np.log10(x)) or 1.0
-    placed: list[tuple[float, float]] = []
-    for i in [*first, *(i for i in rows.index if rows["method"][i] in named and i not in first)]:
-        at = float(np.log10(x[i]) / span), float(y[i])
-        if all(abs(at[0] - u) > 0.25 or abs(at[1] - v) > 2.5 for u, v in placed):
-            placed.append(at)
-            left = at[0] > float(np.log10(x.max()) / span) - 0.2
-            axes.annotate(rows["method"][i], (x[i], at[1]), textcoords="offset points", fontsize=6,
-                          xytext=(-5, 3) if left else (5, 3), ha="right" if left else "left")  # fmt: skip
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter("{x:g}" if span < 1.2 else NullFormatter())
@@ -150,23 +146,34 @@ def against(board: Board, column: str, label: str, named: Sequence[str] = ()) ->
     axes.margins(x=0.12)
     axes.set_xlabel(label, fontsize=8)
     axes.set_ylabel(scored, fontsize=8)
-    axes.legend(fontsize=6.5, title="data seen", title_fontsize=6.5, frameon=False, loc="center left",
-                bbox_to_anchor=(1.0, 0.5))  # fmt: skip
-    return _titled(figure, axes, f"Score against {label.partition(',')[0]}", board, grid="both")
+    figure.legend(fontsize=6.5, loc="outside lower center", ncols=3, frameon=False,
+                  title="data seen", title_fontsize=6.5)  # fmt: skip
+    _titled(figure, axes, f"Score against {label.partition(',')[0]}", board, grid="both")
+    labels.place(axes, [(x[i], y[i], rows["method"][i]) for i in order], list(zip(x, y, strict=True)), len(first))
+    return figure
 
 
 def coefficients(records: Sequence[Record]) -> Figure:
-    """Learned merging coefficients, a row each tensor and a column each task, averaged over the seeds of one method."""
+    """Learned merging coefficients, a row each tensor and a column each task, averaged over the seeds of one method.
+
+    Tensors with one value but 0 for all tasks and seeds, as those have that no expert changed, are counted only.
+    """
     first = records[0]
     names = [str(name) for name in first.trace_summary["coefficient_rows"]]
-    values = np.mean([record.trace_summary["coefficients"] for record in records], axis=0)
+    every = np.array([record.trace_summary["coefficients"] for record in records])
+    moved = np.flatnonzero(((every != every[:1, :, :1]) | (every == 0)).any(axis=(0, 2)))
+    kept = len(names) - len(moved) if len(moved) else 0
+    if kept:
+        names, every = [names[i] for i in moved], every[:, moved]
+    values = every.mean(axis=0)
     common = os.path.commonprefix(names) if len(names) > 1 else ""
-    figure, axes = plt.subplots(figsize=(2.6 + 0.3 * len(first.suite_tasks), 1.6 + 0.105 * len(names)),
+    figure, axes = plt.subplots(figsize=(2.6 + 0.3 * len(first.suite_tasks), 1.6 + 0.115 * len(names)),
                                 layout="constrained")  # fmt: skip
     heat_map(values, [name[len(common):] for name in names], first.suite_tasks, axes=axes, label="coefficient",
              limits=(0.0, max(1.0, float(values.max()))), numbers=False)  # fmt: skip
-    axes.set_yticks(range(len(names)), [name[len(common):] for name in names], fontsize=5)
-    figure.suptitle(f"{first.variant}: coefficients\n{_records(records)}", fontsize=8)
+    axes.set_yticks(range(len(names)), [name[len(common):] for name in names], fontsize=5.5)
+    same = f"\n{kept} tensor{'s' if kept > 1 else ''} with one value for all tasks left out" if kept else ""
+    figure.suptitle(f"{first.variant}: coefficients\n{_records(records)}{same}", fontsize=8)
     return figure
 
 
@@ -189,46 +196,11 @@ def adaptation(groups: Mapping[str, Sequence[Record]], smooth: int = 5) -> Figur
     axes.set_xlabel("share of the updates, %", fontsize=8)
     axes.set_ylabel("loss, % of its start", fontsize=8)
     axes.set_ylim(bottom=0)
+    axes.tick_params(labelsize=7)
     axes.legend(fontsize=6.5, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_title(f"Adaptation\n{_records([r for records in groups.values() for r in records])}", fontsize=8)
-    return figure
-
-
-def ablation(frame: pd.DataFrame, about: str) -> Figure:
-    """Score of each variant, a panel a setting, with 95 % intervals; the first variant's in orange.
-
-    ``frame`` as ``studies.tables.ablation`` makes it.
-    """
-    settings = list(dict.fromkeys(frame["setting"]))
-    columns = min(4, len(settings))
-    lines = -(-len(settings) // columns)
-    variants = [name for name in dict.fromkeys(frame["variant"]) if name not in REFERENCE]
-    size = 1.8 + 1.9 * columns, 0.8 + lines * (0.45 + 0.22 * len(variants))
-    figure, panels = plt.subplots(lines, columns, figsize=size, layout="constrained", sharex=True, sharey=True,
-                                  squeeze=False)  # fmt: skip
-    for axes, setting in zip(panels.flat, settings, strict=False):
-        group = frame[frame["setting"] == setting].set_index("variant")
-        for place, name in enumerate(variants):
-            if name in group.index:
-                row = group.loc[name]
-                errors = _errors(group.loc[[name]], "mean", "low", "high")
-                axes.errorbar([row["mean"]], [place], xerr=errors, fmt="o", markersize=4, capsize=2,
-                              color=COLOURS[0 if place == 0 else 1], elinewidth=1)  # fmt: skip
-        for name, colour in REFERENCE.items():
-            if name in group.index:
-                axes.axvline(group.loc[name, "mean"], color=colour, linewidth=0.8, linestyle="--")
-        axes.set_title(setting, fontsize=6.5)
-        axes.tick_params(labelsize=6)
-        axes.grid(axis="x", alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
-    for axes in panels.flat[len(settings):]:
-        axes.set_visible(False)
-    panels[0, 0].set_yticks(range(len(variants)), variants, fontsize=6)
-    panels[0, 0].set_ylim(len(variants) - 0.5, -0.5)
-    figure.supxlabel("mean score, % (dashed: experts black, base grey)", fontsize=7)
-    figure.suptitle(about, fontsize=8)
     return figure
 
 
@@ -243,8 +215,12 @@ def heat_map(
     digits: int = 0,
     limits: tuple[float, float] | None = None,
     numbers: bool = True,
+    bold: np.ndarray | None = None,
 ) -> None:
-    """A matrix as colours with its numbers: cividis, or blue to orange around zero where ``diverging``."""
+    """A matrix as colours with its numbers: cividis, or blue to orange around zero where ``diverging``.
+
+    ``bold``: which numbers stand out, of the matrix's shape.
+    """
     shown = np.asarray(values, dtype=float)
     if limits is None:
         most = float(np.nanmax(np.abs(shown))) if np.isfinite(shown).any() else 1.0
@@ -261,86 +237,11 @@ def heat_map(
             dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
             text = f"{value:{'+' if diverging else ''}.{digits}f}"
             axes.text(j, i, text, ha="center", va="center", fontsize=5.5 if len(across) < 15 else 4,
-                      color="white" if dark else "black")  # fmt: skip
+                      color="white" if dark else "black",
+                      fontweight="bold" if bold is not None and bold[i, j] else "normal")  # fmt: skip
     bar = axes.figure.colorbar(picture, ax=axes, fraction=0.05, pad=0.02)
     bar.set_label(label, fontsize=7)
     bar.ax.tick_params(labelsize=6)
-
-
-def transfer(frame: pd.DataFrame, about: str) -> Figure:
-    """Transfers, a row each recipient and a column each source: gain over its own layer, and beyond its own adaptation.
-
-    ``frame`` as ``studies.tables.transfer`` makes it. A star marks an interval without zero.
-    """
-    sources = list(dict.fromkeys(frame["source"]))
-    order = frame.groupby("recipient")["own"].mean().sort_values(ascending=False)
-    down = [f"{name} ({score:.1f})" for name, score in order.items()]
-    figure, panels = plt.subplots(1, 2, figsize=(7.2, 1.2 + 0.22 * len(down)), layout="constrained", sharey=True)
-    for axes, name, title in zip(panels, ("gain", "beyond"),
-                                 ("transferred - own", "transferred - self-adapted"), strict=True):  # fmt: skip
-        table = frame.pivot_table(index="recipient", columns="source", values=name)
-        table = table.reindex(index=order.index, columns=sources)
-        heat_map(table.to_numpy(), down, sources, axes=axes, label="points", diverging=True, digits=1)
-        axes.set_title(title, fontsize=8)
-    what = "Layers adapted by the columns' methods, placed on the rows' merges (own score)"
-    figure.suptitle(f"{what}\n{about}", fontsize=8)
-    return figure
-
-
-def cross_task(cross: Any, about: str) -> Figure:
-    """Every head on every expert's encoder, before and after the head was adapted to it.
-
-    ``cross`` as ``studies.tables.cross_task`` makes it; in percent of the expert's own score.
-    """
-    size = 1.6 + 0.17 * len(cross.tasks)
-    shown = [(cross.before, "heads as they are"), (cross.adapted, "heads adapted")]
-    shown = [(values, title) for values, title in shown if np.isfinite(values).any()]
-    figure, panels = plt.subplots(1, len(shown), figsize=(max(NARROWEST, len(shown) * size + 0.8), size + 0.3),
-                                  layout="constrained", sharey=True, squeeze=False)  # fmt: skip
-    for axes, (values, title) in zip(panels[0], shown, strict=True):
-        heat_map(cross.normalised(values), cross.tasks, cross.tasks, axes=axes, label="% of the expert's own",
-                 limits=(0.0, 100.0))  # fmt: skip
-        axes.set_title(title, fontsize=8)
-        axes.set_xlabel("head of", fontsize=7)
-    panels[0, 0].set_ylabel("encoder of", fontsize=7)
-    figure.suptitle(f"Cross-task performance\n{about}", fontsize=8)
-    return figure
-
-
-def correlation(points: pd.DataFrame, coefficients: pd.DataFrame, about: str) -> Figure:
-    """Cross-task performance against merge quality of sets of tasks, a panel for each merger.
-
-    ``points`` and ``coefficients`` as ``studies.tables`` makes them; both axes in percent of the experts' own scores.
-    """
-    groups = list(points.groupby(["merger", "heads"], sort=False))
-    columns = min(3, len(groups))
-    lines = -(-len(groups) // columns)
-    figure, panels = plt.subplots(lines, columns, figsize=(max(NARROWEST, 2.4 * columns), 0.6 + 2.1 * lines),
-                                  layout="constrained", squeeze=False, sharex=True, sharey=True)  # fmt: skip
-    sizes = sorted(points["size"].unique())
-    for axes, ((merger, heads), group) in zip(panels.flat, groups, strict=False):
-        title = merger + (", heads adapted" if heads == "adapted" else "")
-        for place, size in enumerate(sizes):
-            part = group[group["size"] == size]
-            found = coefficients[(coefficients["merger"] == merger) & (coefficients["heads"] == heads)
-                                 & (coefficients["size"] == size) & (coefficients["compared"] == "normalised")
-                                 & (coefficients["kind"] == "pearson")]  # fmt: skip
-            axes.scatter(part["cross_normalised"], part["merge_normalised"], s=12, alpha=0.8, linewidths=0,
-                         color=COLOURS[place + 1], marker=MARKERS[place + 1], label=f"{size} tasks")  # fmt: skip
-            for row in found.itertuples():
-                within = f" [{row.low:+.2f}, {row.high:+.2f}]" if np.isfinite(row.low) else ""
-                title += f"\n{size} tasks: r = {row.value:+.2f}{within}"
-        axes.set_title(title, fontsize=6.5)
-        axes.tick_params(labelsize=6)
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
-    panels.flat[0].legend(fontsize=6, loc="lower right", handletextpad=0.1)
-    for axes in panels.flat[len(groups):]:
-        axes.set_visible(False)
-    figure.supxlabel("cross-task performance, % of the experts' own", fontsize=7)
-    figure.supylabel("merged, % of the experts' own", fontsize=7)
-    figure.suptitle(f"Merges of sets of tasks; Pearson's r with 95 % interval\n{about}", fontsize=8)
-    return figure
 
 
 def save(figure: Figure, path: Path) -> Path:
@@ -360,7 +261,7 @@ def _score(board: Board) -> tuple[str, str, str, str]:
     return "normalised", "normalised_low", "normalised_high", "mean score, % of the experts'"
 
 
-def _errors(rows: pd.DataFrame, value: str, low: str, high: str) -> np.ndarray:
+def errors(rows: pd.DataFrame, value: str, low: str, high: str) -> np.ndarray:
     """Lengths of error bars below and above, ``[2, n]``; 0 where there is no interval."""
     return np.maximum(0, np.nan_to_num([rows[value] - rows[low], rows[high] - rows[value]]))
 
@@ -379,11 +280,16 @@ def higher_is_better(board: Board, task: str) -> bool:
 
 
 def _access_colours(rows: pd.DataFrame) -> dict[str, str]:
-    """A colour for each kind of access, in a fixed order."""
-    order = ["none", "unlabelled test", "labelled val", "unlabelled train", "unlabelled val", "labelled train"]
-    every = sorted(set(rows["access"]), key=lambda access: (order.index(access) if access in order else 99, access))
-    known = dict(zip(order, ["#0072B2", "#D55E00", "#E69F00", "#009E73", "#56B4E9", "#CC79A7"], strict=True))
-    return {access: known.get(access, "#777777") for access in every}
+    """A colour for each kind of access, the same in every figure; estimating statistics does not change it."""
+    usual = ["none", "unlabelled test", "labelled val", "unlabelled train", "unlabelled val", "labelled train"]
+    colours = dict(zip(usual, ["#0072B2", "#D55E00", "#E69F00", "#009E73", "#56B4E9", "#CC79A7"], strict=True))
+    adapted = {
+        access: " + ".join(part for part in access.split(" + ") if not part.endswith("(statistics)")) or "none"
+        for access in set(rows["access"])
+    }
+    order = sorted(adapted, key=lambda access: (usual.index(a) if (a := adapted[access]) in usual else 99, access))
+    free = [colours.pop(name) for name in usual if name not in adapted.values()]
+    return {access: colours.pop(adapted[access], "") or (free.pop(0) if free else "#777777") for access in order}
 
 
 def _named(row: Any) -> str:
@@ -395,6 +301,8 @@ def _titled(figure: Figure, axes: Axes, what: str, board: Board, grid: Literal["
     size = f"{len(board.tasks)} tasks, {sum(board.n_test.values()):,} test samples"
     axes.set_title(f"{what}: {board.suite}, {board.backbone}\n{size}, commit {commits}", fontsize=8)
     axes.tick_params(axis="x", labelsize=7)
+    if grid == "both":
+        axes.tick_params(axis="y", labelsize=min(7.0, axes.get_yticklabels()[0].get_fontsize()))
     axes.grid(axis=grid, alpha=0.3)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

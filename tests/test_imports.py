@@ -14,7 +14,8 @@ TORCH = {"torch", "torchvision", "torchmetrics", "open_clip", "safetensors.torch
 WITHOUT_TORCH = [
     "spec", "codehash", "errors", "record", "store", "metrics", "stats", "relative", "rows", "columns", "leaderboard",
     "plots", "compare", "pages", "published", "page", "critical", "simulate", "submissions", "figures", "studies",
-    "studies.settings", "studies.tables", "studies.pages", "studies.places", "studies.selected", "notebook",
+    "studies.settings", "studies.tables", "studies.pages", "studies.places", "studies.selected",
+    "studies.plots", "labels", "notebook",
 ]  # fmt: skip
 
 

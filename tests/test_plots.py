@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmark import figures, leaderboard, plots
+from benchmark import figures, labels, leaderboard, plots
 from benchmark.store import Store
+from benchmark.studies import plots as study_plots
 
 ROOT = Path(__file__).parents[1]
 
@@ -83,15 +84,44 @@ def test_coefficients_and_curves_are_means_over_seeds(reference: tuple) -> None:
     assert axes.lines[0].get_ydata() == pytest.approx((100 * curves / curves[:, :1]).mean(axis=0))
 
 
-def test_heat_maps_of_transfer_hold_the_tables_numbers() -> None:
+def test_coefficients_that_never_left_their_start_are_counted_and_left_out(reference: tuple) -> None:
+    run = next(record for record in reference[0] if record.variant == "symerge").model_copy(deep=True)
+    trace = run.trace_summary
+    trace["coefficients"] = [[0.3] * 8, [0.0] * 8, [0.3] * 7 + [0.4]]
+    trace["coefficient_rows"] = ["still", "zero", "moved"]
+    figure = plots.coefficients([run])
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["zero", "moved"]
+    assert "1 tensor with" in figure.get_suptitle()
+
+
+def test_names_of_points_overlap_neither_each_other_nor_the_edge() -> None:
+    figure, axes = plots.plt.subplots(figsize=(4, 3))
+    points = [(0.0, 0.0), (0.01, 0.0), (0.02, 0.01), (1.0, 1.0), (1.0, 0.98)]
+    axes.scatter(*zip(*points, strict=True))
+    labels.place(axes, [(x, y, f"a rather long name {i}") for i, (x, y) in enumerate(points)], points, always=1)
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert len(boxes) >= 2 and axes.texts[0].get_text().endswith("0")
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+    assert all(axes.bbox.padded(1).containsx(x) for box in boxes for x in (box.x0, box.x1))
+
+
+def test_heat_maps_of_transfer_hold_the_tables_numbers_and_bold_ones_are_sure() -> None:
+    nan = np.nan
     frame = pd.DataFrame(
-        [["a", "m", 60.0, 1.5, -0.5], ["b", "m", 60.0, -2.0, np.nan], ["a", "n", 40.0, 3.0, 0.25]],
-        columns=["source", "recipient", "own", "gain", "beyond"],
+        [
+            ["a", "m", 60.0, 1.5, 0.1, 2.9, -0.5, -1.0, 0.5],
+            ["b", "m", 60.0, -2.0, -3.0, -1.0, nan, nan, nan],
+            ["a", "n", 40.0, 3.0, -1.0, 7.0, 0.25, 0.2, 0.3],
+        ],
+        columns=["source", "recipient", "own", "gain", "gain_low", "gain_high", "beyond", "beyond_low", "beyond_high"],
     )
-    gains, beyond = plots.transfer(frame, "about").axes[:2]
+    gains, beyond = study_plots.transfer(frame, "about").axes[:2]
     assert [label.get_text() for label in gains.get_yticklabels()] == ["m (60.0)", "n (40.0)"]
     assert np.allclose(gains.images[0].get_array().filled(np.nan), [[1.5, -2.0], [3.0, np.nan]], equal_nan=True)
     assert {text.get_text() for text in beyond.texts} == {"-0.5", "+0.2"}
+    bold = [{text.get_text() for text in axes.texts if text.get_fontweight() == "bold"} for axes in (gains, beyond)]
+    assert bold == [{"+1.5", "-2.0"}, {"+0.2"}]
 
 
 def test_every_figure_is_written_as_png_and_svg_of_modest_size(reference: tuple, tmp_path: Path) -> None:
@@ -109,7 +139,7 @@ def test_titles_of_a_figure_with_one_panel_lie_within_it() -> None:
     points = pd.DataFrame({"merger": "ties", "heads": "own", "size": 2, "cross_normalised": [20.0, 30.0],
                            "merge_normalised": [70.0, 80.0]})  # fmt: skip
     none = pd.DataFrame(columns=["merger", "heads", "size", "compared", "kind", "value", "low", "high"])
-    figure = plots.correlation(points, none, about)
+    figure = study_plots.correlation(points, none, about)
     figure.draw_without_rendering()
     (title,) = figure.texts[2:] or figure.texts[-1:]
     assert about in title.get_text()

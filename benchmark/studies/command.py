@@ -190,20 +190,20 @@ def _sets(texts: Sequence[str]) -> dict[int, int]:
 
 
 def _transfer_tables(places: Places, suite: Any, name: str) -> list[Path]:
-    from benchmark import plots
-    from benchmark.studies import pages, selected
+    from benchmark.plots import save
+    from benchmark.studies import pages, plots, selected
 
     frame, about = selected.transfer(places, suite.name)
     folder = places.tables / "transfer"
     write_atomic(folder / f"{name}.csv", frame.to_csv(index=False))
     write_atomic(folder / f"{name}.md", pages.transfer_page(frame, about))
-    figure = plots.save(plots.transfer(frame, about.line()), places.plots / f"{name}--transfer.png")
+    figure = save(plots.transfer(frame, about.line()), places.plots / f"{name}--transfer.png")
     return [folder / f"{name}.csv", folder / f"{name}.md", figure]
 
 
 def _pilot_tables(places: Places, suite: Any, name: str) -> list[Path]:
-    from benchmark import plots
-    from benchmark.studies import pages, selected, tables
+    from benchmark.plots import save
+    from benchmark.studies import pages, plots, selected, tables
 
     cross, points, about = selected.pilot(places, suite.name)
     folder, found = places.tables / "pilot", tables.correlations(points)
@@ -213,14 +213,14 @@ def _pilot_tables(places: Places, suite: Any, name: str) -> list[Path]:
     write_atomic(folder / f"{name}.md", pages.pilot_page(cross, found, about))
     return [
         folder / f"{name}.md",
-        plots.save(plots.cross_task(cross, about.line()), places.plots / f"{name}--cross-task.png"),
-        plots.save(plots.correlation(points, found, about.line()), places.plots / f"{name}--correlation.png"),
+        save(plots.cross_task(cross, about.line()), places.plots / f"{name}--cross-task.png"),
+        save(plots.correlation(points, found, about.line()), places.plots / f"{name}--correlation.png"),
     ]
 
 
 def _ablation_tables(places: Places, study: Any, suite: str | None) -> list[Path]:
-    from benchmark import plots
-    from benchmark.studies import pages, selected
+    from benchmark.plots import save
+    from benchmark.studies import pages, plots, selected
 
     frame, about = selected.ablation(places, study, suite)
     folder = places.tables / "ablations"
@@ -228,4 +228,4 @@ def _ablation_tables(places: Places, study: Any, suite: str | None) -> list[Path
     write_atomic(folder / f"{name}.csv", frame.to_csv(index=False))
     write_atomic(folder / f"{name}.md", pages.ablation_page(study, frame, about))
     figure = plots.ablation(frame, f"{study.question}\n{about.line()}")
-    return [folder / f"{name}.csv", folder / f"{name}.md", plots.save(figure, places.plots / f"ablation--{name}.png")]
+    return [folder / f"{name}.csv", folder / f"{name}.md", save(figure, places.plots / f"ablation--{name}.png")]

@@ -7,10 +7,9 @@ from collections.abc import Collection, Iterator
 import pandas as pd
 from matplotlib.figure import Figure
 
-from benchmark import plots
 from benchmark.errors import UserError, shown
 from benchmark.spec import REFERENCE_ROWS
-from benchmark.studies import settings, tables
+from benchmark.studies import plots, settings, tables
 from benchmark.studies.pages import About
 from benchmark.studies.places import Places
 from benchmark.studies.settings import Ablation
