@@ -19,7 +19,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +135,33 @@ def load_family(folder: str | Path, backbone: str | Backbone, tasks: Sequence[st
     return Family(name=manifest["name"], folder=folder, base=folder / names[0],
                   experts={t: folder / f"{t}.safetensors" for t in tasks}, heads=heads,
                   hashes={n: manifest["files"][n]["sha256"] for n in files}, manifest=manifest)
+
+
+def load_embedded(family: str, backbone: str, tasks: Sequence[str], *,
+                  class_counts: Mapping[str, int] | None = None) -> Family:
+    """The committed family of this name: ``mini``, or ``mini-NAME``, whose experts come from two bases.
+
+    Of ``mini-NAME`` the experts in the folder ``BACKBONE-NAME`` were fine-tuned from the base there, each under that
+    base's head; the base and all other experts are those of ``mini``. Their hashes go by folder and file name.
+
+    Raises:
+        FamilyError: as :func:`load_family`.
+    """
+    whole = MINI / backbone
+    if family == "mini":
+        return load_family(whole, backbone, tasks, class_counts=class_counts)
+    other = second_base(family, backbone)
+    theirs = read_manifest(other)["classes"]
+    own = load_family(whole, backbone, [t for t in tasks if t not in theirs], class_counts=class_counts)
+    added = load_family(other, backbone, [t for t in tasks if t in theirs], class_counts=class_counts)
+    experts, heads = own.experts | added.experts, own.heads | added.heads
+    return replace(own, name=family, experts={t: experts[t] for t in tasks}, heads={t: heads[t] for t in tasks},
+                   hashes=own.hashes | {f"{other.name}/{name}": known for name, known in added.hashes.items()})
+
+
+def second_base(family: str, backbone: str) -> Path:
+    """The folder of the second base of a committed family ``mini-NAME``, with the experts fine-tuned from it."""
+    return MINI / f"{backbone}-{family.removeprefix('mini-')}"
 
 
 def read_manifest(folder: str | Path) -> dict[str, Any]:

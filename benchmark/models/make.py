@@ -54,14 +54,14 @@ class Settings:
 
 
 def make_family(suite: str, tasks: list[str], out: Path, *, settings: Settings | None = None, base: bool = False,
-                device: str = "cpu", threads: int = 2, sources: Path | None = None,
+                device: str = "cpu", threads: int = 2, sources: Path | None = None, committed: Path = FOLDER,
                 splits: tuple[str, ...] = ("validation", "test")) -> dict[str, Any]:
     """Make, or go on making, the experts of ``tasks`` in ``out``; returns the manifest.
 
     Args:
         suite: names the set whose weight average is scored.
         base: pre-train the base and build the heads (needs the pool's packages, under ``sources`` if given);
-            otherwise the committed base, text tower and heads are taken over.
+            otherwise base, text tower and heads are taken over from ``committed``.
         threads: of torch on the CPU. Another number rounds differently.
         splits: the images on which base and experts are scored, after all training.
     """
@@ -73,10 +73,11 @@ def make_family(suite: str, tasks: list[str], out: Path, *, settings: Settings |
     if base:
         seconds |= _make_base(out, settings, device, sources)
     else:
-        _take_base(out)
+        _take_base(out, committed)
     based = " --base" if base or "--base" in made.get("command", "") else ""
     based += f" --seed {settings.base_seed}" if base and settings.base_seed else ""
-    command = f"symerge-bench assets experts {suite} --retrain{based} --threads {threads}"
+    part = f" --tasks {' '.join(tasks)}" if suite in vision.SUITES and tasks != vision.tasks(suite) else ""
+    command = f"symerge-bench assets experts {suite} --retrain{based}{part} --threads {threads}"
     about = {"command": command, **settings.describe(), "device": device, "machine": platform.machine(),
              "threads": threads, "versions": {"torch": torch.__version__, "open_clip": open_clip.__version__}}
     weights = load_file(out / "base.safetensors")
@@ -148,14 +149,14 @@ def _make_base(out: Path, settings: Settings, device: str, sources: Path | None)
     return {"base": round(time.monotonic() - start, 1)}
 
 
-def _take_base(out: Path) -> None:
-    if out.resolve() == FOLDER.resolve():
+def _take_base(out: Path, committed: Path) -> None:
+    if out.resolve() == committed.resolve():
         return
-    source = read_manifest(FOLDER)
+    source = read_manifest(committed)
     for name in ("base.safetensors", "text.safetensors", *(f"heads/{t}.safetensors" for t in source["classes"])):
         if not (out / name).exists() or sha256(out / name) != source["files"][name]["sha256"]:
             (out / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(FOLDER / name, out / name)
+            shutil.copyfile(committed / name, out / name)
 
 
 def _scores(out: Path, suite: str, tasks: list[str], device: str, splits: tuple[str, ...]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """``symerge-bench assets experts SUITE [--retrain [--base]]``: the mini family's scores, or the family made again.
 
-The folder given by ``--out`` becomes a whole family. The same command continues where it was killed.
+The folder given by ``--out`` becomes a whole family. The same command continues where it was killed. Of a suite whose
+experts come from two bases it is the second base's family, with that base's seed.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-OUT = ROOT / ".cache" / "retrained" / "ViT-mini"
+OUT = ROOT / ".cache" / "retrained"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -21,19 +22,21 @@ def parser() -> argparse.ArgumentParser:
         prog="symerge-bench assets experts",
         description="Shows the scores of the committed base and experts of a mini suite; with --retrain, trains them "
                     "again. An expert takes about 80 seconds on one core, the base 6 to 8 minutes on two.")
-    p.add_argument("suite", help="vision-mini-8, vision-mini-14 or vision-mini-20")
+    p.add_argument("suite", help="vision-mini-8, vision-mini-14 or vision-mini-20; or vision-mini-8-disjoint: its "
+                                 "second base and the four experts of it")
     p.add_argument("--retrain", action="store_true", help="fine-tune the suite's experts again from the committed base")
     p.add_argument("--base", action="store_true",
                    help="with --retrain: the base and its heads too; needs the packages of the data build")
-    p.add_argument("--seed", type=int, default=0, metavar="N",
-                   help="with --base: of the base's initial weights and batches (default 0, the committed base's); "
-                        "another seed is an independent base")
+    p.add_argument("--seed", type=int, metavar="N",
+                   help="with --base: of the base's initial weights and batches (default the committed base's: 0, of "
+                        "the second base 1); another seed is an independent base")
     p.add_argument("--tasks", nargs="+", metavar="TASK", help="only these tasks of the suite")
     p.add_argument("--device", default="cpu", help="default cpu; the committed files were made on the cpu")
     p.add_argument("--threads", type=int, default=1,
                    help="CPU threads (default 1, as for the committed experts; their base had 2; another number rounds "
                         "differently)")
-    p.add_argument("--out", type=Path, default=OUT, metavar="DIR", help=f"where to write (default {_short(OUT)})")
+    p.add_argument("--out", type=Path, metavar="DIR",
+                   help=f"where to write (default {_short(OUT)}/ViT-mini, or ViT-mini-disjoint)")
     p.add_argument("--sources", type=Path, metavar="DIR", help="with --base: the unpacked packages of the data build")
     return p
 
@@ -41,26 +44,28 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status. Tables go to stdout, progress to stderr."""
     args = parser().parse_args(argv)
-    from benchmark.data import vision
-    from benchmark.models.make import FOLDER, Settings, make_family, manifest_of
+    from benchmark.models.make import Settings, make_family, manifest_of
 
     try:
-        tasks = _chosen(vision.tasks(args.suite), args.tasks, args.suite)
-        committed = manifest_of(FOLDER)
+        folder, known, seed = _family(args.suite)
+        tasks = _chosen(known, args.tasks, args.suite)
+        committed = manifest_of(folder)
         if not args.retrain:
             print(table(committed, None, tasks, args.suite))
             return 0
         if args.seed and not args.base:
             raise ValueError(f"--seed {args.seed} is the base's; add --base")
-        made = make_family(args.suite, tasks, args.out, settings=Settings(base_seed=args.seed), base=args.base,
-                           device=args.device, threads=args.threads, sources=args.sources)
-        same_place = args.out.resolve() == FOLDER.resolve()
+        settings = Settings(base_seed=seed if args.seed is None else args.seed)
+        out = args.out or OUT / folder.name
+        made = make_family(args.suite, tasks, out, settings=settings, base=args.base, device=args.device,
+                           threads=args.threads, sources=args.sources, committed=folder)
+        same_place = out.resolve() == folder.resolve()
         print(table(made, None if same_place else committed or None, tasks, args.suite))
     except (ValueError, RuntimeError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if not same_place:
-        print(f"\nwritten to {_short(args.out)}; the suite keeps to the committed files")
+        print(f"\nwritten to {_short(out)}; the suite keeps to the committed files")
     return 0
 
 
@@ -86,6 +91,21 @@ def table(manifest: dict[str, Any], committed: dict[str, Any] | None, tasks: lis
     mean = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
     last = f"{'mean':20}{mean[0]:12.2f}{mean[1]:14.2f}{mean[2]:13.2f}"
     return "\n".join([*lines, last + (f"{mean[3]:17.2f}{mean[1] - mean[3]:+12.2f}" if committed else "")])
+
+
+def _family(suite: str) -> tuple[Path, list[str], int]:
+    """The folder of a suite's committed experts, or of its second base's; their tasks; the seed of their base."""
+    from benchmark import suites
+    from benchmark.data import vision
+    from benchmark.models.families import read_manifest, second_base
+    from benchmark.models.make import BACKBONE, FOLDER
+
+    if suite in vision.SUITES or suite not in suites.names() or suites.load(suite).scale != "mini":
+        return FOLDER, vision.tasks(suite), 0
+    found = suites.load(suite)
+    folder = second_base(found.families[0], BACKBONE.name)
+    manifest = read_manifest(folder)
+    return folder, [t for t in found.tasks if t in manifest["classes"]], manifest["made"]["base"]["seed"]
 
 
 def _chosen(known: list[str], wanted: list[str] | None, suite: str) -> list[str]:

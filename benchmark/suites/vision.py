@@ -17,7 +17,7 @@ from benchmark.data import full
 from benchmark.data import vision as data
 from benchmark.errors import UserError
 from benchmark.models.backbones import create_encoder, get_backbone, preprocess
-from benchmark.models.families import MINI, Family, FamilyError, checkpoint_folder, load_family
+from benchmark.models.families import Family, FamilyError, checkpoint_folder, load_embedded, load_family
 from benchmark.record import CorrectBits, TaskResult
 from benchmark.suites import Suite
 from benchmark.suites.bench import Bench, Meter, Task, check_outputs
@@ -111,10 +111,11 @@ class VisionBench(Bench):
 
     def _load_family(self, checkpoints: str | os.PathLike | None) -> Family:
         counts = {task: len(names) for task, names in self.classes.items()}
-        own = MINI / self.backbone
-        folder = own if self.embedded else checkpoint_folder(self.family, self.backbone, checkpoints)
+        if self.embedded:
+            return load_embedded(self.family, self.backbone, self.suite.tasks, class_counts=counts)
+        folder = checkpoint_folder(self.family, self.backbone, checkpoints)
         found = load_family(folder, self.backbone, self.suite.tasks, class_counts=counts)
-        if not self.embedded and found.name != self.family:
+        if found.name != self.family:
             raise FamilyError(
                 f"{folder} holds the family {found.name!r}; asked for {self.family!r}. Families never share a table: "
                 f"type --family {found.name}, or move the folder to where that family's files belong"

@@ -1,0 +1,116 @@
+"""vision-mini-8-disjoint: experts of two independent bases, what they were made with, and what a run of it is."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from benchmark import suites
+from benchmark.data import vision
+from benchmark.models import finetune, retrain
+from benchmark.models.families import MINI, FamilyError, load_embedded, second_base, sha256
+from benchmark.models.heads import zero_shot_head
+from benchmark.models.make import BACKBONE, FOLDER, Settings, load_head, manifest_of
+from benchmark.models.text import join_towers
+from benchmark.runner import plan
+
+SECOND = second_base("mini-disjoint", "ViT-mini")
+THEIRS = ["MNIST", "AnimalSilhouettes", "PhotoPatch", "GlyphCyrillic"]
+TASKS = vision.tasks("vision-mini-8")
+
+
+@pytest.fixture(scope="module")
+def family():
+    return load_embedded("mini-disjoint", "ViT-mini", TASKS)
+
+
+def flat(path):
+    return torch.cat([tensor.float().flatten() for _, tensor in sorted(load_file(path).items())])
+
+
+def test_every_second_expert_comes_with_its_head_from_the_second_base(family):
+    assert TASKS[1::2] == THEIRS and list(family.experts) == TASKS == list(family.heads)
+    assert {t for t in TASKS if family.experts[t].parent == SECOND} == set(THEIRS)
+    assert {family.experts[t].parent for t in TASKS if t not in THEIRS} == {FOLDER} == {family.base.parent}
+    for task in TASKS:
+        stored = load_head((SECOND if task in THEIRS else FOLDER) / f"heads/{task}.safetensors")
+        assert torch.equal(family.heads[task].weight, stored.weight)
+
+
+def test_the_bases_are_independent_and_each_expert_is_near_its_own(family):
+    first, second = flat(FOLDER / "base.safetensors"), flat(SECOND / "base.safetensors")
+    apart = (first - second).norm()
+    for task in TASKS:
+        expert = flat(family.experts[task])
+        own, other = (second, first) if task in THEIRS else (first, second)
+        assert (expert - own).norm() < 0.75 * (expert - other).norm(), task
+        assert (expert - own).norm() < apart, task
+    assert torch.nn.functional.cosine_similarity(first, second, dim=0) < 0.5
+
+
+def test_the_second_base_and_its_experts_differ_from_the_first_in_the_seed_alone():
+    made, theirs = manifest_of(FOLDER)["made"], manifest_of(SECOND)["made"]
+    assert {k: theirs[k] for k in ("base", "expert")} == Settings(base_seed=1).describe()
+    assert theirs["base"] | {"seed": 0} == made["base"] and theirs["expert"] == made["expert"]
+    assert manifest_of(SECOND)["data"] == {t: vision.info(t).arrays_sha256["train"] for t in THEIRS}
+
+
+def test_the_folder_is_whole_small_and_in_half_precision():
+    files = manifest_of(SECOND)["files"]
+    stored = {str(p.relative_to(SECOND)) for p in SECOND.rglob("*.safetensors")}
+    assert stored == set(files) and {entry["dtype"] for entry in files.values()} == {"F16"}
+    assert all(sha256(SECOND / name) == entry["sha256"] for name, entry in files.items())
+    assert sum(p.stat().st_size for p in SECOND.rglob("*") if p.is_file()) < 8e6
+
+
+def test_the_second_heads_are_built_by_the_second_text_tower():
+    towers = {f: join_towers(BACKBONE, load_file(f / "base.safetensors"), load_file(f / "text.safetensors"))
+              for f in (FOLDER, SECOND)}  # fmt: skip
+    for task in THEIRS:
+        info, stored = vision.info(task), load_head(SECOND / f"heads/{task}.safetensors").weight
+        built = {f: zero_shot_head(*t, info.classes, info.templates).weight for f, t in towers.items()}
+        torch.testing.assert_close(stored, built[SECOND], rtol=2e-3, atol=2e-2)
+        assert (stored - built[FOLDER]).abs().max() > 0.2
+
+
+@pytest.mark.parametrize("task", ["MNIST", "PhotoPatch"])
+def test_experts_of_the_second_base_score_as_the_manifest_says(family, task):
+    data, known = vision.load_split(task, "test"), manifest_of(SECOND)["scores"]["test"]
+    for name, path in (("pretrained", SECOND / "base.safetensors"), ("individual", family.experts[task])):
+        encoder = finetune.load_encoder(load_file(path))
+        found = finetune.accuracy(encoder, family.heads[task], data.images, data.labels)
+        assert found == pytest.approx(known[name][task], abs=0.3)
+    assert known["individual"][task] > known["pretrained"][task] + 5
+
+
+def test_a_run_of_it_is_another_run_than_that_of_the_shared_base():
+    shared, disjoint = (suites.load(name) for name in ("vision-mini-8", "vision-mini-8-disjoint"))
+    for protocol in ("domain", "scale", "tasks", "backbones", "overrides", "batch_size"):
+        assert getattr(shared, protocol) == getattr(disjoint, protocol), protocol
+    benches = [suites.open_bench(suite) for suite in (shared, disjoint)]
+    assert benches[0].data == benches[1].data
+    runs = [plan(bench, ["ties"], seeds=[0]) for bench in benches]
+    assert not {r.spec.run_id for r in runs[0]} & {r.spec.run_id for r in runs[1]}
+    one, two = (bench.checkpoints for bench in benches)
+    own = {"base.safetensors", *files(t for t in TASKS if t not in THEIRS)}
+    added = {f"{SECOND.name}/{name}" for name in ["base.safetensors", *files(THEIRS)]}
+    assert set(two) == own | added and all(two[name] == one[name] for name in own)
+    assert not set(one.values()) & {two[name] for name in added}
+
+
+def files(tasks):
+    return [f"{place}{task}.safetensors" for task in tasks for place in ("", "heads/")]
+
+
+def test_its_scores_are_shown_and_retraining_takes_its_tasks_and_seed(capsys):
+    assert retrain.main(["vision-mini-8-disjoint"]) == 0
+    assert [x.split()[0] for x in capsys.readouterr().out.splitlines()[1:]] == [*THEIRS, "mean"]
+    assert retrain._family("vision-mini-8-disjoint") == (SECOND, THEIRS, 1)
+    assert retrain._family("vision-mini-8") == (FOLDER, TASKS, 0)
+
+
+def test_an_unknown_second_base_is_an_error_that_says_which_folder_is_missing():
+    with pytest.raises(FamilyError, match="ViT-mini-other"):
+        load_embedded("mini-other", "ViT-mini", TASKS)
+    assert not (MINI / "ViT-mini-other").exists()
