@@ -7,7 +7,7 @@ import contextlib
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,10 @@ def parser() -> argparse.ArgumentParser:
         help="cpu, cuda, cuda:N or auto; default cpu. Several: a process on each, which share the runs",
     )
     run.add_argument("--worker", type=Path, metavar="FILE", help=argparse.SUPPRESS)
+    run.add_argument("--executor", choices=["here", "ray"], default="here", help="here, or a Ray cluster's workers")
+    run.add_argument(
+        "--address", metavar="HOST:PORT", help="of the Ray cluster, or auto; default: one of this machine, for this run"
+    )
     run.add_argument("--dtype", default="float32", help="of the evaluated weights: float32, bfloat16, float16")
     run.add_argument("--autocast", choices=["float16", "bfloat16"], help="mixed precision in adaptation and evaluation")
     run.add_argument("--results", type=Path, metavar="DIR", help="where records and boards go; default results/local")
@@ -194,6 +198,7 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
         if value is not None and value <= 0:
             raise UserError(f"--{what.replace('_', '-')} is {value}; a positive number is wanted")
 
+    _check_executor(arguments)
     if arguments.rehearse:
         from benchmark import rehearse
 
@@ -226,7 +231,7 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
     store = Store(records_folder)
     if arguments.dry_run:
         return _print_plan(arguments, plans, store)
-    if not arguments.unchecked and not arguments.worker:
+    if not arguments.unchecked and not arguments.worker and arguments.executor == "here":
         dry_run.refuse(plans, store, records_folder, **_how(arguments))
     before = devices.told(arguments.worker) if arguments.worker else None
     if len(arguments.device) > 1:
@@ -244,9 +249,10 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
         compile=arguments.compile,
     )
     failed = []
-    for bench, runs in plans:
+    carried_out = _carry_out(arguments, plans, store, options)
+    for bench, _ in plans:
         try:
-            records = runner.execute(runs, bench, store, options)
+            records = next(carried_out)
         except BaseException:
             # What stopped the runs is what the user must hear, not that a full disk takes no boards either.
             if not arguments.worker:
@@ -269,6 +275,32 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
     return 1 if len(failed) > len(unfit) else 0
 
 
+def _carry_out(arguments: argparse.Namespace, plans: Sequence[Any], store: Any, options: Any) -> Iterator[list[Any]]:
+    """The records of each plan: plan after plan in this process, or all together on a cluster."""
+    if arguments.executor == "ray":
+        from benchmark import cluster
+
+        yield from cluster.main(arguments, plans, store, options)
+        return
+    from benchmark import runner
+
+    for bench, runs in plans:
+        yield runner.execute(runs, bench, store, options)
+
+
+def _check_executor(arguments: argparse.Namespace) -> None:
+    if arguments.executor == "here":
+        if arguments.address:
+            raise UserError("--address is that of a Ray cluster", f"Type --executor ray --address {arguments.address}")
+    elif arguments.rehearse:
+        raise UserError("--rehearse runs in this process", "Leave --executor out.")
+    elif arguments.device not in (["cpu"], ["cuda"], ["auto"]):
+        raise UserError(
+            f"--executor ray with --device {' '.join(arguments.device)}: Ray chooses the devices of its workers",
+            "Type --device cpu, cuda or auto.",
+        )
+
+
 def _check_seeds(seeds: Sequence[int]) -> None:
     if len(set(seeds)) != len(seeds) or min(seeds) < 0:
         raise UserError(
@@ -284,7 +316,8 @@ def _open(arguments: argparse.Namespace, suite: suites.Suite) -> Any:
             suite,
             backbone=arguments.backbone,
             family=arguments.family,
-            device=arguments.device[0],
+            # A cluster's devices are its workers'; here only the plan is made.
+            device="cpu" if arguments.executor == "ray" else arguments.device[0],
             dtype=arguments.dtype,
             data_root=arguments.data_root,
             checkpoints=arguments.checkpoints,

@@ -128,14 +128,20 @@ def misfits(runs: Sequence[Any], around: Setting, machine: Machine) -> list[str]
     return found
 
 
-def refuse(plans: Sequence[tuple[Any, Sequence[Any]]], store: Any, results: Path, **how: Any) -> None:
-    """Raise UserError where runs of a full suite that are still to do cannot fit, before anything starts."""
+def refuse(
+    plans: Sequence[tuple[Any, Sequence[Any]]], store: Any, results: Path, machine: Machine | None = None, **how: Any
+) -> None:
+    """Raise UserError where runs of a full suite that are still to do cannot fit, before anything starts.
+
+    Args:
+        machine: where they are to run; by default this one as it is now.
+    """
     for bench, runs in plans:
         if bench.suite.scale != "full" or (around := setting(bench, **how)) is None:
             continue
         open_runs = [run for run in runs if (record := store.load(run.spec)) is None or record.status != "done"]
-        machine = estimate.look(bench.device, results, estimate.cache_folder(), measure=False)
-        if found := misfits(open_runs, around, machine):
+        room = machine or estimate.look(bench.device, results, estimate.cache_folder(), measure=False)
+        if found := misfits(open_runs, around, room):
             raise UserError(
                 f"{len(found)} of {len(open_runs)} runs of {bench.suite.name} cannot fit by estimate:\n  "
                 + "\n  ".join(found),

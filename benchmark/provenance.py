@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import os
 import platform
 import subprocess
 import sys
@@ -16,6 +17,8 @@ from benchmark.record import Provenance
 from benchmark.suites.bench import Bench
 
 ROOT = Path(__file__).resolve().parents[1]
+#: The commit of a copy without its history, such as a cluster's workers are sent: ``HASH`` or ``HASH dirty``.
+COMMIT = "SYMERGE_COMMIT"
 PACKAGES = ("torch", "numpy", "open_clip_torch", "safetensors", "scipy", "torchmetrics", "transformers", "datasets")
 
 
@@ -43,7 +46,14 @@ def _git() -> tuple[str | None, bool | None]:
         changed = ask("status", "--porcelain", "--untracked-files=no", "--", ".", ":!results")
         return ask("rev-parse", "HEAD").strip(), bool(changed.strip())
     except (OSError, subprocess.SubprocessError):
-        return None, None
+        commit, _, state = os.environ.get(COMMIT, "").partition(" ")
+        return (commit, state == "dirty") if commit else (None, None)
+
+
+def as_variable() -> dict[str, str]:
+    """The commit as the variable that tells it to a copy of this folder; empty where it is unknown."""
+    commit, dirty = _git()
+    return {COMMIT: f"{commit} dirty" if dirty else commit} if commit else {}
 
 
 @functools.lru_cache(maxsize=1)

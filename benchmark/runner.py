@@ -199,7 +199,7 @@ def _one(run: Run, bench: Bench, store: Store, options: Options, progress: Progr
             return None
         record = store.load(run.spec)
         merged_file = store.folder(run.spec) / MERGED
-        if record is not None and _settled(record, options):
+        if record is not None and settled(record, options):
             if options.need_merged and record.status == "done" and not _usable(merged_file, record, progress):
                 again = record.model_copy(deep=True)
                 _merge(run, again, merged_file, bench, bench.experts(), options, progress)
@@ -231,7 +231,7 @@ def _usable(merged_file: Path, record: Record, progress: Progress) -> bool:
     return whole
 
 
-def _settled(record: Record, options: Options) -> bool:
+def settled(record: Record, options: Options) -> bool:
     """Done, and not to be done again: ``--force`` and failures concern what was there before this command."""
     known = options.before or {}
     made_now = record.run_id not in known or known[record.run_id] != record.started
@@ -425,6 +425,17 @@ def _failed(record: Record, store: Store, error: BaseException, progress: Progre
     word = "is left out" if isinstance(error, methods.NotApplicable) else f"failed: {kind}"
     progress.note(f"{record.variant} {word}: {message}")
     store.save(record)
+
+
+def give_up(
+    run: Run, bench: Bench, store: Store, options: Options, error: BaseException, progress: Progress
+) -> Record:
+    """The failed record of a run whose process ended; ``error`` says how. What it had evaluated stays."""
+    record = store.load(run.spec)
+    if record is None or record.status == "done":
+        record = _fresh(run, bench, options)
+    _failed(record, store, error, progress)
+    return record
 
 
 @contextlib.contextmanager

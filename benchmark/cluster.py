@@ -1,0 +1,440 @@
+"""More than one machine: the same plan on Ray, a task a run. Only this and ``nodes`` know of Ray, and import it late.
+
+A run stays on one worker from merge to last evaluation. Where a worker sees the driver's results folder it writes
+the records there itself; elsewhere it sends them back. Ray retries nothing: the driver hands out again what a dying
+worker or node left, a bounded number of times, so that every loss is seen and said.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import math
+import os
+import secrets
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from benchmark import dry_run, estimate, nodes, runner, suites
+from benchmark.errors import UserError
+from benchmark.progress import Progress
+from benchmark.record import Record
+from benchmark.runner import Options, Run
+from benchmark.store import Store, replace_file
+from benchmark.suites.bench import Bench
+
+RETRIES = 2
+#: Seconds that cancelled runs get to write down how far they are.
+GRACE = 10.0
+#: Of a GPU's memory, what runs may take by estimate; and the steps in which shares of a GPU are given.
+USABLE, STEP = 0.9, 0.05
+
+
+class WorkerDied(Exception):
+    """The process or the machine that did a run ended more often than it is tried again."""
+
+
+@dataclass(frozen=True)
+class Opening:
+    """The names and paths from which a worker opens a bench, once for all of its runs."""
+
+    suite: str
+    backbone: str
+    family: str
+    device: str
+    dtype: str
+    data_root: Path | None = None
+    checkpoints: Path | None = None
+
+    def open(self) -> Bench:
+        """The bench. Raises UserError as :func:`benchmark.suites.open_bench` does."""
+        return suites.open_bench(
+            suites.load(self.suite),
+            backbone=self.backbone,
+            family=self.family,
+            device=self.device,
+            dtype=self.dtype,
+            data_root=self.data_root,
+            checkpoints=self.checkpoints,
+        )
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What Ray sets aside for one run."""
+
+    cpus: int = 1
+    gpus: float = 0.0
+    memory: float = 0.0
+    """Bytes of the host; 0 where no estimate can be made."""
+    weight: float = 0.0
+    """How long the run takes beside others: the longest start first, since they bound the whole."""
+
+
+@dataclass
+class Task:
+    """One run of the plan on its way."""
+
+    run: Run
+    bench: Bench
+    """The driver's own, on the CPU: what a record of a lost run is made from."""
+    opening: Opening
+    demand: Demand
+    lost: int = 0
+    node: str = ""
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The results folder, with a mark by which a worker knows whether it sees the same one."""
+
+    root: Path
+    mark: str
+    token: str
+
+    def is_here(self) -> bool:
+        """Whether this machine sees the driver's folder under the same path."""
+        try:
+            return (self.root / self.mark).read_text(encoding="utf-8") == self.token
+        except OSError:
+            return False
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a worker sends back: the record, and its files where the driver cannot see them."""
+
+    record: str
+    saved: bool
+    files: dict[str, bytes]
+
+
+@functools.lru_cache(maxsize=1)
+def _opened(opening: Opening) -> Bench:
+    return opening.open()
+
+
+def work(opening: Opening, run: Run, options: Options, folder: Folder, threads: int) -> Iterator[str | Reply]:
+    """In a worker: say on which node the run began, then carry it out and give the :class:`Reply`."""
+    import ray
+    import torch
+
+    yield ray.get_runtime_context().get_node_id()
+
+    torch.set_num_threads(threads)
+    bench = _opened(opening)
+    try:
+        if folder.is_here():
+            (record,) = runner.execute([run], bench, Store(folder.root), options)
+            reply = Reply(record.model_dump_json(), True, {})
+        else:
+            with tempfile.TemporaryDirectory(prefix="symerge-run-") as own:
+                store = Store(own)
+                # Merged models are large, and made again from the record's parameters: they are not sent.
+                (record,) = runner.execute([run], bench, store, replace(options, keep_merged=False))
+                files = {name: (store.folder(run.spec) / name).read_bytes() for name in record.artifacts}
+                reply = Reply(record.model_dump_json(), False, files)
+    finally:
+        if bench.device.type == "cuda":
+            # What torch keeps for later would be missing to the other runs on this GPU.
+            torch.cuda.empty_cache()
+    yield reply
+
+
+def demand(run: Run, around: estimate.Setting | None, *, threads: int, gpu_bytes: float | None) -> Demand:
+    """What to set aside for a run, from the dry run's estimate; a whole GPU where there is none.
+
+    Args:
+        gpu_bytes: memory of the smallest GPU of the cluster; None on the CPU.
+    """
+    if around is None:
+        return Demand(threads, 0.0 if gpu_bytes is None else 1.0)
+    name, parameters = run.spec.method, run.spec.parameters
+    need = estimate.need(name, parameters, around)
+    gpus = 0.0
+    if gpu_bytes is not None:
+        gpus = min(1.0, math.ceil(need.device / (USABLE * gpu_bytes) / STEP) * STEP) if gpu_bytes else 1.0
+    weight = estimate.operations(name, parameters, around) / 1e12 + estimate.traffic(name, parameters, around) / 1e10
+    return Demand(threads, round(gpus, 2), need.host, weight)
+
+
+def load_ray() -> Any:
+    """Ray, with its telemetry off. Raises UserError where it is not installed."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+        import ray.exceptions
+    except ImportError as error:
+        raise UserError(
+            f"--executor ray needs Ray, which cannot be imported: {error}",
+            "Type pip install -e '.[cluster]' in this environment, or leave --executor out.",
+        ) from None
+    return ray
+
+
+@contextlib.contextmanager
+def connected(address: str | None) -> Iterator[Any]:
+    """Ray, connected to the cluster at ``address``; without one, to a cluster of this machine alone, for this command.
+
+    Raises:
+        UserError: no cluster answers, or it is of another version.
+    """
+    ray = load_ray()
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    # Ray prints what its daemons say of deaths to stdout, from a thread; stdout is for boards, deaths are said below.
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        try:
+            if address is None:
+                ray.init(
+                    "local", include_dashboard=False, _node_ip_address="127.0.0.1", object_store_memory=1 << 28, **quiet
+                )
+            else:
+                ray.init(address, **quiet)
+        except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+            where = "this machine" if address is None else address
+            raise UserError(
+                f"no Ray cluster on {where}: {(str(error) or type(error).__name__).splitlines()[0]}",
+                "Start one with ray start --head, name it with --address HOST:PORT, or leave --address out.",
+            ) from error
+        try:
+            yield ray
+        finally:
+            ray.shutdown()
+
+
+def execute(tasks: Sequence[Task], store: Store, options: Options, ray: Any, environment: dict[str, Any]) -> dict[str, Record]:
+    """Carry out the tasks on a connected Ray; every run then has its record in ``store``. Returns them by run id.
+
+    Runs that are done stay as they are. A run that fails is recorded and the others go on.
+
+    Args:
+        environment: Ray's ``runtime_env`` of the workers.
+
+    Raises:
+        UserError: a results folder that cannot be written, or a worker that cannot open the bench. KeyboardInterrupt
+        ends what runs; what is done is kept.
+    """
+    with Progress(len(tasks)) as progress, _marked(store) as folder:
+        waiting: list[Task] = []
+        made: dict[str, Record] = {}
+        for task in tasks:
+            record = store.load(task.run.spec)
+            if record is not None and runner.settled(record, options):
+                made[record.run_id] = record
+                progress.begin(task.run.variant, task.run.spec.seed)
+                progress.end(record)
+            else:
+                waiting.append(task)
+        waiting.sort(key=lambda task: -task.demand.weight)
+        return made | _Driver(ray, store, options, folder, environment, progress).carry_out(waiting)
+
+
+def main(
+    arguments: argparse.Namespace, plans: Sequence[tuple[Bench, Sequence[Run]]], store: Store, options: Options
+) -> Iterator[list[Record]]:
+    """The plans of ``run --executor ray``, all at once; then the records of each.
+
+    Raises:
+        UserError: no Ray or no cluster, a device that none of its nodes has, runs that cannot fit on any.
+    """
+    threads, device = arguments.threads or 1, arguments.device[0]
+    how: dict[str, Any] = {
+        "dtype": arguments.dtype, "autocast": arguments.autocast, "batch_size": arguments.batch_size,
+        "keep_merged": not arguments.discard_merged,
+    }  # fmt: skip
+    with connected(arguments.address) as ray:
+        if device == "auto":
+            device = "cuda" if ray.cluster_resources().get("GPU", 0) else "cpu"
+        there = nodes.look(ray, device == "cuda")
+        tasks = []
+        for bench, runs in plans:
+            if not arguments.unchecked:
+                dry_run.refuse(
+                    [(bench, runs)], store, store.root, machine=nodes.largest(there), device=device, **how
+                )
+            around = dry_run.setting(bench, device=device, **how)
+            opening = Opening(
+                bench.suite.name, bench.backbone, bench.family, device, arguments.dtype,
+                arguments.data_root and arguments.data_root.resolve(),
+                arguments.checkpoints and arguments.checkpoints.resolve(),
+            )  # fmt: skip
+            gpu_bytes = nodes.smallest_gpu(there) if device == "cuda" else None
+            tasks += [Task(r, bench, opening, demand(r, around, threads=threads, gpu_bytes=gpu_bytes)) for r in runs]
+        for line in nodes.unmet({(t.demand.cpus, t.demand.gpus, t.demand.memory) for t in tasks}, there):
+            print(f"note: {line}", file=sys.stderr)
+        made = execute(tasks, store, options, ray, nodes.environment(all(node.same for node in there), threads))
+    for _, runs in plans:
+        yield [made[run.spec.run_id] for run in runs]
+
+
+@contextlib.contextmanager
+def _marked(store: Store) -> Iterator[Folder]:
+    """The results folder with a mark that only this command has put there."""
+    token = secrets.token_hex(16)
+    mark = f".cluster-{token[:8]}"
+    path = store.root.resolve() / mark
+
+    def write(temporary: Path) -> None:
+        temporary.write_text(token, encoding="utf-8")
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, write)
+    try:
+        yield Folder(path.parent, mark, token)
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+class _Driver:
+    """Hands out runs and takes in records."""
+
+    def __init__(
+        self,
+        ray: Any,
+        store: Store,
+        options: Options,
+        folder: Folder,
+        environment: dict[str, Any],
+        progress: Progress,
+    ) -> None:
+        self.ray, self.store, self.options, self.folder, self.progress = ray, store, options, folder, progress
+        self.remote = ray.remote(max_retries=0, runtime_env=environment)(work)
+        self.flying: dict[Any, Task] = {}
+        self.done: Counter[str] = Counter()
+        self.records: dict[str, Record] = {}
+        self.names = nodes.names(ray)
+        errors = ray.exceptions
+        self.deaths = (
+            errors.WorkerCrashedError, errors.NodeDiedError, errors.LocalRayletDiedError, errors.OutOfMemoryError,
+            errors.ObjectLostError,
+        )  # fmt: skip
+
+    def carry_out(self, tasks: Sequence[Task]) -> dict[str, Record]:
+        """All tasks to their records, by run id."""
+        try:
+            for task in tasks:
+                self.submit(task)
+            while self.flying:
+                ready, _ = self.ray.wait(list(self.flying), num_returns=1, timeout=1.0)
+                for words in ready:
+                    self.hear(words)
+                self.tell()
+        except BaseException:
+            self.cancel()
+            raise
+        if self.done:
+            each = ", ".join(f"{name} {count}" for name, count in sorted(self.done.items()))
+            self.progress.note(f"runs by node: {each}")
+        return self.records
+
+    def submit(self, task: Task) -> None:
+        """Hand one run to Ray."""
+        want = task.demand
+        remote = self.remote.options(num_cpus=want.cpus, num_gpus=want.gpus, memory=int(want.memory) or None)
+        task.node = ""
+        words = remote.remote(task.opening, task.run, self.options, self.folder, want.cpus)
+        self.flying[words] = task
+
+    def hear(self, words: Any) -> None:
+        """Take the next word of a run: that it began, its reply, or how it ended without one."""
+        task = self.flying[words]
+        try:
+            word = self.ray.get(next(words))
+        except self.deaths as error:
+            del self.flying[words]
+            self.lost(task, error)
+            return
+        except self.ray.exceptions.RayTaskError as error:
+            raise _plain(error) from error
+        except self.ray.exceptions.RuntimeEnvSetupError as error:
+            raise UserError(f"a worker could not be prepared: {error}", "See docs/cluster.md.") from error
+        if isinstance(word, Reply):
+            del self.flying[words]
+            record = self.keep(task, word)
+            if record.error is not None:
+                self.progress.note(f"{record.variant}: {record.error.type}: {record.error.message}")
+            self.end(task, record)
+        else:
+            if word not in self.names:
+                self.names = nodes.names(self.ray)
+            task.node = self.names.get(word, word[:8])
+
+    def keep(self, task: Task, reply: Reply) -> Record:
+        """The record of a reply, saved here if the worker could not."""
+        record = Record.model_validate_json(reply.record)
+        if reply.saved:
+            return record
+        while True:
+            with self.store.try_lock(task.run.spec) as mine:
+                if mine:
+                    for name, data in reply.files.items():
+                        replace_file(self.store.folder(task.run.spec) / name, functools.partial(_write, data))
+                    self.store.save(record)
+                    return record
+            time.sleep(0.2)
+
+    def lost(self, task: Task, error: BaseException) -> None:
+        """What a dead worker or node left: again, or recorded as failed."""
+        task.lost += 1
+        memory = isinstance(error, self.ray.exceptions.OutOfMemoryError)
+        what = "its worker was ended for want of memory" if memory else str(error).strip().splitlines()[0]
+        where = f" on {task.node}" if task.node else ""
+        if task.lost <= RETRIES:
+            self.progress.note(f"{task.run.variant}: lost{where}, tried again ({task.lost} of {RETRIES}): {what}")
+            self.submit(task)
+            return
+        message = f"lost {task.lost} times, the last{where}: {what}"
+        failure = MemoryError(message) if memory else WorkerDied(message)
+        self.end(task, runner.give_up(task.run, task.bench, self.store, self.options, failure, self.progress))
+
+    def end(self, task: Task, record: Record) -> None:
+        """A run has its record."""
+        self.done[task.node or "?"] += 1
+        self.records[record.run_id] = record
+        self.progress.begin(task.run.variant, task.run.spec.seed)
+        self.progress.end(record)
+
+    def tell(self) -> None:
+        """Runs done, running and waiting, and where."""
+        running = Counter(task.node for task in self.flying.values() if task.node)
+        each = [f"{name}: {self.done[name]} done, {running[name]} running" for name in sorted({*running, *self.done})]
+        waits = len(self.flying) - running.total()
+        self.progress.begin(f"{running.total()} running, {waits} waiting", None)
+        self.progress.stage("; ".join(each))
+
+    def cancel(self) -> None:
+        """End what is flying; runs that began may write down how far they are."""
+        with contextlib.suppress(Exception):
+            for words in self.flying:
+                self.ray.cancel(words)
+            began = [words for words, task in self.flying.items() if task.node]
+            deadline = time.monotonic() + GRACE
+            while began and time.monotonic() < deadline:
+                ready, _ = self.ray.wait(began, num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
+                for words in ready:
+                    began.remove(words)
+
+
+def _write(data: bytes, path: Path) -> None:
+    path.write_bytes(data)
+
+
+def _plain(error: Any) -> BaseException:
+    """What a worker raised outside its run, as it would have been raised here."""
+    cause = error.cause
+    if isinstance(cause, UserError):
+        return UserError(f"a worker says: {cause.message}", cause.hint)
+    if isinstance(cause, ImportError):
+        return UserError(
+            f"a worker lacks a package: {cause}",
+            "Make the same environment on every node (docs/cluster.md); a node that joined late wants a new start.",
+        )
+    return RuntimeError(f"a worker failed outside its run: {error}")

@@ -1,0 +1,193 @@
+"""The plan on several Ray nodes of this machine: the same records, nothing lost or done twice, whatever dies."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cluster_benches
+import pytest
+from cluster_benches import RUNS, Tiny, opened, results, tasks
+from tiny import TinyBench, run
+
+from benchmark import cli, cluster, nodes
+from benchmark.runner import Options
+from benchmark.store import Store
+
+pytest.importorskip("ray", reason="Ray is not installed (pip install -e '.[cluster]')")
+
+TESTS = Path(__file__).parent
+SMALL: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 100 << 20}
+
+
+@pytest.fixture(scope="module")
+def machines() -> Iterator[Any]:
+    """Two Ray nodes of one core each; a test adds a third. Workers find the tests' benches on the path."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]))
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        from ray.cluster_utils import Cluster
+
+        started = Cluster(initialize_head=True, head_node_args={**SMALL, "include_dashboard": False})
+        started.add_node(**SMALL)
+        yield started
+        started.shutdown()
+
+
+@pytest.fixture(scope="module")
+def connected(machines: Any) -> Iterator[Any]:
+    with cluster.connected(machines.address) as ray:
+        yield ray
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
+    """The results of the tiny plan in this process."""
+    folder = tmp_path_factory.mktemp("whole")
+    run(TinyBench(), Store(folder), *cluster_benches.METHODS, seeds=cluster_benches.SEEDS)
+    assert len(results(folder)) == RUNS
+    return results(folder)
+
+
+def execute(ray: Any, folder: Path, plan: list[cluster.Task]) -> dict[str, Any]:
+    return cluster.execute(plan, Store(folder), Options(), ray, nodes.environment(True, 1))
+
+
+def wait_for(what: Callable[[], Any], seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, "it did not come"
+        time.sleep(0.02)
+
+
+def test_records_are_those_of_this_process_and_the_same_command_does_nothing_again(
+    connected: Any, tmp_path: Path, whole: dict
+) -> None:
+    journal = tmp_path / "journal"
+    made = execute(connected, tmp_path / "results", tasks(Tiny(journal=journal)))
+    assert results(tmp_path / "results") == whole
+    assert len(made) == RUNS == opened(journal)
+    assert not list((tmp_path / "results").glob(".cluster-*"))
+    execute(connected, tmp_path / "results", tasks(Tiny(journal=journal)))
+    assert opened(journal) == RUNS
+
+
+def test_without_a_shared_folder_records_and_adapted_layers_come_back(
+    connected: Any, tmp_path: Path, whole: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextlib.contextmanager
+    def elsewhere(store: Store) -> Iterator[cluster.Folder]:
+        yield cluster.Folder(tmp_path / "not here", ".mark", "token")
+
+    monkeypatch.setattr(cluster, "_marked", elsewhere)
+    made = execute(connected, tmp_path, tasks(Tiny(), ["symerge", "ties"], [0]))
+    found = results(tmp_path)
+    assert found == {name: whole[name] for name in found} and len(found) == 4
+    layers = [p.parent.name for p in tmp_path.rglob("adapted.safetensors")]
+    assert layers == [record.run_id for record in made.values() if record.spec.method == "symerge"]
+    assert not list(tmp_path.rglob("merged.safetensors"))
+
+
+def test_a_node_that_dies_in_mid_run_costs_nothing_and_no_run_is_done_twice(
+    machines: Any, connected: Any, tmp_path: Path, whole: dict, capfd: pytest.CaptureFixture
+) -> None:
+    doomed = machines.add_node(**SMALL)
+    journal, folder = tmp_path / "journal", tmp_path / "results"
+    plan = tasks(Tiny(journal=journal, pause=0.15))
+    killed = []
+
+    class Killing(cluster._Driver):
+        def tell(self) -> None:
+            busy = [task for task in self.flying.values() if task.node == self.names.get(doomed.node_id, "none")]
+            if busy and not killed:
+                wait_for(lambda: "running" in statuses(folder).get(busy[0].run.spec.run_id, ""))
+                machines.remove_node(doomed, allow_graceful=False)
+                killed.extend(busy)
+            super().tell()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cluster, "_Driver", Killing)
+        execute(connected, folder, plan)
+    assert killed and results(folder) == whole
+    assert opened(journal) == RUNS + 1
+    assert f"{killed[0].run.variant}: lost on " in capfd.readouterr().err
+
+
+def statuses(folder: Path) -> dict[str, str]:
+    return {p.parent.name: json.loads(p.read_text())["status"] for p in folder.glob("*/*/*/record.json")}
+
+
+def test_a_run_whose_worker_is_killed_each_time_fails_alone_after_its_tries(
+    connected: Any, tmp_path: Path, whole: dict
+) -> None:
+    """As the system's, or Ray's, memory monitor ends a process."""
+    plan = tasks(Tiny(), ["ties", "task_arithmetic"], [0])
+    (victim,) = (task for task in plan if task.run.variant == "ties")
+    victim.opening = Tiny(journal=tmp_path / "journal", deadly=True)
+    made = execute(connected, tmp_path / "results", plan)
+    record = made[victim.run.spec.run_id]
+    assert record.status == "failed" and record.error is not None
+    assert record.error.type == "WorkerDied" and "lost 3 times" in record.error.message
+    assert opened(tmp_path / "journal") == 1 + cluster.RETRIES
+    assert results(tmp_path / "results").keys() == {"pretrained None", "individual None", "task_arithmetic None"}
+    victim.opening, victim.lost = Tiny(), 0
+    execute(connected, tmp_path / "results", plan)
+    assert results(tmp_path / "results")["ties None"] == whole["ties None"]
+
+
+def test_ctrl_c_and_a_killed_driver_lose_nothing_and_the_next_one_goes_on(
+    machines: Any, tmp_path: Path, whole: dict
+) -> None:
+    folder, journal = tmp_path / "results", tmp_path / "journal"
+    command = [sys.executable, cluster_benches.__file__, machines.address, str(tmp_path), "0.3"]
+
+    def start() -> subprocess.Popen:
+        return subprocess.Popen(command, stderr=subprocess.DEVNULL, env={**os.environ, "TQDM_DISABLE": "1"})
+
+    first = start()
+    wait_for(lambda: {"done", "running"} <= set(statuses(folder).values()))
+    first.send_signal(signal.SIGINT)
+    assert first.wait(60) == 130
+    kept = results(folder)
+    assert kept and set(statuses(folder).values()) <= {"done", "incomplete"}
+    second = start()
+    wait_for(lambda: len(results(folder)) > len(kept) and "running" in statuses(folder).values())
+    second.send_signal(signal.SIGKILL)
+    second.wait(60)
+    known = results(folder)
+    assert kept.items() <= known.items()
+    before = opened(journal)
+    last = start()
+    assert last.wait(120) == 0
+    assert results(folder) == whole and known.items() <= whole.items()
+    assert opened(journal) - before == RUNS - len(known)
+
+
+def test_the_command_on_nodes_that_share_nothing_prints_the_same_board(
+    machines: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    words = ["run", "--methods", "weight_average", "--threads", "1", "--results"]
+    assert cli.main([*words, str(tmp_path / "here")]) == 0
+    here = capsys.readouterr().out
+
+    @contextlib.contextmanager
+    def elsewhere(store: Store) -> Iterator[cluster.Folder]:
+        yield cluster.Folder(tmp_path / "not here", ".mark", "token")
+
+    monkeypatch.setattr(cluster, "_marked", elsewhere)
+    real = nodes.environment
+    monkeypatch.setattr(nodes, "environment", lambda shared, threads: real(False, threads))
+    ray = ["--executor", "ray", "--address", machines.address]
+    assert cli.main([*words, str(tmp_path / "ray"), *ray]) == 0
+    assert capsys.readouterr().out == here
+    assert results(tmp_path / "ray") == results(tmp_path / "here")
+    records = [Store(tmp_path / name, read_only=True).all() for name in ("here", "ray")]
+    assert [r.provenance.commit for r in records[0]] == [r.provenance.commit for r in records[1]]
