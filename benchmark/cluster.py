@@ -209,7 +209,9 @@ def connected(address: str | None) -> Iterator[Any]:
             ray.shutdown()
 
 
-def execute(tasks: Sequence[Task], store: Store, options: Options, ray: Any, environment: dict[str, Any]) -> dict[str, Record]:
+def execute(
+    tasks: Sequence[Task], store: Store, options: Options, ray: Any, environment: dict[str, Any]
+) -> dict[str, Record]:
     """Carry out the tasks on a connected Ray; every run then has its record in ``store``. Returns them by run id.
 
     Runs that are done stay as they are. A run that fails is recorded and the others go on.
@@ -256,9 +258,7 @@ def main(
         tasks = []
         for bench, runs in plans:
             if not arguments.unchecked:
-                dry_run.refuse(
-                    [(bench, runs)], store, store.root, machine=nodes.largest(there), device=device, **how
-                )
+                dry_run.refuse([(bench, runs)], store, store.root, machine=nodes.largest(there), device=device, **how)
             around = dry_run.setting(bench, device=device, **how)
             opening = Opening(
                 bench.suite.name, bench.backbone, bench.family, device, arguments.dtype,
@@ -391,7 +391,7 @@ class _Driver:
             self.progress.note(f"{task.run.variant}: lost{where}, tried again ({task.lost} of {RETRIES}): {what}")
             self.submit(task)
             return
-        message = f"lost {task.lost} times, the last{where}: {what}"
+        message = f"lost {'twice' if task.lost == 2 else f'{task.lost} times'}, the last{where}: {what}"
         failure = MemoryError(message) if memory else WorkerDied(message)
         self.end(task, runner.give_up(task.run, task.bench, self.store, self.options, failure, self.progress))
 
@@ -411,16 +411,18 @@ class _Driver:
         self.progress.stage("; ".join(each))
 
     def cancel(self) -> None:
-        """End what is flying; runs that began may write down how far they are."""
+        """End what is flying; runs that began may write down how far they are, which they do before their lock goes."""
         with contextlib.suppress(Exception):
             for words in self.flying:
                 self.ray.cancel(words)
-            began = [words for words, task in self.flying.items() if task.node]
+            began = [task.run.spec for task in self.flying.values() if task.node]
             deadline = time.monotonic() + GRACE
             while began and time.monotonic() < deadline:
-                ready, _ = self.ray.wait(began, num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
-                for words in ready:
-                    began.remove(words)
+                with self.store.try_lock(began[-1]) as ended:
+                    if ended:
+                        began.pop()
+                        continue
+                time.sleep(0.1)
 
 
 def _write(data: bytes, path: Path) -> None:

@@ -122,6 +122,14 @@ def test_importing_them_really_leaves_torch_out(names):
     assert done.returncode == 0, done.stderr or f"{names} import torch"
 
 
+def test_only_the_executor_on_ray_knows_of_ray_and_imports_it_where_it_is_used():
+    knowing = {name for name in MODULES if any(found.split(".")[0] == "ray" for found in imports(name))}
+    assert knowing == {"benchmark.cluster", "benchmark.nodes"}
+    assert not [n for n in knowing if any(found.split(".")[0] == "ray" for found in imports(n, lazy=False))]
+    importers = {name for name in MODULES if knowing & imports(name) or "benchmark.cluster" in imports(name)}
+    assert importers - knowing == {"benchmark.cli"}
+
+
 @pytest.mark.parametrize("name", ["evaluate", "runner"])
 def test_the_harness_names_no_method(name):
     methods = names_of_methods()
