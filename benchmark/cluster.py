@@ -223,6 +223,8 @@ def execute(
         UserError: a results folder that cannot be written, or a worker that cannot open the bench. KeyboardInterrupt
         ends what runs; what is done is kept.
     """
+    if options.before is None:
+        options = replace(options, before=runner.before([task.run for task in tasks], store))
     with Progress(len(tasks)) as progress, _marked(store) as folder:
         waiting: list[Task] = []
         made: dict[str, Record] = {}
