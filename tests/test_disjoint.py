@@ -38,14 +38,13 @@ def test_every_second_expert_comes_with_its_head_from_the_second_base(family):
         assert torch.equal(family.heads[task].weight, stored.weight)
 
 
-def test_the_bases_are_independent_and_each_expert_is_near_its_own(family):
+def test_the_bases_lie_five_times_further_apart_than_each_expert_from_its_own(family):
     first, second = flat(FOLDER / "base.safetensors"), flat(SECOND / "base.safetensors")
     apart = (first - second).norm()
     for task in TASKS:
         expert = flat(family.experts[task])
         own, other = (second, first) if task in THEIRS else (first, second)
-        assert (expert - own).norm() < 0.75 * (expert - other).norm(), task
-        assert (expert - own).norm() < apart, task
+        assert (expert - own).norm() < 0.2 * min(apart, (expert - other).norm()), task
     assert torch.nn.functional.cosine_similarity(first, second, dim=0) < 0.5
 
 
