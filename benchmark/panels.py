@@ -21,10 +21,11 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 from matplotlib.colors import ListedColormap  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
+from matplotlib.layout_engine import ConstrainedLayoutEngine  # noqa: E402
 
-from benchmark import suites  # noqa: E402
+from benchmark import plots, suites  # noqa: E402
 from benchmark.errors import UserError, shown  # noqa: E402
-from benchmark.record import Record  # noqa: E402
+from benchmark.record import Record, commits_text  # noqa: E402
 from benchmark.store import Store  # noqa: E402
 from benchmark.suites.dense import DenseBench  # noqa: E402
 from methods.api import Merged  # noqa: E402
@@ -37,27 +38,31 @@ COLOURS = [
 ]  # fmt: skip
 
 
-def draw(images: np.ndarray, rows: Mapping[str, Mapping[str, np.ndarray]], classes: int) -> Figure:
-    """One line of pictures a row and image: the image, then the row's three maps.
+def draw(
+    images: np.ndarray, rows: Mapping[str, Mapping[str, np.ndarray]], classes: int, about: str | None = None
+) -> Figure:
+    """A block of columns an image, one for each task: above, the image; below, a line for the truth and each run.
 
     Args:
         images: uint8 ``[n, H, W, 3]``.
         rows: ``{"truth" or a run: {"segmentation": [n, H, W], "depth": [n, H, W], "normals": [n, 3, H, W]}}``; truth
             sets the range of depths.
+        about: the title.
     """
-    count, names = len(images), list(rows)
+    names = list(rows)
     tasks = list(rows[names[0]])
-    figure, axes = plt.subplots(
-        count * len(names), 1 + len(tasks), figsize=(1.7 * (1 + len(tasks)), 1.3 * count * len(names)), squeeze=False
-    )
+    across, height = len(images) * len(tasks), 1.15 * images.shape[1] / images.shape[2]
+    figure, axes = plt.subplots(1 + len(names), across, figsize=(1.2 + 1.15 * across, 0.7 + height * (1 + len(names))),
+                                squeeze=False,
+                                layout=ConstrainedLayoutEngine(w_pad=0.01, h_pad=0.01, wspace=0, hspace=0))  # fmt: skip
     known = rows[names[0]]["depth"]
     deepest = [float(d[d > 0].max()) if (d > 0).any() else 1.0 for d in known]
     colours = ListedColormap(COLOURS[:classes])
-    for i in range(count):
-        for j, name in enumerate(names):
-            line = axes[i * len(names) + j]
-            line[0].imshow(images[i] if j == 0 else np.full_like(images[i], 255))
-            for column, task in zip(line[1:], tasks, strict=True):
+    for i, image in enumerate(images):
+        first = i * len(tasks)
+        axes[0, first + len(tasks) // 2].imshow(image)
+        for line, name in zip(axes[1:], names, strict=True):
+            for column, task in zip(line[first:], tasks, strict=False):
                 found = rows[name][task][i]
                 if task == "segmentation":
                     column.imshow(np.ma.masked_less(found, 0), cmap=colours, vmin=0, vmax=classes - 1)
@@ -65,13 +70,14 @@ def draw(images: np.ndarray, rows: Mapping[str, Mapping[str, np.ndarray]], class
                     column.imshow(np.ma.masked_equal(found, 0), cmap="viridis", vmin=0, vmax=deepest[i])
                 else:
                     column.imshow(((found.transpose(1, 2, 0) + 1) / 2).clip(0, 1))
-            line[0].text(0.5, 0.5 if j else -0.08, name, transform=line[0].transAxes, ha="center",
-                         va="center" if j else "top", fontsize=8)  # fmt: skip
-            for column in line:
-                column.set_axis_off()
-    for column, title in zip(axes[0], ["image", *tasks], strict=True):
-        column.set_title(title, fontsize=9)
-    figure.tight_layout(pad=0.2)
+        for column, task in zip(axes[1, first:], tasks, strict=False):
+            column.set_title(task, fontsize=7)
+    for line, name in zip(axes, ["image", *names], strict=True):
+        line[0].text(-0.08, 0.5, name, transform=line[0].transAxes, ha="right", va="center", fontsize=7)
+        for column in line:
+            column.set_axis_off()
+    if about:
+        figure.suptitle(about, fontsize=8)
     return figure
 
 
@@ -112,6 +118,13 @@ def chosen(store: Store, suite: str, wanted: Sequence[str] | None) -> list[Recor
     return [first[name] for name in (wanted or first)]
 
 
+def seeds_text(records: Sequence[Record]) -> str:
+    """Seeds and commits of the runs, for a title."""
+    seeds = sorted({record.spec.seed for record in records if record.spec.seed is not None})
+    said = f"seed {', '.join(map(str, seeds))} of what is stochastic, " if seeds else ""
+    return f"{said}commit {commits_text(record.provenance.commit or '' for record in records)}"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the picture; returns the exit status."""
     p = argparse.ArgumentParser(
@@ -144,12 +157,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     for record in records:
         print(record.variant, file=sys.stderr)
         rows[record.variant] = predictions(bench, Merged.load(store.folder(record.spec) / MERGED, experts), index)
-    figure = draw(images, rows, bench.channels["segmentation"])
+    numbers = ", ".join(map(str, args.images))
+    about = f"{suite.name}: predictions on test images {numbers} of {size}\n{seeds_text(records)}"
+    figure = draw(images, rows, bench.channels["segmentation"], about)
     out = args.out or results / "plots" / f"{suite.name}--panels.png"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=110)
-    plt.close(figure)
-    print(f"wrote {shown(out)}", file=sys.stderr)
+    print(f"wrote {shown(plots.save(figure, out))}", file=sys.stderr)
     return 0
 
 
