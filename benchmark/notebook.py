@@ -75,20 +75,29 @@ def read(results: Path | None = None) -> tuple[list[Record], Places]:
 
 def show(figure: Figure, name: str) -> None:
     """Put the figure into the notebook, under the name of the file that ``board --plots`` writes, and close it."""
+    import PIL.Image
+
     drawn = io.BytesIO()
     figure.savefig(drawn, dpi=DOTS, format="png")
     pyplot.close(figure)
-    show_picture(drawn, f"plots/{name}.png")
+    with PIL.Image.open(drawn) as found:
+        # Charts need no more than 128 colours, which take a third of the bytes of all.
+        _show(found.convert("RGB").quantize(128, dither=PIL.Image.Dither.NONE), f"plots/{name}.png", format="png")
 
 
-def show_picture(picture: Path | io.BytesIO, name: str) -> None:
-    """Put a picture into the notebook, with 128 colours, which take a third of the bytes of all."""
+def show_picture(path: Path) -> None:
+    """Put a picture of many colours from ``plots`` into the notebook, as JPEG."""
     import PIL.Image
+
+    with PIL.Image.open(path) as found:
+        _show(found.convert("RGB"), f"plots/{path.name}", format="jpeg", quality=90, subsampling=0)
+
+
+def _show(picture: Any, name: str, **how: Any) -> None:
     from IPython.display import Image, Markdown, display
 
     small = io.BytesIO()
-    with PIL.Image.open(picture) as found:
-        found.convert("RGB").quantize(128, dither=PIL.Image.Dither.NONE).save(small, format="png", optimize=True)
+    picture.save(small, optimize=True, **how)
     display(Markdown(f"`{name}`"), Image(small.getvalue()))
 
 

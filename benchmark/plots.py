@@ -167,7 +167,7 @@ def coefficients(records: Sequence[Record]) -> Figure:
         names, every = [names[i] for i in moved], every[:, moved]
     values = every.mean(axis=0)
     common = os.path.commonprefix(names) if len(names) > 1 else ""
-    figure, axes = plt.subplots(figsize=(2.6 + 0.3 * len(first.suite_tasks), 1.6 + 0.115 * len(names)),
+    figure, axes = plt.subplots(figsize=(max(4.2, 2.6 + 0.3 * len(first.suite_tasks)), 1.6 + 0.115 * len(names)),
                                 layout="constrained")  # fmt: skip
     heat_map(values, [name[len(common):] for name in names], first.suite_tasks, axes=axes, label="coefficient",
              limits=(0.0, max(1.0, float(values.max()))), numbers=False)  # fmt: skip
@@ -236,7 +236,7 @@ def heat_map(
             red, green, blue, _ = picture.cmap(picture.norm(value))
             dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
             text = f"{value:{'+' if diverging else ''}.{digits}f}"
-            axes.text(j, i, text, ha="center", va="center", fontsize=5.5 if len(across) < 15 else 4,
+            axes.text(j, i, text, ha="center", va="center", fontsize=5.5 if len(across) < 15 else 4.8,
                       color="white" if dark else "black",
                       fontweight="bold" if bold is not None and bold[i, j] else "normal")  # fmt: skip
     bar = axes.figure.colorbar(picture, ax=axes, fraction=0.05, pad=0.02)

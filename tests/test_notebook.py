@@ -26,7 +26,7 @@ def outputs(path: Path) -> list[tuple[str, list[dict[str, Any]]]]:
 
 
 def pictures(found: list[dict[str, Any]]) -> int:
-    return sum("image/png" in output.get("data", {}) for output in found)
+    return sum(bool({"image/png", "image/jpeg"} & output.get("data", {}).keys()) for output in found)
 
 
 @pytest.fixture(scope="module")

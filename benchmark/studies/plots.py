@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -40,17 +41,21 @@ def cross_task(cross: Any, about: str) -> Figure:
 
     ``cross`` as ``studies.tables.cross_task`` makes it; in percent of the expert's own score.
     """
-    size = 1.6 + 0.17 * len(cross.tasks)
+    many = len(cross.tasks) > 12
+    size = 1.6 + (0.21 if many else 0.17) * len(cross.tasks)
     shown = [(cross.before, "heads as they are"), (cross.adapted, "heads adapted")]
     shown = [(values, title) for values, title in shown if np.isfinite(values).any()]
-    figure, panels = plt.subplots(1, len(shown), figsize=(max(NARROWEST, len(shown) * size + 0.8), size + 0.3),
-                                  layout="constrained", sharey=True, squeeze=False)  # fmt: skip
-    for axes, (values, title) in zip(panels[0], shown, strict=True):
+    down, across = (len(shown), 1) if many else (1, len(shown))
+    figure, panels = plt.subplots(down, across, figsize=(max(NARROWEST, across * size + 0.8), down * (size + 0.3)),
+                                  layout="constrained", sharex=True, sharey=True, squeeze=False)  # fmt: skip
+    for axes, (values, title) in zip(panels.flat, shown, strict=True):
         heat_map(cross.normalised(values), cross.tasks, cross.tasks, axes=axes, label="% of the expert's own",
                  limits=(0.0, 100.0))  # fmt: skip
         axes.set_title(title, fontsize=8)
+    for axes in panels[-1]:
         axes.set_xlabel("head of", fontsize=7)
-    panels[0, 0].set_ylabel("encoder of", fontsize=7)
+    for axes in panels[:, 0]:
+        axes.set_ylabel("encoder of", fontsize=7)
     figure.suptitle(f"Cross-task performance\n{about}", fontsize=8)
     return figure
 
@@ -83,8 +88,7 @@ def correlation(points: pd.DataFrame, coefficients: pd.DataFrame, about: str) ->
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     panels.flat[0].legend(fontsize=6, loc="lower right", handletextpad=0.1)
-    for axes in panels.flat[len(groups):]:
-        axes.set_visible(False)
+    _hide_rest(panels, len(groups))
     figure.supxlabel("cross-task performance, % of the experts' own", fontsize=7)
     figure.supylabel("merged, % of the experts' own", fontsize=7)
     figure.suptitle(f"Merges of sets of tasks; Pearson's r with 95 % interval\n{about}", fontsize=8)
@@ -97,10 +101,10 @@ def ablation(frame: pd.DataFrame, about: str) -> Figure:
     ``frame`` as ``studies.tables.ablation`` makes it.
     """
     settings = list(dict.fromkeys(frame["setting"]))
-    columns = min(4, len(settings))
+    columns = min(3, len(settings))
     lines = -(-len(settings) // columns)
     variants = [name for name in dict.fromkeys(frame["variant"]) if name not in REFERENCE]
-    size = 1.8 + 1.9 * columns, 0.8 + lines * (0.45 + 0.22 * len(variants))
+    size = max(NARROWEST, 1.8 + 1.9 * columns), 0.8 + lines * (0.55 + 0.22 * len(variants))
     figure, panels = plt.subplots(lines, columns, figsize=size, layout="constrained", sharex=True, sharey=True,
                                   squeeze=False)  # fmt: skip
     for axes, setting in zip(panels.flat, settings, strict=False):
@@ -114,14 +118,21 @@ def ablation(frame: pd.DataFrame, about: str) -> Figure:
         for name, colour in REFERENCE.items():
             if name in group.index:
                 axes.axvline(group.loc[name, "mean"], color=colour, linewidth=0.8, linestyle="--")
-        axes.set_title(setting, fontsize=6.5)
+        axes.set_title(textwrap.fill(setting, 30), fontsize=6.5)
         axes.tick_params(labelsize=6)
         axes.grid(axis="x", alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-    for axes in panels.flat[len(settings):]:
-        axes.set_visible(False)
+    _hide_rest(panels, len(settings))
     panels[0, 0].set_yticks(range(len(variants)), variants, fontsize=6)
     panels[0, 0].set_ylim(len(variants) - 0.5, -0.5)
     figure.supxlabel("mean score, % (dashed: experts black, base grey)", fontsize=7)
     figure.suptitle(about, fontsize=8)
     return figure
+
+
+def _hide_rest(panels: np.ndarray, used: int) -> None:
+    """Hide the panels beyond the first ``used``; those above them get the numbers of the axis they share."""
+    for axes in panels.flat[used:]:
+        axes.set_visible(False)
+    for axes in panels.flat[max(0, used - panels.shape[1]):used]:
+        axes.tick_params(labelbottom=True)
