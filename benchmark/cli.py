@@ -124,6 +124,18 @@ def parser() -> argparse.ArgumentParser:
     study.add_argument("kind", choices=KINDS)
     study.add_argument("rest", nargs=argparse.REMAINDER, help="see: study KIND --help")
 
+    schedule = commands.add_parser("schedule", help="time and GPU hours of a whole board on N GPUs, by simulation")
+    schedule.add_argument("--gpus", nargs="+", type=int, default=[1, 8, 64], metavar="N", help="default 1 8 64")
+    schedule.add_argument("--suite", nargs="+", default=["vision-8", "vision-14", "vision-20"], metavar="NAME")
+    schedule.add_argument("--backbone", nargs="+", metavar="NAME", help="default: all of the first suite's")
+    schedule.add_argument("--methods", nargs="+", metavar="NAME[:key=value,...]", help="default: the whole registry")
+    schedule.add_argument("--without", nargs="+", default=[], metavar="NAME", help="methods left out")
+    schedule.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4], metavar="N", help="default 0 to 4")
+    schedule.add_argument("--tflops", type=float, default=20.0, metavar="N", help="of a GPU, sustained; default 20")
+    schedule.add_argument("--bandwidth", type=float, default=1.0, metavar="TB/S", help="of its memory; default 1")
+    schedule.add_argument("--memory", type=float, default=80.0, metavar="GIB", help="of a GPU; default 80")
+    schedule.add_argument("--longest", type=int, default=5, metavar="N", help="how many of the longest runs to name")
+
     submit = commands.add_parser("submit", help="pack, check and verify records of a third party")
     submit.add_argument("action", choices=["pack", "validate", "verify", "schema"])
     submit.add_argument("rest", nargs=argparse.REMAINDER, help="see: submit ACTION --help")
@@ -147,6 +159,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 "board": _board,
                 "compare": _compare,
                 "study": _study,
+                "schedule": _schedule,
                 "submit": _submit,
                 "assets": _assets,
             }[arguments.command](arguments, argv)
@@ -463,6 +476,12 @@ def _study(arguments: argparse.Namespace, argv: list[str]) -> int:
     from benchmark.studies.command import main as study
 
     return study(argv[1:])
+
+
+def _schedule(arguments: argparse.Namespace, argv: list[str]) -> int:
+    from benchmark.schedule import main as schedule
+
+    return schedule(arguments, REFERENCE)
 
 
 def _submit(arguments: argparse.Namespace, argv: list[str]) -> int:

@@ -187,26 +187,30 @@ def connected(address: str | None) -> Iterator[Any]:
         UserError: no cluster answers, or it is of another version.
     """
     ray = load_ray()
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     # Ray prints what its daemons say of deaths to stdout, from a thread; stdout is for boards, deaths are said below.
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-        try:
-            if address is None:
-                ray.init(
-                    "local", include_dashboard=False, _node_ip_address="127.0.0.1", object_store_memory=1 << 28, **quiet
-                )
-            else:
-                ray.init(address, **quiet)
-        except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-            where = "this machine" if address is None else address
-            raise UserError(
-                f"no Ray cluster on {where}: {(str(error) or type(error).__name__).splitlines()[0]}",
-                "Start one with ray start --head, name it with --address HOST:PORT, or leave --address out.",
-            ) from error
+        join(ray, address)
         try:
             yield ray
         finally:
             ray.shutdown()
+
+
+def join(ray: Any, address: str | None, **more: Any) -> None:
+    """Make this process a driver of the cluster; see :func:`connected`."""
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    if address is None:
+        own = {"include_dashboard": False, "_node_ip_address": "127.0.0.1", "object_store_memory": 1 << 28}
+    else:
+        own = {}
+    try:
+        ray.init(address or "local", **own, **quiet, **more)
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        where = address or "this machine"
+        raise UserError(
+            f"no Ray cluster on {where}: {(str(error) or type(error).__name__).splitlines()[0]}",
+            "Start one with ray start --head, name it with --address HOST:PORT, or leave --address out.",
+        ) from error
 
 
 def execute(
@@ -271,7 +275,13 @@ def main(
             tasks += [Task(r, bench, opening, demand(r, around, threads=threads, gpu_bytes=gpu_bytes)) for r in runs]
         for line in nodes.unmet({(t.demand.cpus, t.demand.gpus, t.demand.memory) for t in tasks}, there):
             print(f"note: {line}", file=sys.stderr)
-        made = execute(tasks, store, options, ray, nodes.environment(all(node.same for node in there), threads))
+        shared = all(node.same for node in there)
+        environment = nodes.environment(shared, threads)
+        if not shared:
+            # Ray uploads a folder only as a driver joins, named by its content: what is there already is not sent again.
+            ray.shutdown()
+            join(ray, arguments.address, runtime_env=environment)
+        made = execute(tasks, store, options, ray, environment if shared else {})
     for _, runs in plans:
         yield [made[run.spec.run_id] for run in runs]
 

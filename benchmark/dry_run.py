@@ -11,6 +11,7 @@ from benchmark import estimate
 from benchmark.data import full, vision
 from benchmark.errors import UserError
 from benchmark.estimate import Machine, Need, Setting, amount, duration
+from benchmark.shapes import Shapes
 from benchmark.suites import Suite
 
 # What a validation split holds at most; its true size follows from that of train.
@@ -33,9 +34,13 @@ class Planned:
 
 def setting(
     bench: Any, *, device: str = "cpu", dtype: str = "float32", autocast: str | None = None,
-    batch_size: int | None = None, keep_merged: bool = True,
+    batch_size: int | None = None, keep_merged: bool = True, shapes: Shapes | None = None,
 ) -> Setting | None:
-    """What surrounds a run of this bench, from shapes; None for a domain whose encoders cannot be outlined."""
+    """What surrounds a run of this bench, from shapes; None for a domain whose encoders cannot be outlined.
+
+    Args:
+        shapes: of the backbone, where they are known already.
+    """
     suite: Suite = bench.suite
     if suite.domain != "vision":
         return None
@@ -45,9 +50,9 @@ def setting(
     from benchmark.shapes import outline
 
     size = get_backbone(bench.backbone).image_size
-    shapes = outline(
-        create_encoder(bench.backbone, device="meta"), lambda n: torch.empty(n, 3, size, size, device="meta")
-    )
+    if shapes is None:
+        encoder = create_encoder(bench.backbone, device="meta")
+        shapes = outline(encoder, lambda n: torch.empty(n, 3, size, size, device="meta"))
     samples: dict[str, int | None]
     if suite.scale == "full":
         tests = sum(full.info(task, bench.family).test.n for task in suite.tasks)
