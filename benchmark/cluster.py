@@ -1,4 +1,4 @@
-"""More than one machine: the same plan on Ray, a task a run. Only this and ``nodes`` know of Ray, and import it late.
+"""More than one machine: the same plan on Ray, a task a run. Only this, ``nodes`` and ``worker`` know of Ray.
 
 A run stays on one worker from merge to last evaluation. Where a worker sees the driver's results folder it writes
 the records there itself; elsewhere it sends them back. Ray retries nothing: the driver hands out again what a dying
@@ -14,7 +14,6 @@ import math
 import os
 import secrets
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -22,13 +21,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmark import dry_run, estimate, nodes, runner, suites
+from benchmark import dry_run, estimate, nodes, runner
 from benchmark.errors import UserError
 from benchmark.progress import Progress
 from benchmark.record import Record
 from benchmark.runner import Options, Run
 from benchmark.store import Store, replace_file
 from benchmark.suites.bench import Bench
+from benchmark.worker import Folder, Opening, Reply, work
 
 RETRIES = 2
 #: Seconds that cancelled runs get to write down how far they are.
@@ -39,31 +39,6 @@ USABLE, STEP = 0.9, 0.05
 
 class WorkerDied(Exception):
     """The process or the machine that did a run ended more often than it is tried again."""
-
-
-@dataclass(frozen=True)
-class Opening:
-    """The names and paths from which a worker opens a bench, once for all of its runs."""
-
-    suite: str
-    backbone: str
-    family: str
-    device: str
-    dtype: str
-    data_root: Path | None = None
-    checkpoints: Path | None = None
-
-    def open(self) -> Bench:
-        """The bench. Raises UserError as :func:`benchmark.suites.open_bench` does."""
-        return suites.open_bench(
-            suites.load(self.suite),
-            backbone=self.backbone,
-            family=self.family,
-            device=self.device,
-            dtype=self.dtype,
-            data_root=self.data_root,
-            checkpoints=self.checkpoints,
-        )
 
 
 @dataclass(frozen=True)
@@ -89,63 +64,6 @@ class Task:
     demand: Demand
     lost: int = 0
     node: str = ""
-
-
-@dataclass(frozen=True)
-class Folder:
-    """The results folder, with a mark by which a worker knows whether it sees the same one."""
-
-    root: Path
-    mark: str
-    token: str
-
-    def is_here(self) -> bool:
-        """Whether this machine sees the driver's folder under the same path."""
-        try:
-            return (self.root / self.mark).read_text(encoding="utf-8") == self.token
-        except OSError:
-            return False
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What a worker sends back: the record, and its files where the driver cannot see them."""
-
-    record: str
-    saved: bool
-    files: dict[str, bytes]
-
-
-@functools.lru_cache(maxsize=1)
-def _opened(opening: Opening) -> Bench:
-    return opening.open()
-
-
-def work(opening: Opening, run: Run, options: Options, folder: Folder, threads: int) -> Iterator[str | Reply]:
-    """In a worker: say on which node the run began, then carry it out and give the :class:`Reply`."""
-    import ray
-    import torch
-
-    yield ray.get_runtime_context().get_node_id()
-
-    torch.set_num_threads(threads)
-    bench = _opened(opening)
-    try:
-        if folder.is_here():
-            (record,) = runner.execute([run], bench, Store(folder.root), options)
-            reply = Reply(record.model_dump_json(), True, {})
-        else:
-            with tempfile.TemporaryDirectory(prefix="symerge-run-") as own:
-                store = Store(own)
-                # Merged models are large, and made again from the record's parameters: they are not sent.
-                (record,) = runner.execute([run], bench, store, replace(options, keep_merged=False))
-                files = {name: (store.folder(run.spec) / name).read_bytes() for name in record.artifacts}
-                reply = Reply(record.model_dump_json(), False, files)
-    finally:
-        if bench.device.type == "cuda":
-            # What torch keeps for later would be missing to the other runs on this GPU.
-            torch.cuda.empty_cache()
-    yield reply
 
 
 def demand(run: Run, around: estimate.Setting | None, *, threads: int, gpu_bytes: float | None) -> Demand:
@@ -278,7 +196,7 @@ def main(
         shared = all(node.same for node in there)
         environment = nodes.environment(shared, threads)
         if not shared:
-            # Ray uploads a folder only as a driver joins, named by its content: what is there already is not sent again.
+            # Ray uploads a folder only as a driver joins, named by its content: what is there is not sent again.
             ray.shutdown()
             join(ray, arguments.address, runtime_env=environment)
         made = execute(tasks, store, options, ray, environment if shared else {})

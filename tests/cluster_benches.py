@@ -15,8 +15,9 @@ from typing import Any
 from tiny import TinyBench
 
 from benchmark import cluster, nodes, runner
-from benchmark.cluster import Demand, Opening, Task
+from benchmark.cluster import Demand, Task
 from benchmark.store import Store
+from benchmark.worker import Opening
 
 METHODS = ("symerge", "adamerging", "ties", "task_arithmetic")
 SEEDS = (0, 1)

@@ -1,0 +1,96 @@
+"""What a cluster's worker does: open a bench once, carry out one run, and give its record."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from benchmark import runner, suites
+from benchmark.runner import Options, Run
+from benchmark.store import Store
+from benchmark.suites.bench import Bench
+
+
+@dataclass(frozen=True)
+class Opening:
+    """The names and paths from which a worker opens a bench, once for all of its runs."""
+
+    suite: str
+    backbone: str
+    family: str
+    device: str
+    dtype: str
+    data_root: Path | None = None
+    checkpoints: Path | None = None
+
+    def open(self) -> Bench:
+        """The bench. Raises UserError as :func:`benchmark.suites.open_bench` does."""
+        return suites.open_bench(
+            suites.load(self.suite),
+            backbone=self.backbone,
+            family=self.family,
+            device=self.device,
+            dtype=self.dtype,
+            data_root=self.data_root,
+            checkpoints=self.checkpoints,
+        )
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The results folder, with a mark by which a worker knows whether it sees the same one."""
+
+    root: Path
+    mark: str
+    token: str
+
+    def is_here(self) -> bool:
+        """Whether this machine sees the driver's folder under the same path."""
+        try:
+            return (self.root / self.mark).read_text(encoding="utf-8") == self.token
+        except OSError:
+            return False
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a worker sends back: the record, and its files where the driver cannot see them."""
+
+    record: str
+    saved: bool
+    files: dict[str, bytes]
+
+
+@functools.lru_cache(maxsize=1)
+def _opened(opening: Opening) -> Bench:
+    return opening.open()
+
+
+def work(opening: Opening, run: Run, options: Options, folder: Folder, threads: int) -> Iterator[str | Reply]:
+    """In a worker: say on which node the run began, then carry it out and give the :class:`Reply`."""
+    import ray
+    import torch
+
+    yield ray.get_runtime_context().get_node_id()
+
+    torch.set_num_threads(threads)
+    bench = _opened(opening)
+    try:
+        if folder.is_here():
+            (record,) = runner.execute([run], bench, Store(folder.root), options)
+            reply = Reply(record.model_dump_json(), True, {})
+        else:
+            with tempfile.TemporaryDirectory(prefix="symerge-run-") as own:
+                store = Store(own)
+                # Merged models are large, and made again from the record's parameters: they are not sent.
+                (record,) = runner.execute([run], bench, store, replace(options, keep_merged=False))
+                files = {name: (store.folder(run.spec) / name).read_bytes() for name in record.artifacts}
+                reply = Reply(record.model_dump_json(), False, files)
+    finally:
+        if bench.device.type == "cuda":
+            # What torch keeps for later would be missing to the other runs on this GPU.
+            torch.cuda.empty_cache()
+    yield reply
