@@ -109,8 +109,8 @@ def test_killed_in_adaptation_and_in_evaluation_it_goes_on_to_the_same_scores(do
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["run", "--methods", "symmerge"], ["unknown method 'symmerge'", "symerge"]),
-        (["run", "--suite", "vision-mini-9"], ["unknown suite 'vision-mini-9'", "vision-mini-8"]),
+        (["run", "--methods", "symmerge"], ["unknown method 'symmerge'", "Did you mean symerge"]),
+        (["run", "--suite", "vision-mini-9"], ["unknown suite 'vision-mini-9'", "did you mean vision-mini-8"]),
         (["run", "--methods", "ties:kep=1"], ["kep", "keep"]),
         (["run", "--methods", "ties", "--set", "symerge.steps=3"], ["--set names symerge"]),
         (["run", "--backbone", "ViT-B-32", "--methods", "ties"], ["unknown backbone", "ViT-mini"]),

@@ -271,6 +271,17 @@ def test_a_killed_writer_leaves_a_whole_record(store):
     assert sorted(item.name for item in path_of(store, record).parent.iterdir()) == [".lock", "record.json"]
 
 
+def test_a_record_is_replaced_and_never_written_in_place(store, tmp_path):
+    record = make_record()
+    store.save(record)
+    before = path_of(store, record).read_bytes()
+    os.link(path_of(store, record), tmp_path / "before")
+    record.status = "failed"
+    store.save(record)
+    assert path_of(store, record).read_bytes() != before
+    assert (tmp_path / "before").read_bytes() == before, "a writer that dies here would leave half a record"
+
+
 def _hold(root, spec, started, leave):
     with Store(root).try_lock(spec) as held:
         started.put(held)
