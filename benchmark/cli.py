@@ -437,6 +437,7 @@ def _board(arguments: argparse.Namespace, argv: list[str]) -> int:
     if arguments.notebook:
         from benchmark import notebook
 
+        print(f"executing {notebook.NAME} on {shown(folder)}, a minute or two", file=sys.stderr)
         print(f"wrote {shown(notebook.execute(RESULTS / notebook.NAME, out))}", file=sys.stderr)
     if arguments.reference:
         from benchmark import published

@@ -43,17 +43,18 @@ def diagram(board: Board, methods: Sequence[str]) -> Figure | None:
     test = stats.friedman(values, higher)
     assert test is not None
     names = [row["method"] for row in rows]
-    ranks = pd.Series(stats.mean_ranks(values, higher), index=names)
-    table = pd.DataFrame(
-        [[row[task] if higher[task] else -row[task] for row in rows] for task in board.tasks], columns=names
-    )
+    # Methods go by number until they are drawn: the order of the bars is that of a set, which names change every time.
+    ranks = pd.Series(stats.mean_ranks(values, higher))
+    table = pd.DataFrame([[row[task] if higher[task] else -row[task] for row in rows] for task in board.tasks])
     apart = scikit_posthocs.posthoc_nemenyi_friedman(table)
     figure, axes = plt.subplots(figsize=(7.2, 1.6 + 0.17 * len(names)), layout="constrained")
     scikit_posthocs.critical_difference_diagram(
         ranks, apart, ax=axes, label_fmt_left="{label} ({rank:.1f})", label_fmt_right="({rank:.1f}) {label}",
         label_props={"fontsize": 8}, crossbar_props={"linewidth": 2},
-        color_palette={name: COLOURS[i % len(COLOURS)] for i, name in enumerate(names)},
+        color_palette={i: COLOURS[i % len(COLOURS)] for i in range(len(names))},
     )  # fmt: skip
+    for text in axes.texts:
+        text.set_text(" ".join(names[int(part)] if part.isdigit() else part for part in text.get_text().split()))
     commits = commits_text(commit.split()[0] for commit in board.commits)
     p = "p < 0.001" if test.p < 0.001 else f"p = {test.p:.2g}"
     axes.set_title(

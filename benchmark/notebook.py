@@ -45,6 +45,7 @@ def execute(source: Path, results: Path, timeout: int = 600) -> Path:
         client = nbclient.NotebookClient(
             book,
             timeout=timeout,
+            startup_timeout=timeout,
             kernel_name="python3",
             record_timing=False,
             resources={"metadata": {"path": str(results)}},
