@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
 #: Where a name may stand: offset in typographic points, and the side of the text that is at the point.
@@ -23,6 +24,7 @@ def place(
         always: how many of the first names are written even where they hide points.
     """
     figure = axes.figure
+    assert isinstance(figure, Figure)
     figure.draw_without_rendering()
     marks = axes.transData.transform(np.array(points))
     taken: list[Bbox] = []
