@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -18,6 +21,7 @@ from benchmark.runner import plan
 SECOND = second_base("mini-disjoint", "ViT-mini")
 THEIRS = ["MNIST", "AnimalSilhouettes", "PhotoPatch", "GlyphCyrillic"]
 TASKS = vision.tasks("vision-mini-8")
+RESULTS = Path(__file__).parents[1] / "results"
 
 
 @pytest.fixture(scope="module")
@@ -113,3 +117,24 @@ def test_an_unknown_second_base_is_an_error_that_says_which_folder_is_missing():
     with pytest.raises(FamilyError, match="ViT-mini-other"):
         load_embedded("mini-other", "ViT-mini", TASKS)
     assert not (MINI / "ViT-mini-other").exists()
+
+
+def test_the_report_shows_what_both_boards_say():
+    shared, disjoint = (
+        pd.read_csv(RESULTS / f"boards/{name}.csv").set_index("method")
+        for name in ("vision-mini-8--ViT-mini--mini", "vision-mini-8-disjoint--ViT-mini--mini-disjoint")
+    )
+    section = (RESULTS / "ablations.md").read_text().split("## Different initialisations")[1].split("\n## ")[0]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in section.splitlines() if line.startswith("| ")]
+    own = [task for task in TASKS if task not in THEIRS]
+    shown = {}
+    for method, first, n, second, within, seeds, ours, theirs, storage in rows[2:]:
+        row = disjoint.loc[method]
+        known = [row["mean"], row[own].mean(), row[THEIRS].mean()]
+        assert [second, ours, theirs] == [f"{value:.1f}" for value in known], method
+        assert within == f"{row['low']:.1f} to {row['high']:.1f}" and storage == f"{row['storage_models']:.2f}"
+        assert int(seeds) == row["n"] and (first == "–") == (method not in shared.index), method
+        if first != "–":
+            assert (first, int(n)) == (f"{shared.loc[method, 'mean']:.1f}", shared.loc[method, "n"]), method
+        shown[method] = row["mean"]
+    assert set(shown) == set(disjoint.index)
