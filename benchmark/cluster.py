@@ -13,6 +13,7 @@ import functools
 import math
 import os
 import secrets
+import socket
 import sys
 import time
 from collections import Counter
@@ -122,13 +123,21 @@ def join(ray: Any, address: str | None, **more: Any) -> None:
     else:
         own = {}
     try:
+        _answers(address)
         ray.init(address or "local", **own, **quiet, **more)
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         where = address or "this machine"
         raise UserError(
             f"no Ray cluster on {where}: {(str(error) or type(error).__name__).splitlines()[0]}",
             "Start one with ray start --head, name it with --address HOST:PORT, or leave --address out.",
         ) from error
+
+
+def _answers(address: str | None) -> None:
+    """Raise OSError where nothing listens at a HOST:PORT; Ray itself would try for minutes."""
+    host, colon, port = (address or "").rpartition(":")
+    if colon and port.isdigit() and "/" not in host:
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def execute(

@@ -32,6 +32,17 @@ def test_without_ray_the_command_says_what_to_type(
     assert "--executor ray needs Ray" in said and "pip install -e '.[cluster]'" in said
 
 
+def test_an_address_where_nothing_listens_is_said_at_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(cluster, "load_ray", lambda: SimpleNamespace(init=lambda *a, **k: pytest.fail("asked Ray")))
+    monkeypatch.setattr(cli.suites, "open_bench", lambda suite, **keywords: TinyBench())
+    words = ["run", "--methods", "ties", "--results", str(tmp_path), "--executor", "ray", "--address"]
+    assert cli.main([*words, "127.0.0.1:1"]) == 2
+    said = capsys.readouterr().err
+    assert "no Ray cluster on 127.0.0.1:1" in said and "refused" in said and "ray start --head" in said
+
+
 def test_a_run_in_this_process_imports_no_ray(tmp_path: Path) -> None:
     code = (
         "import sys\nsys.path.insert(0, 'tests')\nfrom tiny import TinyBench\nfrom benchmark import cli\n"
