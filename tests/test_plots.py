@@ -145,3 +145,13 @@ def test_titles_of_a_figure_with_one_panel_lie_within_it() -> None:
     assert about in title.get_text()
     drawn, whole = title.get_window_extent(), figure.bbox
     assert drawn.x0 >= whole.x0 and drawn.x1 <= whole.x1
+
+
+def test_the_question_of_an_ablation_is_broken_to_the_width_of_its_figure() -> None:
+    rows = [{"setting": "as the suite is", "variant": name, "mean": 50.0, "low": 49.0, "high": 51.0}
+            for name in ("pretrained", "individual", "symerge")]  # fmt: skip
+    question = "Which prior is best, and where does it matter? " * 4
+    figure = study_plots.ablation(pd.DataFrame(rows), f"{question}\nsuite, seeds")
+    figure.draw_without_rendering()
+    drawn, whole = figure._suptitle.get_window_extent(), figure.bbox
+    assert drawn.x0 >= whole.x0 and drawn.x1 <= whole.x1

@@ -126,7 +126,9 @@ def ablation(frame: pd.DataFrame, about: str) -> Figure:
     panels[0, 0].set_yticks(range(len(variants)), variants, fontsize=6)
     panels[0, 0].set_ylim(len(variants) - 0.5, -0.5)
     figure.supxlabel("mean score, % (dashed: experts black, base grey)", fontsize=7)
-    figure.suptitle(about, fontsize=8)
+    # About 14 characters of this size take an inch.
+    lines_of_title = [textwrap.fill(line, int(14 * figure.get_figwidth())) for line in about.splitlines()]
+    figure.suptitle("\n".join(lines_of_title), fontsize=8)
     return figure
 
 
