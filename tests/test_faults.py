@@ -133,6 +133,6 @@ def test_a_damaged_checkpoint_is_refused_with_what_mends_it(
         save_file(tensors, path)
         manifest["files"][path.name].update(sha256=families.sha256(path), bytes=path.stat().st_size)
         (tmp_path / "ViT-mini" / "manifest.json").write_text(json.dumps(manifest))
-    monkeypatch.setattr("benchmark.suites.vision.MINI", tmp_path)
+    monkeypatch.setattr("benchmark.models.families.MINI", tmp_path)
     with pytest.raises(UserError, match=said):
         suites.open_bench(suites.load("vision-mini-8"))
