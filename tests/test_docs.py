@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmark import cli, metrics, published, record, suites
+from benchmark import arguments, metrics, published, record, suites
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -84,7 +84,7 @@ def test_commands_that_are_not_executed_are_commands(page: str) -> None:
                 assert program == "./run_all.sh"
                 if words[0] not in ("--setup", "--bench"):
                     verbs = ("list", "board", "compare", "study", "schedule", "assets", "submit", "run")
-                    cli.parser().parse_args(words if words[0] in verbs else ["run", *words])
+                    arguments.parser().parse_args(words if words[0] in verbs else ["run", *words])
 
 
 def test_every_fenced_block_is_of_a_kind_that_is_checked() -> None:

@@ -127,7 +127,7 @@ def test_only_the_executor_on_ray_knows_of_ray_and_imports_it_where_it_is_used()
     assert knowing == {"benchmark.cluster", "benchmark.nodes", "benchmark.worker"}
     assert not [n for n in knowing if any(found.split(".")[0] == "ray" for found in imports(n, lazy=False))]
     importers = {name for name in MODULES if knowing & imports(name)}
-    assert importers - knowing == {"benchmark.cli"}
+    assert importers - knowing == {"benchmark.run"}
 
 
 @pytest.mark.parametrize("name", ["evaluate", "runner"])

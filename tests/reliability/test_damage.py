@@ -16,7 +16,7 @@ import pytest
 from tiny import TinyBench, only, run
 
 from benchmark import runner, suites
-from benchmark.cli import REFERENCE
+from benchmark.boards import REFERENCE
 from benchmark.data import vision
 from benchmark.errors import UserError
 from benchmark.models import families
