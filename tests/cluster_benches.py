@@ -25,11 +25,14 @@ RUNS = 8
 
 
 class Journaled(TinyBench):
-    """The tiny bench: a line in a journal for every run that opens its experts, a pause before its data."""
+    """The tiny bench: a line in a journal for every run that opens its experts, a pause before its data.
 
-    def __init__(self, journal: Path, pause: float, deadly: bool) -> None:
+    Where the file ``hold`` is there, data are not given before it is gone; who waits says so beside it.
+    """
+
+    def __init__(self, journal: Path, pause: float, deadly: bool, hold: Path | None) -> None:
         super().__init__()
-        self.journal, self.pause, self.deadly = journal, pause, deadly
+        self.journal, self.pause, self.deadly, self.hold = journal, pause, deadly, hold
 
     def experts(self) -> Any:
         with open(self.journal, "a") as file:
@@ -40,6 +43,10 @@ class Journaled(TinyBench):
 
     def source(self, *arguments: Any, **keywords: Any) -> Any:
         time.sleep(self.pause)
+        if self.hold is not None and self.hold.exists():
+            self.hold.with_name(f"held-{os.getpid()}").touch()
+            while self.hold.exists():
+                time.sleep(0.02)
         return super().source(*arguments, **keywords)
 
 
@@ -55,9 +62,10 @@ class Tiny(Opening):
     journal: Path = Path("/dev/null")
     pause: float = 0.0
     deadly: bool = False
+    hold: Path | None = None
 
     def open(self) -> TinyBench:
-        return Journaled(self.journal, self.pause, self.deadly)
+        return Journaled(self.journal, self.pause, self.deadly, self.hold)
 
 
 def tasks(opening: Opening, texts: Sequence[str] = METHODS, seeds: Sequence[int] = SEEDS) -> list[Task]:

@@ -102,16 +102,22 @@ def test_a_node_that_dies_in_mid_run_costs_nothing_and_no_run_is_done_twice(
 ) -> None:
     doomed = machines.add_node(**SMALL)
     journal, folder = tmp_path / "journal", tmp_path / "results"
-    plan = tasks(Tiny(journal=journal, pause=0.15))
+    hold = tmp_path / "hold"
+    hold.touch()
+    plan = tasks(Tiny(journal=journal, hold=hold))
     killed = []
 
     class Killing(cluster._Driver):
         def tell(self) -> None:
             busy = [task for task in self.flying.values() if task.node == self.names.get(doomed.node_id, "none")]
             if busy and not killed:
-                wait_for(lambda: "running" in statuses(folder).get(busy[0].run.spec.run_id, ""))
+                # Each of the three nodes has a run that has opened its experts and waits for its data.
+                wait_for(lambda: len(list(tmp_path.glob("held-*"))) == 3)
                 machines.remove_node(doomed, allow_graceful=False)
+                # Its worker may outlive it for a moment, and would go on.
+                wait_for(lambda: sum(alive(int(path.name[5:])) for path in tmp_path.glob("held-*")) == 2)
                 killed.extend(busy)
+                hold.unlink()
             super().tell()
 
     with pytest.MonkeyPatch.context() as patch:
@@ -120,6 +126,14 @@ def test_a_node_that_dies_in_mid_run_costs_nothing_and_no_run_is_done_twice(
     assert killed and results(folder) == whole
     assert opened(journal) == RUNS + 1
     assert f"{killed[0].run.variant}: lost on " in capfd.readouterr().err
+
+
+def alive(process: int) -> bool:
+    """Whether it is there, and no more than a name that waits for its parent."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def statuses(folder: Path) -> dict[str, str]:
