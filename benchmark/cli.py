@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import methods
@@ -16,33 +19,51 @@ from benchmark.errors import UserError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Returns 0, 1 when a run failed, 2 for what the user can mend, 130 for Ctrl-C."""
+    """Run one command. Returns 0, 1 (a run failed), 2 (the user can mend it), 130 (Ctrl-C), 143 (SIGTERM)."""
     argv = list(sys.argv[1:] if argv is None else argv)
     arguments = parser().parse_args(argv)
     warnings.showwarning = _warning
+    commands = {
+        "run": run.command,
+        "list": _list,
+        "board": _board,
+        "compare": _compare,
+        "study": _study,
+        "schedule": _schedule,
+        "submit": _submit,
+        "assets": _assets,
+    }
     try:
-        return int(
-            {
-                "run": run.command,
-                "list": _list,
-                "board": _board,
-                "compare": _compare,
-                "study": _study,
-                "schedule": _schedule,
-                "submit": _submit,
-                "assets": _assets,
-            }[arguments.command](arguments, argv)
-            or 0
-        )
+        with _heeding_sigterm():
+            return int(commands[arguments.command](arguments, argv) or 0)
     except (UserError, methods.MergingError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("stopped; what is done is kept, the same command goes on from here", file=sys.stderr)
-        return 130
+        return 143 if isinstance(stop, _Terminated) else 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, as a batch system or ``kill`` sends it: ends a command as Ctrl-C does, child processes with it."""
+
+
+@contextlib.contextmanager
+def _heeding_sigterm() -> Iterator[None]:
+    def stop(number: int, frame: Any) -> None:
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _warning(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:

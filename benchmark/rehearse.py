@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import multiprocessing.connection
 import os
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -30,7 +32,7 @@ from benchmark.spec import REFERENCE_ROWS, format_value
 from benchmark.suites import Suite
 
 FAMILY = "rehearsal"
-TRAIN, TEST = 64, 32
+TRAIN, TEST = 64, 16
 # (height, width) of a typical image, for the time that decoding takes.
 SIZES = {
     "MNIST": (28, 28), "KMNIST": (28, 28), "FashionMNIST": (28, 28), "EMNIST": (28, 28), "SVHN": (32, 32),
@@ -155,12 +157,13 @@ def open_bench(suite: Suite, backbone: str, folder: Path, device: str, dtype: st
 
 
 def _one(suite: Suite, backbone: str, folder: Path, text: str, results: Path, how: dict[str, Any]) -> None:
-    """Carry out one run; the whole work of a child process."""
+    """Carry out one run; the whole work of a child process, which ends with its parent, however that ended."""
     import torch
 
     from benchmark import runner
     from benchmark.store import Store
 
+    _end_with_parent()
     os.environ["SYMERGE_CACHE"] = str(folder / "cache")
     if how["threads"]:
         torch.set_num_threads(how["threads"])
@@ -171,6 +174,17 @@ def _one(suite: Suite, backbone: str, folder: Path, text: str, results: Path, ho
         force=True, time_limit=how["time_limit"], keep_merged=False, argv=how["argv"], batch_size=how["batch_size"]
     )
     runner.execute(chosen, bench, Store(results), options)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _watch(process: Any, limit: float | None, memory: int | None) -> tuple[int, str | None]:

@@ -289,7 +289,8 @@ def _carry_out(
             merged_file.unlink(missing_ok=True)
     except KeyboardInterrupt:
         record.status, record.finished = "incomplete", now()
-        record.error = Error(type="interrupted", message="stopped by Ctrl-C; the same command goes on from here")
+        stopped = "stopped by Ctrl-C or SIGTERM; the same command goes on from here"
+        record.error = Error(type="interrupted", message=stopped)
         with contextlib.suppress(UserError):
             store.save(record)
         raise

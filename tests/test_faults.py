@@ -7,6 +7,8 @@ import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from benchmark.models import families
 from benchmark.store import Store
 
 RUNS = 8
+ROOT = Path(__file__).parents[1]
 
 
 class Slow(TinyBench):
@@ -105,6 +108,20 @@ def test_ctrl_c_keeps_what_is_done_and_says_so(tmp_path: Path) -> None:
     (stopped,) = (r for r in kept if r["status"] == "incomplete")
     assert stopped["tasks"]
     assert stopped["error"]["type"] == "interrupted" and "the same command goes on" in stopped["error"]["message"]
+
+
+def test_sigterm_ends_the_command_as_ctrl_c_does(tmp_path: Path) -> None:
+    """Batch systems send it, and ``kill``."""
+    command = [sys.executable, "-m", "benchmark", "run", "--methods", "symerge", "--threads", "1"]
+    process = subprocess.Popen([*command, "--results", str(tmp_path)], stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    while not list(tmp_path.glob("*/*/*/record.json")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.terminate()
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 143 and "the same command goes on from here" in said
+    kept = [json.loads(p.read_text()) for p in tmp_path.glob("*/*/*/record.json")]
+    assert "running" not in {r["status"] for r in kept}
 
 
 @pytest.mark.parametrize(

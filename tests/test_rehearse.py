@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from benchmark import cli, rehearse, suites
@@ -50,6 +55,32 @@ def test_a_run_beyond_the_memory_limit_is_ended_and_the_next_goes_on(suite: suit
     made = list(rehearse.rehearse(suite, "ViT-mini", tmp_path, asked=["ties"], memory_limit=1, tell=lambda _: None))
     assert [one.variant for one in made] == ["pretrained", "individual", "ties"]
     assert all(one.status.startswith("ended at") for one in made)
+
+
+def test_a_run_ends_with_a_rehearsal_that_is_killed(tmp_path: Path) -> None:
+    """Neither SIGTERM's handler nor any ``finally`` runs then."""
+    text = (
+        "from benchmark import rehearse, suites; from pathlib import Path\n"
+        "if __name__ == '__main__':\n"
+        "    suite = suites.load('vision-8').model_copy(update={'tasks': ['MNIST']})\n"
+        f"    results = Path({str(tmp_path / 'results')!r})\n"
+        "    list(rehearse.rehearse(suite, 'ViT-mini', results, asked=['symerge:steps=100000']))\n"
+    )
+    (tmp_path / "script.py").write_text(text)
+    environment = {**os.environ, "PYTHONPATH": str(Path(rehearse.__file__).parents[1]), "TMPDIR": str(tmp_path)}
+    parent = subprocess.Popen([sys.executable, str(tmp_path / "script.py")], env=environment)
+    running = None
+    while running is None:
+        assert parent.poll() is None
+        time.sleep(0.2)
+        found = [json.loads(path.read_text()) for path in tmp_path.glob("results/*/*/*/record.json")]
+        running = next((r for r in found if r["variant"].startswith("symerge") and r["status"] == "running"), None)
+    children = psutil.Process(parent.pid).children(recursive=True)
+    assert len(children) >= 2, "the server that forks, and the run"
+    parent.kill()
+    parent.wait()
+    _, alive = psutil.wait_procs(children, timeout=30)
+    assert not alive
 
 
 def test_what_adapts_makes_one_update_and_what_does_not_keeps_its_steps(suite: suites.Suite) -> None:
