@@ -70,6 +70,10 @@ def parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--dtype", default="float32", help="of the evaluated weights: float32, bfloat16, float16")
     run.add_argument("--autocast", choices=["float16", "bfloat16"], help="mixed precision in adaptation and evaluation")
+    run.add_argument(
+        "--vectors", choices=["float32", "bfloat16", "float16"], default="float32",
+        help="of the task vectors that adaptation holds on the device; default float32",
+    )  # fmt: skip
     run.add_argument("--results", type=Path, metavar="DIR", help="where records and boards go; default results/local")
     run.add_argument("--reference", action="store_true", help="write the project's own records (results/reference)")
     run.add_argument("--force", action="store_true", help="do runs again that are done already")

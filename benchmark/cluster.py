@@ -181,8 +181,8 @@ def main(
     """
     threads, device = arguments.threads or 1, arguments.device[0]
     how: dict[str, Any] = {
-        "dtype": arguments.dtype, "autocast": arguments.autocast, "batch_size": arguments.batch_size,
-        "keep_merged": not arguments.discard_merged,
+        "dtype": arguments.dtype, "autocast": arguments.autocast, "vectors": arguments.vectors,
+        "batch_size": arguments.batch_size, "keep_merged": not arguments.discard_merged,
     }  # fmt: skip
     with connected(arguments.address) as ray:
         if device == "auto":

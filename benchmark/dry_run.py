@@ -34,7 +34,7 @@ class Planned:
 
 def setting(
     bench: Any, *, device: str = "cpu", dtype: str = "float32", autocast: str | None = None,
-    batch_size: int | None = None, keep_merged: bool = True, shapes: Shapes | None = None,
+    vectors: str = "float32", batch_size: int | None = None, keep_merged: bool = True, shapes: Shapes | None = None,
 ) -> Setting | None:
     """What surrounds a run of this bench, from shapes; None for a domain whose encoders cannot be outlined.
 
@@ -72,6 +72,7 @@ def setting(
         cuda=device.startswith("cuda"),
         dtype_bytes=2 if dtype in ("float16", "bfloat16") else 4,
         autocast=autocast is not None,
+        vector_bytes=4 if vectors == "float32" else 2,
         keep_merged=keep_merged,
     )
 

@@ -42,6 +42,8 @@ class Setting:
     cuda: bool = False
     dtype_bytes: int = 4
     autocast: bool = False
+    vector_bytes: int = 4
+    """Of one entry of a task vector that adaptation holds."""
     keep_merged: bool = True
 
 
@@ -81,6 +83,11 @@ def pieces(name: str, inner: str | None = None) -> frozenset[str]:
     return frozenset(found)
 
 
+def holds_vectors(name: str, parameters: Mapping[str, Any]) -> bool:
+    """Whether a run keeps all task vectors on the device while it adapts: ``--vectors`` applies to it."""
+    return "coefficients:LayerwiseMerge" in pieces(name, _inner(parameters))
+
+
 def _inner(parameters: Mapping[str, Any]) -> str | None:
     inner = parameters.get("inner")
     return inner if isinstance(inner, str) and inner in methods.names() else None
@@ -103,6 +110,8 @@ def phases(name: str, parameters: Mapping[str, Any], s: Setting) -> dict[str, fl
     training = half * shape.training * batch
     linear = sum(width * width for _, width in shape.linear)
     factors = 4.0 * k * sum(min(pair) * sum(pair) for pair in shape.matrices)
+    # In another dtype than float32 one tensor's are read as float32 at a time.
+    vectors = k * (m if s.vector_bytes == 4 else m * s.vector_bytes / 4 + 4.0 * shape.largest)
     computes = has("experts:Experts.base_tensor") or has("experts:Experts.task_vectors")
     result = m if computes else 0.0
     found = {"merging": result + 4.0 * (k + 3) * shape.largest * bool(result)}
@@ -126,7 +135,7 @@ def phases(name: str, parameters: Mapping[str, Any], s: Setting) -> dict[str, fl
         kept = factors / k if has("tsv:compressed_state") or has("twin:restored") else 0.0
         found["decompositions"] = result + kept + 16.0 * max(a * b for a, b in shape.matrices)
     if adapts and has("coefficients:LayerwiseMerge"):
-        found["adaptation"] = (k + 3) * m + training
+        found["adaptation"] = vectors + 3 * m + training
     elif adapts and has("adarank:RankMerge"):
         spectrum = 4.0 * k * sum(min(pair) * pair[0] for pair in shape.matrices)
         found["adaptation"] = 3 * m + factors + spectrum + training
@@ -140,7 +149,7 @@ def phases(name: str, parameters: Mapping[str, Any], s: Setting) -> dict[str, fl
         found["adaptation"] = 2 * m + training
     if has("adaptation:ExpertOutputs"):
         together = min(OUTPUTS, (parameters.get("steps") or 1) * batch * int(parameters.get("batches_per_task") or 1))
-        rest = (k + 2) * m if has("coefficients:LayerwiseMerge") else result
+        rest = vectors + 2 * m if has("coefficients:LayerwiseMerge") else result
         found["experts' predictions"] = rest + m + half * shape.forward * together
     differs = has("masks:masked") or has("tsv:compressed_state") or has("reference:individual")
     own = (1 + differs) * m + (k * m if has("twin:restored") else 2 / 3 * k * m if has("wemoe:RoutedMLP") else 0.0)
@@ -282,6 +291,10 @@ def _settings(
             yield f"--batch-size {size}", plain, replace(s, eval_batch=size)
     if not s.autocast:
         yield "--autocast bfloat16", plain, replace(s, autocast=True, eval_batch=min(s.eval_batch, 64))
+    if s.vector_bytes == 4 and holds_vectors(name, parameters):
+        small = replace(s, autocast=True, eval_batch=min(s.eval_batch, 64), vector_bytes=2)
+        yield "--vectors bfloat16", plain, replace(small, autocast=s.autocast)
+        yield "--vectors bfloat16 --autocast bfloat16", plain, small
     batch = int(parameters.get("batch_size") or 0)
     while batch > 4:
         batch //= 2

@@ -168,7 +168,8 @@ def _one(suite: Suite, backbone: str, folder: Path, text: str, results: Path, ho
     if how["threads"]:
         torch.set_num_threads(how["threads"])
     bench = open_bench(suite, backbone, folder, how["device"], how["dtype"])
-    runs = runner.plan(bench, [text], seeds=[0], dtype=how["dtype"], autocast_dtype=how["autocast"])
+    precision = {"dtype": how["dtype"], "autocast_dtype": how["autocast"], "vectors": how["vectors"]}
+    runs = runner.plan(bench, [text], seeds=[0], **precision)
     chosen = [run for run in runs if run.variant == text] or runs[-1:]
     options = runner.Options(
         force=True, time_limit=how["time_limit"], keep_merged=False, argv=how["argv"], batch_size=how["batch_size"]
@@ -226,6 +227,7 @@ def rehearse(
     device: str = "cpu",
     dtype: str = "float32",
     autocast: str | None = None,
+    vectors: str = "float32",
     threads: int | None = None,
     batch_size: int | None = None,
     argv: Sequence[str] = (),
@@ -247,8 +249,8 @@ def rehearse(
         tell(f"writing {len(suite.tasks) + 1} random {get_backbone(backbone).name} towers and images to {folder}")
         write_family(folder / "checkpoints", backbone, suite)
         write_data(folder / "data", suite)
-        how = {"device": device, "dtype": dtype, "autocast": autocast, "threads": threads, "argv": list(argv),
-               "time_limit": time_limit, "batch_size": batch_size}  # fmt: skip
+        how = {"device": device, "dtype": dtype, "autocast": autocast, "vectors": vectors, "threads": threads,
+               "argv": list(argv), "time_limit": time_limit, "batch_size": batch_size}  # fmt: skip
         # A server that has imported everything, and used nothing of it, starts a fresh process in no time.
         os.environ.setdefault("TQDM_DISABLE", "1")
         context = multiprocessing.get_context("forkserver")
@@ -313,6 +315,7 @@ def main(arguments: Any, suite: Suite, results: Path, argv: Sequence[str]) -> in
         device=arguments.device[0],
         dtype=arguments.dtype,
         autocast=arguments.autocast,
+        vectors=arguments.vectors,
         threads=arguments.threads,
         batch_size=arguments.batch_size,
         argv=["run_all.sh", *argv[1:]],

@@ -74,12 +74,20 @@ class _Key(NamedTuple):
     parameters: str
     dtype: str
     autocast: str | None
+    vectors: str
     source: str
 
 
 def _key(record: Record) -> _Key:
     spec = record.spec
-    return _Key(spec.method, canonical_json(spec.parameters), spec.dtype, spec.autocast, record.provenance.source)
+    return _Key(
+        spec.method,
+        canonical_json(spec.parameters),
+        spec.dtype,
+        spec.autocast,
+        spec.vectors,
+        record.provenance.source,
+    )
 
 
 def boards(records: Iterable[Record], reference: Iterable[Record] = ()) -> list[Board]:
@@ -211,6 +219,7 @@ def label(record: Record) -> str:
     """How the board names a run: method, parameters that are not defaults, and a precision that is not float32."""
     precision = [record.spec.dtype] if record.spec.dtype != "float32" else []
     precision += [f"autocast {record.spec.autocast}"] if record.spec.autocast else []
+    precision += [f"task vectors {record.spec.vectors}"] if record.spec.vectors != "float32" else []
     name = record.variant or variant_label(record.spec.method, record.changed)
     return f"{name} [{', '.join(precision)}]" if precision else name
 

@@ -69,6 +69,7 @@ def command(arguments: argparse.Namespace, argv: list[str]) -> int:
                     sets=_sets(arguments.set),
                     dtype=arguments.dtype,
                     autocast_dtype=arguments.autocast,
+                    vectors=arguments.vectors,
                 ),
             )
         )
@@ -182,6 +183,7 @@ def _how(arguments: argparse.Namespace) -> dict[str, Any]:
         "device": arguments.device[0],
         "dtype": arguments.dtype,
         "autocast": arguments.autocast,
+        "vectors": arguments.vectors,
         "batch_size": arguments.batch_size,
         "keep_merged": not arguments.discard_merged,
     }

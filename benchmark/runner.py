@@ -21,6 +21,7 @@ import torch
 import methods
 from benchmark import adapted, provenance, tuning
 from benchmark.errors import UserError
+from benchmark.estimate import holds_vectors
 from benchmark.evaluate import autocast, evaluate
 from benchmark.measure import Measure
 from benchmark.progress import Progress
@@ -37,8 +38,9 @@ from benchmark.spec import (
 )
 from benchmark.store import Store, cannot_write, file_sha256, replace_file
 from benchmark.suites import Suite
-from benchmark.suites.bench import Bench
+from benchmark.suites.bench import Bench, resolve_dtype
 from methods.api import Experts, Merged, MergingError, Stream, TimeLimit
+from methods.coefficients import vectors_in
 
 MERGED = "merged.safetensors"
 
@@ -100,12 +102,14 @@ def plan(
     sets: Mapping[str, Mapping[str, Any]] | None = None,
     dtype: str = "float32",
     autocast_dtype: str | None = None,
+    vectors: str = "float32",
 ) -> list[Run]:
     """The runs of the methods named in ``texts`` (``NAME[:key=value,...]``) and of the two reference rows.
 
     Args:
         seeds: every stochastic method runs once for each; a deterministic one runs once.
         sets: ``{method: {key: value}}`` from ``--set``, for all variants of that method.
+        vectors: the dtype in which methods that hold all task vectors hold them; the others' runs are what they were.
 
     Raises:
         UserError, MergingError: an unknown method, keyword or value.
@@ -148,6 +152,7 @@ def plan(
                 seed=seed,
                 dtype=dtype,
                 autocast=autocast_dtype,  # type: ignore[arg-type]
+                vectors=vectors if holds_vectors(name, parameters) else "float32",  # type: ignore[arg-type]
             )
             if spec.run_id not in seen:
                 seen.add(spec.run_id)
@@ -376,7 +381,7 @@ def _call(
         deadline=deadline,
         progress=progress.rounds,
     )
-    with autocast(bench.device, run.spec.autocast):
+    with autocast(bench.device, run.spec.autocast), vectors_in(resolve_dtype(run.spec.vectors)):
         merged = about(experts, stream, **keywords)
     return _finished(merged, bench), stream
 

@@ -38,6 +38,9 @@ class RunSpec(BaseModel):
     seed: int | None = Field(description="seed of a stochastic method, None for a deterministic one")
     dtype: str = Field(default="float32", description="dtype of the merged weights")
     autocast: Literal["float16", "bfloat16"] | None = Field(default=None, description="dtype of autocast, None without")
+    vectors: Literal["float32", "float16", "bfloat16"] = Field(
+        default="float32", description="dtype in which adaptation holds the task vectors"
+    )
 
     @field_validator("suite_version", mode="before")
     @classmethod
@@ -52,7 +55,11 @@ class RunSpec(BaseModel):
     @property
     def run_id(self) -> str:
         """First 16 hexadecimal digits of the sha256 of the canonical JSON."""
-        return hashlib.sha256(canonical_json(self.model_dump()).encode()).hexdigest()[:16]
+        decides = self.model_dump()
+        if self.vectors == "float32":
+            # Records older than this field keep their names.
+            del decides["vectors"]
+        return hashlib.sha256(canonical_json(decides).encode()).hexdigest()[:16]
 
 
 def canonical_json(value: Any) -> str:

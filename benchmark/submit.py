@@ -153,7 +153,8 @@ def verify(record: Record, store: Store, device: str = "cpu", tolerance: float =
     bench = _bench(spec.suite, spec.backbone, spec.family, device, spec.dtype)
     text = variant_label(spec.method, spec.parameters)
     seeds = [0 if spec.seed is None else spec.seed]
-    planned = runner.plan(bench, [text], seeds=seeds, dtype=spec.dtype, autocast_dtype=spec.autocast)
+    precision: dict[str, Any] = {"dtype": spec.dtype, "autocast_dtype": spec.autocast, "vectors": spec.vectors}
+    planned = runner.plan(bench, [text], seeds=seeds, **precision)
     run = next(run for run in reversed(planned) if run.spec.method == spec.method)
     if run.spec.run_id != record.run_id:
         mine, theirs = run.spec.model_dump(), spec.model_dump()

@@ -1,14 +1,15 @@
 """The differentiable merge: ``theta_l = theta0_l + sum_k c_lk tau_lk``, with its fused backward.
 
-Task vectors are frozen buffers ``[K, n]`` per tensor. Forward is one matrix-vector product per tensor; backward is
-``dL/dc_lk = <dL/dtheta_l, tau_lk>``, another one. No gradient is kept for a weight and autograd records one node for
-many tensors.
+Task vectors are frozen buffers ``[K, n]`` per tensor, in float32 or as :func:`vectors_in` says. Forward is one
+matrix-vector product per tensor; backward is ``dL/dc_lk = <dL/dtheta_l, tau_lk>``, another one. No gradient is kept for
+a weight and autograd records one node for many tensors.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+import contextvars
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +21,22 @@ from methods.registry import MergingError
 _SMALL = 4096
 # Entries of the tensors that share a part: a gradient is kept until those of its whole part are there.
 _TOGETHER = 1 << 20
+
+_HELD: contextvars.ContextVar[torch.dtype] = contextvars.ContextVar("dtype of task vectors", default=torch.float32)
+
+
+@contextlib.contextmanager
+def vectors_in(dtype: torch.dtype) -> Iterator[None]:
+    """Merges made within hold their task vectors in ``dtype``: half the memory for half the bits of a task vector.
+
+    They are rounded once and read as float32 tensor by tensor: base, coefficients, sums and gradients stay float32, and
+    so do small tensors (biases, normalisations).
+    """
+    token = _HELD.set(dtype)
+    try:
+        yield
+    finally:
+        _HELD.reset(token)
 
 
 def _exact(device: torch.device) -> contextlib.AbstractContextManager[Any]:
@@ -38,8 +55,8 @@ class _Part:
 
     names: tuple[str, ...]
 
-    def combine(self, coefficients: Tensor) -> list[Tensor]:
-        """The merged tensors, from ``[S, K]``."""
+    def combine(self, coefficients: Tensor, again: bool = False) -> list[Tensor]:
+        """The merged tensors, from ``[S, K]``; ``again``: in the memory of the last time, where there is any."""
         raise NotImplementedError
 
     def gradient(self, grads: tuple[Tensor | None, ...]) -> Tensor:
@@ -54,20 +71,25 @@ class _Loose(_Part):
         self.names = tuple(names)
         self.shapes, self.sizes = [b.shape for b in base], [b.numel() for b in base]
         self.base, self.vectors = [b.reshape(-1) for b in base], list(vectors)
+        self._made: Tensor | None = None
 
-    def combine(self, coefficients: Tensor) -> list[Tensor]:
-        kind = self.vectors[0].dtype
-        out = torch.empty(sum(self.sizes), dtype=kind, device=coefficients.device).split(self.sizes)
+    def combine(self, coefficients: Tensor, again: bool = False) -> list[Tensor]:
+        kind = self.base[0].dtype
+        made = self._made if again else None
+        if made is None:
+            made = torch.empty(sum(self.sizes), dtype=kind, device=coefficients.device)
+            self._made = made if again else self._made
+        out = made.split(self.sizes)
         for into, base, vectors, row in zip(out, self.base, self.vectors, coefficients.to(kind).unbind(0), strict=True):
-            torch.addmv(base, vectors.t(), row, out=into)
+            torch.addmv(base, vectors.to(kind).t(), row, out=into)
         return [piece.view(shape) for piece, shape in zip(out, self.shapes, strict=True)]
 
     def gradient(self, grads: tuple[Tensor | None, ...]) -> Tensor:
-        first = self.vectors[0]
-        found = first.new_zeros(len(self.names), len(first))
+        kind = self.base[0].dtype
+        found = self.base[0].new_zeros(len(self.names), len(self.vectors[0]))
         for into, vectors, grad in zip(found.unbind(0), self.vectors, grads, strict=True):
             if grad is not None:
-                torch.mv(vectors, grad.reshape(-1).to(vectors.dtype), out=into)
+                torch.mv(vectors.to(kind), grad.reshape(-1).to(kind), out=into)
         return found
 
 
@@ -84,7 +106,7 @@ class _Padded(_Part):
             self.base[i, 0, : b.numel()] = b.reshape(-1)
             self.vectors[i, :, : b.numel()] = v
 
-    def combine(self, coefficients: Tensor) -> list[Tensor]:
+    def combine(self, coefficients: Tensor, again: bool = False) -> list[Tensor]:
         rows = torch.baddbmm(self.base, coefficients.unsqueeze(1), self.vectors).squeeze(1)
         return [rows[i, :n].view(shape) for i, (n, shape) in enumerate(self.layout)]
 
@@ -100,16 +122,16 @@ class _Combine(torch.autograd.Function):
     """``base + coefficients @ vectors`` for the tensors of one part."""
 
     @staticmethod
-    def forward(ctx: Any, coefficients: Tensor, part: _Part) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, coefficients: Tensor, part: _Part, again: bool) -> tuple[Tensor, ...]:
         ctx.part, ctx.device = part, coefficients.device
         ctx.set_materialize_grads(False)
         with _exact(coefficients.device):
-            return tuple(part.combine(coefficients))
+            return tuple(part.combine(coefficients, again))
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor, None, None]:
         with _exact(ctx.device):
-            return ctx.part.gradient(grads), None
+            return ctx.part.gradient(grads), None, None
 
 
 def combine(coefficients: Tensor, base: Tensor, vectors: Tensor) -> Tensor:
@@ -120,7 +142,7 @@ def combine(coefficients: Tensor, base: Tensor, vectors: Tensor) -> Tensor:
         base: ``[*shape]`` float32.
         vectors: ``[K, n]`` float32, the flattened task vectors.
     """
-    (out,) = _Combine.apply(coefficients.unsqueeze(0), _Loose([""], [base], [vectors]))
+    (out,) = _Combine.apply(coefficients.unsqueeze(0), _Loose([""], [base], [vectors]), False)
     return out  # type: ignore[no-any-return]
 
 
@@ -179,7 +201,7 @@ class LayerwiseMerge(nn.Module):
             if together and filled + base.numel() > _TOGETHER:
                 self._add(_Loose, together)
                 together, filled = [], 0
-            together.append((name, base, stacked))
+            together.append((name, base, stacked.to(_HELD.get())))
             filled += base.numel()
         self._add(_Padded, small)
         self._add(_Loose, together)
@@ -198,18 +220,22 @@ class LayerwiseMerge(nn.Module):
         return unit_clamp(self.raw) if self.clamp else self.raw
 
     def forward(self) -> dict[str, Tensor]:
-        """The merged tensors, differentiable in ``raw``."""
+        """The merged tensors, differentiable in ``raw``. The next call writes over them: fresh memory costs more than
+        the sums. Using them after that raises torch's error about tensors modified in place."""
+        return self._merge(again=True)
+
+    def _merge(self, again: bool) -> dict[str, Tensor]:
         effective = self.coefficients()
         effective = effective.expand(len(self.names), -1) if len(effective) == 1 else effective
         found: dict[str, Tensor] = {}
         for rows, part in self._parts:
-            found.update(zip(part.names, _Combine.apply(effective.index_select(0, rows), part), strict=True))
+            found.update(zip(part.names, _Combine.apply(effective.index_select(0, rows), part, again), strict=True))
         return {name: found[name] for name in self.names}
 
     @torch.no_grad()
     def merged(self) -> dict[str, Tensor]:
-        """The merged tensors as they stand, without a graph."""
-        return self.forward()
+        """The merged tensors as they stand, without a graph, in memory of their own."""
+        return self._merge(again=False)
 
 
 class Leaves:

@@ -166,3 +166,12 @@ def _keep(largest: float) -> None:
     named = named or sorted((n for n in known if f"_{n}_" in f"{function}_"), key=len, reverse=True)
     if named:
         MEASURED[named[0]] = max(MEASURED.get(named[0], 0.0), largest)
+
+
+def wide_experts() -> Experts:
+    """Three experts with one tensor that the merge does not count as small, and one that it does; no encoder."""
+    torch.manual_seed(0)
+    base = {"w": torch.randn(96, 96), "b": torch.randn(96)}
+    return Experts.from_state_dicts(
+        base, {f"t{k}": {n: t + 0.01 * torch.randn_like(t) for n, t in base.items()} for k in range(3)}
+    )

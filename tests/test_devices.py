@@ -9,19 +9,20 @@ from typing import Any
 
 import pytest
 import torch
-from support import random_experts, random_stream
+from support import random_experts, random_stream, wide_experts
 from tiny import TinyBench, TinySource
 from torch import Tensor, nn
 
 import methods
 from benchmark import cli, devices, runner
 from benchmark.evaluate import autocast, batches, evaluate
+from benchmark.rows import label
 from benchmark.runner import Options, execute, plan
 from benchmark.store import Store
 from benchmark.suites.bench import resolve_device, resolve_dtype
 from benchmark.suites.vision import Accuracy
 from methods.api import Experts
-from methods.coefficients import LayerwiseMerge
+from methods.coefficients import _HELD, LayerwiseMerge, vectors_in
 from methods.vectors import per_tensor
 
 
@@ -86,6 +87,53 @@ def test_coefficients_and_weights_stay_float32_under_autocast() -> None:
     assert all(t.dtype == torch.float32 for t in merged.state_dict().values())
     exact = methods.get("symerge")(experts, random_stream(experts.tasks), steps=2, batch_size=8)
     assert (merged.trace["coefficients"] - exact.trace["coefficients"]).abs().max() < 0.05
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_task_vectors_are_held_in_the_dtype_asked_for_and_everything_else_is_float32(dtype: torch.dtype) -> None:
+    experts, exact = wide_experts(), LayerwiseMerge(wide_experts())
+    with vectors_in(dtype):
+        merge = LayerwiseMerge(experts)
+    held = {name: part.vectors for _, part in merge._parts for name in part.names}
+    assert [t.dtype for t in held["w"]] == [dtype] and held["b"].dtype == torch.float32
+    assert LayerwiseMerge(experts)._parts[-1][1].vectors[0].dtype == torch.float32, "only within"
+    made, wanted = merge(), exact()
+    assert all(t.dtype == torch.float32 for t in made.values())
+    # Only the task vectors are rounded, by at most half of their last bit.
+    rounding = 0.9 * sum(v.abs() for v in experts.task_vectors("w")) * 2.0 ** (-9 if dtype == torch.bfloat16 else -11)
+    off = (made["w"] - wanted["w"]).abs()
+    assert (off <= rounding + 1e-6).all() and off.max() > 0 and torch.equal(made["b"], wanted["b"])
+    grads = {n: torch.randn_like(t) for n, t in made.items()}
+    (found,) = torch.autograd.grad([made[n] for n in made], merge.raw, [grads[n] for n in made])
+    (right,) = torch.autograd.grad([wanted[n] for n in made], exact.raw, [grads[n] for n in made])
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, right, rtol=0.02, atol=0.02)
+    assert not torch.equal(found, right)
+
+
+def test_the_dtype_of_task_vectors_reaches_the_method_and_makes_another_run(tmp_path: Path) -> None:
+    bench, texts = TinyBench(), ["symerge", "ties"]
+    plain, half = plan(bench, texts, seeds=[0]), plan(bench, texts, seeds=[0], vectors="bfloat16")
+    # It is another run of what holds task vectors, and no other run of anything else.
+    assert {a.spec.method for a, b in zip(plain, half, strict=True) if a.spec.run_id != b.spec.run_id} == {"symerge"}
+    seen = []
+    real = bench.experts
+
+    def spied() -> Experts:
+        experts = real()
+        forward = experts.forward
+
+        def told(*arguments: Any) -> Any:
+            seen.append(_HELD.get())
+            return forward(*arguments)
+
+        experts.forward = told  # type: ignore[method-assign]
+        return experts
+
+    bench.experts = spied  # type: ignore[method-assign]
+    records = execute(half, bench, Store(tmp_path), Options())
+    assert set(seen) == {torch.bfloat16} and all(r.status == "done" for r in records)
+    assert [label(r) for r in records if "task vectors bfloat16" in label(r)] == ["symerge [task vectors bfloat16]"]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])

@@ -63,6 +63,10 @@ def test_what_holds_more_is_estimated_higher(full: Setting) -> None:
     assert need("symerge", replace(full, tasks=20)).host - symerge.host == pytest.approx(12 * m)
     assert need("symerge", full, batch_size=64).host > symerge.host > need("symerge", full, batch_size=8).host
     assert need("symerge", replace(full, autocast=True)).host < symerge.host
+    # In half the bytes: half of eight task vectors less, and one tensor's of all tasks read as float32.
+    halved = need("symerge", replace(full, vector_bytes=2))
+    assert symerge.host - halved.host == pytest.approx(4 * m - 8 * 4 * full.shapes.largest)
+    assert need("ties", replace(full, vector_bytes=2)) == need("ties", full)
     assert need("pcgrad", full).host > need("joint", full).host + 7 * m
     assert need("symerge", full, steps=1).seconds < symerge.seconds  # type: ignore[operator]
     assert need("regmean", full).unknown == ("images of train",) and not symerge.unknown
@@ -81,6 +85,7 @@ def test_a_new_method_is_estimated_by_the_shared_pieces_it_uses() -> None:
     ("machine", "cuda", "says"),
     [
         ({"device": 5.4 * GIB}, True, "--autocast bfloat16"),
+        ({"device": 4.7 * GIB}, True, "--vectors bfloat16"),
         ({"device": 1 * GIB}, True, "--device cpu"),
         ({"device": 1 * GIB, "host": 5.2 * GIB}, True, None),
         ({"host": 5.5 * GIB}, False, "--autocast bfloat16"),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import Encoder, Head, golden_experts, golden_states, random_experts, random_stream
+from support import Encoder, Head, golden_experts, golden_states, random_experts, random_stream, wide_experts
 from torch import Tensor, nn
 
 import methods
@@ -153,6 +153,22 @@ def test_leaves_add_up_to_the_same_gradient_as_one_graph() -> None:
     leaves.backward()
     torch.testing.assert_close(whole.raw.grad, parts.raw.grad, rtol=1e-4, atol=1e-5)
     assert whole.raw.grad.abs().max() > 0
+
+
+def test_a_merge_is_written_over_by_the_next_and_a_kept_one_is_not() -> None:
+    merge = LayerwiseMerge(wide_experts())
+    first, kept = merge(), merge.merged()
+    before = {n: t.clone() for n, t in kept.items()}
+    with torch.no_grad():
+        merge.raw += 0.1
+    loss = first["w"].square().sum()
+    second = merge()
+    assert second["w"].data_ptr() == first["w"].data_ptr() and not torch.equal(second["w"], before["w"])
+    assert all(torch.equal(kept[n], before[n]) for n in kept)
+    with pytest.raises(RuntimeError, match="modified (by an )?inplace"):
+        loss.backward()
+    second["w"].square().sum().backward()
+    assert merge.raw.grad is not None and (merge.raw.grad[0] != 0).all()
 
 
 def test_coefficients_that_leave_the_box_get_no_gradient() -> None:

@@ -82,6 +82,7 @@ def derive(
     access: Access,
     dtype: str = "float32",
     autocast_dtype: str | None = None,
+    vectors: str = "float32",
 ) -> Derived:
     """A derived run on ``bench``.
 
@@ -102,6 +103,7 @@ def derive(
         seed=seed,
         dtype=dtype,
         autocast=autocast_dtype,  # type: ignore[arg-type]
+        vectors=vectors,  # type: ignore[arg-type]
     )
 
     def call(experts: Experts, stream: Stream | None = None, **keywords: Any) -> Merged:

@@ -118,6 +118,7 @@ def _pair(bench: Bench, giver: Record, taker: Record, layer: str, runs: Store) -
             access=access_of([giver, taker]),
             dtype=giver.spec.dtype,
             autocast_dtype=giver.spec.autocast,
+            vectors=giver.spec.vectors,
         ),
         derive(
             SELF_ADAPTED,
@@ -129,5 +130,6 @@ def _pair(bench: Bench, giver: Record, taker: Record, layer: str, runs: Store) -
             access=access_of([giver, taker]) | Access(test=UNLABELLED),
             dtype=giver.spec.dtype,
             autocast_dtype=giver.spec.autocast,
+            vectors=giver.spec.vectors,
         ),
     ]
