@@ -258,8 +258,8 @@ class Experts:
     def _finite(self, name: str, owner: str, value: Tensor) -> Tensor:
         key = f"{owner}/{name}"
         if key not in self._checked:
-            if not torch.isfinite(value.sum(dtype=torch.float64)):
-                bad = int((~torch.isfinite(value)).sum())
+            bad = not_finite(value)
+            if bad:
                 raise MergingError(
                     f"{owner}: {name} holds {bad} NaN or Inf of {value.numel()} values; expected finite weights. "
                     "The checkpoint is damaged: import it again."
@@ -435,6 +435,12 @@ def batch_statistics(module: nn.Module) -> Iterator[None]:
     finally:
         for each, (mean, variance) in zip(aside, kept, strict=True):
             each.running_mean, each.running_var = mean, variance
+
+
+def not_finite(value: Tensor) -> int:
+    """How many entries are NaN or Inf. Read once where all are finite; a sum that overflows is looked at by entry."""
+    # In another precision the sum would copy the tensor.
+    return 0 if torch.isfinite(value.sum()) else int((~torch.isfinite(value)).sum())
 
 
 def valid(name: str, value: Tensor) -> Tensor:

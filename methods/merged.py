@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from methods.experts import Experts, StateFile, valid
+from methods.experts import Experts, StateFile, not_finite, valid
 from methods.registry import PACKAGE, MergingError, nearest
 
 StateRule = Callable[["Merged", str], Mapping[str, Tensor]]
@@ -86,7 +86,7 @@ class Merged:
             if rule is not None:
                 _reference(rule)
         for name, value in self.tensors():
-            if value.is_floating_point() and not torch.isfinite(value.sum(dtype=torch.float64)):
+            if value.is_floating_point() and not_finite(value):
                 raise MergingError(
                     f"the merge produced NaN or Inf in {name} {tuple(value.shape)}; expected finite weights"
                 )

@@ -376,6 +376,14 @@ def test_experts_that_do_not_match_are_refused_with_what_differs() -> None:
     spoiled = {**tuned["t0"], some: torch.full((32,), float("nan"))}
     with pytest.raises(MergingError, match=f"expert t0: {some} holds 32 NaN or Inf"):
         methods.get("weight_average")(Experts.from_state_dicts(base, {"t0": spoiled}))
+    for part in (float("inf"), float("-inf")):
+        spoiled = {**tuned["t0"], some: torch.tensor([part] * 3 + [0.0] * 29)}
+        with pytest.raises(MergingError, match=f"expert t0: {some} holds 3 NaN or Inf"):
+            methods.get("weight_average")(Experts.from_state_dicts(base, {"t0": spoiled}))
+    # Large values whose sum is beyond float32 are finite all the same.
+    large = {**base, some: torch.full((32,), 3e38)}
+    merged = methods.get("weight_average")(Experts.from_state_dicts(large, {"t0": large}))
+    assert torch.equal(merged.state_dict()[some], large[some])
     with pytest.raises(MergingError, match="no experts given"):
         Experts.from_state_dicts(base, {})
 
