@@ -134,6 +134,15 @@ def test_every_figure_is_written_as_png_and_svg_of_modest_size(reference: tuple,
         assert path.with_suffix(".svg").read_text().lstrip().startswith("<?xml")
 
 
+def test_merges_that_adapt_come_before_training_on_labels(reference: tuple) -> None:
+    records, board = reference
+    (axes,) = figures.OF_BOARD["adaptation"](board, records).axes
+    shown = [text.get_text().split(" (n=")[0] for text in axes.get_legend().get_texts()]
+    rows = board.rows.set_index("method")
+    assert rows.loc["joint", "mean"] > rows.loc["symerge", "mean"]
+    assert "symerge" in shown and not rows.loc[shown, "access"].str.contains("labelled train").any()
+
+
 def test_titles_of_a_figure_with_one_panel_lie_within_it() -> None:
     about = "vision-mini-20, 20 tasks, 13,496 test samples, 1 seed, commit 385e93fe"
     points = pd.DataFrame({"merger": "ties", "heads": "own", "size": 2, "cross_normalised": [20.0, 30.0],
