@@ -16,16 +16,19 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import psutil
 
 import methods
+from benchmark import dry_run, estimate
 from benchmark.data import full
 from benchmark.errors import UserError
+from benchmark.estimate import Setting
 from benchmark.measure import anonymous_bytes
 from benchmark.record import Record
 from benchmark.spec import REFERENCE_ROWS, format_value
@@ -54,6 +57,8 @@ class Outcome:
     """Of the whole process, the runtime's own part included."""
     seconds: float
     """From the start of the process to its end."""
+    estimate: float | None = None
+    """The process's peak in bytes as ``--dry-run`` estimates it, for these images and updates."""
 
 
 def write_family(folder: Path, backbone: str, suite: Suite, dtype: str = "float32") -> None:
@@ -244,6 +249,7 @@ def rehearse(
     from benchmark.store import Store
 
     texts = variants(asked, suite)
+    around = surroundings(suite, backbone, device=device, dtype=dtype, autocast=autocast, vectors=vectors, batch_size=batch_size)
     with tempfile.TemporaryDirectory(prefix="symerge-rehearsal-") as temporary:
         folder = Path(temporary)
         tell(f"writing {len(suite.tasks) + 1} random {get_backbone(backbone).name} towers and images to {folder}")
@@ -268,7 +274,23 @@ def rehearse(
             records = Store(results, read_only=True).all()
             record = next((r for r in records if (r.started or "") >= since), None)
             status = ended or _status(record, process.exitcode)
-            yield Outcome(text, status, record, peak or None, time.monotonic() - began)
+            yield Outcome(text, status, record, peak or None, time.monotonic() - began, estimated(record, around))
+
+
+def surroundings(suite: Suite, backbone: str, **how: Any) -> Setting:
+    """What the estimates of a rehearsal start from: its few images in place of the suite's."""
+    around = dry_run.setting(SimpleNamespace(suite=suite, backbone=backbone, family=FAMILY), **how)
+    assert around is not None
+    tasks = len(suite.tasks)
+    samples = {"train": TRAIN * tasks, "val": TRAIN * tasks // 10, "test": TEST * tasks}
+    return replace(around, samples=samples, eval_batch=min(around.eval_batch, TEST))
+
+
+def estimated(record: Record | None, around: Setting) -> float | None:
+    """Bytes that the run's process was estimated to take at its peak; None without a merge."""
+    if record is None or record.status != "done":
+        return None
+    return estimate.need(record.spec.method, record.spec.parameters, around).host
 
 
 def _status(record: Record | None, exitcode: int | None) -> str:
@@ -279,18 +301,19 @@ def _status(record: Record | None, exitcode: int | None) -> str:
     return record.status
 
 
-HEADER = ("method", "outcome", "merge s", "adapt s", "evaluate s", "process s", "merge peak GiB", "process peak GiB")
+HEADER = ("method", "outcome", "merge s", "adapt s", "evaluate s", "process s", "merge GiB", "process GiB", "estimated")
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
-    """The outcomes in Markdown, in the order they were run."""
+    """The outcomes in Markdown, in the order they were run. GiB are peaks of anonymous memory; the last is estimated."""
     lines = [f"| {' | '.join(HEADER)} |", "|---|---|" + "---:|" * (len(HEADER) - 2)]
     for one in outcomes:
         cost = one.record.cost if one.record else None
         merged = None if cost is None or cost.peak_anonymous_mb is None else cost.peak_anonymous_mb / 1024
         spent = (cost.merge_seconds, cost.adapt_seconds, cost.evaluate_seconds) if cost else (None,) * 3
         cells = ["–" if n is None else f"{n:.1f}" for n in (*spent, one.seconds)]
-        peaks = ["–" if n is None else f"{n:.2f}" for n in (merged, one.peak and one.peak / GIB)]
+        held = (merged, one.peak and one.peak / GIB, one.estimate and one.estimate / GIB)
+        peaks = ["–" if n is None else f"{n:.2f}" for n in held]
         lines.append(f"| `{one.variant}` | {one.status} | {' | '.join([*cells, *peaks])} |")
     return "\n".join(lines) + "\n"
 

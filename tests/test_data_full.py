@@ -167,8 +167,11 @@ def test_a_label_beyond_the_heads_classes_is_refused(tmp_path, small):
 def test_missing_data_names_the_command_that_brings_it(tmp_path):
     with pytest.raises(UserError, match="--data-root DIR"):
         full.load_split("MNIST", "test")
-    with pytest.raises(UserError, match="(?s)MNIST does not exist.*ylecun/mnist, unpinned: give --rev.*assets data"):
+    with pytest.raises(UserError, match="(?s)SVHN does not exist.*stanford/svhn, unpinned: give --rev.*assets data"):
+        full.load_split("SVHN", "test", root=tmp_path)
+    with pytest.raises(UserError, match="(?s)MNIST does not exist.*lecun/mnist, 77f3279092.*fetch MNIST --ro") as told:
         full.load_split("MNIST", "test", root=tmp_path)
+    assert "--revision" not in str(told.value)
     with pytest.raises(UserError, match="did you mean MNIST"):
         full.info("MNST")
     (tmp_path / "MNIST").mkdir()
@@ -232,13 +235,15 @@ def test_fetch_pins_a_commit_notes_it_and_never_uses_the_network_unasked(tmp_pat
     root = ["--root", str(tmp_path)]
     assert run("fetch", "MNIST", *root) == 2 and not asked
     assert "Add --download" in capsys.readouterr().err
-    assert run("fetch", "MNIST", *root, "--download") == 2 and not asked
-    assert "--revision MNIST=COMMIT" in capsys.readouterr().err
+    assert run("fetch", "SVHN", *root, "--download") == 2 and not asked
+    assert "--revision SVHN=COMMIT" in capsys.readouterr().err
     assert run("fetch", "EMNIST", *root, "--download") == 2 and "no hub copy" in capsys.readouterr().err
     assert run("fetch", "MNIST", *root, "--download", "--revision", "MNIST=main") == 0
     assert asked == [("ylecun/mnist", "dataset", "a" * 40)]
     assert check.check_set("MNIST", tmp_path).found == "parquet, ylecun/mnist at aaaaaaaaaaaa"
     assert run("fetch", "MNIST", *root, "--download", "--revision", "MNIST") == 2
+    assert run("fetch", "MNIST", *root, "--download") == 0
+    assert asked[1:] == [("ylecun/mnist", "dataset", full.info("MNIST").revision)]
 
 
 def test_an_image_cut_short_is_named_and_leaves_no_cache(tmp_path, small, cache):
