@@ -249,14 +249,16 @@ def rehearse(
     from benchmark.store import Store
 
     texts = variants(asked, suite)
-    around = surroundings(suite, backbone, device=device, dtype=dtype, autocast=autocast, vectors=vectors, batch_size=batch_size)
+    how: dict[str, Any] = {
+        "device": device, "dtype": dtype, "autocast": autocast, "vectors": vectors, "batch_size": batch_size
+    }  # fmt: skip
+    around = surroundings(suite, backbone, **how)
     with tempfile.TemporaryDirectory(prefix="symerge-rehearsal-") as temporary:
         folder = Path(temporary)
         tell(f"writing {len(suite.tasks) + 1} random {get_backbone(backbone).name} towers and images to {folder}")
         write_family(folder / "checkpoints", backbone, suite)
         write_data(folder / "data", suite)
-        how = {"device": device, "dtype": dtype, "autocast": autocast, "vectors": vectors, "threads": threads,
-               "argv": list(argv), "time_limit": time_limit, "batch_size": batch_size}  # fmt: skip
+        how |= {"threads": threads, "argv": list(argv), "time_limit": time_limit}
         # A server that has imported everything, and used nothing of it, starts a fresh process in no time.
         os.environ.setdefault("TQDM_DISABLE", "1")
         context = multiprocessing.get_context("forkserver")
@@ -305,7 +307,7 @@ HEADER = ("method", "outcome", "merge s", "adapt s", "evaluate s", "process s", 
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
-    """The outcomes in Markdown, in the order they were run. GiB are peaks of anonymous memory; the last is estimated."""
+    """The outcomes in Markdown, in the order they were run. GiB are peaks of anonymous memory, the last estimated."""
     lines = [f"| {' | '.join(HEADER)} |", "|---|---|" + "---:|" * (len(HEADER) - 2)]
     for one in outcomes:
         cost = one.record.cost if one.record else None
