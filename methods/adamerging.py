@@ -13,6 +13,8 @@ K + 1 models; they are never used.
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from methods.adaptation import adapt_merge, entropy
@@ -67,8 +69,11 @@ def class_entropy(logits: Tensor) -> Tensor:
     return entropy(logits.movedim(1, -1) if logits.ndim > 2 else logits).mean()
 
 
-def coefficient_trace(merge: LayerwiseMerge) -> dict[str, object]:
-    """Effective and raw coefficients ``[L, K]`` and the names of their rows, for a trace."""
+def coefficient_trace(merge: Any) -> dict[str, object]:
+    """Effective and raw coefficients ``[L, K]`` and the names of their rows, for a trace.
+
+    ``merge`` is a :class:`LayerwiseMerge`, or another module with its ``coefficients()``, ``raw`` and ``names``.
+    """
     effective = merge.coefficients().detach().cpu()
     rows = list(merge.names) if len(effective) > 1 else ["all"]
     return {"coefficients": effective, "raw_coefficients": merge.raw.detach().cpu(), "coefficient_rows": rows}
