@@ -83,6 +83,8 @@ def test_a_run_ends_with_a_rehearsal_that_is_killed(tmp_path: Path) -> None:
     parent.kill()
     parent.wait()
     _, alive = psutil.wait_procs(children, timeout=30)
+    for process in alive:
+        process.kill()
     assert not alive
 
 
