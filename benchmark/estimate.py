@@ -85,7 +85,8 @@ def pieces(name: str, inner: str | None = None) -> frozenset[str]:
 
 def holds_vectors(name: str, parameters: Mapping[str, Any]) -> bool:
     """Whether a run keeps all task vectors on the device while it adapts: ``--vectors`` applies to it."""
-    return "coefficients:LayerwiseMerge" in pieces(name, _inner(parameters))
+    adapts = bool(methods.describe(name).access_for(parameters))
+    return adapts and "coefficients:LayerwiseMerge" in pieces(name, _inner(parameters))
 
 
 def _inner(parameters: Mapping[str, Any]) -> str | None:

@@ -78,7 +78,8 @@ class _Loose(_Part):
         made = self._made if again else None
         if made is None:
             made = torch.empty(sum(self.sizes), dtype=kind, device=coefficients.device)
-            self._made = made if again else self._made
+            if again:
+                self._made = made
         out = made.split(self.sizes)
         for into, base, vectors, row in zip(out, self.base, self.vectors, coefficients.to(kind).unbind(0), strict=True):
             torch.addmv(base, vectors.to(kind).t(), row, out=into)
