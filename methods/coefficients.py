@@ -41,9 +41,10 @@ def vectors_in(dtype: torch.dtype) -> Iterator[None]:
 
 def _exact(device: torch.device) -> contextlib.AbstractContextManager[Any]:
     """Float32 whatever the run's autocast says: a coefficient's step is finer than half precision."""
-    if not torch.amp.autocast_mode.is_autocast_available(device.type):
+    kind = device.type
+    if not torch.amp.autocast_mode.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
         return contextlib.nullcontext()
-    return torch.autocast(device.type, enabled=False)
+    return torch.autocast(kind, enabled=False)
 
 
 class _Part:
@@ -94,29 +95,31 @@ class _Loose(_Part):
         return found
 
 
-class _Padded(_Part):
-    """Small tensors padded to one length, ``base`` ``[S, 1, m]``, ``vectors`` ``[S, K, m]``: one batched product."""
+class _Small(_Part):
+    """Small tensors: those of one size in one batched product, ``base`` ``[S, 1, n]`` and ``vectors`` ``[S, K, n]``."""
 
     def __init__(self, names: Sequence[str], base: Sequence[Tensor], vectors: Sequence[Tensor]) -> None:
-        self.names = tuple(names)
-        self.layout = [(b.numel(), b.shape) for b in base]
-        longest = max(n for n, _ in self.layout)
-        self.base = vectors[0].new_zeros(len(base), 1, longest)
-        self.vectors = vectors[0].new_zeros(len(base), len(vectors[0]), longest)
-        for i, (b, v) in enumerate(zip(base, vectors, strict=True)):
-            self.base[i, 0, : b.numel()] = b.reshape(-1)
-            self.vectors[i, :, : b.numel()] = v
+        of_size: dict[int, list[int]] = {}
+        for i, tensor in enumerate(base):
+            of_size.setdefault(tensor.numel(), []).append(i)
+        order = [i for group in of_size.values() for i in group]
+        self.names, self.shapes = tuple(names[i] for i in order), [base[i].shape for i in order]
+        self.base = [torch.stack([base[i].reshape(1, -1) for i in group]) for group in of_size.values()]
+        self.vectors = [torch.stack([vectors[i] for i in group]) for group in of_size.values()]
 
     def combine(self, coefficients: Tensor, again: bool = False) -> list[Tensor]:
-        rows = torch.baddbmm(self.base, coefficients.unsqueeze(1), self.vectors).squeeze(1)
-        return [rows[i, :n].view(shape) for i, (n, shape) in enumerate(self.layout)]
+        rows = coefficients.unsqueeze(1).split([len(base) for base in self.base])
+        made = [torch.baddbmm(*group).squeeze(1).unbind(0) for group in zip(self.base, rows, self.vectors, strict=True)]
+        flat = (tensor for group in made for tensor in group)
+        return [tensor.view(shape) for tensor, shape in zip(flat, self.shapes, strict=True)]
 
     def gradient(self, grads: tuple[Tensor | None, ...]) -> Tensor:
-        padded = torch.zeros_like(self.base)
-        for i, (grad, (n, _)) in enumerate(zip(grads, self.layout, strict=True)):
-            if grad is not None:
-                padded[i, 0, :n].copy_(grad.reshape(-1))
-        return torch.bmm(self.vectors, padded.transpose(1, 2)).squeeze(2)
+        found, rest = [], grads
+        for base, vectors in zip(self.base, self.vectors, strict=True):
+            group, rest = rest[: len(base)], rest[len(base) :]
+            flat = [base.new_zeros(base.shape[2]) if g is None else g.reshape(-1) for g in group]
+            found.append(torch.bmm(vectors, torch.stack(flat).unsqueeze(1).mT).squeeze(2))
+        return torch.cat(found)
 
 
 class _Combine(torch.autograd.Function):
@@ -204,10 +207,10 @@ class LayerwiseMerge(nn.Module):
                 together, filled = [], 0
             together.append((name, base, stacked.to(_HELD.get())))
             filled += base.numel()
-        self._add(_Padded, small)
+        self._add(_Small, small)
         self._add(_Loose, together)
 
-    def _add(self, kind: type[_Loose] | type[_Padded], tensors: list[tuple[str, Tensor, Tensor]]) -> None:
+    def _add(self, kind: type[_Loose] | type[_Small], tensors: list[tuple[str, Tensor, Tensor]]) -> None:
         """A part of ``(name, base, vectors)``, with the rows of ``raw`` that it takes."""
         if tensors:
             part = kind(*zip(*tensors, strict=True))
@@ -242,15 +245,20 @@ class LayerwiseMerge(nn.Module):
 class Leaves:
     """Merged tensors cut from their graph, so that several backward passes add up before one goes through the merge.
 
-    The activations of one batch are freed before the next is computed; memory is that of one training step.
+    The activations of one batch are freed before the next is computed; memory is that of one training step. The sums of
+    gradients lie in one piece: left where the first batch's are made, they break up what its activations leave free.
     """
 
     def __init__(self, merged: Mapping[str, Tensor]) -> None:
         self._graph = {n: t for n, t in merged.items() if t.requires_grad}
         self.state = {n: t.detach().requires_grad_(n in self._graph) for n, t in merged.items()}
+        if self._graph:
+            leaves = [self.state[n] for n in self._graph]
+            sizes = [leaf.numel() for leaf in leaves]
+            for leaf, part in zip(leaves, leaves[0].new_zeros(sum(sizes)).split(sizes), strict=True):
+                leaf.grad = part.view_as(leaf)
 
     def backward(self) -> None:
         """Send the gradients gathered in the leaves through the merge."""
-        reached = [(self._graph[n], t.grad) for n, t in self.state.items() if n in self._graph and t.grad is not None]
-        if reached:
-            torch.autograd.backward([t for t, _ in reached], [g for _, g in reached])
+        if self._graph:
+            torch.autograd.backward(list(self._graph.values()), [self.state[n].grad for n in self._graph])

@@ -341,12 +341,14 @@ class Experts:
         given = {n: valid(n, t) for n, t in state.items() if n in known}
         lacking = any(n not in given for n in self.statistics)
         with batch_statistics(self.encoder) if lacking else nullcontext():
-            return torch.func.functional_call(self.encoder, given, (inputs,))
+            return torch.func.functional_call(self.encoder, given, (inputs,), tie_weights=self._tied)
 
     def _encoder_names(self) -> set[str]:
         if not hasattr(self, "_known"):
             assert self.encoder is not None
             self._known = set(self.encoder.state_dict())
+            parts = (self.encoder.named_parameters, self.encoder.named_buffers)
+            self._tied = any(len(list(part())) < len(list(part(remove_duplicate=False))) for part in parts)
         return self._known
 
     def adaptable(self, task: str) -> dict[str, Any]:

@@ -34,7 +34,8 @@ SPECTRAL = [
     ("iso_c", {}, "iso_c__alpha1__seed0", 5e-6),
     ("iso_cts", {}, "iso_cts__frac0.8_alpha1__seed0", 2e-5),
     ("tsv_m", {}, "tsvm__alpha1__seed0", 2e-5),
-    ("doge", {}, "doge__sub6_K30_lam0.07__seed0", 5e-6),
+    # Adam's steps where a gradient is next to 0 are noise at full size: 1.2e-5 apart on another processor.
+    ("doge", {}, "doge__sub6_K30_lam0.07__seed0", 2e-5),
 ]
 
 
@@ -95,11 +96,11 @@ def test_fisher_matches_the_authors_code_under_their_values(stem: str, keywords:
 @pytest.mark.parametrize("scale", [1.0, 0.6])
 def test_esm_matches_the_authors_code_on_their_proxies(scale: float) -> None:
     # An eigenvalue of 1e-7 of the largest takes part, so that rounding of the forward pass alone moves a few entries
-    # of one layer by 2e-5: hence the budget.
+    # of one layer by 3e-5, of 170 in 26,240 by more than 1e-5 on one processor: hence the budget.
     stored = golden("esm__proxy32__seed0")
     stream = Stream.from_batches({f"t{k}": stored[f"images/t{k}"][None] for k in range(4)})
     merged = methods.get("esm")(golden_experts(encoder=True), stream, scale=scale)
     expected = part(stored, f"merged_coef{scale}")
-    assert_state(merged, expected, golden_states()[0], 1e-5, budget=5e-3)
+    assert_state(merged, expected, golden_states()[0], 1e-5, budget=1e-2)
     assert_state(merged, expected, golden_states()[0], 5e-5)
     assert_state(merged, expected, start("tsv_m"), 1e-3 if scale == 1.0 else 1e-4, budget=1e-3)

@@ -3,7 +3,7 @@
 ViT-B-32 with K = 8: peaks of anonymous memory of the whole merge, and the spectral methods against the plain form of
 their authors' code, in turns, on one of its twelve blocks. ViT-L-14 with K = 20 from float16 files (13 GB of disk, so
 only with ``SYMERGE_BENCH_LARGE=1``): element-wise methods whole, others on two of its 24 blocks. Memory is asserted,
-time is not. docs/methods-cost.md quotes one run.
+time is not. docs/performance.md quotes one run.
 """
 
 from __future__ import annotations
