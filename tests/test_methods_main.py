@@ -400,6 +400,22 @@ def test_lora_experts_are_their_full_rank_task_vectors() -> None:
         golden_experts().lora("t0")
 
 
+def test_a_weight_that_the_encoder_uses_twice_is_replaced_in_both_places() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = self.second = nn.Linear(4, 4, bias=False)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return self.second(self.first(inputs))
+
+    encoder = Twice()
+    states = [{n: torch.randn(4, 4) for n in encoder.state_dict()} for _ in range(2)]
+    experts = Experts.from_state_dicts(states[0], {"t0": states[1]}, encoder=encoder)
+    new, inputs = torch.randn(4, 4), torch.randn(3, 4)
+    torch.testing.assert_close(experts.forward({"first.weight": new}, "t0", inputs), inputs @ new.T @ new.T)
+
+
 def test_coefficient_rows_follow_the_encoders_parameters() -> None:
     encoder = Encoder()
     order = list(encoder.state_dict())

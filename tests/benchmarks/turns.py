@@ -23,7 +23,7 @@ class Turns:
 
     def ratio(self, clock: int) -> float:
         """The fastest round of ours over the fastest of the plain form; ``clock`` 0 is wall, 1 is CPU time."""
-        return min(s[clock] for s in self.ours) / min(s[clock] for s in self.plain)
+        return least(self.ours)[clock] / least(self.plain)[clock]
 
 
 def now() -> Seconds:
@@ -38,14 +38,31 @@ def since(start: Seconds) -> Seconds:
 
 
 class Rounds:
-    """Given to a stream as its progress, it notes what the rounds of adaptation took, without what precedes them."""
+    """Given to a stream as its progress, it notes what each round of adaptation took, without what precedes them."""
 
-    taken: Seconds = (0.0, 0.0)
+    def __init__(self) -> None:
+        self.taken: list[Seconds] = []
 
     def __call__(self, rounds: Iterator[Any], total: int, text: str) -> Iterator[Any]:
+        for item in rounds:
+            start = now()
+            yield item
+            self.taken.append(since(start))
+
+
+def least(taken: list[Seconds]) -> Seconds:
+    """The least wall and the least CPU time of all."""
+    return min(s[0] for s in taken), min(s[1] for s in taken)
+
+
+def fastest(function: Callable[[], Any], times: int) -> Seconds:
+    """What the fastest of ``times`` calls took."""
+    taken = []
+    for _ in range(times):
         start = now()
-        yield from rounds
-        self.taken = since(start)
+        function()
+        taken.append(since(start))
+    return least(taken)
 
 
 def compare(
