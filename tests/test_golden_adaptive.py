@@ -42,8 +42,10 @@ def test_adarank_follows_the_authors_code_update_by_update() -> None:
     masks = {k[len("mask_final/") :]: v for k, v in stored.items() if k.startswith("mask_final/")}
     assert len(masks) == 8
     for name, mask in masks.items():
-        # Where a mask's gradient is next to 0 Adam's step is noise at full size: 1.2e-5 apart on another processor.
-        torch.testing.assert_close(merged.trace[f"mask/{name}"], mask, atol=1e-4, rtol=0)
+        # Where a mask's gradient is next to 0 Adam's step is noise at full size: one entry of all, 1.2e-5 apart, on
+        # another processor.
+        gap = (merged.trace[f"mask/{name}"] - mask).abs()
+        assert gap.max() <= 1e-4 and (gap > 1e-5).sum() <= 0.01 * gap.numel(), name
         assert (mask - 0.1).abs().max() > 1e-3
     final = {k[len("merged_final/") :]: v for k, v in stored.items() if k.startswith("merged_final/")}
     assert_state(merged, final, golden("adarank_init__TA_prior0.3_r1.0__seed0"), atol=1e-5)

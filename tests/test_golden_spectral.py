@@ -34,7 +34,6 @@ SPECTRAL = [
     ("iso_c", {}, "iso_c__alpha1__seed0", 5e-6),
     ("iso_cts", {}, "iso_cts__frac0.8_alpha1__seed0", 2e-5),
     ("tsv_m", {}, "tsvm__alpha1__seed0", 2e-5),
-    # Adam's steps where a gradient is next to 0 are noise at full size: 1.2e-5 apart on another processor.
     ("doge", {}, "doge__sub6_K30_lam0.07__seed0", 2e-5),
 ]
 
@@ -44,6 +43,12 @@ def test_decompositions_match_the_authors_code(name: str, keywords: dict[str, An
     merged = methods.get(name)(golden_experts(), **keywords)
     assert_state(merged, golden(stem), golden_states()[0], atol)
     assert merged.storage == 0 and not merged.needs_task
+
+
+def test_doge_matches_the_authors_code_but_for_a_few_entries() -> None:
+    # Adam's steps where a gradient is next to 0 are noise at full size: 9 of 26,240 entries on another processor.
+    stem = "doge__sub6_K30_lam0.07__seed0"
+    assert_state(methods.get("doge")(golden_experts()), golden(stem), golden_states()[0], 5e-6, budget=1e-3)
 
 
 def test_tsv_c_matches_the_authors_code() -> None:

@@ -148,6 +148,7 @@ def test_leaves_add_up_to_the_same_gradient_as_one_graph() -> None:
     state = whole()
     (experts.forward(state, "t0", inputs).sum() + experts.forward(state, "t1", inputs[:2]).square().sum()).backward()
     leaves = Leaves(parts())
+    assert len({t.grad.untyped_storage().data_ptr() for t in leaves.state.values() if t.grad is not None}) == 1
     experts.forward(leaves.state, "t0", inputs).sum().backward()
     experts.forward(leaves.state, "t1", inputs[:2]).square().sum().backward()
     leaves.backward()
@@ -404,7 +405,8 @@ def test_a_weight_that_the_encoder_uses_twice_is_replaced_in_both_places() -> No
     class Twice(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.first = self.second = nn.Linear(4, 4, bias=False)
+            self.first, self.second = nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)
+            self.second.weight = self.first.weight
 
         def forward(self, inputs: Tensor) -> Tensor:
             return self.second(self.first(inputs))
