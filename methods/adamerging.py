@@ -20,7 +20,7 @@ from torch import Tensor
 from methods.adaptation import adapt_merge, entropy
 from methods.api import UNLABELLED, Access, Experts, Merged, Stream, method
 from methods.coefficients import LayerwiseMerge
-from methods.vectors import elect
+from methods.vectors import elect, fraction
 
 
 @method(title="AdaMerging", paper="arXiv:2310.02575", access=Access(test=UNLABELLED), needs=("classes",))
@@ -48,7 +48,7 @@ def adamerging(
         clamp: keep coefficients in [0, 1].
         seed: the stream's seed.
     """
-    vectors = elect(experts, keep, lambda agreeing, positive: agreeing) if trim else None
+    vectors = elect(experts, fraction("keep", keep), lambda agreeing, sign: agreeing) if trim else None
     merge = LayerwiseMerge(experts, prior=prior, granularity=granularity, clamp=clamp, vectors=vectors)
     trace = adapt_merge(
         experts,

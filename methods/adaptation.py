@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from methods.coefficients import Leaves
 from methods.experts import Experts
+from methods.registry import MergingError
 from methods.stream import Batch, Stream
 
 Loss = Callable[[str, Batch], Tensor]
@@ -55,6 +56,8 @@ def adapt(
         The trace: ``losses`` (one number per update, summed over its draws), ``adapt_seconds``, ``trainable``,
         ``updates``, ``images``.
     """
+    if draws < 1:
+        raise MergingError(f"batches_per_task is {draws!r}; expected at least 1")
     trained = [p for p in parameters if p.requires_grad]
     make = optimiser or (lambda found: torch.optim.Adam(found, lr=lr, betas=(0.9, 0.999), weight_decay=0.0))
     descent = make(trained) if trained else None
@@ -152,7 +155,7 @@ class ExpertOutputs:
         for task in stream.tasks:
             index = (
                 stream.upcoming(task, steps * draws, batch_size, replace, split)
-                if steps
+                if steps * draws
                 else torch.zeros(0, dtype=torch.int64)
             )
             if not len(index):

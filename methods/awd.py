@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from methods.api import Experts, Merged, MergingError, Stream, method
-from methods.inner import run
+from methods.inner import run_edited
 
 TINY = 1e-12
 
@@ -43,13 +43,15 @@ def awd(experts: Experts, stream: Stream | None = None, *, inner: str = "task_ar
     if alpha < 0 or steps < 0 or lr <= 0:
         raise MergingError(f"alpha={alpha!r}, steps={steps!r}, lr={lr!r}; expected alpha and steps of 0 or more and lr "
                            "above 0, such as alpha=0.1, steps=300, lr=0.01")
+    if not experts.names:
+        return Merged(experts)
     grams = torch.stack([inner_products(experts.task_vectors(n)) for n in experts.names])
     weights = disentangle(grams, alpha=alpha, steps=steps, lr=lr)
     redundant = {n: weighted(a.to(experts.device, torch.float32), experts.task_vectors(n))
                  for n, a in zip(experts.names, weights, strict=True)}
-    less = experts.edited(lambda name, task, vector: vector.sub_(redundant[name]))
-    merged = run(inner, less, stream, outer="awd", scale=scale)
-    merged.experts = experts
+    merged = run_edited(
+        inner, experts, lambda name, task, vector: vector.sub_(redundant[name]), stream, outer="awd", scale=scale
+    )
     before, after = interference(grams).mean(), interference(without(grams, weights)).mean()
     merged.trace.update(redundant_weights=weights.float(), redundant_rows=list(experts.names),
                         mean_cosine_before=float(before), mean_cosine_after=float(after))

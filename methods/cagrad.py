@@ -17,7 +17,7 @@ from scipy.optimize import minimize
 from torch import Tensor, tensor
 
 from methods.api import LABELLED, Access, Experts, Merged, Stream, method
-from methods.multitask import train
+from methods.multitask import products, train
 
 TINY = 1e-8
 
@@ -51,9 +51,9 @@ def cagrad(
 def combine(gradients: Tensor, c: float = 0.5) -> Tensor:
     """The combined gradient ``[P]`` of ``gradients`` ``[K, P]``."""
     count = len(gradients)
-    gram = (gradients @ gradients.T).float().cpu()
-    scale = c * float((gram.mean() + TINY).sqrt())
-    weights = tensor(worst_case(gram.numpy(), scale), dtype=gradients.dtype, device=gradients.device)
+    gram = products(gradients)
+    scale = c * float(np.sqrt(max(gram.mean(), 0.0) + TINY))
+    weights = tensor(worst_case(gram, scale), dtype=gradients.dtype, device=gradients.device)
     worst = weights @ gradients
     return count / (1 + c**2) * (gradients.mean(0) + scale / (worst.norm() + TINY) * worst)
 
@@ -63,7 +63,7 @@ def worst_case(gram: np.ndarray, scale: float) -> np.ndarray:
     even = np.ones(len(gram)) / len(gram)
     toward = gram @ even
     found = minimize(
-        lambda w: w @ toward + scale * np.sqrt(w @ gram @ w + TINY),
+        lambda w: w @ toward + scale * np.sqrt(max(w @ gram @ w, 0.0) + TINY),
         even,
         bounds=[(0, 1)] * len(gram),
         constraints={"type": "eq", "fun": lambda w: 1 - w.sum()},

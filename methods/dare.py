@@ -23,7 +23,7 @@ from torch import Tensor
 
 from methods.api import Experts, Merged, MergingError, method
 from methods.experts import Edit
-from methods.inner import run
+from methods.inner import run_edited
 from methods.statistics import per_task
 from methods.stream import derive
 from methods.vectors import choice, fraction
@@ -77,9 +77,7 @@ def _merge(experts: Experts, kept: Edit, *, drop: float, scale: float, rescale: 
     def edit(name: str, task: str, vector: Tensor) -> Tensor:
         return vector.mul_(size).masked_fill_(~kept(name, task, vector).to(vector.device, torch.bool), 0.0)
 
-    merged = run(inner, experts.edited(edit), outer="dare", scale=scale)
-    merged.experts = experts
-    return merged
+    return run_edited(inner, experts, edit, outer="dare", scale=scale)
 
 
 def _largest(vector: Tensor, drop: float) -> Tensor:

@@ -29,7 +29,7 @@ from methods.api import UNLABELLED, Access, Experts, Merged, MergingError, NotAp
 from methods.coefficients import LayerwiseMerge
 from methods.interference import block_weights
 from methods.spectral import leading, significant, task_svd
-from methods.vectors import choice, fraction, thresholds, trim
+from methods.vectors import choice, fraction, thresholds
 
 ADAMERGING: dict[str, Any] = {"steps": 500, "lr": 1e-3, "batch_size": 16, "draws": 2}
 
@@ -72,7 +72,7 @@ def doge(
         norms = vectors.flatten(1).norm(dim=1)
         weights[name] = torch.where(norms > 0, scale / norms, 0.0)
         change = modification(vectors, weights[name], shared_subspace(experts, name, vectors, subspace), steps, lr)
-        kept = trim(vectors.clone(), limits) != 0
+        kept = vectors.abs() >= limits.view(-1, *[1] * (vectors.ndim - 1))
         modified[name] = vectors.add_(change).mul_(kept)
         if coefficients == "fixed":
             modified[name] = torch.tensordot(weights[name], modified[name], 1)

@@ -5,12 +5,12 @@ EMR-Merging: Tuning-Free High-Performance Model Merging. Huang et al., NeurIPS 2
     theta_k = theta0 + gamma_k * mask_k * uni,    mask_k = [tau_k * s > 0]
     s = sign(sum_k tau_k), 0 counted as -1;  uni = s * max_k |tau_k| over the entries with that sign
 
-Reference: harveyhuang18/EMR_Merging merge_vit/src/main_emr_merging.py, emr_merge. gamma_k makes magnitudes match.
-The code divides the sum over tensors of mean |tau_k| by that of mean |mask_k * uni|, so a scalar counts as much as a
+Reference: harveyhuang18/EMR_Merging merge_vit/src/main_emr_merging.py, emr_merge. gamma_k makes magnitudes match. The
+code divides the sum over tensors of mean |tau_k| by that of mean |mask_k * uni|, so a scalar counts as much as a
 matrix; the paper writes one ratio of sums over all entries. We follow the code (rescale="code"); rescale="paper" is
 the other. Ours departs where the code divides by 0: a task whose masks are all empty has gamma = 1 (its model is the
-base anyway). Every floating tensor is merged. Kept: base and unified vector, one bit per task and entry, one number
-per task; the task id is needed.
+base anyway); signs are of sums in float64, so that the order of tasks decides none. Every floating tensor is merged.
+Kept: base and unified vector, one bit per task and entry, one number per task; the task id is needed.
 """
 
 from __future__ import annotations

@@ -11,9 +11,10 @@ Reference: kiddo127/ESM ESM-ViT/essential_subspace_decomposition.py and src/util
 are the inputs under expert k of its MLP weights and of the attention's packed in-projection; the exponents and the
 factor 2 are hard-coded; every other 2-D tensor but the text projection is merged by TSV-M (attention output
 projections take part in the scaling between blocks); the rest is the mean; the coefficient multiplies the
-essential-subspace weights only, 1 elsewhere. Departures: where the samples have fewer rows than the layer has
-outputs, the code pads Q with columns of the identity, which are not orthogonal to it: ours stay 0; zero task vectors
-have no part (the code gives NaN). ESM++ (a router with low-rank experts) is not built. Nothing is stored per task.
+essential-subspace weights only, 1 elsewhere. Where the samples have fewer rows than the layer has outputs the code pads
+Q with columns of the identity, which are not orthogonal to it: they have no variance, but count in ||tau_k||, which is
+then ||[Q I]^T tau_k||, here too. Departure: zero task vectors have no part (the code gives NaN). ESM++ (a router with
+low-rank experts) is not built. Nothing is stored per task.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import re
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from methods.api import UNLABELLED, Access, Experts, Merged, MergingError, Stream, method
@@ -61,7 +63,7 @@ def esm(experts: Experts, stream: Stream, *, proxies: int = 32, scale: float = 1
         found: dict[str, list[Tensor]] = {}
         batches = samples(stream, task, proxies)
         observe(experts, task, batches, wanted, lambda name, rows: found.setdefault(name, []).append(rows))
-        return {name: compressed(torch.cat(found.pop(name))) for name in list(found)}
+        return {name: compressed(torch.cat(found.pop(name)), len(experts.base[name])) for name in list(found)}
 
     return from_activations(experts, ((task, inputs(task)) for task in experts.tasks), scale=scale)
 
@@ -112,22 +114,27 @@ def roles(experts: Experts) -> dict[str, list[str]]:
     return found
 
 
-def compressed(rows: Tensor, most: int = 1 << 22) -> Tensor:
-    """Rows with the same Gram matrix; large ones as the triangular factor ``[in, in]``."""
+def compressed(rows: Tensor, outputs: int, most: int = 1 << 22) -> Tensor:
+    """Rows with the same Gram matrix; large ones as the triangular factor ``[in, in]``, with rows of zeros up to the
+    number of the layer's outputs, because fewer than these mean something to :func:`essential`."""
     if rows.numel() <= most or len(rows) <= rows.shape[1]:
         return rows
     factor: Tensor = torch.linalg.qr(rows, mode="r").R
-    return factor
+    return F.pad(factor, (0, 0, 0, max(0, min(len(rows), outputs) - len(factor))))
 
 
 def essential(vector: Tensor, rows: Tensor, rank: int) -> Factors:
     """``Q e [out, r]``, ``e Q^T tau [r, in]`` of one task, and the norm of its vector; null directions are 0."""
-    _, s, vh = leading(rows @ vector.T, rank)
+    count, few = min(len(rows), len(vector)), len(rows) < len(vector)
+    _, s, vh = leading(rows @ vector.T, count if few else rank)
     kept = significant(s)
-    weight = torch.where(kept, s, 0.0).square()
-    weight = relative(relative(weight) ** EIGENVALUE_POWER) * kept
-    directions = vh.T * weight
-    return directions, directions.T @ vector, vector.norm()
+    norm = vector.norm()
+    if few:
+        norm = torch.hypot((vh[kept] @ vector).norm(), vector[count:].norm())
+    variances = F.pad(torch.where(kept, s, 0.0)[:rank], (0, max(0, rank - len(s)))).square()
+    weight = relative(relative(variances) ** EIGENVALUE_POWER)
+    directions = F.pad(vh[:rank], (0, 0, 0, max(0, rank - len(s)))).T * weight
+    return directions, directions.T @ vector, norm
 
 
 def combined(parts: list[Factors]) -> Tensor:

@@ -121,7 +121,7 @@ class Experts:
         self.statistics = tuple(statistics)
         self.heads = dict(heads or {})
         self.kinds = {task: (kinds or {}).get(task, "classification") for task in self.tasks}
-        self._adaptable = {k: tuple(v) for k, v in (adaptable or {}).items()}
+        self._adaptable = _known_tensors(base, adaptable or {})
         self._lora: dict[str, dict[str, tuple[Tensor, Tensor, float]]] | None = None
         self._checked: set[str] = set()
         for task in self.tasks:
@@ -265,7 +265,7 @@ class Experts:
                     "The checkpoint is damaged: import it again."
                 )
             self._checked.add(key)
-        return value
+        return value.detach()
 
     def expert(self, task: str) -> Mapping[str, Tensor]:
         """The fine-tuned state dict of ``task``, read lazily."""
@@ -287,7 +287,7 @@ class Experts:
         base = self.base_tensor(name)
         out = torch.empty((len(self), *base.shape), dtype=torch.float32, device=self.device)
         for k, task in enumerate(self.tasks):
-            tuned = self._finite(name, f"expert {task}", self.expert(task)[name].to(self.device))
+            tuned = self._finite(name, f"expert {task}", self.expert(task)[name].to(self.device, torch.float32))
             torch.sub(tuned, base, out=out[k])
         return out
 
@@ -333,22 +333,35 @@ class Experts:
         }
 
     def forward(self, state: Mapping[str, Tensor], task: str, inputs: Any) -> Any:
-        """Features of ``inputs`` under the given weights. Tensors that ``state`` lacks are the encoder's own;
-        statistics that it lacks are those of the batch."""
+        """Features of ``inputs`` under the given weights, in evaluation mode. Tensors that ``state`` lacks are the
+        base's where they are not merged and else the encoder's own; statistics that it lacks are those of the batch."""
         if self.encoder is None:
             raise MergingError("this method runs the encoder and none was given; make the Experts with encoder=module")
         known = self._encoder_names()
-        given = {n: valid(n, t) for n, t in state.items() if n in known}
+        given = self._kept | {n: valid(n, t) for n, t in state.items() if n in known}
+        for names in self._tied:
+            value = next((given[n] for n in names if n in given), None)
+            if value is not None:
+                given.update((n, value) for n in names if n not in given)
         lacking = any(n not in given for n in self.statistics)
-        with batch_statistics(self.encoder) if lacking else nullcontext():
-            return torch.func.functional_call(self.encoder, given, (inputs,), tie_weights=self._tied)
+        with (
+            evaluating(self.encoder) if self.encoder.training else nullcontext(),
+            batch_statistics(self.encoder) if lacking else nullcontext(),
+        ):
+            return torch.func.functional_call(self.encoder, given, (inputs,), tie_weights=False)
 
     def _encoder_names(self) -> set[str]:
+        """The encoder's tensors. Looked up once: those under several names, and the base's that no method merges."""
         if not hasattr(self, "_known"):
             assert self.encoder is not None
             self._known = set(self.encoder.state_dict())
-            parts = (self.encoder.named_parameters, self.encoder.named_buffers)
-            self._tied = any(len(list(part())) < len(list(part(remove_duplicate=False))) for part in parts)
+            by_tensor: dict[int, list[str]] = {}
+            for part in (self.encoder.named_parameters, self.encoder.named_buffers):
+                for name, tensor in part(remove_duplicate=False):
+                    by_tensor.setdefault(id(tensor), []).append(name)
+            self._tied = [names for names in by_tensor.values() if len(names) > 1]
+            fixed = self._known.difference(self.statistics)
+            self._kept = {n: t.to(self.device, copy=True) for n, t in self.buffers().items() if n in fixed}
         return self._known
 
     def adaptable(self, task: str) -> dict[str, Any]:
@@ -390,7 +403,7 @@ class Experts:
     def with_adaptable(self, adaptable: Mapping[str, Sequence[str]]) -> Experts:
         """The same with other modules under the names that a method adapts."""
         made = copy.copy(self)
-        made._adaptable = {**self._adaptable, **{name: tuple(tensors) for name, tensors in adaptable.items()}}
+        made._adaptable = {**self._adaptable, **_known_tensors(self.base, adaptable)}
         return made
 
     def lora(self, task: str) -> dict[str, tuple[Tensor, Tensor, float]]:
@@ -423,6 +436,27 @@ class Experts:
         if need == "adapters":
             return None if self._lora is not None else "merges LoRA adapters and these experts are full fine-tunings"
         raise MergingError(f"a method needs {need!r}; known needs: {', '.join(NEEDS)}")
+
+
+def _known_tensors(base: Mapping[str, Tensor], adaptable: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
+    """``adaptable``, once all but the head's names are known to be tensors of the base."""
+    for part, tensors in adaptable.items():
+        for name in tensors if part != "head" else ():
+            if name not in base:
+                raise nearest(f"tensor of adaptable {part!r}", name, list(base))
+    return {part: tuple(tensors) for part, tensors in adaptable.items()}
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """The module in evaluation mode (no dropout, fixed batch statistics), and its parts in their own afterwards."""
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 Merging Models with Fisher-Weighted Averaging. Matena, Raffel, NeurIPS 2022, arXiv:2111.09832.
 
-    theta = sum_k w_k theta_k / sum_k w_k,    w_k = (F_k + floor) / || F_k ||
+    theta = sum_k w_k theta_k / sum_k w_k,    w_k = (F_k + floor) / (|| F_k || + floor)
     F_k = E_x E_y~p(y | x; theta_k) (d log p(y | x; theta_k) / d theta)^2, the diagonal of the Fisher information
 
 References: FusionBench fusion_bench/method/fisher_merging (normalise="model", floor 1e-6, the defaults here),
@@ -63,7 +63,8 @@ def from_fisher(experts: Experts, fisher: Any, floor: float = 1e-6, normalise: s
         whole = sum(v * v for v in norms.values()) ** 0.5
         for name in experts.names:
             norm = {"model": whole, "param": norms[name], None: 1.0}[normalise]
-            weight = (values[name].to(experts.device, torch.float32) + floor) / (norm if norm > 0 else 1.0)
+            length = norm + floor if normalise and norm > 0 else 1.0
+            weight = (values[name].to(experts.device, torch.float32) + floor) / length
             weights[name] += weight
             weighted[name].addcmul_(weight, experts.task_vector(name, task))
     return Merged(

@@ -74,7 +74,7 @@ def flexmerge(experts: Experts, *, inner: str = "avg", size: float = 1.0, merges
     groups = parts(experts.names)
     for part, names in groups.items():
         vectors = _flat(experts, names, limits)
-        if bool(vectors.any()):
+        if bool(vectors.any()) or (limits is not None and bool(_flat(experts, names, None).any())):
             plans[part] = sequence(vectors, inner, linkage if similarity == "constituents" else None)
             counts[part] = vectors.shape[1]
     clusters, trace = _choose(plans, counts, len(experts), inner, size, merges)

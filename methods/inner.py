@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from methods.experts import Experts
+from methods.experts import Edit, Experts
 from methods.merged import Merged
 from methods.registry import MergingError, get
 from methods.stream import Stream
@@ -20,6 +20,17 @@ def run(inner: str, experts: Experts, stream: Stream | None = None, *, outer: st
     chosen = get(inner)
     found: Merged = chosen(experts, stream, **{k: v for k, v in keywords.items() if k in chosen.parameters})
     return found
+
+
+def run_edited(inner: str, experts: Experts, edit: Edit, stream: Stream | None = None, *, outer: str,
+               **keywords: Any) -> Merged:
+    """:func:`run` on ``experts.edited(edit)``; what comes out belongs to ``experts``."""
+    if inner == "individual":
+        raise MergingError(f"inner='individual' reads the experts as they are, and {outer} changes their task vectors; "
+                           "expected a method that merges, such as inner='task_arithmetic'")
+    merged = run(inner, experts.edited(edit), stream, outer=outer, **keywords)
+    merged.experts = experts
+    return merged
 
 
 def shared_state(merged: Merged, outer: str, inner: str) -> Merged:

@@ -20,9 +20,7 @@ from methods.experts import Experts
 from methods.spectral import mean_vector
 
 BLOCK = re.compile(r"(^|\.)(resblocks|layers|layer|blocks|block|h)\.\d+\.")
-_LEFT = re.compile(
-    r"(^|[._])(ln|bn|norm|layer_?norm|batch_?norm|group_?norm)(\d|[._]|$)|bias|embed|lm_head", re.IGNORECASE
-)
+_LEFT = re.compile(r"(^|[._])(ln|bn)(\d|[._]|$)|norm|bias|embed|lm_head", re.IGNORECASE)
 Moments = tuple[Tensor, Tensor]
 Term = tuple[Tensor, Tensor, Tensor]
 

@@ -67,7 +67,8 @@ def enriched(experts: Experts, name: str, common_fraction: float) -> Tensor:
         return flattened(total)
     left, values, right = svd(total)
     base = experts.base_tensor(name)
-    parts = [residual(experts.task_vector(name, task, base), left, common, each) for task in experts.tasks]
+    taken = min(common, int(significant(values).sum()))  # null directions of the sum are arbitrary
+    parts = [residual(experts.task_vector(name, task, base), left, taken, each) for task in experts.tasks]
     u = torch.cat([p[0] for p in parts] + [left[:, :common]], 1)
     v = torch.cat([p[2] for p in parts] + [right[:common]], 0)
     s = torch.cat([p[1] for p in parts] + [values[:common]])

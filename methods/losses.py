@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -25,14 +26,27 @@ def supervised_loss(kind: str, outputs: Tensor, labels: Tensor | None) -> Tensor
     outputs = outputs.float()
     if kind == "classification":
         return F.cross_entropy(outputs, labels)
+    valid = labelled(kind, labels, outputs.shape[1] if outputs.ndim > 1 else 1)
     if kind == "segmentation":
-        valid = (labels >= 0) & (labels < outputs.shape[1])
         each = F.cross_entropy(outputs, labels.where(valid, labels.new_zeros(())), reduction="none")
     elif kind == "depth":
-        labels = labels.float().view_as(outputs)
-        valid, each = labels != 0, (outputs - labels).abs()
+        valid, each = valid.view_as(outputs), (outputs - labels.float().view_as(outputs)).abs()
     elif kind == "normals":
-        valid, each = (labels != 0).any(1), 1 - F.cosine_similarity(outputs, labels.float(), dim=1)
+        each = 1 - F.cosine_similarity(outputs, labels.float(), dim=1)
     else:
         return F.mse_loss(outputs, labels.float().view_as(outputs))
-    return (each * valid).sum() / valid.sum().clamp(min=1)
+    return mean_where(each, valid)
+
+
+def labelled(kind: str, labels: Tensor, classes: int) -> Tensor:
+    """Which samples or pixels have a label, bool of the shape of ``labels`` (of normals ``[B, H, W]``)."""
+    if kind in ("classification", "segmentation"):
+        return (labels >= 0) & (labels < classes)
+    if kind == "depth":
+        return labels != 0
+    return (labels != 0).any(1) if kind == "normals" else torch.ones_like(labels, dtype=torch.bool)
+
+
+def mean_where(values: Tensor, kept: Tensor) -> Tensor:
+    """The mean of the values that are kept; 0, with gradients of 0, where none is."""
+    return (values * kept).sum() / kept.sum().clamp(min=1)

@@ -140,9 +140,9 @@ class Merged:
 
     def head(self, task: str) -> nn.Module:
         """The task's head (a copy), adapted where the method adapted it."""
-        made = copy.deepcopy(self.experts.head(task))
+        made = copy.deepcopy(self.experts.head(task)).to(torch.float32)
         if task in self.heads:
-            made.to(torch.float32).load_state_dict({n: t.clone() for n, t in self.heads[task].items()})
+            made.load_state_dict({n: t.clone() for n, t in self.heads[task].items()})
         return made
 
     def model(self, task: str) -> nn.Module:

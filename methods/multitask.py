@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -109,6 +110,16 @@ def descend(
         text="training",
         optimiser=lambda found: optimiser,
     )
+
+
+def products(gradients: Tensor, columns: int = 1 << 20) -> np.ndarray:
+    """All products of the rows of ``gradients [K, P]``, float64 ``[K, K]``: in float32 rounding can make gradients that
+    cancel a matrix that is not positive semi-definite."""
+    found = torch.zeros(len(gradients), len(gradients), dtype=torch.float64, device=gradients.device)
+    for part in gradients.detach().split(columns, dim=1):
+        part = part.double()
+        found.addmm_(part, part.T)
+    return found.cpu().numpy()
 
 
 def rate(step: int, steps: int, warmup: float) -> float:

@@ -17,8 +17,8 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor, tensor
 
-from methods.api import LABELLED, Access, Experts, Merged, Stream, method
-from methods.multitask import train
+from methods.api import LABELLED, Access, Experts, Merged, MergingError, Stream, method
+from methods.multitask import products, train
 
 RIDGE = 1e-9
 
@@ -44,13 +44,15 @@ def nash_mtl(
         max_norm: the combined gradient is scaled down to this length; 0 leaves it.
         steps, lr, batch_size, warmup, weight_decay, seed: as ``joint``.
     """
+    if update_every < 1:
+        raise MergingError(f"update_every is {update_every!r}; expected a number of steps from 1, such as 1")
     kept: list[np.ndarray] = []
     done = 0
 
     def rule(gradients: Tensor, losses: Tensor) -> Tensor:
         nonlocal done
         if done % update_every == 0:
-            kept[:] = [bargain((gradients @ gradients.T).double().cpu().numpy())]
+            kept[:] = [bargain(products(gradients))]
         done += 1
         return tensor(kept[0], dtype=gradients.dtype, device=gradients.device) @ gradients
 
@@ -69,7 +71,7 @@ def nash_mtl(
 
 def combine(gradients: Tensor, max_norm: float = 1.0) -> Tensor:
     """The bargained gradient ``[P]`` of ``gradients`` ``[K, P]``, its length at most ``max_norm`` (0: any)."""
-    alpha = bargain((gradients @ gradients.T).double().cpu().numpy())
+    alpha = bargain(products(gradients))
     total = tensor(alpha, dtype=gradients.dtype, device=gradients.device) @ gradients
     return total * (max_norm / (total.norm() + 1e-6)).clamp(max=1) if max_norm else total
 

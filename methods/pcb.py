@@ -45,6 +45,8 @@ def pcb(experts: Experts, *, keep: float = 0.2, scale: float = 1.2) -> Merged:
         scale: coefficient of the merged vector.
     """
     fraction("keep", keep)
+    if not experts.names:
+        return Merged(experts)
     summed = {n: torch.zeros(experts.base[n].shape, device=experts.device) for n in experts.names}
     for name, total in summed.items():
         base = experts.base_tensor(name)

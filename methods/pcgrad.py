@@ -67,8 +67,8 @@ def pcgrad_weighted(
     running = Running(0.9)
 
     def rule(gradients: Tensor, losses: Tensor) -> Tensor:
-        weights = running(losses).clamp(min=1e-12).pow(gamma)
-        drawn = torch.multinomial(weights / weights.sum(), len(weights), generator=generator).tolist()
+        chances = (gamma * running(losses).clamp(min=1e-12).log()).softmax(0).clamp(min=1e-30)
+        drawn = torch.multinomial(chances, len(chances), generator=generator).tolist()
         return combine(gradients, precedence(drawn))
 
     return train(

@@ -153,6 +153,11 @@ class Method:
                 f"call it as methods.get({self.name!r})(experts, stream, ...)"
             )
         if takes_stream:
+            if access and set(stream.tasks) != set(experts.tasks):
+                raise MergingError(
+                    f"the stream has the tasks {', '.join(stream.tasks)} and the experts are of "
+                    f"{', '.join(experts.tasks)}; expected the same (Experts.subset picks some)"
+                )
             return self.function(experts, stream, **keywords)
         return self.function(experts, **keywords)
 

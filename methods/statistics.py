@@ -74,25 +74,11 @@ def observe(experts: Experts, task: str, batches: Iterable[Batch], wanted: Colle
     def kept(name: str, rows: Tensor) -> None:
         record(name, rows if real is None or len(rows) != len(real) else rows[real])
 
-    with torch.no_grad(), evaluating(experts), _hooks(experts, set(wanted), kept):
+    with torch.no_grad(), _hooks(experts, set(wanted), kept):
         for batch in batches:
             masked = isinstance(batch.inputs, Mapping) and "attention_mask" in batch.inputs
             real = batch.inputs["attention_mask"].reshape(-1).bool() if masked else None
             experts.forward(state, task, batch.inputs)
-
-
-@contextmanager
-def evaluating(experts: Experts) -> Iterator[None]:
-    """The encoder in evaluation mode (no dropout, fixed batch statistics), and back in its own afterwards."""
-    if experts.encoder is None:
-        raise MergingError("this method runs the encoder and none was given; make the Experts with encoder=module")
-    modes = {module: module.training for module in experts.encoder.modules()}
-    experts.encoder.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 @contextmanager
@@ -208,12 +194,14 @@ def least_squares(experts: Experts, statistics: Any, reduce: float = 1.0) -> dic
 
     Args:
         statistics: Gram matrices of each task, as :func:`per_task` takes them; keys as in :func:`by_name`.
-        reduce: factor of every Gram matrix's off-diagonal entries.
+        reduce: factor of every Gram matrix's off-diagonal entries. With 1, eigenvalues within the rounding of the
+            matrices' own precision count as 0, as in a pseudo-inverse in that precision.
 
     Returns:
         The merged vectors of the names that have a Gram matrix. Directions that no input has stay 0.
     """
     sums: dict[str, tuple[Tensor, Tensor]] = {}
+    noise: dict[str, float] = {}
     for task, matrices in per_task(experts, statistics):
         for name, gram in by_name(experts, matrices).items():
             vector = experts.task_vector(name, task)
@@ -222,6 +210,8 @@ def least_squares(experts: Experts, statistics: Any, reduce: float = 1.0) -> dic
                     f"Gram matrix {tuple(gram.shape)} for {name} {tuple(vector.shape)}; expected "
                     "[in, in] for a weight [out, in]"
                 )
+            if reduce == 1 and gram.is_floating_point():
+                noise[name] = max(noise.get(name, 0.0), len(gram) * torch.finfo(gram.dtype).eps)
             gram = gram.to(experts.device, torch.float64)
             gram = reduce * gram + torch.diag((1 - reduce) * gram.diagonal())
             part = vector.double() @ gram
@@ -232,7 +222,7 @@ def least_squares(experts: Experts, statistics: Any, reduce: float = 1.0) -> dic
                 sums[name] = gram, part
     found = {}
     for name in list(sums):
-        found[name] = solve(*sums.pop(name)).float()
+        found[name] = solve(*sums.pop(name), max(1e-10, noise.get(name, 0.0))).float()
     return found
 
 
@@ -270,7 +260,7 @@ def fisher_information(experts: Experts, stream: Stream, examples: int) -> Itera
         score = partial(_score, experts, task, state, head)
         found = {n: torch.zeros_like(t) for n, t in leaves.items()}
         count = 0
-        with evaluating(experts), sdpa_kernel(SDPBackend.MATH):  # the other kernels cannot be batched
+        with sdpa_kernel(SDPBackend.MATH):  # the other kernels cannot be batched
             for batch in samples(stream, task, examples, chunk=together):
                 stream.check_time()
                 numbers = torch.arange(count, count + len(batch.index), device=experts.device)

@@ -48,6 +48,8 @@ class _Order:
 
     def draw(self, n: int, replace: bool) -> Tensor:
         """The next ``n`` indices; with ``replace`` the first ``n`` of a fresh shuffle."""
+        if n < 1:
+            raise MergingError(f"batches of {n} samples were asked for; expected at least 1, such as batch_size=32")
         if replace:
             return self._fresh()[:n]
         while len(self.pending) < n:
@@ -98,6 +100,10 @@ class Stream:
             raise MergingError(
                 f"the method needs the split {lacking[0]!r}; this suite offers: {', '.join(sources) or 'none'}"
             )
+        for split in granted:
+            for task, source in sources[split].items():
+                if not len(source):
+                    raise MergingError(f"the {split} split of {task!r} has no sample; expected at least one")
         self._sources = {split: dict(sources[split]) for split in granted}
         self.tasks: tuple[str, ...] = tuple(self._sources[granted[0]])
         self._orders = {
@@ -229,8 +235,7 @@ class _Batches:
         number = int(torch.searchsorted(self.start, index[:1], right=True)) - 1
         if torch.equal(index, self.span(number)):
             return self.given[number], None if self.labels is None else self.labels[number]
-        inputs = torch.cat(self.given)[index]
-        return inputs, None if self.labels is None else torch.cat(self.labels)[index]
+        return _joined(self.given, index), None if self.labels is None else torch.cat(self.labels)[index]
 
 
 class _Replay(Stream):
@@ -241,7 +246,7 @@ class _Replay(Stream):
         split = self._split(split)
         source = self._source(split, task)
         assert isinstance(source, _Batches)
-        number = int(self._batch_order(split, task).draw(1, replace))
+        number = int(self._batch_order(split, task).draw(1, replace=False))
         return self._fetch(split, task, source.span(number))
 
     def _batch_order(self, split: str, task: str) -> _Order:
@@ -258,7 +263,7 @@ class _Replay(Stream):
         source = self._source(split, task)
         assert isinstance(source, _Batches)
         order = self._batch_order(split, task).copy()
-        numbers = torch.cat([order.draw(1, replace) for _ in range(draws)]).unique()
+        numbers = torch.cat([order.draw(1, replace=False) for _ in range(draws)]).unique()
         return torch.cat([source.span(int(i)) for i in numbers])
 
 
@@ -271,6 +276,16 @@ def place(inputs: Any, device: torch.device) -> Any:
     if isinstance(inputs, (list, tuple)):
         return type(inputs)(place(v, device) for v in inputs)
     return inputs
+
+
+def _joined(batches: list[Any], index: Tensor) -> Any:
+    """The samples at ``index`` of all batches together; in a dictionary or list where the batches are."""
+    first = batches[0]
+    if isinstance(first, Tensor):
+        return torch.cat(batches)[index]
+    if isinstance(first, Mapping):
+        return {name: _joined([batch[name] for batch in batches], index) for name in first}
+    return type(first)(_joined(list(parts), index) for parts in zip(*batches, strict=True))
 
 
 def _length(batch: Any) -> int:

@@ -34,6 +34,7 @@ from methods.adamerging import coefficient_trace
 from methods.adaptation import ExpertOutputs, adapt, entropy
 from methods.api import LABELLED, UNLABELLED, Access, Batch, Experts, Merged, MergingError, Stream, method
 from methods.coefficients import LayerwiseMerge
+from methods.losses import labelled, mean_where
 from methods.vectors import choice, fraction
 
 
@@ -233,7 +234,7 @@ def learn(
         trained,
         loss,
         steps=steps,
-        lr=lr or (1e-3 if layer == "none" else 1e-2),
+        lr=(1e-3 if layer == "none" else 1e-2) if lr is None else lr,
         batch_size=batch_size,
         replace=replace,
     )
@@ -280,7 +281,7 @@ def self_label_loss(
     Args:
         outputs: the merged model's, ``[B, C]`` (``[B, C, H, W]`` for segmentation: every pixel is a sample).
         expert: the expert's, of the same shape; not needed for entropy, or for truth without a filter.
-        truth: labels ``[B]``, for ``labels="truth"`` only.
+        truth: labels ``[B]``, for ``labels="truth"`` only; pixels without one (as in ``supervised_loss``) do not count.
         kind: the task's; tasks without classes take L1.
 
     Returns:
@@ -292,9 +293,14 @@ def self_label_loss(
             raise MergingError(
                 f"labels={labels!r} has no meaning for a {kind} task; use labels='hard' (L1 to the expert's outputs)"
             )
+        if labels == "truth" and kind in ("depth", "normals"):
+            given = labelled(kind, target, 0)
+            given = given.view_as(outputs) if kind == "depth" else given.unsqueeze(1).expand_as(outputs)
+            return mean_where((outputs.float() - target.float().view_as(outputs)).abs(), given)
         return F.l1_loss(outputs.float(), target.float().view_as(outputs))
     logits = _rows(outputs)
     sure = _rows(expert).softmax(-1) if expert is not None else None
+    known: Tensor | None = None
     if labels == "entropy":
         each = entropy(logits)
         sure = logits.detach().softmax(-1) if sure is None else sure
@@ -311,12 +317,15 @@ def self_label_loss(
         )
         if target is None or (labels == "truth" and truth is None):
             raise MergingError("labels='truth' needs a stream with labels; its access is labelled test")
+        if labels == "truth" and kind == "segmentation":
+            known = labelled(kind, target, logits.shape[1])
+            target = target.where(known, 0)
         each = F.cross_entropy(logits, target, reduction="none")
     if select == "all":
-        return each.mean()
+        return each.mean() if known is None else mean_where(each, known)
     assert sure is not None
     keep = _kept(logits.detach().softmax(-1), sure, select, top_p)
-    return (each * keep).sum() / keep.sum().clamp(min=1)
+    return mean_where(each, keep if known is None else keep & known)
 
 
 def _kept(merged: Tensor, expert: Tensor, select: str, top_p: float) -> Tensor:

@@ -8,7 +8,9 @@ TIES-Merging: Resolving Interference When Merging Models. Yadav et al., NeurIPS 
 Reference: prateeky2806/ties-merging src/utils/merge_utils.py. The threshold is one per task over all tensors
 together. The authors' defaults are merge="mean", scale=1; the vision literature (AdaMerging, FusionBench) reports
 merge="sum", scale=0.3, which we follow.
-Ours departs where the code fails: keep=1 keeps everything (the code raises). Streamed: no K x P matrix is made.
+Ours departs where the code fails: keep=1 keeps everything (the code raises). Signs are of sums in float64, the code's
+in float32: they differ where vectors cancel to within float32's rounding, and ours do not depend on the order of
+tasks. Streamed: no K x P matrix is made.
 """
 
 from __future__ import annotations
@@ -35,17 +37,16 @@ def ties(experts: Experts, *, keep: float = 0.2, scale: float = 0.3, merge: str 
     return Merged(experts, {n: vector.mul_(scale).add_(experts.base_tensor(n)) for n, vector in merged.items()})
 
 
-def disjoint_sum(vectors: Tensor, positive: Tensor) -> Tensor:
+def disjoint_sum(vectors: Tensor, sign: Tensor) -> Tensor:
     """Sum of agreeing entries, ``[K, *shape] -> [*shape]``."""
     return vectors.sum(0)
 
 
-def disjoint_mean(vectors: Tensor, positive: Tensor) -> Tensor:
+def disjoint_mean(vectors: Tensor, sign: Tensor) -> Tensor:
     """Mean over the entries that are not 0 (at least one)."""
     return vectors.sum(0).div_((vectors != 0).sum(0).clamp_(min=1))
 
 
-def disjoint_max(vectors: Tensor, positive: Tensor) -> Tensor:
-    """The entry of largest magnitude, with the elected sign."""
-    largest = vectors.abs().amax(0)
-    return largest.where(positive, -largest)
+def disjoint_max(vectors: Tensor, sign: Tensor) -> Tensor:
+    """The largest magnitude times the elected sign, 0 where that is 0."""
+    return vectors.abs().amax(0).mul_(sign)

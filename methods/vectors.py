@@ -115,25 +115,26 @@ def agreeing(vectors: Tensor, positive: Tensor) -> Tensor:
 
 
 def elect(experts: Experts, keep: float, merge: Callable[[Tensor, Tensor], Tensor]) -> dict[str, Tensor]:
-    """TIES' trim and elect, streamed: ``{name: merge(agreeing vectors [K, *shape], positive [*shape])}``.
+    """TIES' trim and elect, streamed: ``{name: merge(agreeing vectors [K, *shape], sign [*shape])}``.
 
-    An entry whose trimmed vectors cancel exactly takes the majority sign of the whole model (the sign of the sum of
-    all signs);
-    where that is 0 as well, the negative one. It is known only at the end, so such tensors are done again.
+    ``sign`` is -1, 0 or 1. An entry whose trimmed vectors cancel exactly takes the majority sign of the whole model
+    (the sign of the sum of all signs), which is known only at the end, so such tensors are done again. Where that is 0
+    as well the negative entries agree, and ``sign`` is 0.
     """
     limits = thresholds(experts, keep)
     votes, undecided, found = 0, [], {}
     for name in experts.names:
         vectors = trim(experts.task_vectors(name), limits)
-        sums = total(vectors)
-        votes += int(sums.sign().sum())
-        if bool(((sums == 0) & (vectors != 0).any(0)).any()):
+        sign = total(vectors).sign_()
+        votes += int(sign.sum())
+        if bool(((sign == 0) & (vectors != 0).any(0)).any()):
             undecided.append(name)
-        found[name] = merge(agreeing(vectors, sums > 0), sums > 0)
-    for name in undecided if votes > 0 else ():
+        found[name] = merge(agreeing(vectors, sign > 0), sign)
+    for name in undecided if votes else ():
         vectors = trim(experts.task_vectors(name), limits)
-        positive = total(vectors) >= 0
-        found[name] = merge(agreeing(vectors, positive), positive)
+        sign = total(vectors).sign_()
+        sign[sign == 0] = 1 if votes > 0 else -1
+        found[name] = merge(agreeing(vectors, sign > 0), sign)
     return found
 
 

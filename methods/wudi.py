@@ -77,10 +77,10 @@ def task_moments(experts: Experts, name: str, start: Tensor) -> Moments:
 
 
 def flow(values: Tensor, time: float, rank: float) -> Tensor:
-    """Gradient flow on the leading ``ceil(rank n)`` directions: (1 - exp(-time lambda)) / lambda."""
+    """Gradient flow on the leading ``ceil(rank n)`` directions: (1 - exp(-time lambda)) / lambda, 0 on null ones."""
     leading = torch.arange(len(values), device=values.device) < math.ceil(rank * len(values))
     gone = -torch.expm1(-time * values)
-    return torch.where(values > 0, gone / values.clamp(min=torch.finfo(values.dtype).tiny), time) * leading
+    return torch.where(leading & significant(values), gone / values.clamp(min=torch.finfo(values.dtype).tiny), 0.0)
 
 
 def truncated(values: Tensor) -> Tensor:

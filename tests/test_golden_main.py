@@ -36,8 +36,8 @@ ADAPTED = [
     ("adamerging", {"granularity": "task", "trim": True}, "adamergingpp_taskwise__10steps__seed0"),
     ("symerge", {}, "symerge__crosspseudoconf_clf_prior0.3_10ep__seed0"),
     ("symerge", {"select": "all"}, "symerge__crosspseudo_clf_prior0.3_10ep__seed0"),
-    ("model_tinting", {"replace": False}, "symerge__crosspseudo_clf_prior0.3_10ep__seed0"),
-    ("model_tinting_pp", {"replace": False}, "symerge__crosspseudoconf_clf_prior0.3_10ep__seed0"),
+    ("model_tinting", {}, "symerge__crosspseudo_clf_prior0.3_10ep__seed0"),
+    ("model_tinting_pp", {}, "symerge__crosspseudoconf_clf_prior0.3_10ep__seed0"),
 ]
 
 
@@ -73,7 +73,7 @@ def test_trimmed_vectors_match_the_authors_split() -> None:
     from methods.vectors import elect
 
     stored, experts = golden("ties_split__k20__seed0"), golden_experts()
-    found = elect(experts, 0.2, lambda agreeing, positive: agreeing)
+    found = elect(experts, 0.2, lambda agreeing, sign: agreeing)
     wrong = sum(
         int((found[n][k] - value).abs().gt(2e-6).sum())
         for k in range(4)

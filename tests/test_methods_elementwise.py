@@ -422,7 +422,27 @@ def test_awd_asks_for_the_access_of_its_inner_method_and_runs_it(monkeypatch: py
     made = methods.describe("awd")
     assert made.access_for({}).describe() == "none"
     assert made.access_for({"inner": "adamerging"}).describe() == "unlabelled test"
-    monkeypatch.setattr("methods.awd.run", quick)
+    monkeypatch.setattr("methods.inner.run", quick)
     experts = random_experts(tasks=2)
     merged = methods.get("awd")(experts, random_stream(experts.tasks, draws=4), inner="adamerging", steps=10)
     assert "coefficients" in merged.trace and merged.experts is experts
+
+
+def test_editing_methods_refuse_to_pass_the_experts_through() -> None:
+    experts = random_experts(tasks=2)
+    for name in ("dare", "awd"):
+        with pytest.raises(MergingError, match=f"inner='individual' reads the experts as they are, and {name}"):
+            methods.get(name)(experts, inner="individual")
+
+
+def test_flexmerge_keeps_the_experts_of_a_block_whose_entries_are_all_trimmed() -> None:
+    torch.manual_seed(0)
+    base = {"proj": torch.zeros(20, 20), "ln_post.weight": torch.ones(20)}
+    tuned = {f"t{k}": {"proj": torch.randn(20, 20), "ln_post.weight": 1 + 0.001 * (k + 1) * torch.ones(20)}
+             for k in range(3)}
+    experts = Experts.from_state_dicts(base, tuned)
+    apart = methods.get("flexmerge")(experts, inner="ties", keep=0.2, size=3.0)
+    for task, state in tuned.items():
+        assert all(torch.equal(t, state[n]) for n, t in apart.state_dict(task).items())
+    together = methods.get("flexmerge")(experts, inner="ties", keep=0.2)
+    assert torch.equal(together.state_dict("t0")["ln_post.weight"], base["ln_post.weight"])

@@ -9,7 +9,7 @@ from adaptive import JOINT, merge, with_states
 from support import random_experts, random_stream
 
 import methods
-from methods import joint, nash_mtl, pcgrad
+from methods import cagrad, joint, multitask, nash_mtl, pcgrad
 from methods.api import MergingError
 from methods.losses import supervised_loss
 
@@ -93,6 +93,27 @@ def test_bargaining_weights_solve_their_equation(count: int) -> None:
     np.testing.assert_allclose(alpha * (gram @ alpha), 1.0, atol=1e-6)
     for hopeless in (np.zeros((count, 4)), np.concatenate([gradients, -gradients])):
         assert np.isfinite(nash_mtl.bargain(hopeless @ hopeless.T)).all()
+
+
+@pytest.mark.parametrize("count", [2, 3, 8])
+def test_gradients_that_cancel_give_finite_and_positive_weights(count: int) -> None:
+    for seed in range(20):
+        gradients = 3 * torch.randn(count, 50, generator=torch.Generator().manual_seed(seed))
+        gradients[-1] = -gradients[:-1].sum(0)
+        alpha = nash_mtl.bargain(multitask.products(gradients))
+        assert np.isfinite(alpha).all() and (alpha > 0).all()
+        assert torch.isfinite(cagrad.combine(gradients)).all()
+    whole = multitask.products(torch.randn(3, 50, generator=torch.Generator().manual_seed(0)), columns=50)
+    parts = multitask.products(torch.randn(3, 50, generator=torch.Generator().manual_seed(0)), columns=7)
+    np.testing.assert_allclose(whole, parts, rtol=1e-12)
+
+
+def test_extreme_settings_of_the_gradient_rules_run_or_are_refused() -> None:
+    experts = random_experts(tasks=2)
+    merged = merge("pcgrad_weighted", experts, steps=2, gamma=1000.0)
+    assert torch.isfinite(merged.trace["losses"]).all()
+    with pytest.raises(MergingError, match="update_every is 0"):
+        merge("nash_mtl", experts, update_every=0)
 
 
 def test_supervised_losses_leave_out_what_has_no_label() -> None:

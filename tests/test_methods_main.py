@@ -13,7 +13,7 @@ import methods
 from methods.api import Access, Experts, Merged, MergingError, Stream, TimeLimit
 from methods.coefficients import LayerwiseMerge, Leaves, combine
 from methods.symerge import self_label_loss
-from methods.vectors import order_statistic, thresholds
+from methods.vectors import order_statistic, thresholds, trim
 
 DATA_FREE = ["weight_average", "task_arithmetic", "ties"]
 ADAPTIVE = ["adamerging", "symerge", "model_tinting", "model_tinting_pp"]
@@ -92,6 +92,23 @@ def test_majority_sign_decides_where_vectors_cancel() -> None:
     for tuned, sign in ((up, 1), (down, -1)):
         merged = methods.get("ties")(Experts.from_state_dicts(base, tuned), keep=1.0, scale=1.0)
         assert merged.state_dict()["w"].tolist() == [2 * sign] * 4 + [0, 0]
+
+
+def test_the_largest_of_a_tie_that_nothing_decides_is_zero() -> None:
+    base, a, b = torch.zeros(3), torch.tensor([1.0, 2.0, -3.0]), torch.tensor([-1.0, 1.0, -1.0])
+    experts = Experts.from_state_dicts({"w": base}, {"a": {"w": a}, "b": {"w": b}})
+    for merge, expected in (("max", [0.0, 2.0, -3.0]), ("sum", [-1.0, 3.0, -4.0]), ("mean", [-1.0, 1.5, -2.0])):
+        assert methods.get("ties")(experts, keep=1.0, scale=1.0, merge=merge).state_dict()["w"].tolist() == expected
+
+
+def test_trimming_float64_checkpoints_keeps_the_entry_at_the_threshold() -> None:
+    for seed in range(5):
+        generator = torch.Generator().manual_seed(seed)
+        base = torch.randn(50, 40, generator=generator, dtype=torch.float64)
+        tuned = {t: {"w": base + 0.01 * torch.randn(50, 40, generator=generator, dtype=torch.float64)} for t in "ab"}
+        experts = Experts.from_state_dicts({"w": base}, tuned)
+        kept = trim(experts.task_vectors("w"), thresholds(experts, 0.2)) != 0
+        assert kept.sum((1, 2)).tolist() == [401, 401]  # of 2000: those from the 1600th in size on
 
 
 @pytest.mark.parametrize("keep", [0.05, 0.2, 0.5, 1.0])

@@ -427,3 +427,61 @@ def test_doge_learns_coefficients_on_unlabelled_samples_when_asked(monkeypatch: 
     assert found.shape == (8, 2) and len(merged.trace["losses"]) == 5 and float(found.std()) > 0
     fixed = merge("doge", experts, steps=2).state_dict()
     assert any(not torch.equal(t, fixed[n]) for n, t in merged.state_dict().items())
+
+
+def test_doge_modifies_entries_that_no_fine_tuning_changed() -> None:
+    """The mask is of all that reach the threshold; where most entries are 0 that is 0, and the change applies there."""
+    generator = torch.Generator().manual_seed(0)
+    base = {"w": torch.randn(12, 12, generator=generator)}
+    vectors = torch.randn(3, 12, 12, generator=generator) * (torch.rand(3, 12, 12, generator=generator) < 0.2)
+    experts = Experts.from_state_dicts(base, {f"t{k}": {"w": base["w"] + v} for k, v in enumerate(vectors)})
+    merged = methods.get("doge")(experts, steps=20, keep=0.3).state_dict()["w"] - base["w"]
+    exact = experts.task_vectors("w")
+    weights = 0.07 / exact.flatten(1).norm(dim=1)
+    change = doge.modification(exact, weights, doge.shared_subspace(experts, "w", exact, 6), 20, 1e-4)
+    torch.testing.assert_close(merged, torch.tensordot(weights, exact + change, 1), atol=1e-5, rtol=1e-4)
+    assert float(merged[(exact == 0).all(0)].abs().max()) > 1e-6
+
+
+@pytest.mark.parametrize("name", ["vision_model.pre_layrnorm.weight", "block.rmsnorm.weight", "h.0.prenorm.weight"])
+def test_norms_are_left_alone_whatever_their_name(name: str) -> None:
+    base = {name: torch.ones(4), "layers.0.fc.weight": torch.zeros(4, 4)}
+    tuned = {t: {name: torch.full((4,), 1.2), "layers.0.fc.weight": torch.randn(4, 4)} for t in ("a", "b")}
+    experts = Experts.from_state_dicts(base, tuned)
+    for method, keywords in (("optmerge", {"steps": 1}), ("wudi", {"solver": "closed_form"})):
+        assert torch.equal(methods.get(method)(experts, **keywords).state_dict()[name], base[name])
+
+
+@pytest.mark.parametrize("time", [300.0, 1e6, 1e12])
+def test_the_closed_form_leaves_directions_that_no_task_has(time: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    vectors = [torch.randn(40, 2, generator=generator) @ torch.randn(2, 30, generator=generator) for _ in range(3)]
+    base = torch.zeros(40, 30)
+    experts = Experts.from_state_dicts({"w": base}, {f"t{k}": {"w": v} for k, v in enumerate(vectors)})
+    found = methods.get("wudi")(experts, solver="closed_form", time=time, rank=1.0).state_dict()["w"].double()
+    exact = [v.double() for v in vectors]
+    grams = [v.T @ v / v.square().sum() for v in exact]
+    values, axes = torch.linalg.eigh(sum(grams))
+    kept = values > 1e-9
+    pull = sum(v @ g for v, g in zip(exact, grams, strict=True)) - sum(exact) @ sum(grams)
+    answer = torch.where(kept, -torch.expm1(-time * values) / values.where(kept, 1.0), 0.0)
+    torch.testing.assert_close(found, sum(exact) + (pull @ axes) * answer @ axes.T, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(12, 10), (10, 10), (10, 12)])
+def test_iso_cts_of_a_rank_deficient_sum_turns_with_its_inputs(shape: tuple[int, int]) -> None:
+    """Directions that the sum lacks are arbitrary and must not decide what the tasks add."""
+    rows, columns = shape
+    generator = torch.Generator().manual_seed(0)
+    first, total = (torch.randn(rows, r, generator=generator) @ torch.randn(r, columns, generator=generator)
+                    for r in (2, 3))
+    turns = [torch.linalg.qr(torch.randn(n, n, generator=generator)).Q for n in shape]
+
+    def merged(one: Tensor, two: Tensor) -> Tensor:
+        experts = Experts.from_state_dicts({"w": torch.zeros(shape)}, {"a": {"w": one}, "b": {"w": two}})
+        state: Tensor = methods.get("iso_cts")(experts).state_dict()["w"]
+        return state
+
+    plain = merged(first, total - first)
+    turned = merged(turns[0] @ first @ turns[1], turns[0] @ (total - first) @ turns[1])
+    torch.testing.assert_close(turned, turns[0] @ plain @ turns[1], atol=1e-4 * float(plain.norm()), rtol=0)

@@ -298,9 +298,65 @@ def test_esm_scales_only_the_weights_that_have_an_essential_subspace() -> None:
 def test_esm_needs_no_more_of_its_samples_than_their_gram_matrix() -> None:
     torch.manual_seed(0)
     rows = torch.randn(500, 32) @ torch.randn(32, 32)
-    small = esm.compressed(rows, most=1000)
-    assert small.shape == (32, 32)
     vector = golden_states()[1]["t0"]["model.visual.transformer.resblocks.0.mlp.c_fc.weight"]
-    (a, b, c), (d, e, f) = esm.essential(vector, rows, 8), esm.essential(vector, small, 8)
-    torch.testing.assert_close(a @ b, d @ e, atol=1e-4, rtol=1e-3)
-    assert torch.equal(c, f)
+    for outputs, kept in ((16, 32), (len(vector), len(vector)), (1000, 500)):
+        small = esm.compressed(rows, outputs, most=1000)
+        assert small.shape == (kept, 32)
+    small = esm.compressed(rows, len(vector), most=1000)
+    for rank in (8, len(vector)):
+        (a, b, c), (d, e, f) = esm.essential(vector, rows, rank), esm.essential(vector, small, rank)
+        torch.testing.assert_close(a @ b, d @ e, atol=1e-4, rtol=1e-3)
+        assert torch.equal(c, f) and a.shape == d.shape == (len(vector), rank)
+
+
+@pytest.mark.parametrize("rows", [3, 20, 40])
+def test_esm_of_few_samples_pads_as_the_authors_do(rows: int) -> None:
+    torch.manual_seed(rows)
+    outputs, inputs, rank = 24, 10, 6
+    vector, given = torch.randn(outputs, inputs), torch.randn(rows, inputs)
+    _, s, vh = torch.linalg.svd(given.double() @ vector.T.double(), full_matrices=False)
+    directions = torch.eye(outputs, dtype=torch.float64)
+    directions[:, : len(s)] = vh.T
+    sizes = torch.zeros(outputs, dtype=torch.float64)
+    sizes[: len(s)] = s.square()
+    sizes[inputs:] = 0
+    weight = (sizes[:rank] / sizes[:rank].mean()) ** 0.15
+    weight = weight / weight.mean()
+    left = directions[:, :rank] * weight
+    found = esm.essential(vector, given, rank)
+    torch.testing.assert_close(found[0] @ found[1], (left @ (left.T @ vector.double())).float(), atol=1e-4, rtol=1e-3)
+    norm = vector.double().norm() if rows >= outputs else (directions.T[[*range(min(rows, inputs)), *range(
+        min(rows, outputs), outputs)]] @ vector.double()).norm()
+    torch.testing.assert_close(found[2], norm.float(), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("inputs", "rows"), [(8, 2), (64, 8), (256, 64)])
+def test_gram_matrices_of_few_samples_in_float32_are_inverted_where_there_is_something(inputs: int, rows: int) -> None:
+    torch.manual_seed(inputs)
+    base = {"fc.weight": torch.zeros(5, inputs)}
+    experts = Experts.from_state_dicts(base, {t: {"fc.weight": 0.1 * torch.randn(5, inputs)} for t in ("a", "b")})
+    samples = [torch.randn(rows, inputs) for _ in range(2)]
+    grams = [x.T @ x for x in samples]
+    vectors = experts.task_vectors("fc.weight").double()
+    exact = [x.T.double() @ x.double() for x in samples]
+    expected = sum(v @ g for v, g in zip(vectors, exact, strict=True)) @ torch.linalg.pinv(sum(exact))
+    for name in ("lot", "regmean"):
+        keywords = {"reduce": 1.0} if name == "regmean" else {}
+        found = methods.get(name).from_grams(experts, [{"fc.weight": g} for g in grams], **keywords)
+        torch.testing.assert_close(found.state_dict()["fc.weight"], expected.float(), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("normalise", ["model", "param"])
+def test_small_fisher_values_are_normalised_beside_the_floor(normalise: str) -> None:
+    torch.manual_seed(0)
+    base = {"w": torch.zeros(4), "v": torch.zeros(3)}
+    tuned = {t: {n: torch.randn(s.shape) for n, s in base.items()} for t in ("a", "b")}
+    values = {t: {n: size * torch.rand(s.shape) for n, s in base.items()} for t, size in (("a", 1e-6), ("b", 3e-5))}
+    state = fisher.from_fisher(Experts.from_state_dicts(base, tuned), values, normalise=normalise).state_dict()
+    for name in base:
+        weights = {}
+        for task, given in values.items():
+            parts = [given[name]] if normalise == "param" else list(given.values())
+            weights[task] = (given[name] + 1e-6) / (torch.cat(parts).norm() + 1e-6)
+        expected = sum(weights[t] * tuned[t][name] for t in tuned) / sum(weights.values())
+        torch.testing.assert_close(state[name], expected, atol=1e-6, rtol=1e-5)
