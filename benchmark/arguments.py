@@ -106,6 +106,8 @@ def parser() -> argparse.ArgumentParser:
     compare.add_argument("first", metavar="NAME[:key=value,...]")
     compare.add_argument("second", metavar="NAME[:key=value,...]")
     compare.add_argument("--suite", default=DEFAULT_SUITE)
+    compare.add_argument("--backbone", help="needed where the suite has records on several")
+    compare.add_argument("--family", help="of the checkpoints; needed where there are several")
     compare.add_argument("--results", type=Path, metavar="DIR", help="default: results/local, and results/reference")
 
     study = commands.add_parser("study", help="experiments built from runs: transfer of layers, cross-task performance")

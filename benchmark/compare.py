@@ -8,23 +8,25 @@ import numpy as np
 
 from benchmark import metrics, relative, rows, stats
 from benchmark.errors import UserError, unknown
-from benchmark.record import Record
+from benchmark.record import SOURCES, Record
+from benchmark.selection import by_time, by_trust, complete, current, label
 from benchmark.spec import REFERENCE_ROWS
 
 Runs = Mapping[int | None, Mapping[str, np.ndarray]]
 
 
-def compare(records: Iterable[Record], first: str, second: str, suite: str) -> str:
+def compare(
+    records: Iterable[Record], first: str, second: str, suite: str, backbone: str | None = None,
+    family: str | None = None,
+) -> str:  # fmt: skip
     """Markdown: first minus second over all tasks and on each, in points, with 95 % intervals.
 
     Where metrics differ, over all tasks the expert-normalised means are compared, and each task in its metric's unit.
-    Records of the same run (a local and a reference one) count once, the later in ``records`` winning.
-    Raises :class:`UserError` where one of the two has no complete record, or they are of different checkpoints.
+    Which records count is decided as for boards (:mod:`benchmark.selection`), among those of ``backbone`` and
+    ``family``; methods are named as boards name them. Raises :class:`UserError` where one of the two has no complete
+    record there, or where several backbones or families have records and none was named.
     """
-    found: dict[str, dict[int | None, Record]] = {}
-    for record in records:
-        if record.status == "done" and not record.missing:
-            found.setdefault(record.variant, {})[record.spec.seed] = record
+    found = _runs(records, suite, backbone, family)
     for name in (first, second):
         if name not in found:
             raise unknown("method with records", name, found, f"Run it: ./run_all.sh --suite {suite} --methods {name}")
@@ -61,6 +63,24 @@ def compare(records: Iterable[Record], first: str, second: str, suite: str) -> s
     return "\n".join(lines)
 
 
+def _runs(
+    records: Iterable[Record], suite: str, backbone: str | None, family: str | None
+) -> dict[str, dict[int | None, Record]]:
+    """The runs that count, by label and seed; of the same label the one measured here before one that was told."""
+    kept = [r for r in records if backbone in (None, r.spec.backbone) and family in (None, r.spec.family)]
+    places = sorted({(r.spec.backbone, r.spec.family) for r in kept})
+    if len(places) > 1:
+        raise UserError(
+            f"{suite} has records on {', '.join(f'{b} ({f})' for b, f in places)}",
+            f"Name one: --backbone {places[0][0]} --family {places[0][1]}",
+        )
+    found: dict[str, dict[int | None, Record]] = {}
+    chosen = [record for record in current(kept).records if complete(record)]
+    for record in sorted(by_time(chosen), key=lambda record: SOURCES.index(record.provenance.source)):
+        found.setdefault(label(record), {}).setdefault(record.spec.seed, record)
+    return found
+
+
 def _scores(runs: Mapping[int | None, Record]) -> Runs:
     return {seed: _present(relative.scores(record), record) for seed, record in runs.items()}
 
@@ -72,7 +92,7 @@ def _shares(found: Mapping[str, Mapping[int | None, Record]], name: str, suite: 
             f"tasks of {suite} have unlike metrics, and {REFERENCE_ROWS[-1]} has no record to normalise by",
             f"Run it: ./run_all.sh --suite {suite} --methods {name}",
         )
-    (record,) = expert.values()
+    record = min(expert.values(), key=by_trust)
     return {
         seed: _present(relative.shares(each, record, each.suite_tasks), each) for seed, each in found[name].items()
     }

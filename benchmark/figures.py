@@ -8,10 +8,11 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from benchmark import critical, plots, rows
+from benchmark import critical, plots
 from benchmark.errors import unknown
 from benchmark.record import Record
 from benchmark.rows import Board
+from benchmark.selection import label
 from benchmark.studies import selected
 from benchmark.studies.places import Places
 
@@ -118,7 +119,7 @@ def _runs(board: Board, records: Sequence[Record]) -> dict[str, list[Record]]:
     groups: dict[str, list[Record]] = defaultdict(list)
     for record in records:
         if record.run_id in shown:
-            groups[rows.label(record)].append(record)
+            groups[label(record)].append(record)
     return groups
 
 

@@ -108,8 +108,8 @@ def markdown(board: Board) -> str:
     absent = {"Δm", "mean"} - {each.name for each in first}
     absent |= set() if board.rows["published"].notna().any() else {"published", "gap"}
     lines += ["## Where the numbers come from", ""]
-    lines += [f"- Command: `{command}`" for command in board.commands[:4]]
-    lines += [f"- Commit: {', '.join(board.commits[:4])}"] if board.commits else []
+    lines += [f"- Command: `{command}`" for command in board.commands]
+    lines += [f"- Commit: {', '.join(board.commits)}"] if board.commits else []
     lines += [f"- {note}" for note in board.notes]
     lines += ["- Records, with versions, hashes and seeds, lie in the folders of their ids (column `runs` of the CSV)."]
     return "\n".join([*lines, "", *_footer(set(MEANING) - absent)]) + "\n"

@@ -170,8 +170,8 @@ def _board(board: Board, links: Mapping[str, str]) -> dict[str, Any]:
     low, high = ("low", "high") if board.averaged else ("normalised_low", "normalised_high")
     note = f"{len(board.tasks)} tasks, version {board.suite_version} of the suite. "
     note += "A mini suite: compare with nothing full-scale or published." if board.mini else ""
-    facts = [f"Command: {command}" for command in board.commands[:4]]
-    facts += [f"Commit: {', '.join(board.commits[:4])}"] if board.commits else []
+    facts = [f"Command: {command}" for command in board.commands]
+    facts += [f"Commit: {', '.join(board.commits)}"] if board.commits else []
     facts += [f"Protocol: {suite.notes}"] if suite and suite.notes else []
     facts += board.notes
     if board.friedman:

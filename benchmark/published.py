@@ -137,7 +137,8 @@ def beside(suite: str, backbone: str, family: str, methods: Sequence[str]) -> di
     """For each method (a row's label) that has printed means: `published`, `published_source`, `published_others`.
 
     Of several values the one that most primary sources print is shown, the first printed of equals; a secondary summary
-    only where there is no other, with a star after its source.
+    only where there is no other, with a star after its source, and an average that only follows from printed tasks
+    where no source prints one, with a double dagger.
     """
     found = {}
     table = means(suite, backbone, family)
@@ -145,18 +146,31 @@ def beside(suite: str, backbone: str, family: str, methods: Sequence[str]) -> di
         printed = table[table["method"] == method]
         if printed.empty:
             continue
-        primary = printed[~printed["secondary"]]
-        candidates = primary if len(primary) else printed
-        counts = candidates["value"].round(1).value_counts(sort=False)
-        agreed = counts.index[int(np.argmax(counts.to_numpy()))]
-        first = candidates[candidates["value"].round(1) == agreed].iloc[0]
-        others = [f"{value:.1f} ({label})" for value, label in _distinct(printed) if value != agreed]
+        first = _first(printed)
+        told = printed[~printed["note"].map(_computed)]
+        others = [f"{value:.1f} ({label})" for value, label in _distinct(told) if value != round(first["value"], 1)]
         found[method] = {
             "published": float(first["value"]),
             "published_source": short_source(first),
             "published_others": ", ".join(others),
         }
     return found
+
+
+def _first(printed: pd.DataFrame) -> Any:
+    """The row of :func:`means` that stands for a method."""
+    told = printed[~printed["note"].map(_computed)]
+    printed = told if len(told) else printed
+    primary = printed[~printed["secondary"]]
+    candidates = primary if len(primary) else printed
+    counts = candidates["value"].round(1).value_counts(sort=False)
+    agreed = counts.index[int(np.argmax(counts.to_numpy()))]
+    return candidates[candidates["value"].round(1) == agreed].iloc[0]
+
+
+def _computed(note: str) -> bool:
+    """Whether an average is no printed number, but was computed from the printed tasks."""
+    return note.startswith("average computed by us")
 
 
 def _distinct(printed: pd.DataFrame) -> list[tuple[Any, str]]:
@@ -176,13 +190,13 @@ _SHORT = (
 
 
 def short_source(row: Any) -> str:
-    """The source in a few words, with a star where it is a secondary summary."""
+    """The source in a few words; a star marks a secondary summary, ‡ an average that it does not print itself."""
     text = row["source"]
     for pattern, short in _SHORT:
         text, hits = re.subn(pattern, short, text)
         if hits:
             break
-    return text + ("*" if row["secondary"] else "")
+    return text + ("*" if row["secondary"] else "") + ("‡" if _computed(row["note"]) else "")
 
 
 def per_task(suite: str, backbone: str, family: str, method: str) -> dict[str, dict[str, float]]:
@@ -191,7 +205,14 @@ def per_task(suite: str, backbone: str, family: str, method: str) -> dict[str, d
     chosen = (table["suite"] == suite) & (table["backbone"] == backbone) & (table["method"] == method)
     chosen &= (table["family"] == family) & (table["task"] != AVERAGE) & (family != "")
     found: dict[str, dict[str, float]] = {}
-    for _, row in table[chosen].sort_values("secondary", kind="stable").iterrows():
+    lines = table[chosen].sort_values("secondary", kind="stable")
+    shown = means(suite, backbone, family)
+    shown = shown[shown["method"] == method]
+    if len(shown):
+        first = _first(shown)
+        same = (lines["source"] == first["source"]) & (lines["printed_method"] == first["printed_method"])
+        lines = pd.concat([lines[same], lines[~same]])
+    for _, row in lines.iterrows():
         found.setdefault(row["task"], {}).setdefault(row["metric"], float(row["value"]))
     return found
 
@@ -210,6 +231,7 @@ def markdown(path: Path = CSV) -> str:
         "- **family**: who trained the experts, as the source says; – where it does not. Rows of different families "
         "are not comparable.",
         "- `*` after a source: a secondary summary, not the paper's own table.",
+        "- `‡` after a source: its average is no printed number, but the mean of the tasks that it prints.",
         "- `†` after an average: not the mean of the same row's tasks, which follows in brackets. Shown as printed.",
         "- Accuracies, correlations and IoU in percent; depth errors in the unit of the target, angles in degrees.",
         "",
@@ -247,7 +269,7 @@ def _printed_table(group: pd.DataFrame) -> list[str]:
     for row in group.to_dict("records"):
         place = heading(row["task"], row["metric"])
         columns[place] = None
-        apart = row["note"] if row["note"].startswith("average computed by us from") else ""
+        apart = row["note"] if _computed(row["note"]) else ""
         key = (row["printed_method"], row["source"], row["printed_backbone"], row["family"], apart)
         # Several rows of one source under one name (variants that its note tells apart) stay rows of their own.
         number = 0

@@ -81,14 +81,21 @@ def relative(
     """
     higher = {task: expert.tasks[task].higher_is_better for task in tasks}
     target = {task: expert.tasks[task].value for task in tasks}
-    mean = {task: float(np.mean([record.tasks[task].value for record in records])) for task in tasks}
-    normalised = stats.mean_over_tasks(stats.normalised(mean, target, higher))
-    delta = stats.mean_over_tasks(stats.changes(mean, target, higher))
+    values = [{task: record.tasks[task].value for task in tasks} for record in records]
+    normalised, delta = (
+        float(np.mean([stats.mean_over_tasks(kind(each, target, higher)) for each in values]))
+        for kind in (stats.normalised, stats.changes)
+    )
     if len(records) == 1:
         drawn = _bootstrap(records[0], expert, tasks, shared, seed)
         if drawn is None:
             return Relative(Interval(normalised, np.nan, np.nan), Interval(delta, np.nan, np.nan))
-        return Relative(stats.percentile_interval(normalised, drawn[0]), stats.percentile_interval(delta, drawn[1]))
+        return Relative(
+            *(
+                stats.percentile_interval(value, each) if np.isfinite(value) else Interval(value, np.nan, np.nan)
+                for value, each in zip((normalised, delta), drawn, strict=True)
+            )
+        )
     found = []
     for value, kind in ((normalised, False), (delta, True)):
         per_run = [shares(record, expert, tasks, kind) for record in records]
@@ -97,7 +104,7 @@ def relative(
             continue
         kept = [stats.pooled(each) if shared else each for each in per_run if each is not None]
         _, low, high = stats.seed_interval(kept)
-        # Where lower is better the mean of ratios is not the ratio of means: the interval moves to the value shown.
+        # Pseudo-values of a score that is no mean may have another mean: the interval moves to the value shown.
         found.append(Interval(value, low + value - (low + high) / 2, high + value - (low + high) / 2))
     return Relative(*found)
 

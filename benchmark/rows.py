@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -14,7 +14,8 @@ import pandas as pd
 from benchmark import metrics, published, relative, stats, suites
 from benchmark.record import Record
 from benchmark.relative import scores as scores
-from benchmark.spec import REFERENCE_ROWS, RunSpec, canonical_json, variant_label
+from benchmark.selection import by_time, by_trust, complete, current, generation, label
+from benchmark.spec import REFERENCE_ROWS, RunSpec, canonical_json
 
 #: Columns of every board before and after those of its tasks.
 FIRST = [
@@ -106,24 +107,24 @@ def boards(records: Iterable[Record], reference: Iterable[Record] = ()) -> list[
 
 
 def _board(records: list[Record], reference: list[Record]) -> Board:
-    shown, notes = _newest(records, _generation, "an earlier version of the suite or its checkpoints")
-    kept: list[Record] = []
-    outdated = 0
-    for group in _grouped(shown).values():
-        newest, _ = _newest(group, lambda record: record.spec.method_version, "")
-        outdated += len(group) - len(newest)
-        kept += newest
-    if outdated:
-        notes.append(f"{outdated} records of earlier versions of the methods' code are not shown.")
-    same = [record for record in reference if _generation(record) == _generation(kept[0])]
-    finished = [record for record in kept if _complete(record)]
+    kept, of_generations, of_versions = current(records)
+    notes = []
+    if of_generations:
+        notes.append(f"{of_generations} records of an earlier version of the suite or its checkpoints are not shown.")
+    if of_versions:
+        notes.append(f"{of_versions} records of earlier versions of the methods' code are not shown.")
+    same = [record for record in reference if generation(record) == generation(kept[0])]
+    finished = [record for record in kept if complete(record)]
+    apart = _of_other_samples(finished)
+    finished = [record for record in finished if record.run_id not in apart]
     for name in REFERENCE_ROWS:
         if not any(record.spec.method == name for record in finished):
-            finished += [record for record in same if record.spec.method == name and _complete(record)]
+            finished += [record for record in same if record.spec.method == name and complete(record)]
 
     first = kept[0]
     tasks = list(first.suite_tasks)
-    expert = next((record for record in finished if record.spec.method == REFERENCE_ROWS[-1]), None)
+    experts = [record for record in finished if record.spec.method == REFERENCE_ROWS[-1]]
+    expert = min(experts, key=by_trust, default=None)
     measured = {task: finished[0].tasks[task].metric for task in tasks} if finished else {}
     table = _Table(tasks, expert, averaged(first.spec.suite, finished), shared(first.spec.suite))
     version = first.spec.suite_version
@@ -131,11 +132,15 @@ def _board(records: list[Record], reference: list[Record]) -> Board:
     groups = _grouped(finished)
     rows = [table.row(key, group, known) for key, group in groups.items()]
     rows, friedman = table.ranked(rows, list(groups.values()))
+    if not table.averaged and expert is None and rows:
+        notes.append(f"Nothing is ranked: {REFERENCE_ROWS[-1]}, which scores are normalised by, has no complete run.")
     if table.averaged:
         _beside(rows, first.spec)
     frame = pd.DataFrame(rows, columns=[*FIRST, *tasks, *LAST])
     frame = frame.astype({"rank": "Int64", "rank_low": "Int64", "rank_high": "Int64"})
-    missing = pd.DataFrame([_incomplete(record) for record in kept if not _complete(record)], columns=INCOMPLETE)
+    left_out = [_incomplete(record) for record in kept if not complete(record)]
+    left_out += [{**_incomplete(record), "reason": apart[record.run_id]} for record in kept if record.run_id in apart]
+    missing = pd.DataFrame(left_out, columns=INCOMPLETE)
     return Board(
         suite=first.spec.suite,
         suite_version=first.spec.suite_version,
@@ -148,8 +153,8 @@ def _board(records: list[Record], reference: list[Record]) -> Board:
         averaged=table.averaged,
         friedman=friedman,
         n_test={task: finished[0].tasks[task].n for task in tasks} if finished else {},
-        commands=_unique(" ".join(record.provenance.argv) for record in _by_time(kept)),
-        commits=_unique(_commit(record) for record in _by_time(finished)),
+        commands=_unique(" ".join(record.provenance.argv) for record in by_time(kept)),
+        commits=_unique(_commit(record) for record in by_time(finished)),
         notes=notes,
     )
 
@@ -179,20 +184,15 @@ def shared(suite: str) -> bool:
     return suite in suites.names() and suites.load(suite).shared_samples
 
 
-def _generation(record: Record) -> str:
-    return canonical_json([record.spec.suite_version, record.spec.checkpoints])
-
-
-def _newest(records: list[Record], version: Any, what: str) -> tuple[list[Record], list[str]]:
-    """Those records whose version is that of the last one run, and a note on the others."""
-    last = version(_by_time(records)[0])
-    shown = [record for record in records if version(record) == last]
-    hidden = len(records) - len(shown)
-    return shown, [f"{hidden} records of {what} are not shown."] if hidden else []
-
-
-def _by_time(records: Iterable[Record]) -> list[Record]:
-    return sorted(records, key=lambda record: (record.finished or record.started or "", record.run_id), reverse=True)
+def _of_other_samples(records: Sequence[Record]) -> dict[str, str]:
+    """Runs that were not tested on as many samples as most, and what is odd about them: nothing can be paired."""
+    found: dict[str, str] = {}
+    for task in records[0].suite_tasks if records else []:
+        size = Counter(record.tasks[task].n for record in records).most_common(1)[0][0]
+        for record in records:
+            if (n := record.tasks[task].n) != size:
+                found.setdefault(record.run_id, f"{task} was tested on {n} samples, in other runs on {size}")
+    return found
 
 
 def _grouped(records: Iterable[Record]) -> dict[_Key, list[Record]]:
@@ -202,10 +202,6 @@ def _grouped(records: Iterable[Record]) -> dict[_Key, list[Record]]:
     return {key: sorted(group, key=lambda record: record.spec.seed or 0) for key, group in groups.items()}
 
 
-def _complete(record: Record) -> bool:
-    return record.status == "done" and not record.missing
-
-
 def _unique(values: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(value for value in values if value))
 
@@ -213,15 +209,6 @@ def _unique(values: Iterable[str]) -> list[str]:
 def _commit(record: Record) -> str:
     provenance = record.provenance
     return f"{provenance.commit[:12]}{' with local changes' if provenance.dirty else ''}" if provenance.commit else ""
-
-
-def label(record: Record) -> str:
-    """How the board names a run: method, parameters that are not defaults, and a precision that is not float32."""
-    precision = [record.spec.dtype] if record.spec.dtype != "float32" else []
-    precision += [f"autocast {record.spec.autocast}"] if record.spec.autocast else []
-    precision += [f"task vectors {record.spec.vectors}"] if record.spec.vectors != "float32" else []
-    name = record.variant or variant_label(record.spec.method, record.changed)
-    return f"{name} [{', '.join(precision)}]" if precision else name
 
 
 @dataclass(frozen=True)
@@ -296,7 +283,7 @@ class _Table:
     def reference_values(self, records: Iterable[Record]) -> dict[_Key, dict[int | None, float]]:
         """What rows are ranked by, of each finished reference run by row and seed."""
         found: dict[_Key, dict[int | None, float]] = defaultdict(dict)
-        for record in reversed(_by_time(record for record in records if _complete(record))):
+        for record in reversed(by_time(record for record in records if complete(record))):
             values = {task: result.value for task, result in record.tasks.items()}
             if not self.averaged:
                 if self.expert is None:
@@ -315,7 +302,7 @@ class _Table:
         pairs = sorted(
             zip(rows, groups, strict=True), key=lambda pair: (np.isnan(pair[0][by]), -pair[0][by], pair[0]["method"])
         )
-        ranked = [(row, group) for row, group in pairs if row["row"] == "method"]
+        ranked = [(row, group) for row, group in pairs if row["row"] == "method" and not np.isnan(row[by])]
         higher = {task: groups[0][0].tasks[task].higher_is_better for task in self.tasks} if groups else {}
         methods = [row for row, _ in ranked]
         for number, (row, mean_rank) in enumerate(zip(methods, stats.mean_ranks(methods, higher), strict=True), 1):

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmark import suites
+from benchmark import metrics, suites
 from benchmark.errors import UserError, shown
-from benchmark.record import SOURCES, Record
+from benchmark.record import SOURCES, Record, TaskResult
 from benchmark.spec import variant_label
 from benchmark.store import Store, write_atomic
 from benchmark.submissions import SUFFIX, load, pack, save, schema
@@ -168,7 +168,7 @@ def verify(record: Record, store: Store, device: str = "cpu", tolerance: float =
         return f"differs: the run ends as {again.status}: {again.error.message if again.error else ''}"
     if all(result.statistics == again.tasks[task].statistics for task, result in record.tasks.items()):
         return "identical in every prediction"
-    gaps = {task: abs(result.value - again.tasks[task].value) for task, result in record.tasks.items()}
+    gaps = {task: _points(result, again.tasks[task]) for task, result in record.tasks.items()}
     task = max(gaps, key=lambda name: gaps[name])
     if gaps[task] <= tolerance:
         return f"within {gaps[task]:.2f} points on every task"
@@ -176,6 +176,13 @@ def verify(record: Record, store: Store, device: str = "cpu", tolerance: float =
         f"differs by {gaps[task]:.2f} on {task}: submitted {record.tasks[task].value:.2f}, "
         f"here {again.tasks[task].value:.2f}; allowed are {tolerance:g}"
     )
+
+
+def _points(claimed: TaskResult, found: TaskResult) -> float:
+    """The difference in points; of a metric that is no percentage in percent of the value found."""
+    gap = abs(claimed.value - found.value)
+    known = metrics.METRICS.get(claimed.metric)
+    return gap if known is None or known.percent else 100 * gap / max(abs(found.value), 1e-12)
 
 
 def _schema(arguments: argparse.Namespace) -> int:

@@ -72,6 +72,13 @@ def test_opposite_normals_fall_into_the_last_half_degree() -> None:
     assert arrays(meter.result().statistics)["histogram"][0, 359] == 1
 
 
+def test_a_prediction_of_zeros_has_no_direction_and_is_at_right_angles() -> None:
+    meter = NormalsMeter("normals", 3)
+    up = torch.tensor([0.0, 0.0, 1.0]).view(1, 3, 1, 1).repeat(1, 1, 2, 2)
+    meter.update(torch.zeros_like(up), up)
+    assert meter.result().value == pytest.approx(90) and meter.result().others["within_30"] == 0
+
+
 def test_meters_agree_with_torchmetrics_and_plain_formulas_on_random_masked_maps() -> None:
     generator = torch.Generator().manual_seed(0)
     outputs, labels = torch.randn(5, 4, 7, 6, generator=generator), torch.randint(-1, 4, (5, 7, 6), generator=generator)

@@ -73,9 +73,11 @@ def test_correlations_are_scipys() -> None:
 def test_predictions_that_do_not_vary_score_0(metric: str) -> None:
     regression = metric == "pearson_spearman"
     outputs = torch.ones(12, 1) if regression else torch.tensor([[1.0, 0.0]]).expand(12, 2)
-    labels = torch.arange(12.0) if regression else torch.arange(12) % 2
-    found = filled(metric, outputs, labels)
-    assert found.value == 0 and metrics.score(metric, found.statistics) == 0
+    for labels in [torch.arange(12.0)] if regression else [torch.arange(12) % 2, torch.arange(12) // 5 % 2]:
+        found = filled(metric, outputs, labels)
+        assert found.value == 0 and metrics.score(metric, found.statistics) == 0
+    if not regression:
+        assert filled(metric, outputs, torch.zeros(12, dtype=torch.int64)).value == 0, "one class everywhere"
 
 
 def test_outputs_of_another_width_are_refused() -> None:

@@ -15,7 +15,7 @@ WITHOUT_TORCH = [
     "spec", "codehash", "errors", "record", "store", "metrics", "stats", "relative", "rows", "columns", "leaderboard",
     "plots", "compare", "pages", "published", "page", "critical", "simulate", "submissions", "figures", "studies",
     "studies.settings", "studies.tables", "studies.pages", "studies.places", "studies.selected",
-    "studies.plots", "labels", "notebook",
+    "studies.plots", "labels", "notebook", "selection",
 ]  # fmt: skip
 
 

@@ -96,11 +96,28 @@ def test_a_variant_is_not_shown_beside_the_default_of_its_method() -> None:
 
 def test_secondary_summaries_carry_a_star_and_yield_to_primary_sources() -> None:
     for row in published.load().to_dict("records"):
-        assert published.short_source(row).endswith("*") == row["secondary"]
+        assert published.short_source(row).removesuffix("‡").endswith("*") == row["secondary"]
         assert row["secondary"] == any(word in row["source"] for word in ("papernotes", "wizwand", " note"))
     beside = published.beside("vision-8", "ViT-B-32", "task-arithmetic", ["wemoe", "adarank"])
     assert not beside["wemoe"]["published_source"].endswith("*") and "89.5" in beside["wemoe"]["published_others"]
     assert beside["adarank"]["published_source"].endswith("*")
+
+
+def test_an_average_that_nobody_prints_yields_to_a_printed_one_and_is_marked() -> None:
+    beside = published.beside("vision-8", "ViT-B-32", "fusionbench", ["pretrained", "individual"])
+    assert [beside[name]["published"] for name in beside] == [48.2, 90.3]
+    assert not any("‡" in row["published_source"] + row["published_others"] for row in beside.values())
+    only = published.beside("vision-14", "ViT-B-32", "fusionbench", ["pretrained"])
+    assert only["pretrained"]["published_source"].endswith("‡")
+    text = published.markdown()
+    assert "‡ |" in text and "no printed number" in text
+
+
+def test_tasks_are_those_of_the_source_whose_mean_is_shown() -> None:
+    shown = published.beside("vision-8", "ViT-B-32", "task-arithmetic", ["ties"])["ties"]
+    assert shown["published"] == 72.4
+    each = published.per_task("vision-8", "ViT-B-32", "task-arithmetic", "ties")
+    assert (each["SUN397"]["accuracy"], each["Cars"]["accuracy"]) == (59.8, 58.6)
 
 
 def test_tasks_are_printed_beside_measured_ones_too() -> None:

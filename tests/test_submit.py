@@ -245,6 +245,15 @@ def test_a_submission_is_run_again_and_accepted_only_where_it_agrees(tmp_path: P
         submit.verify(changed(record, spec=other, run_id=other.run_id), Store(tmp_path / "again"))
 
 
+def test_the_tolerance_of_depths_and_angles_is_relative_to_the_value() -> None:
+    record = next(r for r in REFERENCE.all("dense-mini") if r.variant == "ties")
+    depth = record.tasks["depth"]
+    other = depth.model_copy(update={"value": depth.value * 0.9})
+    assert submit._points(other, depth) == pytest.approx(10) and depth.value < 1
+    percent = record.tasks["segmentation"]
+    assert submit._points(percent.model_copy(update={"value": percent.value + 0.4}), percent) == pytest.approx(0.4)
+
+
 def test_genuine_records_of_a_suite_with_unlike_metrics_pass() -> None:
     chosen = [record for record in REFERENCE.all("dense-mini") if record.variant in ("ties", "symerge")]
     assert len(chosen) >= 2

@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from benchmark.errors import UserError, shown
+from benchmark.selection import of_each_place
 from benchmark.spec import REFERENCE_ROWS
 from benchmark.studies import plots, settings, tables
 from benchmark.studies.pages import About
@@ -19,7 +20,7 @@ FIGURES = ("transfer", "cross-task", "correlation", "ablation")
 
 def transfer(places: Places, suite: str) -> tuple[pd.DataFrame, About]:
     """Transfers on a suite, as :func:`tables.transfer` makes them. Raises UserError where there are none."""
-    records = [r for r in places.derived.all(suite) if "source" in r.spec.parameters]
+    records = of_each_place(r for r in places.derived.all(suite) if "source" in r.spec.parameters)
     frame = tables.transfer(records, places.all(suite))
     if frame.empty:
         raise _absent(f"transfer on {suite}", places, f"transfer --suite {suite}")
@@ -28,11 +29,11 @@ def transfer(places: Places, suite: str) -> tuple[pd.DataFrame, About]:
 
 def pilot(places: Places, suite: str) -> tuple[tables.CrossTask, pd.DataFrame, About]:
     """Cross-task performance on a suite and its sets of tasks (:func:`tables.points`). Raises UserError likewise."""
-    records = [
+    records = of_each_place(
         record
         for record in places.derived.all()
         if record.spec.suite.partition("+")[0] == suite and "pilot" in record.provenance.argv
-    ]
+    )
     try:
         cross = tables.cross_task(records)
     except ValueError:
@@ -44,7 +45,7 @@ def ablation(places: Places, study: Ablation, suite: str | None = None) -> tuple
     """Variants of an ablation, as :func:`tables.ablation` makes them. Raises UserError where there are none."""
     wanted = {place for _, place in study.places(suite)}
     names = (*study.variants, *REFERENCE_ROWS)
-    records = [r for r in places.all() if r.spec.suite in wanted and r.variant in names]
+    records = of_each_place(r for r in places.all() if r.spec.suite in wanted and r.variant in names)
     frame = tables.ablation(study, records, suite)
     if frame.empty:
         raise _absent(f"the ablation {study.name}", places, f"ablate {study.name}")

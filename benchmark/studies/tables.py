@@ -12,6 +12,7 @@ import pandas as pd
 
 from benchmark import relative, rows, stats
 from benchmark.record import Record
+from benchmark.selection import by_trust, complete, generation
 from benchmark.spec import REFERENCE_ROWS
 from benchmark.studies.settings import Ablation
 
@@ -25,7 +26,7 @@ BySeed = dict[int | None, Record]
 
 def finished(records: Iterable[Record]) -> list[Record]:
     """Those that are done on all their tasks."""
-    return [record for record in records if record.status == "done" and not record.missing]
+    return [record for record in records if complete(record)]
 
 
 def normalised(record: Record, expert: Mapping[str, float]) -> dict[str, float]:
@@ -36,7 +37,7 @@ def normalised(record: Record, expert: Mapping[str, float]) -> dict[str, float]:
 
 def averaged(record: Record) -> bool:
     """Whether the scores of the record's tasks may be averaged as they are; else in percent of the experts'."""
-    return rows.averaged(record.spec.suite.partition("+")[0], [record])
+    return rows.averaged(_suite(record), [record])
 
 
 def score(record: Record, expert: Record | None = None) -> float:
@@ -65,11 +66,22 @@ def difference(first: BySeed, second: BySeed, expert: Record | None = None) -> t
     return found.value, found.low, found.high
 
 
-def _samples(record: Record, expert: Record | None) -> dict[str, np.ndarray] | None:
-    """One number per sample of each task, whose mean is the score."""
+def _samples(record: Record, expert: Record | None) -> stats.Scores | None:
+    """One number per sample of each task, whose mean is the score; tasks on the same samples are one."""
     if averaged(record):
-        return relative.scores(record)
-    return relative.shares(record, expert, record.suite_tasks) if expert else None
+        found = relative.scores(record)
+    else:
+        found = relative.shares(record, expert, record.suite_tasks) if expert else None
+    return stats.pooled(found) if found and rows.shared(_suite(record)) else found
+
+
+def _suite(record: Record) -> str:
+    """The suite by name, also of a set of its tasks."""
+    return record.spec.suite.partition("+")[0]
+
+
+def _place(record: Record) -> tuple[str, str, str]:
+    return record.spec.backbone, record.spec.family, generation(record)
 
 
 def transfer(derived: Iterable[Record], runs: Iterable[Record]) -> pd.DataFrame:
@@ -78,17 +90,19 @@ def transfer(derived: Iterable[Record], runs: Iterable[Record]) -> pd.DataFrame:
     ``gain`` is transferred minus own, ``beyond`` transferred minus self-adapted; seeds are those of the source.
     """
     known = {record.run_id: record for record in finished(runs)}
-    expert = next((record for record in known.values() if record.spec.method == REFERENCE_ROWS[-1]), None)
+    derived = finished(derived)
+    of_place = [r for r in known.values() if derived and _place(r) == _place(derived[0])]
+    expert = min((r for r in of_place if r.spec.method == REFERENCE_ROWS[-1]), key=by_trust, default=None)
     groups: dict[tuple[str, str], dict[str, BySeed]] = defaultdict(lambda: defaultdict(dict))
     layers: dict[tuple[str, str], str] = {}
-    for record in finished(derived):
+    for record in derived:
         given = record.spec.parameters
         if record.spec.method not in ("study.transfer", "study.self_adapted") or "source" not in given:
             continue
         key = given["source"], given["recipient"]
         layers[key] = given["layer"]
         groups[key][record.spec.method][record.spec.seed] = record
-        if given["recipient_run"] in known:
+        if record.spec.method == "study.transfer" and given["recipient_run"] in known:
             groups[key]["own"][record.spec.seed] = known[given["recipient_run"]]
     lines = []
     for (source, recipient), sides in groups.items():

@@ -90,7 +90,8 @@ class DepthMeter(DenseMeter):
 
 
 class NormalsMeter(DenseMeter):
-    """Angles in degrees between ``[B, 3, H, W]`` of any length and unit vectors; a histogram of half degrees."""
+    """Angles in degrees between ``[B, 3, H, W]`` of any length (90 for zeros) and unit vectors; a histogram of half
+    degrees."""
 
     metric, kind = "mean_angle", "normals"
 
@@ -98,7 +99,8 @@ class NormalsMeter(DenseMeter):
         truth, found = labels.double(), outputs.double()
         known = (truth != 0).any(1).flatten(1)
         across = torch.linalg.vector_norm(torch.linalg.cross(found, truth, dim=1), dim=1)
-        angle = torch.rad2deg(torch.atan2(across, (found * truth).sum(1))).flatten(1)
+        angle = torch.rad2deg(torch.atan2(across, (found * truth).sum(1)))
+        angle = angle.masked_fill((found == 0).all(1), 90.0).flatten(1)
         bins = (angle * 2).long().clamp(max=BINS - 1)
         histogram = torch.zeros(len(angle), BINS, dtype=torch.int64, device=angle.device)
         histogram.scatter_add_(1, bins, known.long())

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torchmetrics.functional import pearson_corrcoef, spearman_corrcoef
-from torchmetrics.functional.classification import binary_f1_score, binary_matthews_corrcoef, multiclass_accuracy
+from torchmetrics.functional.classification import binary_f1_score, multiclass_accuracy
 
+from benchmark import metrics
 from benchmark.record import Array, CorrectBits, TaskResult, Values
 from benchmark.suites.bench import Meter, check_outputs
 
@@ -64,9 +65,8 @@ class Matthews(TextMeter):
 
     def result(self) -> TaskResult:
         predicted, labels = self.classes()
-        value = binary_matthews_corrcoef(predicted, labels)
-        return TaskResult(metric="mcc", value=100.0 * float(value), n=len(labels),
-                          statistics=_classes(predicted, labels))
+        statistics = _classes(predicted, labels)
+        return TaskResult(metric="mcc", value=metrics.score("mcc", statistics), n=len(labels), statistics=statistics)
 
 
 class Correlations(TextMeter):
