@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -120,3 +121,20 @@ def test_without_locks_the_entry_is_still_whole(folder, monkeypatch):
 
     monkeypatch.setattr(cache.fcntl, "flock", refuse)
     assert right(load())
+
+
+def test_a_disk_without_room_is_an_error_before_anything_is_mapped(monkeypatch, folder):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(cache.CacheError, match="needs .* MiB of the cache .*No space left on device.*SYMERGE_CACHE"):
+        load()
+    assert not list((folder / "vision").iterdir())
+
+
+def test_a_cache_that_cannot_be_written_names_the_variable(monkeypatch, folder):
+    (folder / "file").write_text("")
+    monkeypatch.setenv("SYMERGE_CACHE", str(folder / "file" / "below"))
+    with pytest.raises(cache.CacheError, match="cannot be written: Not a directory; set SYMERGE_CACHE"):
+        load()

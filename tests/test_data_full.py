@@ -151,10 +151,19 @@ def test_a_wrong_count_is_refused_where_the_number_is_verified_and_warned_of_whe
         ("STL10", [f"other {i}" for i in range(10)], "warning"),
         ("STL10", ["airplane"], "error"),
         ("FER2013", ["angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"], "error"),
+        ("FER2013", ["angry", "disgust", "fear", "happy", "neutral", "sad", "surprised"], "ok"),
     ],
 )
 def test_class_names_are_compared_in_the_heads_order(task, names, level):
     assert full.compare_classes(full.info(task), names)[0] == level
+
+
+def test_fusionbenchs_words_are_its_own_and_mean_the_same_classes() -> None:
+    for task in ("CIFAR100", "OxfordIIITPet"):
+        ours, theirs = full.info(task), full.info(task, "fusionbench")
+        assert theirs.classes != ours.classes and len(theirs.classes) == len(ours.classes)
+        assert full.compare_classes(theirs, ours.classes)[0] == full.compare_classes(ours, ours.classes)[0] == "ok"
+    assert {"aquarium_fish", "cra"} < set(full.info("CIFAR100", "fusionbench").classes)
 
 
 def test_a_label_beyond_the_heads_classes_is_refused(tmp_path, small):

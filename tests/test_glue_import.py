@@ -111,6 +111,13 @@ def damaged(tmp_path: Path, what: str) -> list[str]:
         transformers.RobertaForSequenceClassification(config(intermediate_size=24, num_labels=2)).save_pretrained(place)
     elif what == "tokenizer":
         tokenizer_file(place, [*WORDS[:6], "hen", *WORDS[7:]])
+    elif what in ("activation", "heads"):
+        changed = {"hidden_act": "relu"} if what == "activation" else {"num_attention_heads": 4}
+        transformers.RobertaForSequenceClassification(config(num_labels=2, **changed)).save_pretrained(place)
+    elif what == "another model":
+        transformers.BertForMaskedLM(transformers.BertConfig(
+            vocab_size=len(WORDS), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
+        )).save_pretrained(tmp_path / "in/roberta-base")
     elif what == "encoder alone":
         state = load_file(place / "model.safetensors")
         save_file({n: t for n, t in state.items() if not n.startswith("classifier.")}, place / "model.safetensors")
@@ -126,12 +133,32 @@ def damaged(tmp_path: Path, what: str) -> list[str]:
 @pytest.mark.parametrize("what,words", [
     ("labels", "RTE: the head has 3 labels, the task 2"), ("vocabulary", "a vocabulary of 20 words"),
     ("size", "intermediate.dense"), ("tokenizer", "another vocabulary"), ("encoder alone", "the head has no tensors"),
+    ("activation", "hidden_act 'relu', the base's 'gelu'"), ("heads", "num_attention_heads 4, the base's 2"),
+    ("another model", "has no embeddings.word_embeddings.weight"),
     ("missing", f"no expert of QNLI.*qnli/{SUBFOLDER}"), ("truncated", "cannot be read"), ("base", "no base in"),
 ])
 def test_what_does_not_fit_is_an_error_that_says_what(tmp_path: Path, what: str, words: str) -> None:
     tasks = damaged(tmp_path, what)
     with pytest.raises(UserError, match=words):
         import_family("ovo", tmp_path / "in", tmp_path / "out", tasks)
+
+
+def test_tasks_are_added_and_a_failing_import_leaves_the_family_as_it_was(tmp_path: Path) -> None:
+    write(tmp_path / "in", ["RTE", "CoLA", "MNLI"])
+    for task in ("RTE", "CoLA"):
+        import_family("ovo", tmp_path / "in", tmp_path / "out", [task])
+    both = {"RTE": 2, "CoLA": 2}
+    assert set(load_family(tmp_path / "out", "ovo", list(both), both).experts) == set(both)
+    torch.manual_seed(5)
+    places = [tmp_path / "in" / TASKS[task].config / SUBFOLDER for task in ("RTE", "MNLI")]
+    for place, labels in zip(places, (2, 5), strict=True):
+        transformers.RobertaForSequenceClassification(config(num_labels=labels)).save_pretrained(place)
+    with pytest.raises(UserError, match="MNLI: the head has 5 labels"):
+        import_family("ovo", tmp_path / "in", tmp_path / "out", ["RTE", "MNLI"])
+    load_family(tmp_path / "out", "ovo", list(both), both)
+    transformers.RobertaForMaskedLM(config()).save_pretrained(tmp_path / "in/roberta-base")
+    with pytest.raises(UserError, match="holds experts of another base"):
+        import_family("ovo", tmp_path / "in", tmp_path / "out", ["RTE"])
 
 
 def test_a_family_that_is_not_imported_or_altered_names_the_command(tmp_path: Path) -> None:

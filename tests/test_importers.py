@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import open_clip
 import pytest
 import torch
 from public import encoder, hub_family, open_clip_family, save, tuned, without_text
@@ -21,6 +22,7 @@ from benchmark.models.backbones import BACKBONES, Backbone, create_encoder
 from benchmark.models.families import load_family
 from benchmark.models.importers import hub
 from benchmark.models.importers.convert import class_order
+from benchmark.models.importers.towers import read_file
 
 TASKS = ["MNIST", "DTD"]
 
@@ -232,6 +234,111 @@ def test_heads_are_made_later_from_a_text_tower(
     found = load_family(tmp_path / "own/tint/ViT-B-32", "ViT-B-32", ["MNIST"]).heads["MNIST"]
     assert torch.allclose(found.weight.norm(dim=-1), clip.logit_scale.exp()) and not found.bias.any()
     assert "1 prompts a class" in capsys.readouterr().out
+
+
+def test_a_familys_own_heads_stay_when_a_text_tower_is_given(
+    small: Backbone, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    open_clip_family(tmp_path, "tint", small, ["MNIST"])
+    run("import", "tint", tmp_path, "--out", tmp_path / "own")
+    head = tmp_path / "own/tint/ViT-B-32/heads/MNIST.safetensors"
+    clip = zeroshot.create_clip(small, small.text_cfg["vocab_size"])
+    save_file({n: v.contiguous() for n, v in clip.state_dict().items()}, tmp_path / "clip.safetensors")
+    own = load_file(head)["weight"]
+    words = ("heads", "tint", "--out", tmp_path / "own", "--text", tmp_path / "clip.safetensors")
+    assert run(*words) == 0
+    assert torch.equal(load_file(head)["weight"], own)
+    assert "kept, being the family's own files: heads of MNIST" in capsys.readouterr().err
+    assert run("check", "tint", "--out", tmp_path / "own") == 0
+    assert "10 of 10 as named" not in capsys.readouterr().out, "a random head is compared with the prompts"
+    assert run(*words, "--replace") == 0
+    assert not torch.equal(load_file(head)["weight"], own)
+    manifest = json.loads((tmp_path / "own/tint/ViT-B-32/manifest.json").read_text())
+    assert "heads/MNIST.safetensors" not in manifest["sources"]
+    assert run("import", "tint", tmp_path, "--out", tmp_path / "own") == 0
+    assert torch.equal(load_file(head)["weight"], own), "importing again brings the family's own head back"
+
+
+@pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
+def test_prompt_heads_run_the_familys_activation(activation: str, small: Backbone, tmp_path: Path) -> None:
+    open_clip_family(tmp_path, "tint", small, ["MNIST"], layout="plain", heads=False)
+    about = importers.get("local")
+    names = {about.fill(about.base[0], "ViT-B-32"): "zeroshot.pt"}
+    names[about.fill(about.expert, "ViT-B-32", "MNIST")] = "MNIST/finetuned.pt"
+    (tmp_path / "mine").mkdir()
+    for name, place in names.items():
+        state = read_file(tmp_path / "ViT-B-32" / place).tensors
+        save_file({n: t.contiguous() for n, t in state.items()}, tmp_path / "mine" / name)
+    out = tmp_path / "own"
+    assert run("import", "local", tmp_path / "mine", "--out", out, "--activation", activation, "--tasks", "MNIST") == 0
+    clip = open_clip.CLIP(
+        small.embed_dim, dict(small.vision_cfg), dict(small.text_cfg), quick_gelu=activation == "quick_gelu"
+    ).eval()
+    save_file({n: v.contiguous() for n, v in clip.state_dict().items()}, tmp_path / "clip.safetensors")
+    assert run("heads", "local", "--out", out, "--text", tmp_path / "clip.safetensors", "--replace") == 0
+    classes = full.info("MNIST").classes
+    prompts = [t.format(c) for c in classes for t in zeroshot.templates("MNIST")]
+    with torch.no_grad():
+        features = clip.encode_text(open_clip.tokenize(prompts), normalize=True)
+        rows = torch.nn.functional.normalize(features.view(len(classes), -1, small.embed_dim).mean(1), dim=-1)
+    found = load_family(out / "local/ViT-B-32", "ViT-B-32", ["MNIST"]).heads["MNIST"].weight
+    torch.testing.assert_close(found.detach(), rows * clip.logit_scale.exp().detach(), atol=1e-4, rtol=1e-4)
+
+
+def test_a_text_tower_with_another_activation_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"text_config": {"hidden_act": "gelu"}}))
+    save_file({"logit_scale": torch.zeros(())}, tmp_path / "model.safetensors")
+    with pytest.raises(importers.convert.FamilyError, match="hidden_act 'gelu' of the text tower"):
+        importers.convert.read_text(tmp_path, quick_gelu=True)
+
+
+def test_experts_are_compared_again_with_another_base(
+    small: Backbone, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    open_clip_family(tmp_path, "tint", small, ["MNIST"])
+    run("import", "tint", tmp_path, "--out", tmp_path / "own")
+    capsys.readouterr()
+    save(tuned(encoder(small), 77), tmp_path / "ViT-B-32/zeroshot.pt")
+    assert "not the base's" in refused(capsys, "import", "tint", tmp_path, "--out", tmp_path / "own")
+
+
+def test_an_import_goes_on_from_what_another_one_has_written(small: Backbone, tmp_path: Path) -> None:
+    open_clip_family(tmp_path, "tint", small, TASKS)
+    about, out = importers.get("tint"), tmp_path / "own"
+    both = [importers.convert.Importer(about, "ViT-B-32", out, say=lambda line: None) for _ in range(2)]
+    for importer, task in zip(both, TASKS, strict=True):
+        importer.run(importers.layouts.find(about, tmp_path, "ViT-B-32", [task]))
+    assert len(load_family(out, "ViT-B-32", TASKS).experts) == 2
+
+
+def test_files_of_mixed_precision_load_as_they_were_imported(small: Backbone, tmp_path: Path) -> None:
+    open_clip_family(tmp_path, "tint", small, ["MNIST"], layout="plain")
+    for name in ("zeroshot.pt", "MNIST/finetuned.pt"):
+        state = read_file(tmp_path / "ViT-B-32" / name).tensors
+        kinds = {"model.visual.proj": torch.float16, "model.visual.conv1.weight": torch.float64}
+        torch.save({n: t.to(kinds.get(n, t.dtype)) for n, t in state.items()}, tmp_path / "ViT-B-32" / name)
+    assert run("import", "tint", tmp_path, "--out", tmp_path / "own") == 0
+    found = load_family(tmp_path / "own/tint/ViT-B-32", "ViT-B-32", ["MNIST"])
+    assert found.manifest["files"]["MNIST.safetensors"]["dtype"] == "F16+F32+F64"
+
+
+def test_the_repositorys_own_spelling_of_a_backbone_is_found(monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(BACKBONES, "ViT-B-16", tiny("ViT-B-16"))
+    open_clip_family(tmp_path / "public", "tall", BACKBONES["ViT-B-16"], ["MNIST"])
+    (place,) = (path.parent for path in (tmp_path / "public").rglob("MNISTVal"))
+    (tmp_path / "hub/single_task").mkdir(parents=True)
+    place.rename(tmp_path / "hub/single_task/VIT-B-16")
+    found = importers.layouts.find(importers.get("tall"), tmp_path / "hub", "ViT-B-16")
+    assert list(found.experts) == ["MNIST"]
+
+
+def test_a_folder_that_cannot_be_written_names_the_option(
+    small: Backbone, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    open_clip_family(tmp_path, "tint", small, ["MNIST"])
+    (tmp_path / "file").write_text("")
+    said = refused(capsys, "import", "tint", tmp_path, "--out", tmp_path / "file" / "below")
+    assert "Not a directory" in said and "--out DIR" in said
 
 
 def test_another_order_of_classes_in_a_head_is_seen(

@@ -58,7 +58,7 @@ def test_a_vision_model_alone_takes_the_bases_projection(name: str, tmp_path: Pa
 def test_both_text_towers_give_the_same_embeddings() -> None:
     backbone = without_text(tiny("ViT-B-32"))
     model = random_model(transformers.CLIPModel(hub_config(backbone)))
-    clip = create_text(backbone, text_tower(model.state_dict()))
+    clip = create_text(backbone, text_tower(model.state_dict()), backbone.quick_gelu)
     tokens = torch.randint(1, 118, (4, 77))
     tokens[:, 0], tokens[:, 9], tokens[:, 10:] = 118, 119, 0  # end of text is the highest token, as in CLIP
     with torch.inference_mode():

@@ -9,6 +9,7 @@ after a killed one the next begins anew.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -115,11 +116,11 @@ def _open(stem: Path, shape: tuple[int, ...], sha256: str | None) -> tuple[np.nd
 
 
 def _build(stem: Path, shape: tuple[int, ...], chunks: Chunks) -> None:
-    stem.parent.mkdir(parents=True, exist_ok=True)
     labels = np.empty(shape[0], dtype=np.int64)
     digest = hashlib.sha256()
     with _replacing(_file(stem, "images.npy"), stem) as temporary:
         images = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
+        _make_room(temporary, stem)
         done = 0
         for block, block_labels in chunks:
             if block.shape[1:] != shape[1:] or done + len(block) > shape[0] or len(block) != len(block_labels):
@@ -140,6 +141,20 @@ def _build(stem: Path, shape: tuple[int, ...], chunks: Chunks) -> None:
         temporary.write_text(json.dumps(noted) + "\n", encoding="utf-8")
 
 
+def _make_room(path: Path, stem: Path) -> None:
+    """Blocks for all of a sparse file: where a disk is full, writing into a map ends the process without a word."""
+    with open(path, "r+b") as file:
+        size = os.fstat(file.fileno()).st_size
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise CacheError(
+                    f"{stem.name} needs {size / 2**20:.0f} MiB of the cache {stem.parent}: {error.strerror}; free some "
+                    "space, or set SYMERGE_CACHE to another folder"
+                ) from error
+
+
 @contextlib.contextmanager
 def _replacing(path: Path, stem: Path) -> Iterator[Path]:
     """A temporary file that takes the place of ``path`` once it is written and flushed to the disk."""
@@ -158,9 +173,24 @@ def _replacing(path: Path, stem: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _locked(stem: Path) -> Iterator[bool]:
-    """Hold the entry against other builders, waiting for one at work; False where the file system has no locks."""
+    """Hold the entry as :func:`locked` does. Raises :class:`CacheError` where nothing can be written."""
     path = cache_dir() / "locks" / f"{stem.name}.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        for folder in (path.parent, stem.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+    except OSError as error:
+        raise CacheError(
+            f"the cache {cache_dir()} cannot be written: {error.strerror or error}; set SYMERGE_CACHE to another folder"
+        ) from error
+    with locked(path) as alone:
+        yield alone
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[bool]:
+    """Hold the lock file ``path``, waiting for who does; False where the file system has no locks."""
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:

@@ -219,6 +219,8 @@ def compare_classes(about: SetInfo, found: list[str] | None) -> tuple[str, str]:
         if wrong:
             return "error", f"label {found.index(wrong[0])} is named {wrong[0]!r}: names were sorted as text"
         return "ok", f"{len(wanted)} classes, numbered in the data"
+    if all(any(words[i] == name for words in lists) for i, name in enumerate(plain)):
+        return "ok", f"{len(wanted)} classes in the head's order, in spellings of several copies"
     for words in lists:
         moved = [i for i, name in enumerate(plain) if name in words and words.index(name) != i]
         if moved:
@@ -277,7 +279,7 @@ def _decode(
         return np.asarray(shrink(Image.open(io.BytesIO(encoded(row[image])))))
 
     def numbered(value: Any) -> int:
-        number = index_of.get(value, -1) if isinstance(value, str) else int(value)
+        number = index_of.get(value, -1) if isinstance(value, str) else -1 if value is None else int(value)
         if not 0 <= number < classes:
             raise UserError(f"{about.name} has the label {value!r}; {classes} classes are expected", _cite(about))
         return number

@@ -5,6 +5,7 @@ Nothing is copied and nothing is fetched: rows are streamed from the files where
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -116,7 +117,8 @@ class Copy:
             with open(file, "rb") as opened:
                 digest.update(f"{name}\0{hashlib.file_digest(opened, 'sha256').hexdigest()}\n".encode())
         rows = self._count(split, files)
-        write_atomic(memo, json.dumps({"rows": rows, "sha256": digest.hexdigest()}) + "\n")
+        with contextlib.suppress(UserError):  # remembered where that is possible
+            write_atomic(memo, json.dumps({"rows": rows, "sha256": digest.hexdigest()}) + "\n")
         return rows, digest.hexdigest()
 
     def _count(self, split: str, files: list[Path]) -> int:

@@ -34,7 +34,7 @@ from benchmark.models.heads import ClassificationHead
 
 MINI = Path(__file__).parent / "mini"
 CHECKPOINTS = Path.home() / ".cache" / "symerge-bench" / "checkpoints"
-FLOATING = {"F16", "BF16", "F32"}
+FLOATING = {"F16", "BF16", "F32", "F64"}
 
 
 class FamilyError(ValueError):
@@ -206,7 +206,7 @@ def check_file(path: Path, expected: Mapping[str, tuple[int, ...]], entry: Mappi
             piece = file.get_slice(name)
             if tuple(piece.get_shape()) != tuple(shape):
                 raise FamilyError(f"{path}: {name} is {list(piece.get_shape())}, expected {list(shape)}. {mend}")
-            allowed = {entry["dtype"]} if entry and "dtype" in entry else FLOATING
+            allowed = set(entry["dtype"].split("+")) if entry and "dtype" in entry else FLOATING
             if piece.get_dtype() not in allowed:
                 raise FamilyError(f"{path}: {name} is {piece.get_dtype()}, expected {' or '.join(sorted(allowed))}. "
                                   f"{mend}")

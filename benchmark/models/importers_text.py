@@ -18,13 +18,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from benchmark.data.cache import locked
 from benchmark.data.glue import TASKS
 from benchmark.errors import UserError, unknown
 from benchmark.models.families import FamilyError, describe_files, save_json, save_state, sha256
 from benchmark.models.importers.towers import read_file
-from benchmark.models.text_families import BASE
+from benchmark.models.text_families import BASE, read_manifest
 
 FAMILIES = {
     "ovo": "https://huggingface.co/vanillaOVO/roberta_base_glue_ckpts (EMR-Merging, DARE)",
@@ -35,6 +37,10 @@ SUBFOLDER = "roberta-base_lr1e-05"
 BASES = ("roberta-base", "base", "pretrained", "FacebookAI/roberta-base")
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "special_tokens_map.json")
+#: What a configuration says that the shapes of tensors do not show.
+ARCHITECTURE = (
+    "hidden_act", "num_attention_heads", "layer_norm_eps", "position_embedding_type", "pad_token_id",
+)  # fmt: skip
 EMBEDDING = "model.embeddings.word_embeddings.weight"
 
 
@@ -65,23 +71,44 @@ def import_family(
         raise UserError(f"no base in {path}", f"Put roberta-base's files into {path / BASES[0]} (one of {WEIGHTS})")
     base, _, left = split(_read(origin))
     _report(say, "base", left)
+    if EMBEDDING not in base:
+        raise UserError(f"{origin} has no {EMBEDDING.removeprefix('model.')}: its tensors are {', '.join([*base][:3])}",
+                        "Fetch roberta-base: a RobertaModel, with or without its language-model head.")
+    if lacking := [name for name in ("config.json", "tokenizer.json") if not (origin / name).is_file()]:
+        raise UserError(f"{origin} lacks {' and '.join(lacking)}", "Fetch all files of roberta-base.")
     places = {task: _place(path, task, family) for task in tasks}
-    files: list[str] = [BASE]
-    save_state(out / BASE, base)
-    for name in ("config.json", *TOKENIZER):
-        if (origin / name).is_file():
-            out.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(origin / name, out / name)
-    if not (out / "config.json").is_file() or not (out / "tokenizer.json").is_file():
-        raise UserError(f"{origin} lacks config.json or tokenizer.json", "Fetch all files of roberta-base.")
-    for task, place in places.items():
+    for task, place in places.items():  # all of them before anything is written
         encoder, head, left = split(_read(place))
         _report(say, task, left)
         _check(task, place, base, encoder, head, origin)
-        save_state(out / f"{task}.safetensors", encoder)
-        save_state(out / f"heads/{task}.safetensors", head)
-        files += [f"{task}.safetensors", f"heads/{task}.safetensors"]
-    return _manifest(family, out, files)
+    out.mkdir(parents=True, exist_ok=True)
+    with locked(out / ".lock"):
+        files = _present(family, out, base)
+        save_state(out / BASE, base)
+        for name in ("config.json", *TOKENIZER):
+            if (origin / name).is_file():
+                shutil.copyfile(origin / name, out / name)
+        for task, place in places.items():
+            encoder, head, _ = split(_read(place))
+            save_state(out / f"{task}.safetensors", encoder)
+            save_state(out / f"heads/{task}.safetensors", head)
+            files += [f"{task}.safetensors", f"heads/{task}.safetensors"]
+        return _manifest(family, out, list(dict.fromkeys([BASE, *files])))
+
+
+def _present(family: str, out: Path, base: Mapping[str, Tensor]) -> list[str]:
+    """The files of tasks that were imported before. Raises :class:`UserError` where these are of another base."""
+    if not (out / "manifest.json").is_file():
+        return []
+    mend = f"Give another --out, or delete {out} to begin again."
+    before = read_manifest(out, mend)
+    if before.get("name") != family:
+        raise UserError(f"{out} holds the family {before.get('name')!r}, not {family!r}", mend)
+    if (out / BASE).is_file():
+        kept = _tensors(out / BASE)
+        if kept.keys() != base.keys() or any(not torch.equal(kept[n], t) for n, t in base.items()):
+            raise UserError(f"{out} holds experts of another base", mend)
+    return [name for name in before["files"] if name != BASE and (out / name).is_file()]
 
 
 def split(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor], list[str]]:
@@ -123,10 +150,25 @@ def _check(task: str, place: Path, base: dict[str, Tensor], encoder: dict[str, T
     if len(head["out_proj.weight"]) != TASKS[task].outputs:
         raise UserError(f"{task}: the head has {len(head['out_proj.weight'])} labels, the task {TASKS[task].outputs}",
                         f"Is {place} the expert of another task?")
+    mine_said, said = _configuration(place), _configuration(origin)
+    for key in ARCHITECTURE:
+        if key in mine_said and key in said and mine_said[key] != said[key]:
+            raise UserError(f"{task}: {place}/config.json says {key} {mine_said[key]!r}, the base's {said[key]!r}",
+                            "The same weights would compute something else; use the base it was fine-tuned from.")
     own = place / "tokenizer.json"
     if own.is_file() and _vocabulary(own) != _vocabulary(origin / "tokenizer.json"):
         raise UserError(f"{task}: {own} has another vocabulary than the base's tokenizer",
                         "Ids would mean other words; use the base that this expert was fine-tuned from.")
+
+
+def _configuration(place: Path) -> dict[str, Any]:
+    """What the model's `config.json` says; nothing where there is none."""
+    path = place / "config.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is no configuration: {error}", "Fetch it again.") from None
+    return found if isinstance(found, dict) else {}
 
 
 def _vocabulary(path: Path) -> Any:
@@ -155,6 +197,10 @@ def _place(path: Path, task: str, family: str) -> Path:
 def _read(place: Path) -> dict[str, Tensor]:
     path = _weights(place)
     assert path is not None
+    return _tensors(path)
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
     try:
         return dict(read_file(path).tensors)
     except FamilyError as error:

@@ -36,12 +36,16 @@ def templates(task: str) -> list[str]:
     return list(_templates()[task])
 
 
-def create_text(backbone: Backbone, text: Mapping[str, Tensor]) -> CLIP:
+def create_text(backbone: Backbone, text: Mapping[str, Tensor], quick_gelu: bool) -> CLIP:
     """A CLIP whose text side has these weights (open_clip's names); its image tower is a stub and never run.
+
+    ``quick_gelu`` is the activation of the CLIP that the weights are of.
 
     Raises :class:`FamilyError` for missing or unknown names and for other shapes.
     """
-    stub = dataclasses.replace(backbone, vision_cfg={**backbone.vision_cfg, "layers": 1})
+    stub = dataclasses.replace(
+        backbone, vision_cfg={**backbone.vision_cfg, "layers": 1}, quick_gelu=quick_gelu
+    )
     clip = create_clip(stub, backbone.text_cfg["vocab_size"])
     try:
         missing, extra = clip.load_state_dict({n: v.float() for n, v in text.items()}, strict=False)

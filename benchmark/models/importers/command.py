@@ -57,8 +57,9 @@ def parser() -> argparse.ArgumentParser:
         "--revision", action="append", default=[], metavar="[REPO=]REV", help="with --download: where none is pinned"
     )
     brought.add_argument("--repo", metavar="OWNER/NAME", help="with --download: another of the family's repositories")
-    heads = add("heads", "make zero-shot heads from prompts and CLIP's text tower")
+    heads = add("heads", "make missing heads from prompts and CLIP's text tower, which check compares with")
     heads.add_argument("--text", type=Path, metavar="CLIP", help="folder or file of a whole CLIP; once per family")
+    heads.add_argument("--replace", action="store_true", help="make those too that the family has files of")
     add("check", "read every file of a family again: hashes, shapes, NaN, order of classes")
     return top
 
@@ -72,6 +73,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return {"list": _list, "import": _import, "heads": _heads, "check": _check}[arguments.command](arguments) or 0
     except FamilyError as error:
         raise UserError(str(error)) from None
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or 'a file'}: {error.strerror or error}", "Choose another folder with --out DIR."
+        ) from error
 
 
 def _tasks(arguments: argparse.Namespace, family: Definition) -> list[str] | None:
@@ -126,19 +131,13 @@ def _heads(arguments: argparse.Namespace) -> None:
     family = importers.get(arguments.family)
     tasks, out = _tasks(arguments, family), _folder(arguments, family)
     from benchmark.models.families import read_manifest
-    from benchmark.models.importers.convert import TEXT, Importer, read_text
+    from benchmark.models.importers.convert import Importer
 
     before = read_manifest(out)
     importer = Importer(family, arguments.backbone, out, quick_gelu=before["quick_gelu"], say=_say)
-    if arguments.text:
-        importer.put_text(read_text(arguments.text), arguments.text)
-    elif not (out / TEXT).is_file():
-        raise UserError(
-            f"{shown(out)} has no text tower",
-            "Type --text CLIP: a folder of the hub's openai/clip-vit-... or a whole CLIP saved by open_clip.",
-        )
-    importer.prompt_heads(tasks or [t for t in family.known_tasks() if f"{t}.safetensors" in before["files"]])
-    print(table(importer.manifest, list(importer.manifest["heads"])))
+    wanted = tasks or [task for task in family.known_tasks() if f"{task}.safetensors" in before["files"]]
+    made = importer.heads(wanted, arguments.text, arguments.replace)
+    print(table(made, list(made["heads"])))
 
 
 def _check(arguments: argparse.Namespace) -> int:
@@ -158,7 +157,7 @@ def _check(arguments: argparse.Namespace) -> int:
     orders: dict[str, str] = {}
     if (out / TEXT).is_file():
         backbone = get_backbone(arguments.backbone)
-        clip = zeroshot.create_text(backbone, read_file(out / TEXT).tensors)
+        clip = zeroshot.create_text(backbone, read_file(out / TEXT).tensors, manifest["quick_gelu"])
         for task in chosen:
             classes = full.info(task, family.name).classes
             own = zeroshot.head(clip, task, classes, backbone.text_cfg["context_length"])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from benchmark.data import full
+from benchmark.data.cache import locked
 from benchmark.models import zeroshot
 from benchmark.models.backbones import Backbone, get_backbone
 from benchmark.models.families import FamilyError, describe_files, read_manifest, save_json, save_state, sha256
@@ -79,6 +81,40 @@ class Importer:
 
     def run(self, found: Found) -> dict[str, Any]:
         """Convert base, experts and the family's own heads; make the missing heads where there is a text tower."""
+        with self._alone():
+            return self._run(found)
+
+    def heads(self, tasks: Sequence[str], text: Path | None = None, replace: bool = False) -> dict[str, Any]:
+        """Zero-shot heads of ``tasks`` from prompts: those that are missing or were made so.
+
+        Args:
+            text: a CLIP whose text tower is stored first.
+            replace: make those too that the family has files of.
+        """
+        with self._alone():
+            if text:
+                self.put_text(read_text(text, self.quick_gelu), text)
+            elif not (self.out / TEXT).is_file():
+                raise FamilyError(
+                    f"{self.out} has no text tower. Type --text CLIP: a folder of the hub's openai/clip-vit-... or a "
+                    "whole CLIP saved by open_clip."
+                )
+            own = [] if replace else [t for t in tasks if f"heads/{t}.safetensors" in self.manifest["sources"]]
+            if own:
+                self.say(f"kept, being the family's own files: heads of {', '.join(own)} (--replace makes them too)")
+            self.prompt_heads([task for task in tasks if task not in own])
+            return self.manifest
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Hold the folder against other imports, and go on from what they left."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        with locked(self.out / ".lock"):
+            if (self.out / "manifest.json").exists():
+                self.manifest = self._begin(self.quick_gelu, self.manifest["hub"])
+            yield
+
+    def _run(self, found: Found) -> dict[str, Any]:
         base, text, projection = self._read_base(found.base)
         self._save("base.safetensors", base.visual, found.base, base.stored)
         if text:
@@ -115,7 +151,8 @@ class Importer:
 
     def _expert(self, task: str, path: Path, base: Tower, projection: Tensor | None) -> None:
         name = f"{task}.safetensors"
-        if self._kept(name, path):
+        before = self.manifest["sources"]["base.safetensors"]["sha256"]
+        if self._kept(name, path) and self.manifest["sources"][name].get("base") == before:
             return
         if self.family.layout == "huggingface":
             tower, _ = huggingface.read_tower(path, projection)
@@ -133,7 +170,8 @@ class Importer:
         if apart == 0.0:
             raise FamilyError(f"{path} equals the base in every tensor of the image tower: no expert")
         self.manifest["distance"][task] = apart
-        self._save(name, tower.visual, path, tower.stored)
+        self.manifest["sources"].pop(name, None)
+        self._save(name, tower.visual, path, tower.stored, base=before)
         self.say(f"{task}: {apart:.2%} away from the base; {tower.stored}")
 
     def _head(self, task: str, path: Path) -> None:
@@ -160,7 +198,7 @@ class Importer:
 
     def prompt_heads(self, tasks: Sequence[str]) -> None:
         """Zero-shot heads of ``tasks`` from the folder's text tower."""
-        clip = zeroshot.create_text(self.backbone, read_file(self.out / TEXT).tensors)
+        clip = zeroshot.create_text(self.backbone, read_file(self.out / TEXT).tensors, self.quick_gelu)
         for task in tasks:
             classes = full.info(task, self.family.name).classes
             made = zeroshot.head(clip, task, classes, self.backbone.text_cfg["context_length"])
@@ -171,7 +209,7 @@ class Importer:
 
     def put_text(self, text: Mapping[str, Tensor], source: Path) -> None:
         """Store a text tower, once it is known to fit."""
-        zeroshot.create_text(self.backbone, text)
+        zeroshot.create_text(self.backbone, text, self.quick_gelu)
         self._save(TEXT, text, source, "text tower")
 
     def _kept(self, name: str, source: Path) -> bool:
@@ -181,14 +219,17 @@ class Importer:
             return False
         return known["sha256"] == sha256(_file(source))
 
-    def _save(self, name: str, tensors: Mapping[str, Tensor], source: Path | None, stored: str) -> None:
+    def _save(
+        self, name: str, tensors: Mapping[str, Tensor], source: Path | None, stored: str, **more: str
+    ) -> None:
         if source is not None and self._kept(name, source):
             return
         save_state(self.out / name, tensors)
         self.manifest["files"].update(describe_files(self.out, [name]))
+        self.manifest["sources"].pop(name, None)
         if source is not None:
             file = _file(source)
-            about = {"file": f"{file.parent.name}/{file.name}", "sha256": sha256(file), "stored": stored}
+            about = {"file": f"{file.parent.name}/{file.name}", "sha256": sha256(file), "stored": stored, **more}
             self.manifest["sources"][name] = about
         save_json(self.out / "manifest.json", self.manifest)
 
@@ -199,10 +240,20 @@ def class_order(weight: Tensor, own: Tensor) -> list[int]:
     return (nearest != torch.arange(len(weight))).nonzero().flatten().tolist()
 
 
-def read_text(path: Path) -> dict[str, Tensor]:
-    """A text tower in open_clip's names, from a ``CLIPModel``'s folder or a whole CLIP of open_clip."""
+def read_text(path: Path, quick_gelu: bool) -> dict[str, Tensor]:
+    """A text tower in open_clip's names, from a ``CLIPModel``'s folder or a whole CLIP of open_clip.
+
+    Raises :class:`FamilyError` where its configuration says another activation than ``quick_gelu``.
+    """
     if path.is_dir():
-        return huggingface.text_tower(huggingface.read_folder(path)[0])
+        state, config, _ = huggingface.read_folder(path)
+        said = config.get("text_config", config).get("hidden_act", "quick_gelu")
+        if said != ("quick_gelu" if quick_gelu else "gelu"):
+            raise FamilyError(
+                f"{path}/config.json says hidden_act {said!r} of the text tower, this family is defined with "
+                f"{'quick_gelu' if quick_gelu else 'gelu'}; the heads would be others. Give the CLIP of its base."
+            )
+        return huggingface.text_tower(state)
     state = read_file(path).tensors
     if any(name.startswith("text_model.") for name in state):
         return huggingface.text_tower(state)
