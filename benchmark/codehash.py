@@ -23,6 +23,9 @@ _NO_ARITHMETIC = {"registry.py", "__init__.py"}
 # What the harness calls of an object that a method returns or is given.
 _HARNESS = {"model", "load", "save"}
 
+# Calls that reach definitions of a module by the text of their names.
+_BY_TEXT = {"globals", "vars", "eval", "exec", "locals"}
+
 _Function = (ast.FunctionDef, ast.AsyncFunctionDef)
 _Import = (ast.Import, ast.ImportFrom)
 
@@ -97,6 +100,9 @@ class _Reach:
                 self._count(module, name, node)
         elif name in module.imports:
             self._imported(*module.imports[name])
+        else:
+            for dotted in [key for key in module.imports if key.startswith(f"{name}.")]:  # import package.module
+                self._imported(*module.imports[dotted])
 
     def close(self) -> list[tuple[tuple[str, str], str]]:
         """Add methods of plain classes until no further one is named; then everything found."""
@@ -127,6 +133,11 @@ class _Reach:
                 self.attributes.add(each.attr)
             elif isinstance(each, ast.Name):
                 self.add(inside, each.id)
+                if each.id in _BY_TEXT:
+                    for other in module.definitions:
+                        self.add(inside, other)
+            elif isinstance(each, ast.Call) and getattr(each.func, "id", "") == "getattr":
+                self.attributes |= {str(a.value) for a in each.args if isinstance(a, ast.Constant)}
         for target in inside.imports.keys() - module.imports.keys():
             self._imported(*inside.imports[target])
 
@@ -157,16 +168,26 @@ def _digest(node: ast.AST) -> str:
 def _sort_statements(body: list[ast.stmt], module: _Module, package: str) -> None:
     for number, node in enumerate(body):
         if isinstance(node, (*_Function, ast.ClassDef)):
-            module.definitions[node.name] = node
+            _define(module, node.name, node)
         elif isinstance(node, _Import):
             _read_import(node, module.imports, package)
         elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
             _sort_statements(node.body, module, package)
         elif isinstance(node, (ast.Assign, ast.AnnAssign)):
             for target in _targets(node):
-                module.definitions[target] = node
+                _define(module, target, node)
         elif not (number == 0 and _is_text(node)):
             module.running.append(node)
+
+
+def _define(module: _Module, name: str, node: ast.stmt) -> None:
+    """A definition of a name; with earlier ones, which it may build upon, it counts together."""
+    before = module.definitions.get(name)
+    if before is not None and not isinstance(before, ast.If):
+        before = ast.If(ast.Constant(True), [before], [])
+    if isinstance(before, ast.If):
+        node = ast.If(ast.Constant(True), [*before.body, node], [])
+    module.definitions[name] = node
 
 
 def _targets(node: ast.Assign | ast.AnnAssign) -> Iterator[str]:

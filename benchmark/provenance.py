@@ -44,7 +44,8 @@ def _git() -> tuple[str | None, bool | None]:
 
     try:
         changed = ask("status", "--porcelain", "--untracked-files=no", "--", ".", ":!results")
-        return ask("rev-parse", "HEAD").strip(), bool(changed.strip())
+        added = ask("ls-files", "--others", "--exclude-standard", "--", "benchmark", "methods")
+        return ask("rev-parse", "HEAD").strip(), bool(changed.strip() or added.strip())
     except (OSError, subprocess.SubprocessError):
         commit, _, state = os.environ.get(COMMIT, "").partition(" ")
         return (commit, state == "dirty") if commit else (None, None)
@@ -78,8 +79,8 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def describe(bench: Bench, argv: Sequence[str]) -> Provenance:
-    """The provenance of a run that starts now."""
+def describe(bench: Bench, argv: Sequence[str], batch_size: int | None = None) -> Provenance:
+    """The provenance of a run that starts now; ``batch_size`` of the evaluation where it is not the suite's."""
     commit, dirty = _git()
     gpu = torch.cuda.get_device_name(bench.device) if bench.device.type == "cuda" else None
     return Provenance(
@@ -91,7 +92,7 @@ def describe(bench: Bench, argv: Sequence[str]) -> Provenance:
         processor=_processor(),
         gpu=gpu,
         threads=torch.get_num_threads(),
-        batch_size=bench.suite.batch_size,
+        batch_size=batch_size or bench.suite.batch_size,
         argv=[_plain(word) for word in argv],
         data=bench.data,
     )

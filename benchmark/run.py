@@ -25,6 +25,10 @@ def _sets(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
     return found
 
 
+#: Of options that are numbers; a time limit of three years.
+LARGEST = 100_000_000
+
+
 def command(arguments: argparse.Namespace, argv: list[str]) -> int:
     """``run``: plan, check, carry out, and write the boards. Returns 0, or 1 where a run failed.
 
@@ -39,8 +43,8 @@ def command(arguments: argparse.Namespace, argv: list[str]) -> int:
     _check_seeds(arguments.seeds)
     for what in ("threads", "batch_size", "time_limit", "memory_limit"):
         value = getattr(arguments, what)
-        if value is not None and value <= 0:
-            raise UserError(f"--{what.replace('_', '-')} is {value}; a positive number is wanted")
+        if value is not None and not 0 < value <= LARGEST:
+            raise UserError(f"--{what.replace('_', '-')} is {value}; a positive number up to {LARGEST:,} is wanted")
 
     _check_executor(arguments)
     if arguments.rehearse:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import datetime
 import functools
 import gc
+import os
 import signal
 import threading
 import time
@@ -222,6 +224,10 @@ def _one(run: Run, bench: Bench, store: Store, options: Options, progress: Progr
         ):
             record = _fresh(run, bench, options)
             merged_file.unlink(missing_ok=True)
+        now_made = provenance.describe(bench, options.argv, options.batch_size)
+        if (record.provenance.commit, record.provenance.dirty) != (now_made.commit, now_made.dirty):
+            # The merge is of the same code, by its version; what was evaluated by another commit is evaluated again.
+            record.tasks, record.provenance, record.cost.evaluate_seconds = {}, now_made, None
         return _carry_out(run, record, merged_file, bench, store, options, progress)
 
 
@@ -255,7 +261,7 @@ def _fresh(run: Run, bench: Bench, options: Options) -> Record:
         started=now(),
         method=MethodInfo(title=about.title, paper=about.paper),
         access=[*(f"{level} {bench.reads.get(split, split)}" for split, level in access.items()), *bench.access],
-        provenance=provenance.describe(bench, options.argv),
+        provenance=provenance.describe(bench, options.argv, options.batch_size),
         suite_tasks=list(bench.tasks),
     )
 
@@ -323,7 +329,7 @@ def _merge(
     _seed_everything(run)
     progress.stage("merging", None)
     searched = [key for key in about.grids if keywords.get(key) == "val"]
-    with Measure(bench.device) as used:
+    with _apart(experts), Measure(bench.device) as used:
         if searched:
             chosen = tuning.choose(
                 about,
@@ -384,6 +390,25 @@ def _call(
     with autocast(bench.device, run.spec.autocast), vectors_in(resolve_dtype(run.spec.vectors)):
         merged = about(experts, stream, **keywords)
     return _finished(merged, bench), stream
+
+
+@contextlib.contextmanager
+def _apart(experts: Experts) -> Iterator[None]:
+    """What a method changes beside its result stays its own: it gets copies of the heads, which runs share, and what it
+    sets in torch and the process is set back."""
+    heads, grad, dtype = experts.heads, torch.is_grad_enabled(), torch.get_default_dtype()
+    threads, strict, folder = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), os.getcwd()
+    experts.heads = copy.deepcopy(heads)
+    try:
+        yield
+    finally:
+        experts.heads = heads
+        torch.set_grad_enabled(grad)
+        torch.set_default_dtype(dtype)
+        torch.use_deterministic_algorithms(strict)
+        os.chdir(folder)
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
 
 
 def _finished(merged: Any, bench: Bench) -> Any:

@@ -215,14 +215,25 @@ class Store:
         return path
 
     def load(self, spec: RunSpec) -> Record | None:
-        """The record of a run, or None where there is none; a damaged one is moved aside with a warning."""
+        """The record of a run, or None where there is none; a damaged one is moved aside with a warning.
+
+        Raises UserError for one that cannot be read or is of a later version: it is not to be written over.
+        """
         return self._read(self.folder(spec) / RECORD)
 
     def all(self, suite: str | None = None) -> list[Record]:
         """Every readable record, or those of one suite, sorted by path; damaged ones are moved aside with a warning."""
         pattern = f"{safe_name(suite) if suite else '*'}/*/*/{RECORD}"
-        found = (self._read(path) for path in sorted(self.root.glob(pattern)))
-        return [record for record in found if record is not None]
+        found = []
+        for path in sorted(self.root.glob(pattern)):
+            try:
+                record = self._read(path)
+            except UserError as error:
+                warnings.warn(str(error), stacklevel=2)
+                continue
+            if record is not None:
+                found.append(record)
+        return found
 
     @contextlib.contextmanager
     def try_lock(self, spec: RunSpec) -> Iterator[bool]:
@@ -260,8 +271,6 @@ class Store:
             return record
         except FileNotFoundError:
             return None
-        except UserError as error:
-            warnings.warn(str(error), stacklevel=3)
         except DamagedRecord as error:
             self._set_aside(path, str(error))
         return None

@@ -132,12 +132,13 @@ def _verify(arguments: argparse.Namespace) -> int:
     failed = 0
     with tempfile.TemporaryDirectory() as folder:
         for record in records:
-            said = verify(record, Store(folder), arguments.device, arguments.tolerance)
+            again = Store(folder)
+            said = verify(record, again, arguments.device, arguments.tolerance)
             passed = not said.startswith("differs")
             failed += not passed
             print(f"{record.variant} seed {record.spec.seed}: {said}")
-            if passed:
-                print(f"  accepted: {shown(Store(arguments.into).save(labelled(record, SOURCES[1])))}")
+            if passed and (found := again.load(record.spec)):
+                print(f"  accepted, as run here: {shown(Store(arguments.into).save(labelled(found, SOURCES[1])))}")
     return 1 if failed else 0
 
 
@@ -163,9 +164,12 @@ def verify(record: Record, store: Store, device: str = "cpu", tolerance: float =
             f"{record.variant}: this checkout does not make the same run; it differs in {other}",
             f"Check out the commit it was made with: {record.provenance.commit or 'none is named'}",
         )
-    (again,) = runner.execute([run], bench, store, runner.Options(keep_merged=False, argv=["submit", "verify"]))
+    (again,) = runner.execute([run], bench, store, runner.Options(keep_merged=False, argv=record.provenance.argv))
     if again.status != "done":
         return f"differs: the run ends as {again.status}: {again.error.message if again.error else ''}"
+    told, found = ({key: getattr(each, key) for key in SAID} for each in (record, again))
+    if wrong := [key for key in SAID if told[key] != found[key]]:
+        return f"differs in {', '.join(wrong)}: the re-run says {', '.join(str(found[key]) for key in wrong)}"
     if all(result.statistics == again.tasks[task].statistics for task, result in record.tasks.items()):
         return "identical in every prediction"
     gaps = {task: _points(result, again.tasks[task]) for task, result in record.tasks.items()}
@@ -176,6 +180,10 @@ def verify(record: Record, store: Store, device: str = "cpu", tolerance: float =
         f"differs by {gaps[task]:.2f} on {task}: submitted {record.tasks[task].value:.2f}, "
         f"here {again.tasks[task].value:.2f}; allowed are {tolerance:g}"
     )
+
+
+#: What a record says of its run beside scores and costs; a re-run must say the same.
+SAID = ("variant", "changed", "method", "access", "needs_task_id")
 
 
 def _points(claimed: TaskResult, found: TaskResult) -> float:

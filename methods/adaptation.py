@@ -56,6 +56,8 @@ def adapt(
         The trace: ``losses`` (one number per update, summed over its draws), ``adapt_seconds``, ``trainable``,
         ``updates``, ``images``.
     """
+    if steps < 0:
+        raise MergingError(f"steps is {steps!r}; expected 0 or more")
     if draws < 1:
         raise MergingError(f"batches_per_task is {draws!r}; expected at least 1")
     trained = [p for p in parameters if p.requires_grad]
@@ -155,7 +157,7 @@ class ExpertOutputs:
         for task in stream.tasks:
             index = (
                 stream.upcoming(task, steps * draws, batch_size, replace, split)
-                if steps * draws
+                if steps * draws > 0
                 else torch.zeros(0, dtype=torch.int64)
             )
             if not len(index):

@@ -12,6 +12,7 @@ import difflib
 import functools
 import importlib
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -214,7 +215,9 @@ def _literal(node: ast.expr) -> Any:
     if isinstance(node, ast.Name):
         return {"LABELLED": LABELLED, "UNLABELLED": UNLABELLED}[node.id]
     if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "Access":
-        return Access(**{k.arg: _literal(k.value) for k in node.keywords if k.arg})
+        if node.args or any(k.arg is None for k in node.keywords):
+            raise ValueError("Access takes names: Access(test=UNLABELLED)")
+        return Access(**{str(k.arg): _literal(k.value) for k in node.keywords})
     if isinstance(node, ast.Dict):
         return {_literal(k): _literal(v) for k, v in zip(node.keys, node.values, strict=True) if k is not None}
     if isinstance(node, ast.Tuple):
@@ -228,6 +231,8 @@ def _read(path: Path) -> list[Method]:
         tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
     except SyntaxError as error:
         raise MergingError(f"methods/{path.name}, line {error.lineno}: {error.msg}") from None
+    except (OSError, ValueError) as error:  # of these UnicodeDecodeError
+        raise MergingError(f"methods/{path.name} cannot be read as Python: {error}") from None
     found = []
     for node in tree.body:
         if not isinstance(node, ast.FunctionDef):
@@ -236,7 +241,9 @@ def _read(path: Path) -> list[Method]:
             if not (isinstance(decorator, ast.Call) and getattr(decorator.func, "id", None) == "method"):
                 continue
             try:
-                given = {k.arg: _literal(k.value) for k in decorator.keywords if k.arg}
+                if decorator.args or any(k.arg is None for k in decorator.keywords):
+                    raise ValueError("the decorator takes names")
+                given = {str(k.arg): _literal(k.value) for k in decorator.keywords}
                 parameters = {
                     a.arg: _literal(d)
                     for a, d in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
@@ -254,6 +261,8 @@ def _read(path: Path) -> list[Method]:
                     f"paper=...) and a default for every keyword; missing: "
                     f"{', '.join(missing or sorted({'title', 'paper'} - given.keys()))}"
                 )
+            if wrong := _wrong(node, given, parameters):
+                raise MergingError(f"methods/{path.name}, line {node.lineno}: {wrong}")
             found.append(
                 Method(
                     node.name,
@@ -271,12 +280,47 @@ def _read(path: Path) -> list[Method]:
     return found
 
 
+def _wrong(node: ast.FunctionDef, given: Mapping[str, Any], parameters: Mapping[str, Any]) -> str | None:
+    """What is wrong with a method's declaration, in one line, or None."""
+    taken = [a.arg for a in (*node.args.posonlyargs, *node.args.args)]
+    if taken not in (["experts"], ["experts", "stream"]) or node.args.vararg or node.args.kwarg:
+        return f"{node.name} takes (experts, *, ...) or (experts, stream, *, ...): keywords follow the '*', by name"
+    kinds = {"title": str, "paper": str, "access": Access, "access_if": dict, "grids": dict, "needs": tuple}
+    for key, value in given.items():
+        if key not in kinds:
+            return f"@method knows no {key!r}; allowed: {', '.join(kinds)}"
+        if not isinstance(value, kinds[key]):
+            return f"{key} of {node.name} is {value!r}; expected {kinds[key].__name__}"
+    access_if, grids = given.get("access_if", {}), given.get("grids", {})
+    if strange := [key for key in (*grids, *(pair[0] for pair in access_if)) if key not in parameters]:
+        return f"grids or access_if of {node.name} name {strange[0]!r}, which is no keyword of it"
+    if strange := [key for key, grid in grids.items() if not (isinstance(grid, tuple) and len(grid) == 3)]:
+        return f"grids[{strange[0]!r}] of {node.name} is {grids[strange[0]]!r}; expected (first, last, count)"
+    for key, value in parameters.items():
+        if not _plain_value(value):
+            return f"{key} of {node.name} defaults to {value!r}; expected a number, text, True, False, None or a list"
+    wants = bool(given.get("access")) or bool(access_if)
+    if wants and "stream" not in taken:
+        return f"{node.name} declares access to data and has no stream: {node.name}(experts, stream, *, ...)"
+    if not wants and "inner" not in parameters and taken == ["experts", "stream"]:
+        return f"{node.name} takes a stream and declares no access: @method(access=Access(...))"
+    if node.name == "all":
+        return "a method cannot be called 'all', which means every method on the command line"
+    return None
+
+
+def _plain_value(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(_plain_value(each) for each in value)
+    return value is None or isinstance(value, (bool, int, str)) or (isinstance(value, float) and math.isfinite(value))
+
+
 @functools.lru_cache(maxsize=1)
 def _files() -> dict[str, Method]:
     """All declared methods by name, in the order of their files. A name declared twice is an error."""
     known: dict[str, Method] = {}
     for path in sorted(PACKAGE.glob("*.py")):
-        if path.stem.startswith("_"):
+        if path.stem.startswith(("_", ".")) or not path.is_file():
             continue
         for made in _read(path):
             if made.name in known:
@@ -302,5 +346,13 @@ def describe(name: str) -> Method:
 
 def get(name: str) -> Method:
     """The method itself, ready to call (imports its file). Raises :class:`UnknownName` with the nearest names."""
-    found: Method = getattr(importlib.import_module(describe(name).module), name)
+    about = describe(name)
+    found: Method = getattr(importlib.import_module(about.module), name)
+    for what in ("title", "paper", "access", "access_if", "grids", "parameters", "needs"):
+        said, made = getattr(about, what), getattr(found, what)
+        if said != made:
+            raise MergingError(
+                f"methods/{about.path.name}: {what} of {name} is {made!r} once imported, and {said!r} as written; the "
+                "decorator's arguments and keyword defaults must be literals"
+            )
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import time
 from pathlib import Path
@@ -150,6 +151,62 @@ def test_a_resumed_run_reads_the_saved_merge(store: Store, monkeypatch: pytest.M
     assert resumed.status == "done" and resumed.tasks == whole.tasks
 
 
+def test_what_another_commit_evaluated_is_evaluated_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench, commit = TinyBench(), ["a" * 40]
+    monkeypatch.setattr(runner.provenance, "_git", lambda: (commit[0], False))
+    real, done = runner.evaluate, []
+
+    def dies(*arguments: Any, **keywords: Any) -> Any:
+        if len(done) == 3 * TASKS - 1:
+            raise KeyboardInterrupt
+        done.append("one")
+        return real(*arguments, **keywords)
+
+    monkeypatch.setattr(runner, "evaluate", dies)
+    with pytest.raises(KeyboardInterrupt):
+        run(bench, store, "ties")
+    monkeypatch.setattr(runner, "evaluate", lambda *a, **k: done.append("again") or real(*a, **k))
+    commit[0] = "b" * 40
+    record = run(bench, store, "ties")[-1]
+    assert done.count("again") == TASKS and record.provenance.commit == "b" * 40 and record.status == "done"
+
+
+def test_the_batch_size_of_the_evaluation_is_recorded(store: Store) -> None:
+    assert [r.provenance.batch_size for r in run(TinyBench(), store, "ties")] == [10] * 3
+    assert [r.provenance.batch_size for r in run(TinyBench(), store, "ties", force=True, batch_size=7)] == [7] * 3
+
+
+class SharedHeads(TinyBench):
+    """Hands every run the same heads, as the suites do."""
+
+    def experts(self) -> Experts:
+        made = super().experts()
+        self.shared = getattr(self, "shared", None) or made.heads
+        made.heads = self.shared
+        return made
+
+
+def _spoils(experts: Experts, **keywords: Any) -> Merged:
+    for task in experts.tasks:
+        with torch.no_grad():
+            experts.head(task).weight.zero_()
+    torch.set_grad_enabled(False)
+    torch.set_default_dtype(torch.float64)
+    os.chdir("/")
+    return Merged(experts, {n: experts.base_tensor(n) for n in experts.names})
+
+
+def test_what_a_method_changes_beside_its_result_reaches_no_other_run(store: Store, rogue: Any) -> None:
+    names, folder = ["weight_average", "symerge"], os.getcwd()
+    alone = run(SharedHeads(), Store(store.root / "alone"), *names)[2:]
+    rogue(_spoils)
+    _, _, spoiled, *after = run(SharedHeads(), Store(store.root / "beside"), "ties", *names)
+    assert spoiled.status == "done" and [r.tasks for r in after] == [r.tasks for r in alone]
+    assert torch.is_grad_enabled() and torch.get_default_dtype() == torch.float32 and os.getcwd() == folder
+    base = run(TinyBench(), Store(store.root / "base"), "ties")[0]
+    assert spoiled.tasks == base.tasks, "its own row is that of the merge it returned"
+
+
 def _raises(experts: Experts, **keywords: Any) -> Merged:
     raise RuntimeError("the method is broken")
 
@@ -206,13 +263,14 @@ def test_a_failed_run_is_done_again_by_the_same_command(store: Store, rogue: Any
     assert run(TinyBench(), store, "ties")[-1].status == "done"
 
 
-def test_wrong_class_count_is_named(store: Store, rogue: Any) -> None:
-    def wide(experts: Experts, **keywords: Any) -> Merged:
-        experts.heads = {t: nn.Linear(16, CLASSES + 2) for t in experts.tasks}
-        return Merged(experts)
+def test_wrong_class_count_is_named(store: Store) -> None:
+    class Wide(TinyBench):
+        def experts(self) -> Experts:
+            made = super().experts()
+            made.heads = {t: nn.Linear(16, CLASSES + 2) for t in made.tasks}
+            return made
 
-    rogue(wide)
-    found = run(TinyBench(), store, "ties")[-1]
+    found = run(Wide(), store, "ties")[-1]
     assert found.status == "failed" and "gives (10, 7) on t0; expected (10, 5)" in found.error.message
 
 

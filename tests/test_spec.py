@@ -1,7 +1,10 @@
+import functools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import methods
 from benchmark.errors import UserError
 from benchmark.spec import (
     RunSpec,
@@ -17,6 +20,7 @@ from benchmark.spec import (
     resolve_parameters,
     variant_label,
 )
+from methods import registry
 
 TIES = {"keep": 0.2, "scale": 0.3, "merge": "sum"}
 
@@ -313,3 +317,84 @@ def test_definitions_reached_by_a_string_count_when_given(package):
 def test_the_version_does_not_depend_on_the_interpreter(package):
     (package / "x.py").write_text(METHOD + '\nY = u"a" f"b{1 + 2}c"\ndef z(a: int, /, *b):\n    return a\n')
     assert method_version(package / "x.py") == "c8b2c57a7cbfc217"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import methods.helper\ndef x(e):\n    return methods.helper.f(e, 1)\n",
+        "import methods.deep\nimport methods.helper\ndef x(e):\n    return methods.helper.f(e, methods.deep.g(1))\n",
+    ],
+)
+def test_a_module_named_with_its_package_is_followed(package, text):
+    (package / "x.py").write_text(text)
+    assert changed(package, "helper.py", "SHIFT = 1", "SHIFT = 2")
+
+
+@pytest.mark.parametrize(
+    "helper, old, new",
+    [
+        ("T = {'a': 1}\nT['b'] = 2\ndef f(e):\n    return T\n", "'a': 1", "'a': 3"),
+        ("import functools\ndef f(e):\n    return 1\nf = functools.cache(f)\n", "return 1", "return 2"),
+        ("def f(e):\n    return f.note\nf.note = 1\n", "return f.note", "return -f.note"),
+        ("class C:\n    a = 1\nG = C()\nG.b = 2\ndef f(e):\n    return G\n", "G = C()", "G = C"),
+        ("def g(e):\n    return 1\ndef f(e):\n    return globals()['g'](e)\n", "return 1", "return 2"),
+        ("class B:\n    def go(self):\n        return 1\ndef f(e):\n    return getattr(B(), 'go')()\n", "return 1",
+         "return 2"),
+    ],
+)  # fmt: skip
+def test_definitions_that_later_statements_build_on_count_all(package, helper, old, new):
+    (package / "x.py").write_text("from methods.second import f\ndef x(e):\n    return f(e)\n")
+    (package / "second.py").write_text(helper)
+    assert changed(package, "second.py", old, new)
+
+
+HEAD = "from methods.api import LABELLED, UNLABELLED, Access, method\n"
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("@method(title='T', paper='P', access=Access(None, None, LABELLED))\ndef x(experts, stream):\n    ...\n",
+         "must be literals"),
+        ("@method(**{'title': 'T'}, paper='P')\ndef x(experts):\n    ...\n", "must be literals"),
+        ("@method(title='T', paper='P')\ndef x(experts, scale=0.3):\n    ...\n", "keywords follow the '\\*'"),
+        ("@method(title='T', paper='P')\ndef x(experts, **keywords):\n    ...\n", "keywords follow the '\\*'"),
+        ("@method(title='T', paper='P')\ndef x(experts, stream):\n    ...\n", "declares no access"),
+        ("@method(title='T', paper='P', access=Access(test=UNLABELLED))\ndef x(experts):\n    ...\n", "has no stream"),
+        ("@method(title='T', paper='P', access='test')\ndef x(experts, stream):\n    ...\n", "expected Access"),
+        ("@method(title='T', paper=None)\ndef x(experts):\n    ...\n", "paper of x is None; expected str"),
+        ("@method(title='T', paper='P', note=1)\ndef x(experts):\n    ...\n", "knows no 'note'"),
+        ("@method(title='T', paper='P', grids={'s': (0, 1, 2)})\ndef x(experts):\n    ...\n", "no keyword of it"),
+        ("@method(title='T', paper='P', grids={'s': (0, 1)})\ndef x(experts, *, s=1):\n    ...\n", "last, count"),
+        ("@method(title='T', paper='P')\ndef x(experts, *, s={1, 2}):\n    ...\n", "s of x defaults to"),
+        ("@method(title='T', paper='P')\ndef x(experts, *, s=1e999):\n    ...\n", "s of x defaults to inf"),
+        ("@method(title='T', paper='P')\ndef all(experts):\n    ...\n", "cannot be called 'all'"),
+    ],
+)  # fmt: skip
+def test_a_declaration_that_would_mislead_is_refused_with_its_line(tmp_path, text, words):
+    (tmp_path / "x.py").write_text(HEAD + text)
+    with pytest.raises(registry.MergingError, match=rf"methods/x.py, line \d: .*{words}"):
+        registry._read(tmp_path / "x.py")
+
+
+def test_odd_files_beside_methods_are_passed_over_or_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "PACKAGE", tmp_path)
+    monkeypatch.setattr(registry, "_files", functools.lru_cache(registry._files.__wrapped__))
+    (tmp_path / ".#mine.py").symlink_to("nobody@nowhere")
+    (tmp_path / "._mine.py").write_bytes(b"\x00\x05")
+    (tmp_path / "folder.py").mkdir()
+    (tmp_path / "x.py").write_text(HEAD + "@method(title='T', paper='P')\ndef x(experts):\n    ...\n")
+    assert registry.names() == ["x"]
+    for content in ("# caf\u00e9".encode("latin-1"), b"a = 1\x00"):
+        (tmp_path / "odd.py").write_bytes(content)
+        registry._files.cache_clear()
+        with pytest.raises(registry.MergingError, match=r"methods/odd\.py"):
+            registry.names()
+
+
+def test_a_declaration_that_the_import_changes_is_refused(monkeypatch):
+    found = methods.get("ties")
+    monkeypatch.setattr(found, "access", methods.registry.Access(test="labelled"))
+    with pytest.raises(registry.MergingError, match="access of ties is .* once imported"):
+        methods.get("ties")

@@ -183,7 +183,9 @@ def test_a_record_of_a_later_version_is_left_in_place(store):
     path.write_text(json.dumps({**fields, "version": 3, "new_field": 1}))
     with pytest.warns(UserWarning, match="version 3"):
         assert store.all() == []
-    assert path.exists()
+    with pytest.raises(UserError, match="record of version 3; this program reads up to 2"):
+        store.load(make_record().spec)
+    assert json.loads(path.read_text())["version"] == 3
 
 
 def test_reading_only_moves_nothing(store):

@@ -235,6 +235,9 @@ def test_a_submission_is_run_again_and_accepted_only_where_it_agrees(tmp_path: P
     assert "identical in every prediction" in capsys.readouterr().out
     (accepted,) = Store(into).all()
     assert accepted.provenance.source == "submitted, verified by re-run" and accepted.tasks == record.tasks
+    assert accepted.provenance.commit == record.provenance.commit and accepted.cost != record.cost, "as run here"
+    for told in ({"variant": "symerge"}, {"needs_task_id": True}, {"changed": {"scale": 5}}, {"access": ["none"]}):
+        assert submit.verify(changed(record, **told), Store(tmp_path / "run")).startswith("differs in")
     task = record.suite_tasks[0]
     better = changed(record, tasks={**record.tasks, task: classified(np.ones(record.tasks[task].n, bool))})
     done = Store(tmp_path / "run")
