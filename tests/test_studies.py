@@ -138,9 +138,11 @@ def test_records_say_what_data_the_layers_saw(done: Path) -> None:
 
 
 def test_a_source_without_adapted_layers_is_an_error_that_names_some(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="emr adapts no layer.*\n.*symerge"):
-        transfer.run(bench(), ["emr"], ["ties"], seeds=[0], runs=Store(tmp_path), derived=Store(tmp_path / "d"),
-                     options=Options())  # fmt: skip
+    for source, words in (("emr", "emr adapts no layer.*\n.*symerge"), ("symerg", "unknown method 'symerg'")):
+        with pytest.raises((UserError, methods.MergingError), match=words):
+            transfer.run(bench(), [source], ["ties"], seeds=[0], runs=Store(tmp_path), derived=Store(tmp_path / "d"),
+                         options=Options())  # fmt: skip
+    assert not Store(tmp_path).all(), "said before anything runs"
 
 
 def test_the_table_of_transfers_holds_paired_differences(done: Path) -> None:

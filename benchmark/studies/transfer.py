@@ -68,21 +68,24 @@ def run(
     Raises:
         UserError: a source that adapts no layer.
     """
+    planned = [run for text in sources for run in plan(bench, [text], seeds=seeds)]
+    givers = [run for run in planned if run.spec.method not in REFERENCE_ROWS]
+    for giver in givers:
+        if not giver.method.access_for(giver.spec.parameters):
+            raise _nothing_adapted(giver.variant)
     takers = plan(bench, recipients, seeds=seeds)
     taken = execute(takers, bench, runs, replace(options, need_merged=True))
     done = [(run, record) for run, record in zip(takers, taken, strict=True) if record.status == "done"]
     wanted: list[Derived] = []
-    for text in sources:
-        givers = [run for run in plan(bench, [text], seeds=seeds) if run.spec.method not in REFERENCE_ROWS]
-        for giver in givers:
-            has_layers = (runs.folder(giver.spec) / adapted.ADAPTED).is_file()
-            (record,) = execute([giver], bench, runs, replace(options, need_merged=not has_layers))
-            if record.status != "done":
-                continue
-            layer = _adapted_layer(record, runs, bench)
-            for taker, other in done:
-                if _paired(giver, taker):
-                    wanted += _pair(bench, record, other, layer, runs)
+    for giver in givers:
+        has_layers = (runs.folder(giver.spec) / adapted.ADAPTED).is_file()
+        (record,) = execute([giver], bench, runs, replace(options, need_merged=not has_layers))
+        if record.status != "done":
+            continue
+        layer = _adapted_layer(record, runs, bench)
+        for taker, other in done:
+            if _paired(giver, taker):
+                wanted += _pair(bench, record, other, layer, runs)
     return execute(wanted, bench, derived, without_merges(options))
 
 
@@ -90,11 +93,14 @@ def _adapted_layer(giver: Record, runs: Store, bench: Bench) -> str:
     """Which layer the run adapted. Its file is written here where an earlier version of the runner did not."""
     path, experts = runs.folder(giver.spec) / adapted.ADAPTED, bench.experts()
     if not path.is_file() and not adapted.save(merged_of(giver, runs, experts), path):
-        raise UserError(
-            f"{giver.variant} adapts no layer, so there is nothing to transfer from it",
-            f"Sources that do: {', '.join(SOURCES)}",
-        )
+        raise _nothing_adapted(giver.variant)
     return layer_of(adapted.load(path, experts))
+
+
+def _nothing_adapted(name: str) -> UserError:
+    return UserError(
+        f"{name} adapts no layer, so there is nothing to transfer from it", f"Sources that do: {', '.join(SOURCES)}"
+    )
 
 
 def _paired(giver: Run, taker: Run) -> bool:
