@@ -43,7 +43,7 @@ MEANING = {
     "to the row above": "paired difference to the next better method on the same samples, with its 95 % interval; tied "
     "where that holds zero",
     "published": "what a paper or repository prints for the same suite, backbone and checkpoint family; * a secondary "
-    "summary",
+    "summary, ‡ not printed but the mean of the tasks that are",
     "gap": "measured less published, in points",
     "storage": "what must be kept, in models (1 is a single merged model, heads of the tasks left out)",
     "merge, adapt, evaluate": "wall seconds, mean over seeds, on the machine that ran them",

@@ -29,7 +29,8 @@ def compare(
     found = _runs(records, suite, backbone, family)
     for name in (first, second):
         if name not in found:
-            raise unknown("method with records", name, found, f"Run it: ./run_all.sh --suite {suite} --methods {name}")
+            command = f"./run_all.sh --suite {suite} --methods {name.partition(' [')[0]}"  # in brackets the precision
+            raise unknown("method with records", name, found, f"Run it: {command}")
     one = next(iter(found[first].values()))
     tasks = one.suite_tasks
     sides = [_scores(found[name]) for name in (first, second)]
@@ -86,13 +87,13 @@ def _scores(runs: Mapping[int | None, Record]) -> Runs:
 
 
 def _shares(found: Mapping[str, Mapping[int | None, Record]], name: str, suite: str) -> Runs:
-    expert = found.get(REFERENCE_ROWS[-1])
-    if not expert:
+    experts = [r for runs in found.values() for r in runs.values() if r.spec.method == REFERENCE_ROWS[-1]]
+    if not experts:
         raise UserError(
             f"tasks of {suite} have unlike metrics, and {REFERENCE_ROWS[-1]} has no record to normalise by",
-            f"Run it: ./run_all.sh --suite {suite} --methods {name}",
+            f"Run it: ./run_all.sh --suite {suite} --methods {REFERENCE_ROWS[-1]}",
         )
-    record = min(expert.values(), key=by_trust)
+    record = min(experts, key=by_trust)
     return {
         seed: _present(relative.shares(each, record, each.suite_tasks), each) for seed, each in found[name].items()
     }

@@ -270,7 +270,8 @@ def _published_board() -> dict[str, Any]:
         "tab": "published",
         "title": "Published numbers",
         "domain": "published",
-        "note": "Means as papers and repositories print them, not measured here; * a secondary summary. Only rows of "
+        "note": "Means as papers and repositories print them, not measured here; * a secondary summary, ‡ not printed "
+        "but the mean of the tasks that are. Only rows of "
         "one suite, backbone and family can be compared; the traps are in published.md.",
         "ranked": False,
         "score": {"field": "value", "title": "value", "low": "", "high": ""},

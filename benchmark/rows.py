@@ -117,6 +117,8 @@ def _board(records: list[Record], reference: list[Record]) -> Board:
     finished = [record for record in kept if complete(record)]
     apart = _of_other_samples(finished)
     finished = [record for record in finished if record.run_id not in apart]
+    size = {task: result.n for record in finished[:1] for task, result in record.tasks.items()}
+    same = [r for r in same if not size or {task: result.n for task, result in r.tasks.items()} == size]
     for name in REFERENCE_ROWS:
         if not any(record.spec.method == name for record in finished):
             finished += [record for record in same if record.spec.method == name and complete(record)]
@@ -187,6 +189,7 @@ def shared(suite: str) -> bool:
 def _of_other_samples(records: Sequence[Record]) -> dict[str, str]:
     """Runs that were not tested on as many samples as most, and what is odd about them: nothing can be paired."""
     found: dict[str, str] = {}
+    records = sorted(records, key=lambda record: record.spec.method not in REFERENCE_ROWS)  # of equal counts, theirs
     for task in records[0].suite_tasks if records else []:
         size = Counter(record.tasks[task].n for record in records).most_common(1)[0][0]
         for record in records:

@@ -225,8 +225,9 @@ def _one(run: Run, bench: Bench, store: Store, options: Options, progress: Progr
             record = _fresh(run, bench, options)
             merged_file.unlink(missing_ok=True)
         now_made = provenance.describe(bench, options.argv, options.batch_size)
-        if (record.provenance.commit, record.provenance.dirty) != (now_made.commit, now_made.dirty):
-            # The merge is of the same code, by its version; what was evaluated by another commit is evaluated again.
+        said = ("commit", "dirty", "batch_size")
+        if any(getattr(record.provenance, each) != getattr(now_made, each) for each in said):
+            # The merge is of the same code, by its version; what was evaluated otherwise is evaluated again.
             record.tasks, record.provenance, record.cost.evaluate_seconds = {}, now_made, None
         return _carry_out(run, record, merged_file, bench, store, options, progress)
 
@@ -292,7 +293,7 @@ def _carry_out(
                 )
                 record.cost.evaluate_seconds = time.perf_counter() - began
                 store.save(record)
-        record.status, record.finished = "done", now()
+        record.status, record.finished, record.error = "done", now(), None
         if not options.keep_merged:
             record.artifacts.pop(MERGED, None)
         store.save(record)
@@ -394,10 +395,11 @@ def _call(
 
 @contextlib.contextmanager
 def _apart(experts: Experts) -> Iterator[None]:
-    """What a method changes beside its result stays its own: it gets copies of the heads, which runs share, and what it
-    sets in torch and the process is set back."""
+    """What a method changes beside its result stays its own: it gets copies of the heads, which runs share, and grad
+    mode, default dtype, matmul precision, determinism, threads and folder are set back."""
     heads, grad, dtype = experts.heads, torch.is_grad_enabled(), torch.get_default_dtype()
-    threads, strict, folder = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), os.getcwd()
+    strict, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    threads, folder, precision = torch.get_num_threads(), os.getcwd(), torch.get_float32_matmul_precision()
     experts.heads = copy.deepcopy(heads)
     try:
         yield
@@ -405,7 +407,8 @@ def _apart(experts: Experts) -> Iterator[None]:
         experts.heads = heads
         torch.set_grad_enabled(grad)
         torch.set_default_dtype(dtype)
-        torch.use_deterministic_algorithms(strict)
+        torch.set_float32_matmul_precision(precision)
+        torch.use_deterministic_algorithms(strict, warn_only=warns)
         os.chdir(folder)
         if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)

@@ -121,12 +121,12 @@ def cannot_write(path: Path, error: OSError) -> UserError:
 def read_record(path: Path) -> Record:
     """The record in the file at `path`.
 
-    Raises FileNotFoundError; UserError for a record of a later version or a file that may not be read; DamagedRecord
-    for everything that is no valid record.
+    Raises FileNotFoundError or NotADirectoryError; UserError for a record of a later version or a file that may not be
+    read; DamagedRecord for everything that is no valid record.
     """
     try:
         data = path.read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}", "Mend its permissions, or move it away.") from error
@@ -269,7 +269,7 @@ class Store:
             if record.run_id != path.parent.name:
                 raise DamagedRecord(f"it belongs to run {record.run_id}")
             return record
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except DamagedRecord as error:
             self._set_aside(path, str(error))

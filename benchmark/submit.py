@@ -46,7 +46,8 @@ def parser() -> argparse.ArgumentParser:
     verifying.add_argument("--into", type=Path, default=SUBMITTED, metavar="DIR", help="default: results/submitted")
     verifying.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N or auto; default cpu")
     verifying.add_argument(
-        "--tolerance", type=float, default=0.5, metavar="POINTS", help="on each task, for other machines; default 0.5"
+        "--tolerance", type=float, default=0.5, metavar="POINTS",
+        help="on each task, for other machines; of depths and angles percent of the value; default 0.5",
     )
     writing = commands.add_parser("schema", help="write the JSON Schemas of records and submissions")
     writing.add_argument("--out", type=Path, default=ROOT / "docs" / "schema", metavar="DIR")
@@ -175,7 +176,7 @@ def verify(record: Record, store: Store, device: str = "cpu", tolerance: float =
     gaps = {task: _points(result, again.tasks[task]) for task, result in record.tasks.items()}
     task = max(gaps, key=lambda name: gaps[name])
     if gaps[task] <= tolerance:
-        return f"within {gaps[task]:.2f} points on every task"
+        return f"within {gaps[task]:.2f} points (percent of depths and angles) on every task"
     return (
         f"differs by {gaps[task]:.2f} on {task}: submitted {record.tasks[task].value:.2f}, "
         f"here {again.tasks[task].value:.2f}; allowed are {tolerance:g}"

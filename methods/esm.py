@@ -59,11 +59,15 @@ def esm(experts: Experts, stream: Stream, *, proxies: int = 32, scale: float = 1
             "tsv_m merges any 2-D tensor"
         )
 
-    def inputs(task: str) -> dict[str, Tensor]:
+    def inputs(task: str) -> dict[str, tuple[Tensor, int]]:
         found: dict[str, list[Tensor]] = {}
         batches = samples(stream, task, proxies)
         observe(experts, task, batches, wanted, lambda name, rows: found.setdefault(name, []).append(rows))
-        return {name: compressed(torch.cat(found.pop(name)), len(experts.base[name])) for name in list(found)}
+        made: dict[str, tuple[Tensor, int]] = {}
+        for name in list(found):
+            rows = torch.cat(found.pop(name))
+            made[name] = compressed(rows), len(rows)
+        return made
 
     return from_activations(experts, ((task, inputs(task)) for task in experts.tasks), scale=scale)
 
@@ -73,13 +77,16 @@ def from_activations(experts: Experts, activations: Any, scale: float = 1.0) -> 
 
     Args:
         activations: ``{task: {module or tensor name: inputs [rows, in]}}``, or a list of the inner mappings in the
-            order of tasks.
+            order of tasks. In place of inputs ``(rows with the same Gram matrix, how many inputs there were)``.
     """
     parts: dict[str, list[Factors]] = {}
     for task, inputs in per_task(experts, activations):
         for name, rows in by_name(experts, inputs).items():
             rank = experts.base[name].shape[0] // len(experts)
-            parts.setdefault(name, []).append(essential(experts.task_vector(name, task), rows.to(experts.device), rank))
+            given, count = rows if isinstance(rows, tuple) else (rows, len(rows))
+            parts.setdefault(name, []).append(
+                essential(experts.task_vector(name, task), given.to(experts.device), rank, count)
+            )
     vectors = {name: combined(parts.pop(name)) for name in list(parts)}
     essentials = set(vectors)
     for name in experts.names:
@@ -114,19 +121,24 @@ def roles(experts: Experts) -> dict[str, list[str]]:
     return found
 
 
-def compressed(rows: Tensor, outputs: int, most: int = 1 << 22) -> Tensor:
-    """Rows with the same Gram matrix; large ones as the triangular factor ``[in, in]``, with rows of zeros up to the
-    number of the layer's outputs, because fewer than these mean something to :func:`essential`."""
+def compressed(rows: Tensor, most: int = 1 << 22) -> Tensor:
+    """Rows with the same Gram matrix; large ones as the triangular factor ``[in, in]``."""
     if rows.numel() <= most or len(rows) <= rows.shape[1]:
         return rows
     factor: Tensor = torch.linalg.qr(rows, mode="r").R
-    return F.pad(factor, (0, 0, 0, max(0, min(len(rows), outputs) - len(factor))))
+    return factor
 
 
-def essential(vector: Tensor, rows: Tensor, rank: int) -> Factors:
-    """``Q e [out, r]``, ``e Q^T tau [r, in]`` of one task, and the norm of its vector; null directions are 0."""
-    count, few = min(len(rows), len(vector)), len(rows) < len(vector)
-    _, s, vh = leading(rows @ vector.T, count if few else rank)
+def essential(vector: Tensor, rows: Tensor, rank: int, count: int | None = None) -> Factors:
+    """``Q e [out, r]``, ``e Q^T tau [r, in]`` of one task, and the norm of its vector; null directions are 0.
+
+    ``count``: how many inputs there were, where ``rows`` are fewer with the same Gram matrix.
+    """
+    count = min(len(rows) if count is None else count, len(vector))
+    few = count < len(vector)
+    if few:
+        rows = compressed(rows, most=0)
+    _, s, vh = leading(rows @ vector.T, min(len(rows), len(vector)) if few else rank)
     kept = significant(s)
     norm = vector.norm()
     if few:

@@ -345,7 +345,7 @@ class Experts:
                 given.update((n, value) for n in names if n not in given)
         lacking = any(n not in given for n in self.statistics)
         with (
-            evaluating(self.encoder) if self.encoder.training else nullcontext(),
+            evaluating(self.encoder) if any(part.training for part in self._modules) else nullcontext(),
             batch_statistics(self.encoder) if lacking else nullcontext(),
         ):
             return torch.func.functional_call(self.encoder, given, (inputs,), tie_weights=False)
@@ -355,6 +355,7 @@ class Experts:
         if not hasattr(self, "_known"):
             assert self.encoder is not None
             self._known = set(self.encoder.state_dict())
+            self._modules = tuple(self.encoder.modules())
             by_tensor: dict[int, list[str]] = {}
             for part in (self.encoder.named_parameters, self.encoder.named_buffers):
                 for name, tensor in part(remove_duplicate=False):

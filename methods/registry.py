@@ -292,6 +292,9 @@ def _wrong(node: ast.FunctionDef, given: Mapping[str, Any], parameters: Mapping[
         if not isinstance(value, kinds[key]):
             return f"{key} of {node.name} is {value!r}; expected {kinds[key].__name__}"
     access_if, grids = given.get("access_if", {}), given.get("grids", {})
+    for pair, more in access_if.items():
+        if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(more, Access)):
+            return f"access_if of {node.name} holds {pair!r}: {more!r}; expected (keyword, value): Access(...)"
     if strange := [key for key in (*grids, *(pair[0] for pair in access_if)) if key not in parameters]:
         return f"grids or access_if of {node.name} name {strange[0]!r}, which is no keyword of it"
     if strange := [key for key, grid in grids.items() if not (isinstance(grid, tuple) and len(grid) == 3)]:

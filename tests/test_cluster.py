@@ -169,7 +169,7 @@ def test_ctrl_c_keeps_what_is_done_and_lets_running_runs_write_down_how_far_they
 
     monkeypatch.setattr(cluster, "_Driver", Interrupted)
     with pytest.raises(KeyboardInterrupt):
-        execute(connected, tmp_path, tasks(Tiny(pause=0.2)))
+        execute(connected, tmp_path, tasks(Tiny(pause=1.0)))
     kept, found = results(tmp_path), set(statuses(tmp_path).values())
     assert found == {"done", "incomplete"} and kept.items() < whole.items()
     assert not list(tmp_path.glob(".cluster-*"))

@@ -298,8 +298,26 @@ def test_experts_are_compared_again_with_another_base(
     open_clip_family(tmp_path, "tint", small, ["MNIST"])
     run("import", "tint", tmp_path, "--out", tmp_path / "own")
     capsys.readouterr()
+    base = tmp_path / "own/tint/ViT-B-32/base.safetensors"
+    kept = base.read_bytes()
     save(tuned(encoder(small), 77), tmp_path / "ViT-B-32/zeroshot.pt")
     assert "not the base's" in refused(capsys, "import", "tint", tmp_path, "--out", tmp_path / "own")
+    assert base.read_bytes() == kept, "a refused import leaves the family as it was"
+
+
+def test_another_base_does_not_leave_experts_of_the_old_one(
+    small: Backbone, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    open_clip_family(tmp_path, "tint", small, TASKS)
+    run("import", "tint", tmp_path, "--out", tmp_path / "own")
+    capsys.readouterr()
+    save(tuned(encoder(small), 77, "visual"), tmp_path / "ViT-B-32/zeroshot.pt")
+    words = ("import", "tint", tmp_path, "--out", tmp_path / "own")
+    assert "has experts for DTD too" in refused(capsys, *words, "--tasks", "MNIST")
+    before = load_family(tmp_path / "own/tint/ViT-B-32", "ViT-B-32", TASKS).manifest["distance"]
+    assert run(*words) == 0
+    after = load_family(tmp_path / "own/tint/ViT-B-32", "ViT-B-32", TASKS).manifest["distance"]
+    assert all(after[task] != before[task] for task in TASKS)
 
 
 def test_an_import_goes_on_from_what_another_one_has_written(small: Backbone, tmp_path: Path) -> None:

@@ -74,6 +74,10 @@ def test_an_encoder_in_training_mode_is_run_in_evaluation_mode_and_left_as_it_wa
     for a, b in zip(outputs(found), outputs(expected), strict=True):
         torch.testing.assert_close(a, b)
     assert all(m.training for m in experts.encoder.modules())
+    experts.encoder.eval()
+    experts.encoder.drop.train()
+    state = experts.state("t0")
+    assert torch.equal(*(experts.forward(state, "t0", images()) for _ in range(2))) and experts.encoder.drop.training
     untouched = net_experts()
     for task in experts.tasks:
         assert all(torch.equal(t, untouched.expert(task)[n]) for n, t in experts.expert(task).items())

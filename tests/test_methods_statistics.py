@@ -299,12 +299,10 @@ def test_esm_needs_no_more_of_its_samples_than_their_gram_matrix() -> None:
     torch.manual_seed(0)
     rows = torch.randn(500, 32) @ torch.randn(32, 32)
     vector = golden_states()[1]["t0"]["model.visual.transformer.resblocks.0.mlp.c_fc.weight"]
-    for outputs, kept in ((16, 32), (len(vector), len(vector)), (1000, 500)):
-        small = esm.compressed(rows, outputs, most=1000)
-        assert small.shape == (kept, 32)
-    small = esm.compressed(rows, len(vector), most=1000)
+    small = esm.compressed(rows, most=1000)
+    assert small.shape == (32, 32) and esm.compressed(rows) is rows
     for rank in (8, len(vector)):
-        (a, b, c), (d, e, f) = esm.essential(vector, rows, rank), esm.essential(vector, small, rank)
+        (a, b, c), (d, e, f) = esm.essential(vector, rows, rank), esm.essential(vector, small, rank, len(rows))
         torch.testing.assert_close(a @ b, d @ e, atol=1e-4, rtol=1e-3)
         assert torch.equal(c, f) and a.shape == d.shape == (len(vector), rank)
 
@@ -324,6 +322,10 @@ def test_esm_of_few_samples_pads_as_the_authors_do(rows: int) -> None:
     weight = weight / weight.mean()
     left = directions[:, :rank] * weight
     found = esm.essential(vector, given, rank)
+    if rows > inputs:
+        again = esm.essential(vector, esm.compressed(given, most=0), rank, rows)
+        torch.testing.assert_close(again[2], found[2], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(again[0] @ again[1], found[0] @ found[1], atol=1e-4, rtol=1e-3)
     torch.testing.assert_close(found[0] @ found[1], (left @ (left.T @ vector.double())).float(), atol=1e-4, rtol=1e-3)
     norm = vector.double().norm() if rows >= outputs else (directions.T[[*range(min(rows, inputs)), *range(
         min(rows, outputs), outputs)]] @ vector.double()).norm()

@@ -364,6 +364,7 @@ HEAD = "from methods.api import LABELLED, UNLABELLED, Access, method\n"
         ("@method(title='T', paper='P', access=Access(test=UNLABELLED))\ndef x(experts):\n    ...\n", "has no stream"),
         ("@method(title='T', paper='P', access='test')\ndef x(experts, stream):\n    ...\n", "expected Access"),
         ("@method(title='T', paper=None)\ndef x(experts):\n    ...\n", "paper of x is None; expected str"),
+        ("@method(title='T', paper='P', access_if={1: Access()})\ndef x(experts):\n    ...\n", "keyword, value"),
         ("@method(title='T', paper='P', note=1)\ndef x(experts):\n    ...\n", "knows no 'note'"),
         ("@method(title='T', paper='P', grids={'s': (0, 1, 2)})\ndef x(experts):\n    ...\n", "no keyword of it"),
         ("@method(title='T', paper='P', grids={'s': (0, 1)})\ndef x(experts, *, s=1):\n    ...\n", "last, count"),

@@ -143,6 +143,8 @@ def _build(stem: Path, shape: tuple[int, ...], chunks: Chunks) -> None:
 
 def _make_room(path: Path, stem: Path) -> None:
     """Blocks for all of a sparse file: where a disk is full, writing into a map ends the process without a word."""
+    if not hasattr(os, "posix_fallocate"):  # macOS
+        return
     with open(path, "r+b") as file:
         size = os.fstat(file.fileno()).st_size
         try:

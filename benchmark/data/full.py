@@ -219,7 +219,8 @@ def compare_classes(about: SetInfo, found: list[str] | None) -> tuple[str, str]:
         if wrong:
             return "error", f"label {found.index(wrong[0])} is named {wrong[0]!r}: names were sorted as text"
         return "ok", f"{len(wanted)} classes, numbered in the data"
-    if all(any(words[i] == name for words in lists) for i, name in enumerate(plain)):
+    alike = [words for words in lists if len(words) == len(wanted)]
+    if all(any(words[i] == name for words in alike) for i, name in enumerate(plain)):
         return "ok", f"{len(wanted)} classes in the head's order, in spellings of several copies"
     for words in lists:
         moved = [i for i, name in enumerate(plain) if name in words and words.index(name) != i]

@@ -74,9 +74,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except FamilyError as error:
         raise UserError(str(error)) from None
     except OSError as error:
-        raise UserError(
-            f"{error.filename or 'a file'}: {error.strerror or error}", "Choose another folder with --out DIR."
-        ) from error
+        place = Path(str(error.filename or ""))
+        written = arguments.out is not None and (place == arguments.out or arguments.out in place.parents)
+        hint = "Choose another folder with --out DIR." if written else "Mend its permissions, or give another."
+        raise UserError(f"{place}: {error.strerror or error}", hint) from error
 
 
 def _tasks(arguments: argparse.Namespace, family: Definition) -> list[str] | None:

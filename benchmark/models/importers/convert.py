@@ -116,6 +116,9 @@ class Importer:
 
     def _run(self, found: Found) -> dict[str, Any]:
         base, text, projection = self._read_base(found.base)
+        before = self.manifest["sources"].get("base.safetensors", {}).get("sha256")
+        if before not in (None, sha256(_file(found.base))):
+            self._check_all(found, base, projection)
         self._save("base.safetensors", base.visual, found.base, base.stored)
         if text:
             self._save(TEXT, text, found.base, base.stored)
@@ -149,11 +152,30 @@ class Importer:
         check_tower(tower, self.backbone, self.quick_gelu, path)
         return tower, text, projection
 
+    def _check_all(self, found: Found, base: Tower, projection: Tensor | None) -> None:
+        """Before another base takes the place of the one there: all experts of the folder are imported, and are its."""
+        others = [t for t in self.manifest["distance"] if t not in found.experts]
+        if others:
+            raise FamilyError(
+                f"{found.base} is another base than the one in {self.out}, which has experts for {', '.join(others)} "
+                "too. Import all of them again together, or give another --out"
+            )
+        for path in found.experts.values():
+            self._read_expert(path, base, projection)
+
     def _expert(self, task: str, path: Path, base: Tower, projection: Tensor | None) -> None:
         name = f"{task}.safetensors"
         before = self.manifest["sources"]["base.safetensors"]["sha256"]
         if self._kept(name, path) and self.manifest["sources"][name].get("base") == before:
             return
+        tower, apart = self._read_expert(path, base, projection)
+        self.manifest["distance"][task] = apart
+        self.manifest["sources"].pop(name, None)
+        self._save(name, tower.visual, path, tower.stored, base=before)
+        self.say(f"{task}: {apart:.2%} away from the base; {tower.stored}")
+
+    def _read_expert(self, path: Path, base: Tower, projection: Tensor | None) -> tuple[Tower, float]:
+        """An expert's tower, known to be fine-tuned from the base, and how far it lies from it."""
         if self.family.layout == "huggingface":
             tower, _ = huggingface.read_tower(path, projection)
         else:
@@ -169,10 +191,7 @@ class Importer:
         apart = distance(base.visual, tower.visual)
         if apart == 0.0:
             raise FamilyError(f"{path} equals the base in every tensor of the image tower: no expert")
-        self.manifest["distance"][task] = apart
-        self.manifest["sources"].pop(name, None)
-        self._save(name, tower.visual, path, tower.stored, base=before)
-        self.say(f"{task}: {apart:.2%} away from the base; {tower.stored}")
+        return tower, apart
 
     def _head(self, task: str, path: Path) -> None:
         name = f"heads/{task}.safetensors"
@@ -247,7 +266,7 @@ def read_text(path: Path, quick_gelu: bool) -> dict[str, Tensor]:
     """
     if path.is_dir():
         state, config, _ = huggingface.read_folder(path)
-        said = config.get("text_config", config).get("hidden_act", "quick_gelu")
+        said = (config.get("text_config") or config).get("hidden_act", "quick_gelu")
         if said != ("quick_gelu" if quick_gelu else "gelu"):
             raise FamilyError(
                 f"{path}/config.json says hidden_act {said!r} of the text tower, this family is defined with "
