@@ -164,12 +164,21 @@ def test_ctrl_c_keeps_what_is_done_and_lets_running_runs_write_down_how_far_they
 ) -> None:
     class Interrupted(cluster._Driver):
         def tell(self) -> None:
-            if {"done", "running"} <= set(statuses(tmp_path).values()):
-                raise KeyboardInterrupt
+            # Workers in step end together: one that has just begun is still at work when the news arrives.
+            deadline = time.monotonic() + 0.5
+            while "done" in statuses(tmp_path).values() and time.monotonic() < deadline:
+                begun = {task.run.spec.run_id for task in self.flying.values() if task.node}
+                read = (json.loads(path.read_text()) for path in tmp_path.glob("*/*/*/record.json"))
+                if any(r["run_id"] in begun and r["status"] == "running" and not r["tasks"] for r in read):
+                    raise KeyboardInterrupt
+                time.sleep(0.02)
 
     monkeypatch.setattr(cluster, "_Driver", Interrupted)
     with pytest.raises(KeyboardInterrupt):
         execute(connected, tmp_path, tasks(Tiny(pause=1.0)))
+    deadline = time.monotonic() + 20  # for a worker whose beginning was not heard of yet
+    while "running" in statuses(tmp_path).values() and time.monotonic() < deadline:
+        time.sleep(0.1)
     kept, found = results(tmp_path), set(statuses(tmp_path).values())
     assert found == {"done", "incomplete"} and kept.items() < whole.items()
     assert not list(tmp_path.glob(".cluster-*"))
