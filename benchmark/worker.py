@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import signal
 import tempfile
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -74,6 +76,9 @@ def work(opening: Opening, run: Run, options: Options, folder: Folder, threads: 
     import ray
     import torch
 
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+        # Inherited from a shell's background job; Ray cancels a run by an interrupt, which would come to nothing.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     yield ray.get_runtime_context().get_node_id()
 
     torch.set_num_threads(threads)
