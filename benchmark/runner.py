@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import dataclasses
 import datetime
 import functools
 import gc
-import os
-import signal
-import threading
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +21,7 @@ from benchmark import adapted, provenance, tuning
 from benchmark.errors import UserError
 from benchmark.estimate import holds_vectors
 from benchmark.evaluate import autocast, evaluate
+from benchmark.guard import RunTimeout, apart, time_limit
 from benchmark.measure import Measure
 from benchmark.progress import Progress
 from benchmark.record import Cost, Error, MethodInfo, Record
@@ -45,10 +42,6 @@ from methods.api import Experts, Merged, MergingError, Stream, TimeLimit
 from methods.coefficients import vectors_in
 
 MERGED = "merged.safetensors"
-
-
-class RunTimeout(Exception):
-    """The run's time limit passed outside the stream's own check."""
 
 
 @dataclass(frozen=True)
@@ -271,7 +264,7 @@ def _carry_out(
     run: Run, record: Record, merged_file: Path, bench: Bench, store: Store, options: Options, progress: Progress
 ) -> Record:
     try:
-        with _time_limit(options.time_limit):
+        with time_limit(options.time_limit):
             store.save(record)
             experts = bench.experts()
             if not merged_file.is_file():
@@ -330,7 +323,7 @@ def _merge(
     _seed_everything(run)
     progress.stage("merging", None)
     searched = [key for key in about.grids if keywords.get(key) == "val"]
-    with _apart(experts), Measure(bench.device) as used:
+    with apart(experts), Measure(bench.device) as used:
         if searched:
             chosen = tuning.choose(
                 about,
@@ -393,27 +386,6 @@ def _call(
     return _finished(merged, bench), stream
 
 
-@contextlib.contextmanager
-def _apart(experts: Experts) -> Iterator[None]:
-    """What a method changes beside its result stays its own: it gets copies of the heads, which runs share, and grad
-    mode, default dtype, matmul precision, determinism, threads and folder are set back."""
-    heads, grad, dtype = experts.heads, torch.is_grad_enabled(), torch.get_default_dtype()
-    strict, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    threads, folder, precision = torch.get_num_threads(), os.getcwd(), torch.get_float32_matmul_precision()
-    experts.heads = copy.deepcopy(heads)
-    try:
-        yield
-    finally:
-        experts.heads = heads
-        torch.set_grad_enabled(grad)
-        torch.set_default_dtype(dtype)
-        torch.set_float32_matmul_precision(precision)
-        torch.use_deterministic_algorithms(strict, warn_only=warns)
-        os.chdir(folder)
-        if torch.get_num_threads() != threads:
-            torch.set_num_threads(threads)
-
-
 def _finished(merged: Any, bench: Bench) -> Any:
     """What a method returned, after the suite's protocol; no merge is left for the caller to refuse."""
     return bench.finish(merged) if isinstance(merged, Merged) else merged
@@ -470,25 +442,6 @@ def give_up(
         record = _fresh(run, bench, options)
     _failed(record, store, error, progress)
     return record
-
-
-@contextlib.contextmanager
-def _time_limit(seconds: float | None) -> Iterator[None]:
-    """Raise :class:`RunTimeout` in the main thread after ``seconds``; a call inside C code ends first."""
-    if seconds is None or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def ring(number: int, frame: object) -> None:
-        raise RunTimeout(f"the run took more than {seconds:g} s; raise the limit with --time-limit SECONDS")
-
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def now() -> str:

@@ -22,9 +22,10 @@ Shared arithmetic: ``vectors`` (thresholds, election, decompositions), ``coeffic
 ``adaptation`` (the loop of every method that adapts on a stream).
 """
 
-from methods.experts import Experts, LowRankState, StateFile, last_block
+from methods.experts import Experts, last_block
 from methods.merged import Merged, TaskModel, pack_mask, unpack_mask
 from methods.registry import LABELLED, UNLABELLED, Access, MergingError, NotApplicable, UnknownName, method
+from methods.states import LowRankState, StateFile
 from methods.stream import Batch, Source, Stream, TimeLimit, place
 
 __all__ = [

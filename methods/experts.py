@@ -9,64 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from methods.blocks import place
 from methods.registry import NEEDS, MergingError, NotApplicable, nearest
+from methods.states import LowRankState, StateFile, is_floating, shapes_of
 
 Edit = Callable[[str, str, Tensor], Tensor]
 KINDS = ("classification", "regression", "segmentation", "depth", "normals")
-
-
-class StateFile(Mapping[str, Tensor]):
-    """A safetensors file as a lazy mapping: a tensor is mapped from disk when it is asked for, and not kept."""
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        try:
-            self._handle = safe_open(str(self.path), "pt")
-            slices = {n: self._handle.get_slice(n) for n in self._handle.keys()}
-        except (OSError, SafetensorError) as error:
-            raise MergingError(
-                f"cannot read {self.path.name}: {error}; expected a whole safetensors file. "
-                "Restore it (git checkout, or import the checkpoint again)."
-            ) from None
-        self.shapes = {n: tuple(s.get_shape()) for n, s in slices.items()}
-        self.floating = {n for n, s in slices.items() if s.get_dtype().startswith(("F", "BF"))}
-        self.metadata: dict[str, str] = dict(self._handle.metadata() or {})
-
-    def __getitem__(self, name: str) -> Tensor:
-        if name not in self.shapes:
-            raise KeyError(name)
-        return self._handle.get_tensor(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.shapes)
-
-    def __len__(self) -> int:
-        return len(self.shapes)
-
-
-class LowRankState(Mapping[str, Tensor]):
-    """An expert given by adapters: ``base[name] + scale * B @ A`` where an adapter exists, the base elsewhere."""
-
-    def __init__(self, base: Mapping[str, Tensor], adapters: Mapping[str, tuple[Tensor, Tensor, float]]) -> None:
-        self.base, self.adapters = base, dict(adapters)
-
-    def __getitem__(self, name: str) -> Tensor:
-        value = self.base[name]
-        if name not in self.adapters:
-            return value
-        a, b, scale = self.adapters[name]
-        return (value.float() + scale * (b.float() @ a.float()).reshape(value.shape)).to(torch.float32)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.base)
-
-    def __len__(self) -> int:
-        return len(self.base)
 
 
 class EditedState(Mapping[str, Tensor]):
@@ -233,12 +184,12 @@ class Experts:
 
     def _is_merged(self, name: str) -> bool:
         return name not in self.statistics and all(
-            _floating(state, name) for state in (self.base, *self._experts.values())
+            is_floating(state, name) for state in (self.base, *self._experts.values())
         )
 
     def _check_layout(self) -> None:
         """Keys and shapes of every expert against the base; every difference in one message."""
-        shapes = _shapes(self.base)
+        shapes = shapes_of(self.base)
         for task, state in self._experts.items():
             missing, extra = shapes.keys() - state.keys(), state.keys() - shapes.keys()
             if missing or extra:
@@ -248,7 +199,7 @@ class Experts:
                 )
             if isinstance(state, LowRankState):
                 continue
-            for name, shape in _shapes(state).items():
+            for name, shape in shapes_of(state).items():
                 if shape != shapes[name]:
                     raise MergingError(
                         f"expert {task!r}: {name} has shape {shape}, the base has {shapes[name]}; expected "
@@ -298,7 +249,7 @@ class Experts:
 
     def numel(self) -> int:
         """Number of merged parameters, P."""
-        shapes = _shapes(self.base)
+        shapes = shapes_of(self.base)
         return sum(_count(shapes[name]) for name in self.names)
 
     def nbytes(self) -> int:
@@ -431,7 +382,8 @@ class Experts:
             kind = self.kind(other[0]) if other else ""
             return f"minimises an entropy and {other[0]!r} is a {kind} task, which has none" if other else None
         if need == "matrices":
-            if self.encoder is None or any(len(s) == 2 for n, s in _shapes(self.base).items() if n in set(self.names)):
+            shapes = shapes_of(self.base)
+            if self.encoder is None or any(len(shapes[name]) == 2 for name in self.names):
                 return None
             return "works on the matrices of linear layers and this encoder has none"
         if need == "adapters":
@@ -495,20 +447,6 @@ def last_block(names: Sequence[str]) -> tuple[str, ...]:
         return ()
     top = max((at.tower, at.number) for at in places.values())
     return tuple(n for n, at in places.items() if (at.tower, at.number) == top)
-
-
-def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    if isinstance(state, StateFile):
-        return state.shapes
-    return {n: tuple(t.shape) for n, t in state.items()}
-
-
-def _floating(state: Mapping[str, Tensor], name: str) -> bool:
-    if isinstance(state, LowRankState):
-        state = state.base
-    if isinstance(state, StateFile):
-        return name in state.floating
-    return state[name].is_floating_point()
 
 
 def _count(shape: tuple[int, ...]) -> int:

@@ -20,7 +20,7 @@ from benchmark.models.importers_text import import_family
 from benchmark.models.text_training import Recipe, add_lora, predict, train
 from benchmark.store import Store
 from benchmark.suites.glue import GlueBench, GlueMiniBench
-from methods.experts import LowRankState
+from methods.states import LowRankState
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed (extra: glue)")
 

@@ -27,7 +27,7 @@ from benchmark.models.text_families import FOLDER, load_adapters, save_adapters
 from benchmark.models.text_heads import LinearHead
 from benchmark.models.text_training import Recipe, predict, train
 from benchmark.suites.glue_meters import meter
-from methods.experts import LowRankState
+from methods.states import LowRankState
 
 LONGEST = 40
 SEED = 0

@@ -1,0 +1,77 @@
+"""State dicts that are read lazily: files, and a base with adapters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from methods.registry import MergingError
+
+
+class StateFile(Mapping[str, Tensor]):
+    """A safetensors file as a lazy mapping: a tensor is mapped from disk when it is asked for, and not kept."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        try:
+            self._handle = safe_open(str(self.path), "pt")
+            slices = {n: self._handle.get_slice(n) for n in self._handle.keys()}
+        except (OSError, SafetensorError) as error:
+            raise MergingError(
+                f"cannot read {self.path.name}: {error}; expected a whole safetensors file. "
+                "Restore it (git checkout, or import the checkpoint again)."
+            ) from None
+        self.shapes = {n: tuple(s.get_shape()) for n, s in slices.items()}
+        self.floating = {n for n, s in slices.items() if s.get_dtype().startswith(("F", "BF"))}
+        self.metadata: dict[str, str] = dict(self._handle.metadata() or {})
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self.shapes:
+            raise KeyError(name)
+        return self._handle.get_tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.shapes)
+
+    def __len__(self) -> int:
+        return len(self.shapes)
+
+
+class LowRankState(Mapping[str, Tensor]):
+    """An expert given by adapters: ``base[name] + scale * B @ A`` where an adapter exists, the base elsewhere."""
+
+    def __init__(self, base: Mapping[str, Tensor], adapters: Mapping[str, tuple[Tensor, Tensor, float]]) -> None:
+        self.base, self.adapters = base, dict(adapters)
+
+    def __getitem__(self, name: str) -> Tensor:
+        value = self.base[name]
+        if name not in self.adapters:
+            return value
+        a, b, scale = self.adapters[name]
+        return (value.float() + scale * (b.float() @ a.float()).reshape(value.shape)).to(torch.float32)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.base)
+
+    def __len__(self) -> int:
+        return len(self.base)
+
+
+def shapes_of(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor; of a file without reading it."""
+    if isinstance(state, StateFile):
+        return state.shapes
+    return {n: tuple(t.shape) for n, t in state.items()}
+
+
+def is_floating(state: Mapping[str, Tensor], name: str) -> bool:
+    """Whether a tensor holds floating numbers; of a file without reading it."""
+    if isinstance(state, LowRankState):
+        state = state.base
+    if isinstance(state, StateFile):
+        return name in state.floating
+    return state[name].is_floating_point()
