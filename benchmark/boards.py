@@ -9,11 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmark import suites
+from benchmark.common.project import LOCAL, REFERENCE, RESULTS, ROOT, SUBMITTED
 from benchmark.errors import UserError, shown
-
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "results"
-LOCAL, REFERENCE, SUBMITTED = RESULTS / "local", RESULTS / "reference", RESULTS / "submitted"
 
 
 def folders(arguments: argparse.Namespace) -> tuple[Path, Path]:

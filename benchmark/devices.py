@@ -16,9 +16,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
+from benchmark.common.project import ROOT
 from benchmark.errors import UserError
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def command(argv: Sequence[str], device: str, told: Path) -> list[str]:

@@ -7,14 +7,13 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from benchmark import provenance
+from benchmark.common.project import ROOT
 from benchmark.errors import UserError
 from benchmark.estimate import Machine, amount
 
-ROOT = Path(__file__).resolve().parents[1]
 #: What a worker without this folder is sent: the code with its embedded data and experts.
 SHIPPED = ("benchmark", "methods")
 #: Seconds that a node gets to answer; one that does not is taken to have nothing in common with this machine.

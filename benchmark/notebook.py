@@ -15,6 +15,7 @@ from typing import Any
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 
+from benchmark.common.project import RESULTS as DEFAULT_RESULTS
 from benchmark.errors import UserError, shown
 from benchmark.record import Record
 from benchmark.store import Store, write_atomic
@@ -68,7 +69,7 @@ def read(results: Path | None = None) -> tuple[list[Record], Places]:
 
     The project's own folder has them apart: its own in ``reference``, those of third parties in ``submitted``.
     """
-    results = results or Path(os.environ.get(RESULTS) or Path(__file__).resolve().parents[1] / "results")
+    results = results or Path(os.environ.get(RESULTS) or DEFAULT_RESULTS)
     apart = [folder for name in ("reference", "submitted") if (folder := results / name).is_dir()]
     records = [record for folder in apart or [results] for record in Store(folder, read_only=True).all()]
     return records, Places(results, reference=bool(apart))

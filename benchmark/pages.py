@@ -10,9 +10,9 @@ from typing import Any
 
 import methods
 from benchmark import rows
+from benchmark.common.project import ROOT
 from benchmark.record import Record
 
-ROOT = Path(__file__).resolve().parents[1]
 PARITY = ROOT / "tests" / "golden" / "parity.json"
 SUITE = "vision-mini-8"
 

@@ -16,6 +16,8 @@ import matplotlib
 import numpy as np
 import torch
 
+from benchmark.common.project import LOCAL
+
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt  # noqa: E402
@@ -141,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     suite = suites.load(args.suite)
     if suite.domain != "dense":
         raise UserError(f"{suite.name} predicts no maps", "Panels exist for dense-mini and nyuv2.")
-    results = args.results or Path(__file__).resolve().parents[1] / "results" / "local"
+    results = args.results or LOCAL
     store = Store(results, read_only=True)
     records = chosen(store, suite.name, args.methods)
     bench: Any = suites.open_bench(suite, data_root=args.data_root, checkpoints=args.checkpoints)

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import torch
 
+from benchmark.common.project import ROOT
 from benchmark.record import Provenance
 from benchmark.suites.bench import Bench
 
-ROOT = Path(__file__).resolve().parents[1]
 #: The commit of a copy without its history, such as a cluster's workers are sent: ``HASH`` or ``HASH dirty``.
 COMMIT = "SYMERGE_COMMIT"
 PACKAGES = ("torch", "numpy", "open_clip_torch", "safetensors", "scipy", "torchmetrics", "transformers", "datasets")

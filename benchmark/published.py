@@ -17,9 +17,9 @@ import pandas as pd
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
+from benchmark.common.project import ROOT
 from benchmark.errors import UserError
 
-ROOT = Path(__file__).resolve().parents[1]
 CSV = ROOT / "results" / "published.csv"
 MAP = Path(__file__).with_suffix(".yaml")
 

@@ -12,16 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmark import metrics, suites
+from benchmark.common.project import REFERENCE, ROOT, SUBMITTED
 from benchmark.errors import UserError, shown
 from benchmark.record import SOURCES, Record, TaskResult
 from benchmark.spec import variant_label
 from benchmark.store import Store, write_atomic
 from benchmark.submissions import SUFFIX, load, pack, save, schema
 from benchmark.submit_checks import Known, check
-
-ROOT = Path(__file__).resolve().parents[1]
-REFERENCE = ROOT / "results" / "reference"
-SUBMITTED = ROOT / "results" / "submitted"
 
 
 def parser() -> argparse.ArgumentParser:

@@ -16,12 +16,13 @@ from typing import Any
 
 import numpy as np
 
+from benchmark.common.project import DATA
 from benchmark.data import glue_vader, glue_wordnet
 from benchmark.data.glue_tokens import Texts
 from benchmark.data.vision import cache_dir
 from benchmark.errors import UserError, unknown
 
-FOLDER = Path(__file__).resolve().parent / "mini" / "glue"
+FOLDER = DATA / "glue"
 SPLITS = ("train", "val", "test")
 SIZES = {"train": 1250, "val": 250, "test": 500}
 MEND = "To restore it: git checkout -- benchmark/data/mini/glue"

@@ -21,11 +21,12 @@ from typing import Any
 
 import numpy as np
 
+from benchmark.common.project import DATA
 from benchmark.data.scenes import CLASSES, SIZE, render
 from benchmark.data.scenes_design import TEXTURES, VERSION, design, seeds
 from benchmark.errors import UserError
 
-FOLDER = Path(__file__).parent / "mini" / "scenes"
+FOLDER = DATA / "scenes"
 SPLITS = ("train", "val", "test")
 COUNTS = {"train": 600, "val": 100, "test": 150}
 TEXTURE = 64

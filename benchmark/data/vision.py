@@ -19,11 +19,11 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from benchmark.common.project import DATA as MINI
 from benchmark.data import cache
 from benchmark.data.cache import arrays_sha256 as arrays_sha256
 from benchmark.data.cache import cache_dir as cache_dir
 
-MINI = Path(__file__).resolve().parent / "mini"
 SPLITS = ("train", "validation", "test")
 SUITES = {"vision-mini-8": 8, "vision-mini-14": 14, "vision-mini-20": 20}
 MEND = "git checkout -- benchmark/data/mini   (or: symerge-bench assets data build vision-mini-20)"

@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from benchmark.common.project import ROOT
 from benchmark.errors import UserError
 from benchmark.models.dense import Backbone, Decoder, Encoder
 from benchmark.models.families import MINI, FamilyError, check_file, describe_files, save_json, save_state
@@ -109,7 +110,7 @@ def _meta(make: Any) -> nn.Module:
 
 def _mend(folder: Path) -> str:
     if MINI in folder.resolve().parents:
-        return f"To restore it: git checkout -- {folder.resolve().relative_to(MINI.parents[2])}"
+        return f"To restore it: git checkout -- {folder.resolve().relative_to(ROOT)}"
     return (
         "No experts are published for nyuv2. Train them: symerge-bench assets experts nyuv2 --root DIR --retrain "
         f"--out {folder}"

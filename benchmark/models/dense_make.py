@@ -20,6 +20,7 @@ from torch import Tensor
 
 import methods
 from benchmark import suites
+from benchmark.common.project import RETRAINED
 from benchmark.data import scenes_data
 from benchmark.errors import UserError
 from benchmark.evaluate import evaluate
@@ -30,8 +31,6 @@ from benchmark.models.families import MINI, checkpoint_folder, save_json
 from benchmark.models.training import Schedule
 from benchmark.suites.dense import KINDS, DenseBench, images_of
 
-ROOT = Path(__file__).resolve().parents[2]
-OUT = ROOT / ".cache" / "retrained"
 ROWS = ("pretrained", "individual", "weight_average")
 EPOCHS, BATCH = 40, 16
 
@@ -242,7 +241,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     mini = suite.scale == "mini"
     backbone, family = suite.backbones[0], suite.families[0]
     committed = MINI / backbone if mini else checkpoint_folder(family, backbone)
-    folder = args.out or (OUT / backbone if mini else committed)
+    folder = args.out or (RETRAINED / backbone if mini else committed)
     if not args.retrain:
         where = args.out or committed
         try:

@@ -28,11 +28,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
+from benchmark.common.project import ROOT
+from benchmark.common.project import WEIGHTS as MINI
 from benchmark.data.cache import cache_dir
 from benchmark.models.backbones import Backbone, create_encoder, get_backbone
 from benchmark.models.heads import ClassificationHead
 
-MINI = Path(__file__).parent / "mini"
 CHECKPOINTS = Path.home() / ".cache" / "symerge-bench" / "checkpoints"
 FLOATING = {"F16", "BF16", "F32", "F64"}
 
@@ -333,6 +334,6 @@ def _differ(missing: set[str], extra: set[str]) -> str:
 
 def _mend(folder: Path) -> str:
     if MINI in folder.resolve().parents:
-        return f"To restore it: git checkout -- {folder.resolve().relative_to(MINI.parents[2])}"
+        return f"To restore it: git checkout -- {folder.resolve().relative_to(ROOT)}"
     return ("Check --family, --backbone and --checkpoints, or import them: "
             "symerge-bench assets checkpoints import FAMILY PATH --backbone BACKBONE (see assets checkpoints --help)")

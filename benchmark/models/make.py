@@ -20,6 +20,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from benchmark.common.project import WEIGHTS
 from benchmark.data import vision
 from benchmark.models import finetune, pretrain
 from benchmark.models.backbones import get_backbone
@@ -28,7 +29,7 @@ from benchmark.models.heads import ClassificationHead, zero_shot_head
 from benchmark.models.text import join_towers, split_towers
 from benchmark.models.training import Schedule
 
-FOLDER = Path(__file__).parent / "mini" / "ViT-mini"
+FOLDER = WEIGHTS / "ViT-mini"
 BACKBONE = get_backbone("ViT-mini")
 CHECKPOINT = "base.checkpoint.safetensors"
 WHAT = ("A tiny CLIP pre-trained in this project by contrast with class-name prompts, and experts fine-tuned from it "

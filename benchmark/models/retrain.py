@@ -12,8 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-OUT = ROOT / ".cache" / "retrained"
+from benchmark.common.project import RETRAINED, ROOT
 
 
 def parser() -> argparse.ArgumentParser:
@@ -36,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
                    help="CPU threads (default 1, as for the committed experts; their base had 2; another number rounds "
                         "differently)")
     p.add_argument("--out", type=Path, metavar="DIR",
-                   help=f"where to write (default {_short(OUT)}/ViT-mini, or ViT-mini-disjoint)")
+                   help=f"where to write (default {_short(RETRAINED)}/ViT-mini, or ViT-mini-disjoint)")
     p.add_argument("--sources", type=Path, metavar="DIR", help="with --base: the unpacked packages of the data build")
     return p
 
@@ -56,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.seed and not args.base:
             raise ValueError(f"--seed {args.seed} is the base's; add --base")
         settings = Settings(base_seed=seed if args.seed is None else args.seed)
-        out = args.out or OUT / folder.name
+        out = args.out or RETRAINED / folder.name
         made = make_family(args.suite, tasks, out, settings=settings, base=args.base, device=args.device,
                            threads=args.threads, sources=args.sources, committed=folder)
         same_place = out.resolve() == folder.resolve()

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmark.common.project import RETRAINED
 from benchmark.errors import UserError, shown
 
 
@@ -65,7 +66,7 @@ def experts(rest: Sequence[str]) -> int:
         if task not in glue_mini.ORDER:
             raise unknown("task of glue-mini", task, glue_mini.ORDER)
     tasks = [t for t in glue_mini.ORDER if not args.tasks or t in args.tasks]
-    out = args.out or Path(__file__).resolve().parents[2] / ".cache" / "retrained" / "MiniLM-L6"
+    out = args.out or RETRAINED / "MiniLM-L6"
     committed = text_make.read(text_families.FOLDER)
     manifest = text_make.make_family(tasks, out, threads=args.threads) if args.retrain else committed
     print(text_make.table(manifest, committed if args.retrain else None, tasks))

@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmark import suites
+from benchmark.common.project import RESULTS
 from benchmark.errors import UserError, shown
 from benchmark.record import Record
 from benchmark.store import write_atomic
 from benchmark.studies import KINDS, settings
 from benchmark.studies.places import Places
-
-ROOT = Path(__file__).resolve().parents[2]
-RESULTS = ROOT / "results"
 
 
 def parser() -> argparse.ArgumentParser:

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from benchmark.common.project import WEIGHTS
 from benchmark.data import vision
 from benchmark.data.build.run import write_bytes
 
-EXPERTS = Path(__file__).resolve().parents[2] / "models" / "mini" / "ViT-mini" / "manifest.json"
+EXPERTS = WEIGHTS / "ViT-mini" / "manifest.json"
 COLUMNS, ROWS = 24, 12
 
 

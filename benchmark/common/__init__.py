@@ -1,0 +1,1 @@
+"""What every other room stands on: files, folders, names, errors. Knows nothing of merging."""
