@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmark import suites
+from benchmark.common.errors import UserError, shown
 from benchmark.common.project import LOCAL, REFERENCE, RESULTS, ROOT, SUBMITTED
-from benchmark.errors import UserError, shown
 
 
 def folders(arguments: argparse.Namespace) -> tuple[Path, Path]:

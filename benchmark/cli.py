@@ -15,7 +15,7 @@ from typing import Any
 import methods
 from benchmark import boards, run, suites
 from benchmark.arguments import parser
-from benchmark.errors import UserError
+from benchmark.common.errors import UserError
 
 
 def main(argv: Sequence[str] | None = None) -> int:

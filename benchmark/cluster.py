@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark import dry_run, estimate, nodes, runner
-from benchmark.errors import UserError
+from benchmark.common.errors import UserError
 from benchmark.progress import Progress
 from benchmark.record import Record
 from benchmark.runner import Options, Run

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from benchmark import metrics, relative, rows, stats
-from benchmark.errors import UserError, unknown
+from benchmark.common.errors import UserError, unknown
 from benchmark.record import SOURCES, Record
 from benchmark.selection import by_time, by_trust, complete, current, label
 from benchmark.spec import REFERENCE_ROWS

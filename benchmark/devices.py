@@ -16,8 +16,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
+from benchmark.common.errors import UserError
 from benchmark.common.project import ROOT
-from benchmark.errors import UserError
 
 
 def command(argv: Sequence[str], device: str, told: Path) -> list[str]:

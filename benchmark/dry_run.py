@@ -8,8 +8,8 @@ from types import MappingProxyType
 from typing import Any
 
 from benchmark import estimate
+from benchmark.common.errors import UserError
 from benchmark.data import full, vision
-from benchmark.errors import UserError
 from benchmark.estimate import Machine, Need, Setting, amount, duration
 from benchmark.shapes import Shapes
 from benchmark.suites import Suite

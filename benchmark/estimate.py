@@ -322,6 +322,6 @@ def duration(seconds: float | None) -> str:
 
 def cache_folder() -> Path:
     """Where decoded images go."""
-    from benchmark.data.cache import cache_dir
+    from benchmark.common.cache import cache_dir
 
     return Path(os.environ.get("SYMERGE_CACHE") or cache_dir())

@@ -9,7 +9,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from benchmark import critical, plots
-from benchmark.errors import unknown
+from benchmark.common.errors import unknown
 from benchmark.record import Record
 from benchmark.rows import Board
 from benchmark.selection import label

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmark import provenance
+from benchmark.common.errors import UserError
 from benchmark.common.project import ROOT
-from benchmark.errors import UserError
 from benchmark.estimate import Machine, amount
 
 #: What a worker without this folder is sent: the code with its embedded data and experts.

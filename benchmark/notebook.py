@@ -15,8 +15,8 @@ from typing import Any
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 
+from benchmark.common.errors import UserError, shown
 from benchmark.common.project import RESULTS as DEFAULT_RESULTS
-from benchmark.errors import UserError, shown
 from benchmark.record import Record
 from benchmark.store import Store, write_atomic
 from benchmark.studies.places import Places

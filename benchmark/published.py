@@ -17,8 +17,8 @@ import pandas as pd
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
+from benchmark.common.errors import UserError
 from benchmark.common.project import ROOT
-from benchmark.errors import UserError
 
 CSV = ROOT / "results" / "published.csv"
 MAP = Path(__file__).with_suffix(".yaml")

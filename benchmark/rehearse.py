@@ -26,8 +26,8 @@ import psutil
 
 import methods
 from benchmark import dry_run, estimate
+from benchmark.common.errors import UserError
 from benchmark.data import full
-from benchmark.errors import UserError
 from benchmark.estimate import Setting
 from benchmark.measure import anonymous_bytes
 from benchmark.record import Record

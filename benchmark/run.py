@@ -10,7 +10,7 @@ from typing import Any
 
 import methods
 from benchmark import boards, suites
-from benchmark.errors import UserError, shown
+from benchmark.common.errors import UserError, shown
 from benchmark.spec import parse_set
 
 # A method that says in one line why it does not fit a suite's experts is no failure of the run.

@@ -18,7 +18,7 @@ import torch
 
 import methods
 from benchmark import adapted, provenance, tuning
-from benchmark.errors import UserError
+from benchmark.common.errors import UserError
 from benchmark.estimate import holds_vectors
 from benchmark.evaluate import autocast, evaluate
 from benchmark.guard import RunTimeout, apart, time_limit

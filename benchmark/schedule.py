@@ -20,7 +20,7 @@ from typing import Any
 
 import methods
 from benchmark import dry_run, estimate, runner, suites, tuning
-from benchmark.errors import UserError
+from benchmark.common.errors import UserError
 from benchmark.estimate import GIB, Setting, duration
 from benchmark.store import Store
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from benchmark.codehash import method_version as method_version
-from benchmark.errors import UserError, unknown
+from benchmark.common.errors import UserError, unknown
 
 #: Rows that every board shows and does not rank: the lower and the upper reference.
 REFERENCE_ROWS = ("pretrained", "individual")

@@ -17,7 +17,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from benchmark.errors import UserError
+from benchmark.common.errors import UserError
 from benchmark.migrations import migrate
 from benchmark.record import RECORD_VERSION, Record
 from benchmark.record import CorrectBits as CorrectBits

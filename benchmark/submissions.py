@@ -12,7 +12,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from benchmark.errors import UserError
+from benchmark.common.errors import UserError
 from benchmark.migrations import migrate
 from benchmark.record import Record
 from benchmark.spec import REFERENCE_ROWS

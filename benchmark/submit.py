@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmark import metrics, suites
+from benchmark.common.errors import UserError, shown
 from benchmark.common.project import REFERENCE, ROOT, SUBMITTED
-from benchmark.errors import UserError, shown
 from benchmark.record import SOURCES, Record, TaskResult
 from benchmark.spec import variant_label
 from benchmark.store import Store, write_atomic

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 import methods
-from benchmark.errors import UserError
+from benchmark.common.errors import UserError
 from benchmark.evaluate import evaluate
 from benchmark.spec import REFERENCE_ROWS
 from benchmark.suites.bench import Bench

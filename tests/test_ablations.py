@@ -12,7 +12,7 @@ from scipy import ndimage
 from tiny import TinyBench, run
 
 from benchmark import runner, suites
-from benchmark.errors import UserError
+from benchmark.common.errors import UserError
 from benchmark.runner import Options
 from benchmark.store import Store
 from benchmark.studies import ablate, settings, tables

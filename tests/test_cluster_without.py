@@ -13,7 +13,7 @@ import pytest
 from tiny import TinyBench, only
 
 from benchmark import cli, cluster, dry_run, estimate, nodes, provenance, suites
-from benchmark.errors import UserError
+from benchmark.common.errors import UserError
 from benchmark.estimate import GIB
 from benchmark.nodes import Node
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmark.data import cache
+from benchmark.common import cache
 
 SHAPE = (40, 4, 4, 3)
 CONTEXT = multiprocessing.get_context("fork")

@@ -15,8 +15,8 @@ from hub_data import image_folder, parquet, pictures, web_dataset
 from PIL import Image
 
 from benchmark import cli
+from benchmark.common.errors import UserError
 from benchmark.data import check, full
-from benchmark.errors import UserError
 
 EIGHT = ("SUN397", "Cars", "RESISC45", "EuroSAT", "SVHN", "GTSRB", "MNIST", "DTD")
 

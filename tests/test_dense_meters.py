@@ -10,7 +10,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardInd
 from torchmetrics.regression import MeanAbsoluteError, MeanAbsolutePercentageError
 
 from benchmark import metrics
-from benchmark.errors import UserError
+from benchmark.common.errors import UserError
 from benchmark.record import Values
 from benchmark.suites.dense_meters import METERS, DepthMeter, NormalsMeter, SegmentationMeter
 

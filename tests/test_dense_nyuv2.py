@@ -11,8 +11,8 @@ import torch
 from dense import SHAPE
 
 from benchmark import suites
+from benchmark.common.errors import UserError
 from benchmark.data import nyuv2
-from benchmark.errors import UserError
 from benchmark.models import dense as models
 from benchmark.models.dense import Encoder
 from benchmark.models.dense_family import load_dense_family, tensors

@@ -143,7 +143,7 @@ def test_a_full_run_that_cannot_fit_is_refused_before_it_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: Setting
 ) -> None:
     from benchmark import runner
-    from benchmark.errors import UserError
+    from benchmark.common.errors import UserError
     from benchmark.store import Store
 
     bench = dry_run.Planned(suites.load("vision-8"), "ViT-B-32", None)

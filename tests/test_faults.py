@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from tiny import TinyBench, run
 
 from benchmark import suites
-from benchmark.errors import UserError
+from benchmark.common.errors import UserError
 from benchmark.models import families
 from benchmark.store import Store
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 from test_glue_import import tokenizer_file
 
+from benchmark.common.errors import UserError
 from benchmark.data import glue, glue_mini, glue_vader, glue_wordnet
 from benchmark.data.glue_tokens import Texts, TextSource, Tokens, cached, tokenise
-from benchmark.errors import UserError
 from benchmark.models.text_encoder import load_tokenizer
 
 SENTENCES = ["the cat runs .", "a dog", "the dog sits .", "the cat"]

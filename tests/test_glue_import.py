@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from benchmark.common.errors import UserError
 from benchmark.data.glue import TASKS
-from benchmark.errors import UserError
 from benchmark.models.importers_text import SUBFOLDER, import_family
 from benchmark.models.text_encoder import load_tokenizer
 from benchmark.models.text_families import create_encoder, load_family

@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 
 from benchmark import metrics
-from benchmark.errors import UserError
+from benchmark.common.errors import UserError
 from benchmark.record import TaskResult
 from benchmark.suites.glue_meters import meter
 

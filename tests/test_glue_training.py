@@ -14,7 +14,7 @@ from tiny import run
 from tiny_text import encoder, tokens
 
 from benchmark import suites
-from benchmark.errors import UserError
+from benchmark.common.errors import UserError
 from benchmark.models import text_encoder, text_families, text_make
 from benchmark.models.importers_text import import_family
 from benchmark.models.text_training import Recipe, add_lora, predict, train

@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from towers import tiny, write_family
 
 from benchmark import cli
+from benchmark.common.errors import UserError
 from benchmark.data import full
-from benchmark.errors import UserError
 from benchmark.models import importers, zeroshot
 from benchmark.models.backbones import BACKBONES, Backbone, create_encoder
 from benchmark.models.families import load_family

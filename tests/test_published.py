@@ -11,7 +11,7 @@ from records import make_record, make_spec
 
 import methods
 from benchmark import columns, leaderboard, published, rows, suites
-from benchmark.errors import UserError
+from benchmark.common.errors import UserError
 from benchmark.record import Record
 from benchmark.spec import parse_method, resolve_parameters
 

@@ -16,7 +16,7 @@ from torch import nn
 
 import methods
 from benchmark import runner
-from benchmark.errors import UserError
+from benchmark.common.errors import UserError
 from benchmark.record import CorrectBits
 from benchmark.store import Store
 from methods.api import Experts, Merged, Stream

@@ -10,7 +10,7 @@ from records import TASKS, make_record, make_spec
 from test_unlike_metrics import dense, record, row_of
 
 from benchmark import compare, leaderboard, relative, rows, selection
-from benchmark.errors import UserError
+from benchmark.common.errors import UserError
 from benchmark.record import Record
 from benchmark.studies import settings, tables
 

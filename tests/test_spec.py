@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import methods
-from benchmark.errors import UserError
+from benchmark.common.errors import UserError
 from benchmark.spec import (
     RunSpec,
     canonical_json,

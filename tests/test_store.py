@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from records import make_record, make_spec
 
 from benchmark import store as store_module
-from benchmark.errors import UserError
+from benchmark.common.errors import UserError
 from benchmark.record import Array, CorrectBits, Record, Sums, TaskResult, Values, pack_bits, unpack_bits
 from benchmark.store import RECORD, Store, write_atomic
 

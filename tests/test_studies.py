@@ -14,7 +14,7 @@ from tiny import TinyBench, only, run
 
 import methods
 from benchmark import adapted, runner, suites
-from benchmark.errors import UserError
+from benchmark.common.errors import UserError
 from benchmark.runner import Options
 from benchmark.store import Store
 from benchmark.studies import command, pilot, tables, transfer

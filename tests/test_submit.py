@@ -13,7 +13,7 @@ from records import classified, make_record, make_spec
 from test_unlike_metrics import dense, glue
 
 from benchmark import cli, leaderboard, migrations, rows, submissions, submit
-from benchmark.errors import UserError
+from benchmark.common.errors import UserError
 from benchmark.record import RECORD_VERSION, SOURCES, Record
 from benchmark.store import Store
 from benchmark.submit_checks import Known, check

@@ -11,8 +11,8 @@ import pytest
 from towers import tiny, write_family
 
 from benchmark import suites
+from benchmark.common.errors import UserError
 from benchmark.data.vision import ImageSplit
-from benchmark.errors import UserError
 from benchmark.models.backbones import BACKBONES
 from benchmark.runner import Options, execute, plan
 from benchmark.store import Store

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmark import suites
+from benchmark.common.errors import UserError, unknown
 from benchmark.data import full, vision
 from benchmark.data.local import encoded
-from benchmark.errors import UserError, unknown
 from benchmark.store import write_atomic
 
 ORIGIN = ".origin.json"

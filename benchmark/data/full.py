@@ -3,7 +3,7 @@
 `sets/<Task>.yaml` is the manifest of a data set; `sets/<Task>@<family>.yaml` takes its place for a checkpoint family
 that means another one by the same name (EMNIST: digits or letters). The files lie under a root (`--data-root`, else
 `$SYMERGE_DATA`), one folder a data set, in the hub's own layout, as folders of images, or as webdataset tars. A split
-is decoded, resized and cropped once into `benchmark.data.cache`.
+is decoded, resized and cropped once into `benchmark.common.cache`.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from benchmark.data import cache
+from benchmark.common import cache
+from benchmark.common.errors import UserError, unknown
 from benchmark.data.local import Copy, batched, encoded, open_copy
 from benchmark.data.vision import ImageSplit
-from benchmark.errors import UserError, unknown
 
 SETS = Path(__file__).resolve().parent / "sets"
 UNPINNED = "unpinned: give --revision"

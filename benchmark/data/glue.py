@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmark.common.errors import UserError
 from benchmark.data.glue_tokens import Texts, Tokens, cached, tokenise, tokenizer_sha256
-from benchmark.errors import UserError
 
 HUB = "nyu-mll/glue"
 LONGEST = 128

@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from benchmark.common.errors import UserError, unknown
 from benchmark.common.project import DATA
 from benchmark.data import glue_vader, glue_wordnet
 from benchmark.data.glue_tokens import Texts
 from benchmark.data.vision import cache_dir
-from benchmark.errors import UserError, unknown
 
 FOLDER = DATA / "glue"
 SPLITS = ("train", "val", "test")

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmark.data.cache import cache_dir
-from benchmark.errors import UserError
+from benchmark.common.cache import cache_dir
+from benchmark.common.errors import UserError
 from benchmark.store import write_atomic
 
 EXPECTED = (

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmark.common.errors import UserError
 from benchmark.data.scenes_data import DenseSplit
-from benchmark.errors import UserError
 
 CLASSES = 13
 SIZE = (288, 384)

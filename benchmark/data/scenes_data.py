@@ -21,10 +21,10 @@ from typing import Any
 
 import numpy as np
 
+from benchmark.common.errors import UserError
 from benchmark.common.project import DATA
 from benchmark.data.scenes import CLASSES, SIZE, render
 from benchmark.data.scenes_design import TEXTURES, VERSION, design, seeds
-from benchmark.errors import UserError
 
 FOLDER = DATA / "scenes"
 SPLITS = ("train", "val", "test")

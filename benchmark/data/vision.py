@@ -1,7 +1,7 @@
 """The embedded vision tasks (`vision-mini-8/14/20`): manifest, parquet, and a memory-mapped uint8 cache.
 
 The committed files are `mini/manifest.json` and `mini/<Task>/<split>.parquet` (PNG images and class labels, readable
-with `datasets.load_dataset("parquet", data_files=...)`). A split is decoded once (`benchmark.data.cache`), keyed by the
+with `datasets.load_dataset("parquet", data_files=...)`). A split is decoded once (`benchmark.common.cache`), keyed by the
 parquet's sha256; later loads map that file.
 """
 
@@ -19,10 +19,10 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from benchmark.common import cache
+from benchmark.common.cache import arrays_sha256 as arrays_sha256
+from benchmark.common.cache import cache_dir as cache_dir
 from benchmark.common.project import DATA as MINI
-from benchmark.data import cache
-from benchmark.data.cache import arrays_sha256 as arrays_sha256
-from benchmark.data.cache import cache_dir as cache_dir
 
 SPLITS = ("train", "validation", "test")
 SUITES = {"vision-mini-8": 8, "vision-mini-14": 14, "vision-mini-20": 20}

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck, ResNet
 from torchvision.models.segmentation.deeplabv3 import ASPP
 
-from benchmark.errors import unknown
+from benchmark.common.errors import unknown
 
 RUNNING = ("running_mean", "running_var")
 

@@ -17,8 +17,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from benchmark.common.errors import UserError
 from benchmark.common.project import ROOT
-from benchmark.errors import UserError
 from benchmark.models.dense import Backbone, Decoder, Encoder
 from benchmark.models.families import MINI, FamilyError, check_file, describe_files, save_json, save_state
 

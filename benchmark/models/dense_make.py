@@ -20,9 +20,9 @@ from torch import Tensor
 
 import methods
 from benchmark import suites
+from benchmark.common.errors import UserError
 from benchmark.common.project import RETRAINED
 from benchmark.data import scenes_data
-from benchmark.errors import UserError
 from benchmark.evaluate import evaluate
 from benchmark.models.dense import Backbone, Encoder, get_backbone
 from benchmark.models.dense_family import save_part, tensors, write_manifest

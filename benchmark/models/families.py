@@ -28,9 +28,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
+from benchmark.common.cache import cache_dir
 from benchmark.common.project import ROOT
 from benchmark.common.project import WEIGHTS as MINI
-from benchmark.data.cache import cache_dir
 from benchmark.models.backbones import Backbone, create_encoder, get_backbone
 from benchmark.models.heads import ClassificationHead
 

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmark.common.errors import UserError, shown
 from benchmark.common.project import RETRAINED
-from benchmark.errors import UserError, shown
 
 
 def main(kind: str, rest: Sequence[str]) -> int:
@@ -58,8 +58,8 @@ def experts(rest: Sequence[str]) -> int:
     p.add_argument("--threads", type=int, default=1, help="CPU threads; 1 as for the committed ones")
     p.add_argument("--out", type=Path, metavar="DIR", help="where to write; default .cache/retrained/MiniLM-L6")
     args = p.parse_args(rest)
+    from benchmark.common.errors import unknown
     from benchmark.data import glue_mini
-    from benchmark.errors import unknown
     from benchmark.models import text_families, text_make
 
     for task in args.tasks or []:

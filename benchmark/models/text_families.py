@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from benchmark.errors import UserError
+from benchmark.common.errors import UserError
 from benchmark.models.families import MINI, FamilyError, check_file, save_state, sha256
 from benchmark.models.text_encoder import TextEncoder, empty_encoder
 from benchmark.models.text_heads import ClassificationHead, LinearHead

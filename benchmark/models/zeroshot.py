@@ -15,7 +15,7 @@ import yaml
 from open_clip import CLIP, SimpleTokenizer
 from torch import Tensor
 
-from benchmark.errors import unknown
+from benchmark.common.errors import unknown
 from benchmark.models.backbones import Backbone
 from benchmark.models.families import FamilyError
 from benchmark.models.heads import ClassificationHead, zero_shot_head

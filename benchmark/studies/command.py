@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmark import suites
+from benchmark.common.errors import UserError, shown
 from benchmark.common.project import RESULTS
-from benchmark.errors import UserError, shown
 from benchmark.record import Record
 from benchmark.store import write_atomic
 from benchmark.studies import KINDS, settings

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from benchmark.errors import unknown
+from benchmark.common.errors import unknown
 
 Corruption = Callable[[np.ndarray, int, np.random.Generator], np.ndarray]
 

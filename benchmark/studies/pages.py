@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from benchmark.errors import UserError, shown
+from benchmark.common.errors import UserError, shown
 from benchmark.record import Record, commits_text
 from benchmark.store import write_atomic
 from benchmark.studies.settings import Ablation

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from safetensors import safe_open
 
+from benchmark.common.errors import UserError
 from benchmark.data.vision import cache_dir
-from benchmark.errors import UserError
 from benchmark.models import finetune
 from benchmark.models.families import save_state, sha256
 from benchmark.spec import derive_seed

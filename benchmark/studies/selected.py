@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 import pandas as pd
 from matplotlib.figure import Figure
 
-from benchmark.errors import UserError, shown
+from benchmark.common.errors import UserError, shown
 from benchmark.selection import of_each_place
 from benchmark.spec import REFERENCE_ROWS
 from benchmark.studies import plots, settings, tables

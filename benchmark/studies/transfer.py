@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmark import adapted
-from benchmark.errors import UserError
+from benchmark.common.errors import UserError
 from benchmark.record import Record
 from benchmark.runner import Options, Run, execute, plan
 from benchmark.spec import REFERENCE_ROWS

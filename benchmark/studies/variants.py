@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmark.errors import UserError, unknown
+from benchmark.common.errors import UserError, unknown
 from benchmark.spec import derive_seed
 from benchmark.studies.settings import Setting, subset_label
 from benchmark.suites.bench import Bench, Meter

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from benchmark.errors import UserError, unknown
+from benchmark.common.errors import UserError, unknown
 
 if TYPE_CHECKING:
     from benchmark.suites.bench import Bench

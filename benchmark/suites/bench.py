@@ -11,7 +11,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from benchmark.errors import UserError
+from benchmark.common.errors import UserError
 from benchmark.record import TaskResult
 from benchmark.suites import Suite
 from methods.api import Experts, Merged, Source

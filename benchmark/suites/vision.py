@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_accuracy
 
+from benchmark.common.errors import UserError
 from benchmark.data import full
 from benchmark.data import vision as data
-from benchmark.errors import UserError
 from benchmark.models.backbones import create_encoder, get_backbone, preprocess
 from benchmark.models.families import Family, FamilyError, checkpoint_folder, load_embedded, load_family
 from benchmark.record import CorrectBits, TaskResult

@@ -17,8 +17,8 @@ from tiny import TinyBench, only, run
 
 from benchmark import runner, suites
 from benchmark.boards import REFERENCE
+from benchmark.common.errors import UserError
 from benchmark.data import vision
-from benchmark.errors import UserError
 from benchmark.models import families
 from benchmark.store import RECORD, Store
 

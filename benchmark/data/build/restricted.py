@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmark.restricted import Global, RestrictedUnpickler
+from benchmark.common.untrusted import Global, RestrictedUnpickler
 
 _RECONSTRUCT = np._core.multiarray._reconstruct  # type: ignore[attr-defined]
 _ALLOWED: dict[Global, Any] = {

@@ -13,7 +13,7 @@ from typing import Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from benchmark.errors import UserError, unknown
+from benchmark.common.errors import UserError, unknown
 
 REGISTRY = Path(__file__).with_name("families.yaml")
 

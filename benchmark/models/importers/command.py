@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark import suites
-from benchmark.errors import UserError, shown
+from benchmark.common.errors import UserError, shown
 from benchmark.models import importers
 from benchmark.models.importers import Definition
 

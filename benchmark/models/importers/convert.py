@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmark.common.cache import locked
 from benchmark.data import full
-from benchmark.data.cache import locked
 from benchmark.models import zeroshot
 from benchmark.models.backbones import Backbone, get_backbone
 from benchmark.models.families import FamilyError, describe_files, read_manifest, save_json, save_state, sha256

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmark.errors import UserError
+from benchmark.common.errors import UserError
 from benchmark.models.importers import Definition
 from benchmark.models.importers.layouts import Found, find
 
