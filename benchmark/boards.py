@@ -25,7 +25,7 @@ def folders(arguments: argparse.Namespace) -> tuple[Path, Path]:
 
 def reference_records(store: Any) -> Any:
     """The project's own records, shown beside those of ``store``; none where these are they."""
-    from benchmark.store import Store
+    from benchmark.records.store import Store
 
     return [] if store.root.resolve() == REFERENCE or not REFERENCE.is_dir() else Store(REFERENCE, read_only=True).all()
 
@@ -42,7 +42,7 @@ def write(store: Any, out: Path) -> list[Any]:
 
 def _submitted() -> list[Any]:
     """Accepted records of third parties, for the project's own boards."""
-    from benchmark.store import Store
+    from benchmark.records.store import Store
 
     return Store(SUBMITTED, read_only=True).all() if SUBMITTED.is_dir() else []
 
@@ -53,7 +53,7 @@ def command(arguments: argparse.Namespace) -> int:
     Raises:
         UserError: there are no records, or they cannot be written.
     """
-    from benchmark.store import Store
+    from benchmark.records.store import Store
 
     folder, out = folders(arguments)
     if not folder.is_dir():
@@ -77,7 +77,7 @@ def command(arguments: argparse.Namespace) -> int:
     if arguments.reference:
         from benchmark import published
         from benchmark.pages import methods_page
-        from benchmark.store import write_atomic
+        from benchmark.records.store import write_atomic
 
         write_atomic(ROOT / "methods" / "README.md", methods_page(Store(folder, read_only=True).all()))
         write_atomic(out / "published.md", published.markdown())

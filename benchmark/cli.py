@@ -98,7 +98,7 @@ def _board(arguments: argparse.Namespace, argv: list[str]) -> int:
 
 def _compare(arguments: argparse.Namespace, argv: list[str]) -> int:
     from benchmark.compare import compare
-    from benchmark.store import Store
+    from benchmark.records.store import Store
 
     folders = [arguments.results] if arguments.results else [f for f in (boards.REFERENCE, boards.LOCAL) if f.is_dir()]
     records = [r for f in folders for r in Store(f, read_only=True).all(arguments.suite)]

@@ -25,9 +25,9 @@ from typing import Any
 from benchmark import dry_run, estimate, nodes, runner
 from benchmark.common.errors import UserError
 from benchmark.progress import Progress
-from benchmark.record import Record
+from benchmark.records.record import Record
+from benchmark.records.store import Store, replace_file
 from benchmark.runner import Options, Run
-from benchmark.store import Store, replace_file
 from benchmark.suites.bench import Bench
 from benchmark.worker import Folder, Opening, Reply, work
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from benchmark import metrics
-from benchmark.record import SOURCES
+from benchmark.records.record import SOURCES
 from benchmark.rows import INCOMPLETE, Board
 
 NONE = "–"

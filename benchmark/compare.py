@@ -8,9 +8,9 @@ import numpy as np
 
 from benchmark import metrics, relative, rows, stats
 from benchmark.common.errors import UserError, unknown
-from benchmark.record import SOURCES, Record
+from benchmark.records.record import SOURCES, Record
+from benchmark.records.spec import REFERENCE_ROWS
 from benchmark.selection import by_time, by_trust, complete, current, label
-from benchmark.spec import REFERENCE_ROWS
 
 Runs = Mapping[int | None, Mapping[str, np.ndarray]]
 

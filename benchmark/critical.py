@@ -14,7 +14,7 @@ from matplotlib.figure import Figure  # noqa: E402
 
 from benchmark import metrics, stats, suites  # noqa: E402
 from benchmark.plots import COLOURS  # noqa: E402
-from benchmark.record import commits_text  # noqa: E402
+from benchmark.records.record import commits_text  # noqa: E402
 from benchmark.rows import Board  # noqa: E402
 
 #: Fewest methods and tasks for which ranks over tasks say anything.

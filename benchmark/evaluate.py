@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmark.record import TaskResult
+from benchmark.records.record import TaskResult
 from benchmark.suites.bench import Meter
 from methods.api import Source
 

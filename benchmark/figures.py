@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from benchmark import critical, plots
 from benchmark.common.errors import unknown
-from benchmark.record import Record
+from benchmark.records.record import Record
 from benchmark.rows import Board
 from benchmark.selection import label
 from benchmark.studies import selected

@@ -12,10 +12,10 @@ import pandas as pd
 
 from benchmark import columns, metrics
 from benchmark.columns import MEANING, Column
-from benchmark.record import Record
+from benchmark.records.record import Record
+from benchmark.records.store import Store, write_atomic
 from benchmark.rows import Board
 from benchmark.rows import boards as boards
-from benchmark.store import Store, write_atomic
 
 OVERVIEW = [
     "suite", "scale", "suite_version", "backbone", "family", "rank", "method", "row", "mean", "low", "high",

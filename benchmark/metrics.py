@@ -24,7 +24,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmark.record import CorrectBits, Sums, Values
+from benchmark.records.record import CorrectBits, Sums, Values
 
 Statistics = CorrectBits | Values | Sums
 

@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 
 from benchmark.common.errors import UserError, shown
 from benchmark.common.project import RESULTS as DEFAULT_RESULTS
-from benchmark.record import Record
-from benchmark.store import Store, write_atomic
+from benchmark.records.record import Record
+from benchmark.records.store import Store, write_atomic
 from benchmark.studies.places import Places
 
 NAME = "plots.ipynb"

@@ -16,9 +16,9 @@ from markupsafe import Markup
 
 from benchmark import columns, metrics, published, suites
 from benchmark.columns import MEANING
+from benchmark.records.spec import canonical_json
+from benchmark.records.store import RECORD, safe_name, write_atomic
 from benchmark.rows import Board
-from benchmark.spec import canonical_json
-from benchmark.store import RECORD, safe_name, write_atomic
 
 TEMPLATES = Path(__file__).parent / "templates"
 TITLE = "Model merging leaderboard"

@@ -11,7 +11,7 @@ from typing import Any
 import methods
 from benchmark import rows
 from benchmark.common.project import ROOT
-from benchmark.record import Record
+from benchmark.records.record import Record
 
 PARITY = ROOT / "tests" / "golden" / "parity.json"
 SUITE = "vision-mini-8"

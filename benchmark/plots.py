@@ -24,7 +24,7 @@ from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.ticker import NullFormatter  # noqa: E402
 
 from benchmark import labels, metrics  # noqa: E402
-from benchmark.record import Record, commits_text  # noqa: E402
+from benchmark.records.record import Record, commits_text  # noqa: E402
 from benchmark.rows import Board  # noqa: E402
 
 COLOURS = ["#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]

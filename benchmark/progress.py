@@ -10,7 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from benchmark.record import Record
+from benchmark.records.record import Record
 
 
 class Progress:

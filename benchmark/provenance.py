@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from benchmark.common.project import ROOT
-from benchmark.record import Provenance
+from benchmark.records.record import Provenance
 from benchmark.suites.bench import Bench
 
 #: The commit of a copy without its history, such as a cluster's workers are sent: ``HASH`` or ``HASH dirty``.

@@ -30,8 +30,8 @@ from benchmark.common.errors import UserError
 from benchmark.data import full
 from benchmark.estimate import Setting
 from benchmark.measure import anonymous_bytes
-from benchmark.record import Record
-from benchmark.spec import REFERENCE_ROWS, format_value
+from benchmark.records.record import Record
+from benchmark.records.spec import REFERENCE_ROWS, format_value
 from benchmark.suites import Suite
 
 FAMILY = "rehearsal"
@@ -121,8 +121,8 @@ def variants(asked: Sequence[str] | None, suite: Suite) -> list[str]:
 
     Raises UserError, MergingError for an unknown name.
     """
+    from benchmark.records.spec import parse_method
     from benchmark.runner import suite_methods
-    from benchmark.spec import parse_method
 
     found = []
     for text in suite_methods(suite, asked or ["all"]):
@@ -166,7 +166,7 @@ def _one(suite: Suite, backbone: str, folder: Path, text: str, results: Path, ho
     import torch
 
     from benchmark import runner
-    from benchmark.store import Store
+    from benchmark.records.store import Store
 
     _end_with_parent()
     os.environ["SYMERGE_CACHE"] = str(folder / "cache")
@@ -245,8 +245,8 @@ def rehearse(
         memory_limit: bytes of anonymous memory at which a run is ended, to spare the machine.
     """
     from benchmark.models.backbones import get_backbone
+    from benchmark.records.store import Store
     from benchmark.runner import now
-    from benchmark.store import Store
 
     texts = variants(asked, suite)
     how: dict[str, Any] = {

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmark import metrics, stats
-from benchmark.record import CorrectBits, Record, TaskResult
+from benchmark.records.record import CorrectBits, Record, TaskResult
 from benchmark.stats import Interval
 
 _RESAMPLES = 2000

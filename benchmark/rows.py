@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 
 from benchmark import metrics, published, relative, stats, suites
-from benchmark.record import Record
+from benchmark.records.record import Record
+from benchmark.records.spec import REFERENCE_ROWS, RunSpec, canonical_json
 from benchmark.relative import scores as scores
 from benchmark.selection import by_time, by_trust, complete, current, generation, label
-from benchmark.spec import REFERENCE_ROWS, RunSpec, canonical_json
 
 #: Columns of every board before and after those of its tasks.
 FIRST = [

@@ -11,7 +11,7 @@ from typing import Any
 import methods
 from benchmark import boards, suites
 from benchmark.common.errors import UserError, shown
-from benchmark.spec import parse_set
+from benchmark.records.spec import parse_set
 
 # A method that says in one line why it does not fit a suite's experts is no failure of the run.
 NOT_APPLICABLE = methods.NotApplicable.__name__
@@ -55,7 +55,7 @@ def command(arguments: argparse.Namespace, argv: list[str]) -> int:
     import torch
 
     from benchmark import devices, dry_run, leaderboard, runner
-    from benchmark.store import Store
+    from benchmark.records.store import Store
     from benchmark.suites.bench import resolve_device
 
     if arguments.threads:

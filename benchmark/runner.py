@@ -24,8 +24,8 @@ from benchmark.evaluate import autocast, evaluate
 from benchmark.guard import RunTimeout, apart, time_limit
 from benchmark.measure import Measure
 from benchmark.progress import Progress
-from benchmark.record import Cost, Error, MethodInfo, Record
-from benchmark.spec import (
+from benchmark.records.record import Cost, Error, MethodInfo, Record
+from benchmark.records.spec import (
     REFERENCE_ROWS,
     RunSpec,
     changed_parameters,
@@ -35,7 +35,7 @@ from benchmark.spec import (
     resolve_parameters,
     variant_label,
 )
-from benchmark.store import Store, cannot_write, file_sha256, replace_file
+from benchmark.records.store import Store, cannot_write, file_sha256, replace_file
 from benchmark.suites import Suite
 from benchmark.suites.bench import Bench, resolve_dtype
 from methods.api import Experts, Merged, MergingError, Stream, TimeLimit

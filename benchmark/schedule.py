@@ -22,7 +22,7 @@ import methods
 from benchmark import dry_run, estimate, runner, suites, tuning
 from benchmark.common.errors import UserError
 from benchmark.estimate import GIB, Setting, duration
-from benchmark.store import Store
+from benchmark.records.store import Store
 
 MEASURED = ("vision-mini-8", "vision-mini-14", "vision-mini-20")
 #: Bytes a second that one core moves: what the factors are taken against, so that its value matters little.

@@ -6,8 +6,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from benchmark.record import SOURCES, Record
-from benchmark.spec import canonical_json, variant_label
+from benchmark.records.record import SOURCES, Record
+from benchmark.records.spec import canonical_json, variant_label
 
 
 class Current(NamedTuple):

@@ -13,10 +13,10 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from benchmark.common.errors import UserError
-from benchmark.migrations import migrate
-from benchmark.record import Record
-from benchmark.spec import REFERENCE_ROWS
-from benchmark.store import RECORD, DamagedRecord, read_record, reason, write_atomic
+from benchmark.records.migrations import migrate
+from benchmark.records.record import Record
+from benchmark.records.spec import REFERENCE_ROWS
+from benchmark.records.store import RECORD, DamagedRecord, read_record, reason, write_atomic
 
 SUFFIX = ".submission.json"
 _LARGEST_FILE = 1 << 30

@@ -14,9 +14,9 @@ from typing import Any
 from benchmark import metrics, suites
 from benchmark.common.errors import UserError, shown
 from benchmark.common.project import REFERENCE, ROOT, SUBMITTED
-from benchmark.record import SOURCES, Record, TaskResult
-from benchmark.spec import variant_label
-from benchmark.store import Store, write_atomic
+from benchmark.records.record import SOURCES, Record, TaskResult
+from benchmark.records.spec import variant_label
+from benchmark.records.store import Store, write_atomic
 from benchmark.submissions import SUFFIX, load, pack, save, schema
 from benchmark.submit_checks import Known, check
 

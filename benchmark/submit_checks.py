@@ -12,8 +12,8 @@ import numpy as np
 
 import methods
 from benchmark import metrics, suites
-from benchmark.record import CorrectBits, Record, TaskResult, Values
-from benchmark.spec import REFERENCE_ROWS, canonical_json
+from benchmark.records.record import CorrectBits, Record, TaskResult, Values
+from benchmark.records.spec import REFERENCE_ROWS, canonical_json
 
 #: Recomputed and stated values may differ by float32 rounding, relative to the larger of them and 1.
 _ROUNDING = 2e-5

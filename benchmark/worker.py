@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmark import runner, suites
+from benchmark.records.store import Store
 from benchmark.runner import Options, Run
-from benchmark.store import Store
 from benchmark.suites.bench import Bench
 
 

@@ -16,7 +16,7 @@ from tiny import TinyBench
 
 from benchmark import cluster, nodes, runner
 from benchmark.cluster import Demand, Task
-from benchmark.store import Store
+from benchmark.records.store import Store
 from benchmark.worker import Opening
 
 METHODS = ("symerge", "adamerging", "ties", "task_arithmetic")

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from benchmark.record import CorrectBits, Cost, MethodInfo, Provenance, Record, TaskResult
-from benchmark.spec import RunSpec
+from benchmark.records.record import CorrectBits, Cost, MethodInfo, Provenance, Record, TaskResult
+from benchmark.records.spec import RunSpec
 
 TASKS = ["mnist", "fashion", "optdigits"]
 

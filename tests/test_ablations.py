@@ -13,8 +13,8 @@ from tiny import TinyBench, run
 
 from benchmark import runner, suites
 from benchmark.common.errors import UserError
+from benchmark.records.store import Store
 from benchmark.runner import Options
-from benchmark.store import Store
 from benchmark.studies import ablate, settings, tables
 from benchmark.studies.corruptions import CORRUPTIONS, corrupt
 from benchmark.studies.settings import Ablation, Setting

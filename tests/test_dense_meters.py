@@ -11,7 +11,7 @@ from torchmetrics.regression import MeanAbsoluteError, MeanAbsolutePercentageErr
 
 from benchmark import metrics
 from benchmark.common.errors import UserError
-from benchmark.record import Values
+from benchmark.records.record import Values
 from benchmark.suites.dense_meters import METERS, DepthMeter, NormalsMeter, SegmentationMeter
 
 

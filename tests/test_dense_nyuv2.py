@@ -19,8 +19,8 @@ from benchmark.models.dense_family import load_dense_family, tensors
 from benchmark.models.dense_make import imagenet, main, make_family, settings_of
 from benchmark.models.dense_train import Settings
 from benchmark.models.training import Schedule
+from benchmark.records.store import Store
 from benchmark.runner import Options, execute, plan
-from benchmark.store import Store
 from benchmark.suites.dense import KINDS, DenseBench, channels
 
 COUNTS, SIZE = {"train": 12, "val": 4}, SHAPE.size

@@ -19,9 +19,9 @@ from benchmark.models.dense_make import keeps_the_rule, scores
 from benchmark.models.dense_train import mirror, train_pair
 from benchmark.models.families import MINI
 from benchmark.models.training import Schedule
-from benchmark.record import Record
+from benchmark.records.record import Record
+from benchmark.records.store import Store
 from benchmark.runner import Options, execute, plan
-from benchmark.store import Store
 from benchmark.suites.dense import DenseBench, images_of
 
 FOLDER = MINI / "ResNet-mini"

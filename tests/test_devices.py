@@ -16,9 +16,9 @@ from torch import Tensor, nn
 import methods
 from benchmark import cli, devices, runner
 from benchmark.evaluate import autocast, batches, evaluate
+from benchmark.records.store import Store
 from benchmark.runner import Options, execute, plan
 from benchmark.selection import label
-from benchmark.store import Store
 from benchmark.suites.bench import resolve_device, resolve_dtype
 from benchmark.suites.vision import Accuracy
 from methods.api import Experts

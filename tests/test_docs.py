@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmark import arguments, metrics, published, record, suites
+from benchmark import arguments, metrics, published, suites
+from benchmark.records import record
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

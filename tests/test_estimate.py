@@ -144,7 +144,7 @@ def test_a_full_run_that_cannot_fit_is_refused_before_it_starts(
 ) -> None:
     from benchmark import runner
     from benchmark.common.errors import UserError
-    from benchmark.store import Store
+    from benchmark.records.store import Store
 
     bench = dry_run.Planned(suites.load("vision-8"), "ViT-B-32", None)
     bench.device = torch.device("cpu")  # type: ignore[attr-defined]

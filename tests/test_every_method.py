@@ -10,7 +10,7 @@ from support import random_experts
 from tiny import TinyBench, run
 
 import methods
-from benchmark.store import Store
+from benchmark.records.store import Store
 from methods.api import LABELLED
 
 SMALL = {"steps": 2, "batch_size": 8, "examples": 8, "proxies": 4}

@@ -22,7 +22,7 @@ from tiny import TinyBench, run
 from benchmark import suites
 from benchmark.common.errors import UserError
 from benchmark.models import families
-from benchmark.store import Store
+from benchmark.records.store import Store
 
 RUNS = 8
 ROOT = Path(__file__).parents[1]

@@ -9,7 +9,7 @@ from scipy import stats
 
 from benchmark import metrics
 from benchmark.common.errors import UserError
-from benchmark.record import TaskResult
+from benchmark.records.record import TaskResult
 from benchmark.suites.glue_meters import meter
 
 

@@ -18,7 +18,7 @@ from benchmark.common.errors import UserError
 from benchmark.models import text_encoder, text_families, text_make
 from benchmark.models.importers_text import import_family
 from benchmark.models.text_training import Recipe, add_lora, predict, train
-from benchmark.store import Store
+from benchmark.records.store import Store
 from benchmark.suites.glue import GlueBench, GlueMiniBench
 from methods.states import LowRankState
 

@@ -6,8 +6,8 @@ import pytest
 from records import TASKS, make_record, make_spec
 
 from benchmark import columns, leaderboard, rows, stats
-from benchmark.record import Array, Cost, Error, Provenance, TaskResult, Values
-from benchmark.store import Store
+from benchmark.records.record import Array, Cost, Error, Provenance, TaskResult, Values
+from benchmark.records.store import Store
 
 UNLABELLED = ["unlabelled test"]
 

@@ -9,7 +9,7 @@ from scipy import stats as reference
 from torchmetrics.functional import classification as functional
 
 from benchmark import metrics
-from benchmark.record import Array, CorrectBits, Sums, Values
+from benchmark.records.record import Array, CorrectBits, Sums, Values
 
 
 def values(**arrays):

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from benchmark import cli, figures, notebook
-from benchmark.store import Store
+from benchmark.records.store import Store
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"

@@ -11,7 +11,7 @@ from tiny import run
 
 from benchmark import suites
 from benchmark.data import vision
-from benchmark.store import Store
+from benchmark.records.store import Store
 from benchmark.suites import vision as bench_module
 
 TWO = ["FashionMNIST", "MNIST"]

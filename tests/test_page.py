@@ -11,7 +11,7 @@ import pytest
 from records import make_record, make_spec
 
 from benchmark import leaderboard, page, rows
-from benchmark.store import Store
+from benchmark.records.store import Store
 
 ROOT = Path(__file__).parents[1]
 VENDOR = ROOT / "benchmark" / "templates" / "vendor"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from benchmark import leaderboard
 from benchmark.pages import methods_page
-from benchmark.store import Store
+from benchmark.records.store import Store
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT / "results" / "reference"

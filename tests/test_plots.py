@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from benchmark import figures, labels, leaderboard, plots
-from benchmark.store import Store
+from benchmark.records.store import Store
 from benchmark.studies import plots as study_plots
 
 ROOT = Path(__file__).parents[1]

@@ -19,9 +19,9 @@ from records import TASKS, make_record, make_spec
 
 from benchmark.data import vision
 from benchmark.models import families
-from benchmark.record import Array, CorrectBits, Record, Sums, TaskResult, Values
-from benchmark.spec import RunSpec
-from benchmark.store import Store
+from benchmark.records.record import Array, CorrectBits, Record, Sums, TaskResult, Values
+from benchmark.records.spec import RunSpec
+from benchmark.records.store import Store
 
 number = st.floats(allow_nan=False, allow_infinity=False)
 text = st.text(max_size=12)

@@ -12,8 +12,8 @@ from records import make_record, make_spec
 import methods
 from benchmark import columns, leaderboard, published, rows, suites
 from benchmark.common.errors import UserError
-from benchmark.record import Record
-from benchmark.spec import parse_method, resolve_parameters
+from benchmark.records.record import Record
+from benchmark.records.spec import parse_method, resolve_parameters
 
 ROOT = Path(__file__).parents[1]
 VISION = ["SUN397", "Cars", "RESISC45", "EuroSAT", "SVHN", "GTSRB", "MNIST", "DTD"]

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from benchmark import cli, rehearse, suites
-from benchmark.store import Store
+from benchmark.records.store import Store
 
 
 @pytest.fixture

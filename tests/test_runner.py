@@ -17,8 +17,8 @@ from torch import nn
 import methods
 from benchmark import runner
 from benchmark.common.errors import UserError
-from benchmark.record import CorrectBits
-from benchmark.store import Store
+from benchmark.records.record import CorrectBits
+from benchmark.records.store import Store
 from methods.api import Experts, Merged, Stream
 
 
@@ -328,7 +328,7 @@ def test_full_disk_stops_the_plan_with_what_to_do(store: Store, monkeypatch: pyt
     def full(*arguments: Any, **keywords: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("benchmark.store.os.fsync", full)
+    monkeypatch.setattr("benchmark.records.store.os.fsync", full)
     with pytest.raises(UserError, match="the disk is full"):
         run(bench, store, "task_arithmetic")
     monkeypatch.undo()

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 import methods
 from benchmark import boards, cli, dry_run, schedule, suites
+from benchmark.records.store import Store
 from benchmark.schedule import Slot, makespan, simulate
-from benchmark.store import Store
 
 
 def test_two_workers_take_the_runs_as_worked_out_by_hand() -> None:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 import methods
 from benchmark.common.errors import UserError
-from benchmark.spec import (
+from benchmark.records.spec import (
     RunSpec,
     canonical_json,
     changed_parameters,

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from records import make_record, make_spec
 
-from benchmark import store as store_module
 from benchmark.common.errors import UserError
-from benchmark.record import Array, CorrectBits, Record, Sums, TaskResult, Values, pack_bits, unpack_bits
-from benchmark.store import RECORD, Store, write_atomic
+from benchmark.records import store as store_module
+from benchmark.records.record import Array, CorrectBits, Record, Sums, TaskResult, Values, pack_bits, unpack_bits
+from benchmark.records.store import RECORD, Store, write_atomic
 
 
 @pytest.fixture
@@ -244,7 +244,7 @@ def test_a_file_in_the_place_of_the_folder_is_a_clear_error(tmp_path):
 WRITER = """
 import sys; sys.path[:0] = [{tests!r}, {root!r}]
 from records import make_record
-from benchmark.store import Store
+from benchmark.records.store import Store
 store = Store({results!r})
 print("writing", flush=True)
 number = 0

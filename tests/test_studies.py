@@ -15,8 +15,8 @@ from tiny import TinyBench, only, run
 import methods
 from benchmark import adapted, runner, suites
 from benchmark.common.errors import UserError
+from benchmark.records.store import Store
 from benchmark.runner import Options
-from benchmark.store import Store
 from benchmark.studies import command, pilot, tables, transfer
 from benchmark.studies.adaptation import adapt_layer, budget
 from benchmark.studies.derived import merged_of

@@ -9,7 +9,7 @@ import pytest
 from records import make_record, make_spec
 
 from benchmark import columns, compare, leaderboard, metrics, relative, rows, stats, suites
-from benchmark.record import Array, CorrectBits, Record, TaskResult, Values
+from benchmark.records.record import Array, CorrectBits, Record, TaskResult, Values
 
 DENSE = {"seg": "miou", "depth": "abs_err", "normal": "mean_angle"}
 GLUE = {"cola": "mcc", "rte": "accuracy", "stsb": "pearson_spearman"}

@@ -14,8 +14,8 @@ from benchmark import suites
 from benchmark.common.errors import UserError
 from benchmark.data.vision import ImageSplit
 from benchmark.models.backbones import BACKBONES
+from benchmark.records.store import Store
 from benchmark.runner import Options, execute, plan
-from benchmark.store import Store
 from benchmark.suites import vision
 
 FULL = ("vision-8", "vision-14", "vision-20")
@@ -69,7 +69,7 @@ def test_the_three_suites_hold_the_papers_tasks_backbones_and_families() -> None
 @pytest.mark.parametrize("name", FULL)
 def test_every_method_a_full_suite_names_exists_with_those_keywords(name: str) -> None:
     import methods
-    from benchmark.spec import parse_method, resolve_parameters
+    from benchmark.records.spec import parse_method, resolve_parameters
 
     suite = suites.load(name)
     for text in suite.methods:

@@ -17,7 +17,7 @@ from benchmark import suites
 from benchmark.common.errors import UserError, unknown
 from benchmark.data import full, vision
 from benchmark.data.local import encoded
-from benchmark.store import write_atomic
+from benchmark.records.store import write_atomic
 
 ORIGIN = ".origin.json"
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmark.common.cache import cache_dir
 from benchmark.common.errors import UserError
-from benchmark.store import write_atomic
+from benchmark.records.store import write_atomic
 
 EXPECTED = (
     "expected one of: data/test-*.parquet or test.parquet with columns image and label (as on the hub); "

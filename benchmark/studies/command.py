@@ -11,8 +11,8 @@ from typing import Any
 from benchmark import suites
 from benchmark.common.errors import UserError, shown
 from benchmark.common.project import RESULTS
-from benchmark.record import Record
-from benchmark.store import write_atomic
+from benchmark.records.record import Record
+from benchmark.records.store import write_atomic
 from benchmark.studies import KINDS, settings
 from benchmark.studies.places import Places
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import methods
 from benchmark import adapted
-from benchmark.codehash import method_version
-from benchmark.record import Record
+from benchmark.records.method_version import method_version
+from benchmark.records.record import Record
+from benchmark.records.spec import RunSpec
+from benchmark.records.store import Store
 from benchmark.runner import MERGED, Options, Run
-from benchmark.spec import RunSpec
-from benchmark.store import Store
 from benchmark.suites.bench import Bench
 from methods.api import Access, Experts, Merged, Stream
 from methods.registry import PACKAGE, SPLITS

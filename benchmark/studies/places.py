@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmark.record import Record
-from benchmark.store import Store
+from benchmark.records.record import Record
+from benchmark.records.store import Store
 
 
 class Places:

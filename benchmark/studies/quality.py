@@ -15,7 +15,7 @@ from benchmark.common.errors import UserError
 from benchmark.data.vision import cache_dir
 from benchmark.models import finetune
 from benchmark.models.families import save_state, sha256
-from benchmark.spec import derive_seed
+from benchmark.records.spec import derive_seed
 from benchmark.suites.bench import Bench
 
 

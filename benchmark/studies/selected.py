@@ -8,8 +8,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from benchmark.common.errors import UserError, shown
+from benchmark.records.spec import REFERENCE_ROWS
 from benchmark.selection import of_each_place
-from benchmark.spec import REFERENCE_ROWS
 from benchmark.studies import plots, settings, tables
 from benchmark.studies.pages import About
 from benchmark.studies.places import Places

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 
 from benchmark import relative, rows, stats
-from benchmark.record import Record
+from benchmark.records.record import Record
+from benchmark.records.spec import REFERENCE_ROWS
 from benchmark.selection import by_trust, complete, generation
-from benchmark.spec import REFERENCE_ROWS
 from benchmark.studies.settings import Ablation
 
 TRANSFER = [

@@ -19,10 +19,10 @@ from pathlib import Path
 
 from benchmark import adapted
 from benchmark.common.errors import UserError
-from benchmark.record import Record
+from benchmark.records.record import Record
+from benchmark.records.spec import REFERENCE_ROWS
+from benchmark.records.store import Store
 from benchmark.runner import Options, Run, execute, plan
-from benchmark.spec import REFERENCE_ROWS
-from benchmark.store import Store
 from benchmark.studies.adaptation import adapt_layer, budget, layer_of
 from benchmark.studies.derived import (
     SELF_ADAPTED,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from benchmark.common.errors import UserError
-from benchmark.record import TaskResult
+from benchmark.records.record import TaskResult
 from benchmark.suites import Suite
 from methods.api import Experts, Merged, Source
 

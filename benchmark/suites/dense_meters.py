@@ -14,7 +14,7 @@ from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from benchmark import metrics
-from benchmark.record import Array, TaskResult, Values
+from benchmark.records.record import Array, TaskResult, Values
 from benchmark.suites.bench import Meter, check_outputs
 
 BINS = 360

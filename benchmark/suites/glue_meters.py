@@ -12,7 +12,7 @@ from torchmetrics.functional import pearson_corrcoef, spearman_corrcoef
 from torchmetrics.functional.classification import binary_f1_score, multiclass_accuracy
 
 from benchmark import metrics
-from benchmark.record import Array, CorrectBits, TaskResult, Values
+from benchmark.records.record import Array, CorrectBits, TaskResult, Values
 from benchmark.suites.bench import Meter, check_outputs
 
 METRICS = {

@@ -18,7 +18,7 @@ from benchmark.data import full
 from benchmark.data import vision as data
 from benchmark.models.backbones import create_encoder, get_backbone, preprocess
 from benchmark.models.families import Family, FamilyError, checkpoint_folder, load_embedded, load_family
-from benchmark.record import CorrectBits, TaskResult
+from benchmark.records.record import CorrectBits, TaskResult
 from benchmark.suites import Suite
 from benchmark.suites.bench import Bench, Meter, Task, check_outputs
 from methods.api import Experts, Source

@@ -28,7 +28,7 @@ def test_overhead_of_a_run_on_ray(benchmark: Any, tmp_path: Path, monkeypatch: p
     from cluster_benches import Tiny, tasks
 
     from benchmark import cluster, nodes, runner
-    from benchmark.store import Store
+    from benchmark.records.store import Store
 
     torch.set_num_threads(1)
 

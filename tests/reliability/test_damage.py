@@ -20,7 +20,7 @@ from benchmark.boards import REFERENCE
 from benchmark.common.errors import UserError
 from benchmark.data import vision
 from benchmark.models import families
-from benchmark.store import RECORD, Store
+from benchmark.records.store import RECORD, Store
 
 TIMES = int(os.environ.get("SYMERGE_DAMAGE", 1000))
 

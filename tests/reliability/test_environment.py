@@ -19,7 +19,7 @@ from tiny import TinyBench, run
 
 import methods
 from benchmark import cli, runner
-from benchmark.store import Store
+from benchmark.records.store import Store
 from methods.api import Experts, Merged
 
 

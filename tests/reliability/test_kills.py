@@ -20,7 +20,7 @@ from forks import end, fork
 from tiny import TinyBench, run
 
 from benchmark import leaderboard
-from benchmark.store import Store
+from benchmark.records.store import Store
 
 ROOT = Path(__file__).parents[2]
 KILLS = int(os.environ.get("SYMERGE_KILLS", 50))

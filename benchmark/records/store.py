@@ -18,19 +18,19 @@ from typing import Any
 from pydantic import ValidationError
 
 from benchmark.common.errors import UserError
-from benchmark.migrations import migrate
-from benchmark.record import RECORD_VERSION, Record
-from benchmark.record import CorrectBits as CorrectBits
-from benchmark.record import Cost as Cost
-from benchmark.record import Error as Error
-from benchmark.record import MethodInfo as MethodInfo
-from benchmark.record import Provenance as Provenance
-from benchmark.record import Sums as Sums
-from benchmark.record import TaskResult as TaskResult
-from benchmark.record import Values as Values
-from benchmark.record import pack_bits as pack_bits
-from benchmark.record import unpack_bits as unpack_bits
-from benchmark.spec import RunSpec
+from benchmark.records.migrations import migrate
+from benchmark.records.record import RECORD_VERSION, Record
+from benchmark.records.record import CorrectBits as CorrectBits
+from benchmark.records.record import Cost as Cost
+from benchmark.records.record import Error as Error
+from benchmark.records.record import MethodInfo as MethodInfo
+from benchmark.records.record import Provenance as Provenance
+from benchmark.records.record import Sums as Sums
+from benchmark.records.record import TaskResult as TaskResult
+from benchmark.records.record import Values as Values
+from benchmark.records.record import pack_bits as pack_bits
+from benchmark.records.record import unpack_bits as unpack_bits
+from benchmark.records.spec import RunSpec
 
 RECORD = "record.json"
 _TEMPORARY = ".writing-"

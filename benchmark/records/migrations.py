@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from benchmark.record import RECORD_VERSION, SOURCES
+from benchmark.records.record import RECORD_VERSION, SOURCES
 
 #: What lifts a record (as JSON values) from this version to the next.
 Step = Callable[[dict[str, Any]], dict[str, Any]]

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from benchmark.spec import RunSpec
+from benchmark.records.spec import RunSpec
 
 RECORD_VERSION = 2
 
