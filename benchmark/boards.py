@@ -75,9 +75,9 @@ def command(arguments: argparse.Namespace) -> int:
         print(f"executing {notebook.NAME} on {shown(folder)}, a minute or two", file=sys.stderr)
         print(f"wrote {shown(notebook.execute(RESULTS / notebook.NAME, out))}", file=sys.stderr)
     if arguments.reference:
-        from benchmark import published
         from benchmark.pages import methods_page
         from benchmark.records.store import write_atomic
+        from benchmark.scores import published
 
         write_atomic(ROOT / "methods" / "README.md", methods_page(Store(folder, read_only=True).all()))
         write_atomic(out / "published.md", published.markdown())

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from benchmark import metrics
 from benchmark.records.record import SOURCES
 from benchmark.rows import INCOMPLETE, Board
+from benchmark.scores import metrics
 
 NONE = "–"
 

@@ -6,10 +6,12 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from benchmark import metrics, relative, rows, stats
+from benchmark import rows
 from benchmark.common.errors import UserError, unknown
 from benchmark.records.record import SOURCES, Record
 from benchmark.records.spec import REFERENCE_ROWS
+from benchmark.scores import metrics, relative
+from benchmark.scores import statistics as stats
 from benchmark.selection import by_time, by_trust, complete, current, label
 
 Runs = Mapping[int | None, Mapping[str, np.ndarray]]

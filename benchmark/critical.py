@@ -12,10 +12,12 @@ import matplotlib.pyplot as plt  # noqa: E402
 import pandas as pd  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
-from benchmark import metrics, stats, suites  # noqa: E402
+from benchmark import suites  # noqa: E402
 from benchmark.plots import COLOURS  # noqa: E402
 from benchmark.records.record import commits_text  # noqa: E402
 from benchmark.rows import Board  # noqa: E402
+from benchmark.scores import metrics
+from benchmark.scores import statistics as stats
 
 #: Fewest methods and tasks for which ranks over tasks say anything.
 METHODS, TASKS = 3, 8

@@ -10,12 +10,13 @@ from typing import TextIO
 
 import pandas as pd
 
-from benchmark import columns, metrics
+from benchmark import columns
 from benchmark.columns import MEANING, Column
 from benchmark.records.record import Record
 from benchmark.records.store import Store, write_atomic
 from benchmark.rows import Board
 from benchmark.rows import boards as boards
+from benchmark.scores import metrics
 
 OVERVIEW = [
     "suite", "scale", "suite_version", "backbone", "family", "rank", "method", "row", "mean", "low", "high",

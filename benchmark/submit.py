@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmark import metrics, suites
+from benchmark import suites
 from benchmark.common.errors import UserError, shown
 from benchmark.common.project import REFERENCE, ROOT, SUBMITTED
 from benchmark.records.record import SOURCES, Record, TaskResult
 from benchmark.records.spec import variant_label
 from benchmark.records.store import Store, write_atomic
+from benchmark.scores import metrics
 from benchmark.submissions import SUFFIX, load, pack, save, schema
 from benchmark.submit_checks import Known, check
 

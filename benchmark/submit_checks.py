@@ -11,9 +11,10 @@ from typing import Literal
 import numpy as np
 
 import methods
-from benchmark import metrics, suites
+from benchmark import suites
 from benchmark.records.record import CorrectBits, Record, TaskResult, Values
 from benchmark.records.spec import REFERENCE_ROWS, canonical_json
+from benchmark.scores import metrics
 
 #: Recomputed and stated values may differ by float32 rounding, relative to the larger of them and 1.
 _ROUNDING = 2e-5

@@ -9,9 +9,9 @@ from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 from torchmetrics.regression import MeanAbsoluteError, MeanAbsolutePercentageError
 
-from benchmark import metrics
 from benchmark.common.errors import UserError
 from benchmark.records.record import Values
+from benchmark.scores import metrics
 from benchmark.suites.dense_meters import METERS, DepthMeter, NormalsMeter, SegmentationMeter
 
 

@@ -12,7 +12,7 @@ from dense import SHAPE
 from matplotlib import image as pictures
 from matplotlib import pyplot
 
-from benchmark import metrics, panels, suites
+from benchmark import panels, suites
 from benchmark.cli import main
 from benchmark.data import scenes_data
 from benchmark.models.dense_make import keeps_the_rule, scores
@@ -22,6 +22,7 @@ from benchmark.models.training import Schedule
 from benchmark.records.record import Record
 from benchmark.records.store import Store
 from benchmark.runner import Options, execute, plan
+from benchmark.scores import metrics
 from benchmark.suites.dense import DenseBench, images_of
 
 FOLDER = MINI / "ResNet-mini"

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmark import arguments, metrics, published, suites
+from benchmark import arguments, suites
 from benchmark.records import record
+from benchmark.scores import metrics, published
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

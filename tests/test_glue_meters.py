@@ -7,9 +7,9 @@ import pytest
 import torch
 from scipy import stats
 
-from benchmark import metrics
 from benchmark.common.errors import UserError
 from benchmark.records.record import TaskResult
+from benchmark.scores import metrics
 from benchmark.suites.glue_meters import meter
 
 

@@ -10,10 +10,11 @@ import pytest
 from records import make_record, make_spec
 
 import methods
-from benchmark import columns, leaderboard, published, rows, suites
+from benchmark import columns, leaderboard, rows, suites
 from benchmark.common.errors import UserError
 from benchmark.records.record import Record
 from benchmark.records.spec import parse_method, resolve_parameters
+from benchmark.scores import published
 
 ROOT = Path(__file__).parents[1]
 VISION = ["SUN397", "Cars", "RESISC45", "EuroSAT", "SVHN", "GTSRB", "MNIST", "DTD"]

@@ -9,9 +9,10 @@ import pytest
 from records import TASKS, make_record, make_spec
 from test_unlike_metrics import dense, record, row_of
 
-from benchmark import compare, leaderboard, relative, rows, selection
+from benchmark import compare, leaderboard, rows, selection
 from benchmark.common.errors import UserError
 from benchmark.records.record import Record
+from benchmark.scores import relative
 from benchmark.studies import settings, tables
 
 EARLY, LATE = "2026-01-01T00:00:00+00:00", "2026-03-01T00:00:00+00:00"

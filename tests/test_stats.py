@@ -2,8 +2,10 @@ import numpy as np
 import pytest
 from scipy import stats as distributions
 
-from benchmark import critical, simulate, stats
-from benchmark.simulate import World
+from benchmark import critical
+from benchmark.scores import simulation as simulate
+from benchmark.scores import statistics as stats
+from benchmark.scores.simulation import World
 
 
 def draw(seeds, spread, shared, n, seed=0):
@@ -50,7 +52,7 @@ def test_the_same_seed_gives_the_same_interval():
     assert stats.bootstrap_interval(scores, seed=3) == stats.bootstrap_interval(scores, seed=3)
 
 
-# A fast slice of `python -m benchmark.simulate`, whose 4,000 repetitions a number stand in docs/statistics.md: the
+# A fast slice of `python -m benchmark.scores.simulation`, whose 4,000 repetitions a number stand in docs/statistics.md: the
 # bounds here are those of the truth, 93 to 97 % and 5 %, and three standard errors.
 @pytest.mark.parametrize("world", [World("1 seed", 1, 60), World("1 seed", 1, 300, tasks=3)])
 def test_coverage_for_a_deterministic_method(world):

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from records import make_record, make_spec
 
-from benchmark import columns, compare, leaderboard, metrics, relative, rows, stats, suites
+from benchmark import columns, compare, leaderboard, rows, suites
 from benchmark.records.record import Array, CorrectBits, Record, TaskResult, Values
+from benchmark.scores import metrics, relative
+from benchmark.scores import statistics as stats
 
 DENSE = {"seg": "miou", "depth": "abs_err", "normal": "mean_angle"}
 GLUE = {"cola": "mcc", "rte": "accuracy", "stsb": "pearson_spearman"}

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmark import metrics
 from benchmark.data import nyuv2, scenes_data
 from benchmark.data.full import data_root as root_of
 from benchmark.data.scenes import CLASSES
@@ -19,6 +18,7 @@ from benchmark.models.dense import Backbone, Decoder, Encoder, get_backbone, run
 from benchmark.models.dense_family import DenseFamily, load_dense_family
 from benchmark.models.families import MINI, checkpoint_folder
 from benchmark.normalisation import reestimate
+from benchmark.scores import metrics
 from benchmark.suites import Suite
 from benchmark.suites.bench import Bench, Task, resolve_device
 from benchmark.suites.dense_meters import METERS, DenseMeter

@@ -69,4 +69,4 @@ def test_input_pipeline(benchmark: Any, root: Path, tmp_path: Path, monkeypatch:
         one_pass, args=(root, device, "host" in what), setup=before, rounds=3 if later else 1, warmup_rounds=0
     )
     assert done == IMAGES
-    benchmark.extra_info["images per second"] = IMAGES / benchmark.stats.stats.min
+    benchmark.extra_info["images per second"] = IMAGES / benchmark.scores.statistics.stats.min

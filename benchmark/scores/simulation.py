@@ -1,4 +1,4 @@
-"""Do intervals and verdicts of `stats` hold on simulated results of known truth? `python -m benchmark.simulate`
+"""Do intervals and verdicts of `stats` hold on simulated results of known truth? `python -m benchmark.scores.simulation`
 
 A run's samples are right where `level + seed's own level + luck > 0`; part of a sample's luck is shared by all runs,
 as a hard image is hard for every model. The truth is the probability of being right over new seeds and samples.
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats as distributions
 
-from benchmark import stats
+from benchmark.scores import statistics as stats
 
 #: The quantile level at which a run is right, for a success rate of about 84 %.
 LEVEL = 1.0

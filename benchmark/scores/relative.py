@@ -12,9 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from benchmark import metrics, stats
 from benchmark.records.record import CorrectBits, Record, TaskResult
-from benchmark.stats import Interval
+from benchmark.scores import metrics
+from benchmark.scores import statistics as stats
+from benchmark.scores.statistics import Interval
 
 _RESAMPLES = 2000
 

@@ -1,0 +1,1 @@
+"""From sufficient statistics to numbers: metrics, intervals, relative scores, published values. No torch."""
