@@ -65,8 +65,8 @@ def write_family(folder: Path, backbone: str, suite: Suite, dtype: str = "float3
     """Base, experts and heads with random weights: ``folder/rehearsal/BACKBONE`` as a family folder is."""
     import torch
 
+    from benchmark.checkpoints.families import describe_files, save_json, save_state
     from benchmark.models.backbones import create_encoder, get_backbone
-    from benchmark.models.families import describe_files, save_json, save_state
 
     made = folder / FAMILY / backbone
     torch.manual_seed(0)
@@ -136,8 +136,8 @@ def variants(asked: Sequence[str] | None, suite: Suite) -> list[str]:
 
 def open_bench(suite: Suite, backbone: str, folder: Path, device: str, dtype: str) -> Any:
     """The real bench on the generated files; sizes of test splits are not compared, files are not hashed again."""
+    from benchmark.checkpoints.families import Family, checkpoint_folder, load_family
     from benchmark.models.backbones import get_backbone
-    from benchmark.models.families import Family, checkpoint_folder, load_family
     from benchmark.suites.bench import resolve_device, resolve_dtype
     from benchmark.suites.vision import VisionBench
 

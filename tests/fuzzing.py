@@ -19,8 +19,8 @@ import torch
 from forks import fork
 from safetensors.torch import save
 
-from benchmark.models.families import FamilyError, check_file
-from benchmark.models.importers.pickles import read_state
+from benchmark.checkpoints.families import FamilyError, check_file
+from benchmark.checkpoints.pickles import read_state
 from methods.api import Experts, MergingError
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"

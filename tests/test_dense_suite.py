@@ -13,11 +13,11 @@ from matplotlib import image as pictures
 from matplotlib import pyplot
 
 from benchmark import panels, suites
+from benchmark.checkpoints.families import MINI
 from benchmark.cli import main
 from benchmark.data import scenes_data
 from benchmark.models.dense_make import keeps_the_rule, scores
 from benchmark.models.dense_train import mirror, train_pair
-from benchmark.models.families import MINI
 from benchmark.models.training import Schedule
 from benchmark.records.record import Record
 from benchmark.records.store import Store

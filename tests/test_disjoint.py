@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file
 
 from benchmark import suites
+from benchmark.checkpoints.families import MINI, FamilyError, load_embedded, second_base, sha256
 from benchmark.data import vision
 from benchmark.models import finetune, retrain
-from benchmark.models.families import MINI, FamilyError, load_embedded, second_base, sha256
 from benchmark.models.heads import zero_shot_head
 from benchmark.models.make import BACKBONE, FOLDER, Settings, load_head, manifest_of
 from benchmark.models.text import join_towers

@@ -20,8 +20,8 @@ from safetensors.torch import load_file, save_file
 from tiny import TinyBench, run
 
 from benchmark import suites
+from benchmark.checkpoints import families
 from benchmark.common.errors import UserError
-from benchmark.models import families
 from benchmark.records.store import Store
 
 RUNS = 8
@@ -150,6 +150,6 @@ def test_a_damaged_checkpoint_is_refused_with_what_mends_it(
         save_file(tensors, path)
         manifest["files"][path.name].update(sha256=families.sha256(path), bytes=path.stat().st_size)
         (tmp_path / "ViT-mini" / "manifest.json").write_text(json.dumps(manifest))
-    monkeypatch.setattr("benchmark.models.families.MINI", tmp_path)
+    monkeypatch.setattr("benchmark.checkpoints.families.MINI", tmp_path)
     with pytest.raises(UserError, match=said):
         suites.open_bench(suites.load("vision-mini-8"))

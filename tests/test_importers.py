@@ -15,11 +15,11 @@ from safetensors.torch import load_file, save_file
 from towers import tiny, write_family
 
 from benchmark import cli
+from benchmark.checkpoints.families import load_family
 from benchmark.common.errors import UserError
 from benchmark.data import full
 from benchmark.models import importers, zeroshot
 from benchmark.models.backbones import BACKBONES, Backbone, create_encoder
-from benchmark.models.families import load_family
 from benchmark.models.importers import hub
 from benchmark.models.importers.convert import class_order
 from benchmark.models.importers.towers import read_file

@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from benchmark.checkpoints.families import load_family, sha256
 from benchmark.data import vision
 from benchmark.models import choose, finetune, make, retrain
-from benchmark.models.families import load_family, sha256
 from benchmark.models.heads import zero_shot_head
 from benchmark.models.make import BACKBONE, FOLDER, Settings, load_head, make_family, manifest_of
 from benchmark.models.text import join_towers

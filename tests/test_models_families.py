@@ -6,8 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from benchmark.models.backbones import create_encoder
-from benchmark.models.families import (
+from benchmark.checkpoints.families import (
     FamilyError,
     check_file,
     describe_files,
@@ -16,6 +15,7 @@ from benchmark.models.families import (
     save_state,
     sha256,
 )
+from benchmark.models.backbones import create_encoder
 
 TASKS = ["Letters", "Shapes"]
 FILES = ["base.safetensors", *(f"{t}.safetensors" for t in TASKS), *(f"heads/{t}.safetensors" for t in TASKS)]
@@ -79,7 +79,7 @@ def test_altered_byte_is_found_by_its_hash(family):
 
 
 def test_a_large_file_is_not_read_again_by_a_later_process_until_it_changes(family, monkeypatch, tmp_path):
-    from benchmark.models import families
+    from benchmark.checkpoints import families
 
     monkeypatch.setenv("SYMERGE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(families, "LARGE", 1)
@@ -163,7 +163,7 @@ def test_interrupted_write_leaves_the_old_file_and_no_other(family, monkeypatch)
         open(path, "wb").write(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("benchmark.models.families.save_file", dies)
+    monkeypatch.setattr("benchmark.checkpoints.families.save_file", dies)
     with pytest.raises(KeyboardInterrupt):
         save_state(family / "base.safetensors", {"x": torch.zeros(2)})
     assert (family / "base.safetensors").read_bytes() == before

@@ -10,8 +10,8 @@ import torch
 from public import hub_config, random_model, without_text
 from towers import tiny
 
+from benchmark.checkpoints.families import FamilyError
 from benchmark.models.backbones import create_encoder
-from benchmark.models.families import FamilyError
 from benchmark.models.importers.huggingface import read_tower, rename, text_tower, vision_tower
 from benchmark.models.importers.towers import check_tower
 from benchmark.models.zeroshot import create_text

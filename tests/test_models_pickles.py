@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from benchmark.models.families import FamilyError
-from benchmark.models.importers.pickles import Function, Inert, open_checkpoint, read_state
+from benchmark.checkpoints.families import FamilyError
+from benchmark.checkpoints.pickles import Function, Inert, open_checkpoint, read_state
 
 FOLDER = Path(__file__).parent / "checkpoints"
 VERSIONS = ("open_clip-2.0.2", "open_clip-2.24.0")

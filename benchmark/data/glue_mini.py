@@ -124,7 +124,7 @@ def prepare(sources: Path | None = None) -> Path:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from benchmark.models.families import replacing
+    from benchmark.checkpoints.families import replacing
 
     path = vader_cache()
     if not path.is_file():
@@ -142,7 +142,7 @@ def build(wordnet: Path, sources: Path | None = None, folder: Path = FOLDER) -> 
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from benchmark.models.families import replacing, save_json
+    from benchmark.checkpoints.families import replacing, save_json
 
     prepare(sources)
     data = glue_vader.read(glue_vader.fetch(sources or cache_dir() / "sources"))

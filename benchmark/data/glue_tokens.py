@@ -18,8 +18,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from benchmark.checkpoints.families import replacing
 from benchmark.data.vision import cache_dir
-from benchmark.models.families import replacing
 
 
 @dataclass(frozen=True)

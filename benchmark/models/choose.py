@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from benchmark.models.families import save_json
+from benchmark.checkpoints.families import save_json
 from benchmark.models.make import FOLDER, Settings, make_family
 
 RULE = {"pretrained": "35 to 65", "individual": "at least 85", "individual - weight_average": "at least 15"}

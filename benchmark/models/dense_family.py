@@ -17,10 +17,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from benchmark.checkpoints.families import MINI, FamilyError, check_file, describe_files, save_json, save_state
 from benchmark.common.errors import UserError
 from benchmark.common.project import ROOT
 from benchmark.models.dense import Backbone, Decoder, Encoder
-from benchmark.models.families import MINI, FamilyError, check_file, describe_files, save_json, save_state
 
 COUNTER = "num_batches_tracked"
 

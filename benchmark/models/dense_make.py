@@ -20,6 +20,7 @@ from torch import Tensor
 
 import methods
 from benchmark import suites
+from benchmark.checkpoints.families import MINI, checkpoint_folder, save_json
 from benchmark.common.errors import UserError
 from benchmark.common.project import RETRAINED
 from benchmark.data import scenes_data
@@ -27,7 +28,6 @@ from benchmark.evaluate import evaluate
 from benchmark.models.dense import Backbone, Encoder, get_backbone
 from benchmark.models.dense_family import save_part, tensors, write_manifest
 from benchmark.models.dense_train import Settings, train_pair
-from benchmark.models.families import MINI, checkpoint_folder, save_json
 from benchmark.models.training import Schedule
 from benchmark.suites.dense import KINDS, DenseBench, images_of
 
@@ -275,7 +275,7 @@ def imagenet(path: Path | None, shape: Backbone) -> dict[str, Tensor]:
 
         state: Mapping[str, Tensor] = load_file(path)
     else:
-        from benchmark.models.importers.pickles import read_state
+        from benchmark.checkpoints.pickles import read_state
 
         state = read_state(path).tensors
     with torch.device("meta"):

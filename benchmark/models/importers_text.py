@@ -21,10 +21,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmark.checkpoints.families import FamilyError, describe_files, save_json, save_state, sha256
 from benchmark.common.cache import locked
 from benchmark.common.errors import UserError, unknown
 from benchmark.data.glue import TASKS
-from benchmark.models.families import FamilyError, describe_files, save_json, save_state, sha256
 from benchmark.models.importers.towers import read_file
 from benchmark.models.text_families import BASE, read_manifest
 

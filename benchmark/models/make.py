@@ -20,11 +20,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from benchmark.checkpoints.families import describe_files, read_manifest, save_json, save_state, sha256
 from benchmark.common.project import WEIGHTS
 from benchmark.data import vision
 from benchmark.models import finetune, pretrain
 from benchmark.models.backbones import get_backbone
-from benchmark.models.families import describe_files, read_manifest, save_json, save_state, sha256
 from benchmark.models.heads import ClassificationHead, zero_shot_head
 from benchmark.models.text import join_towers, split_towers
 from benchmark.models.training import Schedule

@@ -85,7 +85,7 @@ def checkpoints(rest: Sequence[str]) -> int:
     p.add_argument("--tasks", nargs="+", metavar="TASK", help="only these of GLUE's tasks; default all eight")
     p.add_argument("--out", type=Path, metavar="DIR", help="folder of all families")
     args = p.parse_args(rest)
-    from benchmark.models.families import checkpoint_folder
+    from benchmark.checkpoints.families import checkpoint_folder
     from benchmark.models.importers_text import import_family
 
     out = checkpoint_folder(args.family, args.backbone, args.out)

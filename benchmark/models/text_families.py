@@ -17,8 +17,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from benchmark.checkpoints.families import MINI, FamilyError, check_file, save_state, sha256
 from benchmark.common.errors import UserError
-from benchmark.models.families import MINI, FamilyError, check_file, save_state, sha256
 from benchmark.models.text_encoder import TextEncoder, empty_encoder
 from benchmark.models.text_heads import ClassificationHead, LinearHead
 

@@ -19,9 +19,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from benchmark.checkpoints.families import describe_files, save_json, save_state, sha256
 from benchmark.data import glue_mini
 from benchmark.data.glue_tokens import Tokens, cached, tokenise, tokenizer_sha256
-from benchmark.models.families import describe_files, save_json, save_state, sha256
 from benchmark.models.text_encoder import TextEncoder, load_encoder, load_tokenizer, minilm_folder
 from benchmark.models.text_families import FOLDER, load_adapters, save_adapters
 from benchmark.models.text_heads import LinearHead

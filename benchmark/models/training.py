@@ -20,7 +20,7 @@ from safetensors import safe_open
 from torch import nn
 from tqdm import tqdm
 
-from benchmark.models.families import save_state
+from benchmark.checkpoints.families import save_state
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ import yaml
 from open_clip import CLIP, SimpleTokenizer
 from torch import Tensor
 
+from benchmark.checkpoints.families import FamilyError
 from benchmark.common.errors import unknown
 from benchmark.models.backbones import Backbone
-from benchmark.models.families import FamilyError
 from benchmark.models.heads import ClassificationHead, zero_shot_head
 from benchmark.models.text import create_clip
 

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmark.checkpoints.families import MINI, checkpoint_folder
 from benchmark.data import nyuv2, scenes_data
 from benchmark.data.full import data_root as root_of
 from benchmark.data.scenes import CLASSES
 from benchmark.data.scenes_data import DenseSplit
 from benchmark.models.dense import Backbone, Decoder, Encoder, get_backbone, running_statistics
 from benchmark.models.dense_family import DenseFamily, load_dense_family
-from benchmark.models.families import MINI, checkpoint_folder
 from benchmark.normalisation import reestimate
 from benchmark.scores import metrics
 from benchmark.suites import Suite

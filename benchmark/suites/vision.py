@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_accuracy
 
+from benchmark.checkpoints.families import Family, FamilyError, checkpoint_folder, load_embedded, load_family
 from benchmark.common.errors import UserError
 from benchmark.data import full
 from benchmark.data import vision as data
 from benchmark.models.backbones import create_encoder, get_backbone, preprocess
-from benchmark.models.families import Family, FamilyError, checkpoint_folder, load_embedded, load_family
 from benchmark.records.record import CorrectBits, TaskResult
 from benchmark.suites import Suite
 from benchmark.suites.bench import Bench, Meter, Task, check_outputs

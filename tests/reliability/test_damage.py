@@ -17,9 +17,9 @@ from tiny import TinyBench, only, run
 
 from benchmark import runner, suites
 from benchmark.boards import REFERENCE
+from benchmark.checkpoints import families
 from benchmark.common.errors import UserError
 from benchmark.data import vision
-from benchmark.models import families
 from benchmark.records.store import RECORD, Store
 
 TIMES = int(os.environ.get("SYMERGE_DAMAGE", 1000))
@@ -65,7 +65,7 @@ def test_a_damaged_cache_gives_the_committed_images(
 def test_a_damaged_checkpoint_is_always_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: Any) -> None:
     folder = tmp_path / "ViT-mini"
     shutil.copytree(families.MINI / "ViT-mini", folder)
-    monkeypatch.setattr("benchmark.models.families.MINI", tmp_path)
+    monkeypatch.setattr("benchmark.checkpoints.families.MINI", tmp_path)
     suite, rng, refused = suites.load("vision-mini-8"), random.Random(2), 0
     files = [folder / "base.safetensors", *(folder / f"{task}.safetensors" for task in suite.tasks)]
     files += [folder / "heads" / f"{task}.safetensors" for task in suite.tasks]

@@ -67,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit status. Raises :class:`UserError`. Tables go to stdout, progress to stderr."""
     arguments = parser().parse_args(argv)
-    from benchmark.models.families import FamilyError
+    from benchmark.checkpoints.families import FamilyError
 
     try:
         return {"list": _list, "import": _import, "heads": _heads, "check": _check}[arguments.command](arguments) or 0
@@ -90,7 +90,7 @@ def _tasks(arguments: argparse.Namespace, family: Definition) -> list[str] | Non
 
 
 def _folder(arguments: argparse.Namespace, family: Definition) -> Path:
-    from benchmark.models.families import checkpoint_folder
+    from benchmark.checkpoints.families import checkpoint_folder
 
     return checkpoint_folder(family.name, arguments.backbone, arguments.out)
 
@@ -131,7 +131,7 @@ def _import(arguments: argparse.Namespace) -> None:
 def _heads(arguments: argparse.Namespace) -> None:
     family = importers.get(arguments.family)
     tasks, out = _tasks(arguments, family), _folder(arguments, family)
-    from benchmark.models.families import read_manifest
+    from benchmark.checkpoints.families import read_manifest
     from benchmark.models.importers.convert import Importer
 
     before = read_manifest(out)
@@ -144,10 +144,10 @@ def _heads(arguments: argparse.Namespace) -> None:
 def _check(arguments: argparse.Namespace) -> int:
     family = importers.get(arguments.family)
     tasks, out = _tasks(arguments, family), _folder(arguments, family)
+    from benchmark.checkpoints.families import load_family, read_manifest
     from benchmark.data import full
     from benchmark.models import zeroshot
     from benchmark.models.backbones import get_backbone
-    from benchmark.models.families import load_family, read_manifest
     from benchmark.models.importers.convert import TEXT, class_order
     from benchmark.models.importers.towers import read_file
 
@@ -173,7 +173,7 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _list(arguments: argparse.Namespace) -> None:
-    from benchmark.models.families import FamilyError, checkpoint_folder, read_manifest
+    from benchmark.checkpoints.families import FamilyError, checkpoint_folder, read_manifest
 
     for family in importers.definitions().values():
         print(f"{family.name}: {family.title}\n  {', '.join(family.backbones)}; {family.where}")

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmark.models.families import FamilyError
+from benchmark.checkpoints.families import FamilyError
 from benchmark.models.importers.towers import EPSILON, Tower, read_file
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")

@@ -11,9 +11,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from benchmark.checkpoints.families import FamilyError
+from benchmark.checkpoints.pickles import State, read_state
 from benchmark.models.backbones import Backbone, create_encoder
-from benchmark.models.families import FamilyError
-from benchmark.models.importers.pickles import State, read_state
 
 EPSILON = 1e-5
 

@@ -23,8 +23,8 @@ from typing import IO, Any, ClassVar
 import torch
 from torch import Tensor
 
+from benchmark.checkpoints.families import FamilyError
 from benchmark.common.untrusted import Global, RestrictedUnpickler
-from benchmark.models.families import FamilyError
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 MOST_MODULES = 100_000
