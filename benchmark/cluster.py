@@ -22,12 +22,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmark import dry_run, estimate, nodes, runner
+from benchmark import dry_run, estimate, nodes
 from benchmark.common.errors import UserError
-from benchmark.progress import Progress
+from benchmark.harness import runner
+from benchmark.harness.progress import Progress
+from benchmark.harness.runner import Options, Run
 from benchmark.records.record import Record
 from benchmark.records.store import Store, replace_file
-from benchmark.runner import Options, Run
 from benchmark.suites.bench import Bench
 from benchmark.worker import Folder, Opening, Reply, work
 

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmark import provenance
 from benchmark.common.errors import UserError
 from benchmark.common.project import ROOT
 from benchmark.estimate import Machine, amount
+from benchmark.harness import provenance
 
 #: What a worker without this folder is sent: the code with its embedded data and experts.
 SHIPPED = ("benchmark", "methods")

@@ -29,7 +29,7 @@ from benchmark import dry_run, estimate
 from benchmark.common.errors import UserError
 from benchmark.data import full
 from benchmark.estimate import Setting
-from benchmark.measure import anonymous_bytes
+from benchmark.harness.measure import anonymous_bytes
 from benchmark.records.record import Record
 from benchmark.records.spec import REFERENCE_ROWS, format_value
 from benchmark.suites import Suite
@@ -121,8 +121,8 @@ def variants(asked: Sequence[str] | None, suite: Suite) -> list[str]:
 
     Raises UserError, MergingError for an unknown name.
     """
+    from benchmark.harness.runner import suite_methods
     from benchmark.records.spec import parse_method
-    from benchmark.runner import suite_methods
 
     found = []
     for text in suite_methods(suite, asked or ["all"]):
@@ -165,7 +165,7 @@ def _one(suite: Suite, backbone: str, folder: Path, text: str, results: Path, ho
     """Carry out one run; the whole work of a child process, which ends with its parent, however that ended."""
     import torch
 
-    from benchmark import runner
+    from benchmark.harness import runner
     from benchmark.records.store import Store
 
     _end_with_parent()
@@ -244,9 +244,9 @@ def rehearse(
         results: folder of the records; emptied of nothing, written anew.
         memory_limit: bytes of anonymous memory at which a run is ended, to spare the machine.
     """
+    from benchmark.harness.runner import now
     from benchmark.models.backbones import get_backbone
     from benchmark.records.store import Store
-    from benchmark.runner import now
 
     texts = variants(asked, suite)
     how: dict[str, Any] = {
@@ -262,7 +262,7 @@ def rehearse(
         # A server that has imported everything, and used nothing of it, starts a fresh process in no time.
         os.environ.setdefault("TQDM_DISABLE", "1")
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["benchmark.runner", "benchmark.suites.vision", "torch._dynamo"])
+        context.set_forkserver_preload(["benchmark.harness.runner", "benchmark.suites.vision", "torch._dynamo"])
         for number, text in enumerate(texts, 1):
             tell(f"{number}/{len(texts)} {text}")
             began, since = time.monotonic(), now()

@@ -54,7 +54,8 @@ def command(arguments: argparse.Namespace, argv: list[str]) -> int:
 
     import torch
 
-    from benchmark import devices, dry_run, leaderboard, runner
+    from benchmark import devices, dry_run, leaderboard
+    from benchmark.harness import runner
     from benchmark.records.store import Store
     from benchmark.suites.bench import resolve_device
 
@@ -131,7 +132,7 @@ def _carry_out(arguments: argparse.Namespace, plans: Sequence[Any], store: Any, 
 
         yield from cluster.main(arguments, plans, store, options)
         return
-    from benchmark import runner
+    from benchmark.harness import runner
 
     for bench, runs in plans:
         yield runner.execute(runs, bench, store, options)

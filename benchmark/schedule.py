@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import methods
-from benchmark import dry_run, estimate, runner, suites, tuning
+from benchmark import dry_run, estimate, suites
 from benchmark.common.errors import UserError
 from benchmark.estimate import GIB, Setting, duration
+from benchmark.harness import runner, tuning
 from benchmark.records.store import Store
 
 MEASURED = ("vision-mini-8", "vision-mini-14", "vision-mini-20")

@@ -147,7 +147,7 @@ def verify(record: Record, store: Store, device: str = "cpu", tolerance: float =
     Raises UserError where this checkout cannot make the same run (other code, checkpoints or parameters), naming what
     differs.
     """
-    from benchmark import runner
+    from benchmark.harness import runner
 
     spec = record.spec
     bench = _bench(spec.suite, spec.backbone, spec.family, device, spec.dtype)

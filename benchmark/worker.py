@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmark import runner, suites
+from benchmark import suites
+from benchmark.harness import runner
+from benchmark.harness.runner import Options, Run
 from benchmark.records.store import Store
-from benchmark.runner import Options, Run
 from benchmark.suites.bench import Bench
 
 

@@ -14,8 +14,9 @@ from typing import Any
 
 from tiny import TinyBench
 
-from benchmark import cluster, nodes, runner
+from benchmark import cluster, nodes
 from benchmark.cluster import Demand, Task
+from benchmark.harness import runner
 from benchmark.records.store import Store
 from benchmark.worker import Opening
 

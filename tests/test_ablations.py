@@ -11,10 +11,11 @@ from safetensors.torch import save_file
 from scipy import ndimage
 from tiny import TinyBench, run
 
-from benchmark import runner, suites
+from benchmark import suites
 from benchmark.common.errors import UserError
+from benchmark.harness import runner
+from benchmark.harness.runner import Options
 from benchmark.records.store import Store
-from benchmark.runner import Options
 from benchmark.studies import ablate, settings, tables
 from benchmark.studies.corruptions import CORRUPTIONS, corrupt
 from benchmark.studies.settings import Ablation, Setting

@@ -20,8 +20,8 @@ from cluster_benches import RUNS, Tiny, opened, results, tasks
 from tiny import TinyBench, run
 
 from benchmark import cli, cluster, nodes
+from benchmark.harness.runner import Options
 from benchmark.records.store import Store
-from benchmark.runner import Options
 
 pytest.importorskip("ray", reason="Ray is not installed (pip install -e '.[cluster]')")
 

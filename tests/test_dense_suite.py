@@ -16,12 +16,12 @@ from benchmark import panels, suites
 from benchmark.checkpoints.families import MINI
 from benchmark.cli import main
 from benchmark.data import scenes_data
+from benchmark.harness.runner import Options, execute, plan
 from benchmark.models.dense_make import keeps_the_rule, scores
 from benchmark.models.dense_train import mirror, train_pair
 from benchmark.models.training import Schedule
 from benchmark.records.record import Record
 from benchmark.records.store import Store
-from benchmark.runner import Options, execute, plan
 from benchmark.scores import metrics
 from benchmark.suites.dense import DenseBench, images_of
 

@@ -14,10 +14,11 @@ from tiny import TinyBench, TinySource
 from torch import Tensor, nn
 
 import methods
-from benchmark import cli, devices, runner
-from benchmark.evaluate import autocast, batches, evaluate
+from benchmark import cli, devices
+from benchmark.harness import runner
+from benchmark.harness.evaluate import autocast, batches, evaluate
+from benchmark.harness.runner import Options, execute, plan
 from benchmark.records.store import Store
-from benchmark.runner import Options, execute, plan
 from benchmark.selection import label
 from benchmark.suites.bench import resolve_device, resolve_dtype
 from benchmark.suites.vision import Accuracy

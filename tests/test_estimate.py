@@ -142,8 +142,8 @@ def test_a_dry_run_of_a_full_suite_needs_no_files_and_writes_none(
 def test_a_full_run_that_cannot_fit_is_refused_before_it_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: Setting
 ) -> None:
-    from benchmark import runner
     from benchmark.common.errors import UserError
+    from benchmark.harness import runner
     from benchmark.records.store import Store
 
     bench = dry_run.Planned(suites.load("vision-8"), "ViT-B-32", None)

@@ -11,7 +11,7 @@ from tiny_text import TASKS, TinyTextBench, experts, tokens
 
 import methods
 from benchmark.data.glue_tokens import TextSource
-from benchmark.evaluate import evaluate
+from benchmark.harness.evaluate import evaluate
 from methods.api import UNLABELLED, Access, Experts, NotApplicable, Stream
 from methods.statistics import grams, layers
 

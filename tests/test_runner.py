@@ -15,8 +15,8 @@ from tiny import CLASSES, TASKS, TinyBench, only, run
 from torch import nn
 
 import methods
-from benchmark import runner
 from benchmark.common.errors import UserError
+from benchmark.harness import runner
 from benchmark.records.record import CorrectBits
 from benchmark.records.store import Store
 from methods.api import Experts, Merged, Stream

@@ -13,10 +13,11 @@ import torch
 from tiny import TinyBench, only, run
 
 import methods
-from benchmark import adapted, runner, suites
+from benchmark import suites
 from benchmark.common.errors import UserError
+from benchmark.harness import adapted, runner
+from benchmark.harness.runner import Options
 from benchmark.records.store import Store
-from benchmark.runner import Options
 from benchmark.studies import command, pilot, tables, transfer
 from benchmark.studies.adaptation import adapt_layer, budget
 from benchmark.studies.derived import merged_of

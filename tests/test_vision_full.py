@@ -13,9 +13,9 @@ from towers import tiny, write_family
 from benchmark import suites
 from benchmark.common.errors import UserError
 from benchmark.data.vision import ImageSplit
+from benchmark.harness.runner import Options, execute, plan
 from benchmark.models.backbones import BACKBONES
 from benchmark.records.store import Store
-from benchmark.runner import Options, execute, plan
 from benchmark.suites import vision
 
 FULL = ("vision-8", "vision-14", "vision-20")

@@ -8,8 +8,8 @@ import torch
 from support import random_experts
 from torch import Tensor
 
+from benchmark.harness.runner import Options, Run, execute, plan
 from benchmark.records.store import Store
-from benchmark.runner import Options, Run, execute, plan
 from benchmark.suites import Suite
 from benchmark.suites.bench import Bench, Task
 from benchmark.suites.vision import Accuracy

@@ -24,7 +24,7 @@ from benchmark.checkpoints.families import MINI, checkpoint_folder, save_json
 from benchmark.common.errors import UserError
 from benchmark.common.project import RETRAINED
 from benchmark.data import scenes_data
-from benchmark.evaluate import evaluate
+from benchmark.harness.evaluate import evaluate
 from benchmark.models.dense import Backbone, Encoder, get_backbone
 from benchmark.models.dense_family import save_part, tensors, write_manifest
 from benchmark.models.dense_train import Settings, train_pair

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+from benchmark.harness.runner import Options, Run, execute, plan
 from benchmark.records.record import Record
 from benchmark.records.spec import REFERENCE_ROWS
 from benchmark.records.store import Store
-from benchmark.runner import Options, Run, execute, plan
 from benchmark.studies.derived import Kind, access_of, derive, merged_of, without_merges
 from benchmark.studies.settings import Ablation, Setting
 from benchmark.studies.unseen import FILE, over_all

@@ -117,7 +117,7 @@ def _open(arguments: argparse.Namespace, suite: Any) -> Any:
 
 
 def _options(arguments: argparse.Namespace, argv: Sequence[str]) -> Any:
-    from benchmark.runner import Options
+    from benchmark.harness.runner import Options
 
     return Options(force=arguments.force, argv=["run_all.sh", "study", *argv])
 

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import methods
-from benchmark import adapted
+from benchmark.harness import adapted
+from benchmark.harness.runner import MERGED, Options, Run
 from benchmark.records.method_version import method_version
 from benchmark.records.record import Record
 from benchmark.records.spec import RunSpec
 from benchmark.records.store import Store
-from benchmark.runner import MERGED, Options, Run
 from benchmark.suites.bench import Bench
 from methods.api import Access, Experts, Merged, Stream
 from methods.registry import PACKAGE, SPLITS

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from benchmark.harness.runner import Options, Run, execute, plan
 from benchmark.records.record import Record
 from benchmark.records.spec import REFERENCE_ROWS, derive_seed
 from benchmark.records.store import Store
-from benchmark.runner import Options, Run, execute, plan
 from benchmark.studies.adaptation import adapt_layer, budget
 from benchmark.studies.derived import SELF_ADAPTED, Kind, Make, derive, without_merges
 from benchmark.studies.encoders import expert_encoder

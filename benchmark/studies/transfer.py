@@ -17,12 +17,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from benchmark import adapted
 from benchmark.common.errors import UserError
+from benchmark.harness import adapted
+from benchmark.harness.runner import Options, Run, execute, plan
 from benchmark.records.record import Record
 from benchmark.records.spec import REFERENCE_ROWS
 from benchmark.records.store import Store
-from benchmark.runner import Options, Run, execute, plan
 from benchmark.studies.adaptation import adapt_layer, budget, layer_of
 from benchmark.studies.derived import (
     SELF_ADAPTED,

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from benchmark.data import full
-from benchmark.evaluate import batches
+from benchmark.harness.evaluate import batches
 from benchmark.models.backbones import get_backbone
 from benchmark.suites.vision import ImageSource
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from turns import compare, trim
 
 import methods
-from benchmark.measure import Measure
+from benchmark.harness.measure import Measure
 from benchmark.models.backbones import create_encoder
 from methods.api import Experts
 

@@ -24,8 +24,8 @@ from turns import Rounds, Seconds, compare, fastest, least, trim
 
 import methods
 from benchmark.data.vision import ImageSplit
-from benchmark.evaluate import evaluate
-from benchmark.measure import Measure
+from benchmark.harness.evaluate import evaluate
+from benchmark.harness.measure import Measure
 from benchmark.models.backbones import create_encoder, get_backbone
 from benchmark.models.heads import ClassificationHead
 from benchmark.suites.vision import Accuracy, ImageSource

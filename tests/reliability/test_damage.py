@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 from tiny import TinyBench, only, run
 
-from benchmark import runner, suites
+from benchmark import suites
 from benchmark.boards import REFERENCE
 from benchmark.checkpoints import families
 from benchmark.common.errors import UserError
 from benchmark.data import vision
+from benchmark.harness import runner
 from benchmark.records.store import RECORD, Store
 
 TIMES = int(os.environ.get("SYMERGE_DAMAGE", 1000))

@@ -14,7 +14,7 @@ import numpy as np
 
 import methods
 from benchmark.common.errors import UserError
-from benchmark.evaluate import evaluate
+from benchmark.harness.evaluate import evaluate
 from benchmark.records.spec import REFERENCE_ROWS
 from benchmark.suites.bench import Bench
 from methods.api import Experts, Merged

@@ -17,13 +17,13 @@ from typing import Any
 import torch
 
 import methods
-from benchmark import adapted, provenance, tuning
 from benchmark.common.errors import UserError
 from benchmark.estimate import holds_vectors
-from benchmark.evaluate import autocast, evaluate
-from benchmark.guard import RunTimeout, apart, time_limit
-from benchmark.measure import Measure
-from benchmark.progress import Progress
+from benchmark.harness import adapted, provenance, tuning
+from benchmark.harness.evaluate import autocast, evaluate
+from benchmark.harness.guard import RunTimeout, apart, time_limit
+from benchmark.harness.measure import Measure
+from benchmark.harness.progress import Progress
 from benchmark.records.record import Cost, Error, MethodInfo, Record
 from benchmark.records.spec import (
     REFERENCE_ROWS,
