@@ -140,7 +140,7 @@ def _assets(arguments: argparse.Namespace, argv: list[str]) -> int:
         return text(arguments.kind, rest)
     if arguments.kind == "data":
         if not rest or rest[0] in ("check", "fetch", "-h", "--help"):
-            from benchmark.data.check import main as check
+            from benchmark.domains.vision.check import main as check
 
             return check(rest)
         if rest[0] == "build":

@@ -9,7 +9,8 @@ from typing import Any
 
 from benchmark import estimate
 from benchmark.common.errors import UserError
-from benchmark.data import full, vision
+from benchmark.domains.vision import embedded as vision
+from benchmark.domains.vision import public as full
 from benchmark.estimate import Machine, Need, Setting, amount, duration
 from benchmark.shapes import Shapes
 from benchmark.suites import Suite
@@ -46,7 +47,7 @@ def setting(
         return None
     import torch
 
-    from benchmark.models.backbones import create_encoder, get_backbone
+    from benchmark.domains.vision.backbones import create_encoder, get_backbone
     from benchmark.shapes import outline
 
     size = get_backbone(bench.backbone).image_size

@@ -27,7 +27,7 @@ import psutil
 import methods
 from benchmark import dry_run, estimate
 from benchmark.common.errors import UserError
-from benchmark.data import full
+from benchmark.domains.vision import public as full
 from benchmark.estimate import Setting
 from benchmark.harness.measure import anonymous_bytes
 from benchmark.records.record import Record
@@ -66,7 +66,7 @@ def write_family(folder: Path, backbone: str, suite: Suite, dtype: str = "float3
     import torch
 
     from benchmark.checkpoints.families import describe_files, save_json, save_state
-    from benchmark.models.backbones import create_encoder, get_backbone
+    from benchmark.domains.vision.backbones import create_encoder, get_backbone
 
     made = folder / FAMILY / backbone
     torch.manual_seed(0)
@@ -137,9 +137,9 @@ def variants(asked: Sequence[str] | None, suite: Suite) -> list[str]:
 def open_bench(suite: Suite, backbone: str, folder: Path, device: str, dtype: str) -> Any:
     """The real bench on the generated files; sizes of test splits are not compared, files are not hashed again."""
     from benchmark.checkpoints.families import Family, checkpoint_folder, load_family
-    from benchmark.models.backbones import get_backbone
+    from benchmark.domains.vision.backbones import get_backbone
+    from benchmark.domains.vision.bench import VisionBench
     from benchmark.suites.bench import resolve_device, resolve_dtype
-    from benchmark.suites.vision import VisionBench
 
     class Rehearsal(VisionBench):
         def _load_family(self, checkpoints: str | os.PathLike | None) -> Family:
@@ -244,8 +244,8 @@ def rehearse(
         results: folder of the records; emptied of nothing, written anew.
         memory_limit: bytes of anonymous memory at which a run is ended, to spare the machine.
     """
+    from benchmark.domains.vision.backbones import get_backbone
     from benchmark.harness.runner import now
-    from benchmark.models.backbones import get_backbone
     from benchmark.records.store import Store
 
     texts = variants(asked, suite)
@@ -262,7 +262,7 @@ def rehearse(
         # A server that has imported everything, and used nothing of it, starts a fresh process in no time.
         os.environ.setdefault("TQDM_DISABLE", "1")
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["benchmark.harness.runner", "benchmark.suites.vision", "torch._dynamo"])
+        context.set_forkserver_preload(["benchmark.harness.runner", "benchmark.domains.vision.bench", "torch._dynamo"])
         for number, text in enumerate(texts, 1):
             tell(f"{number}/{len(texts)} {text}")
             began, since = time.monotonic(), now()

@@ -14,8 +14,8 @@ import torch
 from checkpoints.make import ClassificationHead, ImageEncoder, pickled_as
 from torch import nn
 
-from benchmark.data import full
-from benchmark.models.backbones import Backbone
+from benchmark.domains.vision import public as full
+from benchmark.domains.vision.backbones import Backbone
 from benchmark.models.importers import get
 
 

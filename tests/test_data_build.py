@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from benchmark.data import build as entry_points
-from benchmark.data import vision
 from benchmark.data.build import checks, recipes, run, sources
 from benchmark.data.build.registry import ORDER
 from benchmark.data.build.restricted import load_array
+from benchmark.domains.vision import embedded as vision
 
 FETCHED = Path(os.environ.get("SYMERGE_SOURCES", run.DEFAULT_SOURCES))
 

@@ -16,7 +16,8 @@ from PIL import Image
 
 from benchmark import cli
 from benchmark.common.errors import UserError
-from benchmark.data import check, full
+from benchmark.domains.vision import check
+from benchmark.domains.vision import public as full
 
 EIGHT = ("SUN397", "Cars", "RESISC45", "EuroSAT", "SVHN", "GTSRB", "MNIST", "DTD")
 

@@ -9,7 +9,7 @@ import shutil
 import numpy as np
 import pytest
 
-from benchmark.data import vision
+from benchmark.domains.vision import embedded as vision
 
 
 @pytest.fixture(autouse=True)

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 import methods
 from benchmark import cli, devices
+from benchmark.domains.vision.bench import Accuracy
 from benchmark.harness import runner
 from benchmark.harness.evaluate import autocast, batches, evaluate
 from benchmark.harness.runner import Options, execute, plan
 from benchmark.records.store import Store
 from benchmark.selection import label
 from benchmark.suites.bench import resolve_device, resolve_dtype
-from benchmark.suites.vision import Accuracy
 from methods.api import Experts
 from methods.coefficients import _HELD, LayerwiseMerge, vectors_in
 from methods.vectors import per_tensor

@@ -11,12 +11,12 @@ from safetensors.torch import load_file
 
 from benchmark import suites
 from benchmark.checkpoints.families import MINI, FamilyError, load_embedded, second_base, sha256
-from benchmark.data import vision
+from benchmark.domains.vision import embedded as vision
+from benchmark.domains.vision.heads import zero_shot_head
+from benchmark.domains.vision.vocabulary import join_towers
 from benchmark.harness.runner import plan
 from benchmark.models import finetune, retrain
-from benchmark.models.heads import zero_shot_head
 from benchmark.models.make import BACKBONE, FOLDER, Settings, load_head, manifest_of
-from benchmark.models.text import join_towers
 
 SECOND = second_base("mini-disjoint", "ViT-mini")
 THEIRS = ["MNIST", "AnimalSilhouettes", "PhotoPatch", "GlyphCyrillic"]

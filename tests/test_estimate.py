@@ -11,8 +11,8 @@ from torch import nn
 
 import methods
 from benchmark import cli, dry_run, estimate, suites
+from benchmark.domains.vision.backbones import create_encoder
 from benchmark.estimate import GIB, Machine, Setting
-from benchmark.models.backbones import create_encoder
 from benchmark.shapes import outline
 
 ROOMY = Machine(device=80 * GIB, host=256 * GIB, disk=1000 * GIB, cache=1000 * GIB, flops=1e13, bandwidth=1e11)

@@ -17,9 +17,10 @@ from towers import tiny, write_family
 from benchmark import cli
 from benchmark.checkpoints.families import load_family
 from benchmark.common.errors import UserError
-from benchmark.data import full
-from benchmark.models import importers, zeroshot
-from benchmark.models.backbones import BACKBONES, Backbone, create_encoder
+from benchmark.domains.vision import public as full
+from benchmark.domains.vision import zeroshot
+from benchmark.domains.vision.backbones import BACKBONES, Backbone, create_encoder
+from benchmark.models import importers
 from benchmark.models.importers import hub
 from benchmark.models.importers.convert import class_order
 from benchmark.models.importers.towers import read_file

@@ -8,11 +8,11 @@ import torch
 from safetensors.torch import load_file
 
 from benchmark.checkpoints.families import load_family, sha256
-from benchmark.data import vision
+from benchmark.domains.vision import embedded as vision
+from benchmark.domains.vision.heads import zero_shot_head
+from benchmark.domains.vision.vocabulary import join_towers
 from benchmark.models import choose, finetune, make, retrain
-from benchmark.models.heads import zero_shot_head
 from benchmark.models.make import BACKBONE, FOLDER, Settings, load_head, make_family, manifest_of
-from benchmark.models.text import join_towers
 from benchmark.models.training import Schedule
 
 TASKS = vision.tasks()

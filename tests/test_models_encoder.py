@@ -5,8 +5,8 @@ import pytest
 import torch
 from open_clip import CLIP
 
-from benchmark.models.backbones import BACKBONES, create_encoder, get_backbone, preprocess
-from benchmark.models.text import create_clip
+from benchmark.domains.vision.backbones import BACKBONES, create_encoder, get_backbone, preprocess
+from benchmark.domains.vision.vocabulary import create_clip
 
 
 @pytest.mark.parametrize("quick_gelu", [False, True])

@@ -15,7 +15,7 @@ from benchmark.checkpoints.families import (
     save_state,
     sha256,
 )
-from benchmark.models.backbones import create_encoder
+from benchmark.domains.vision.backbones import create_encoder
 
 TASKS = ["Letters", "Shapes"]
 FILES = ["base.safetensors", *(f"{t}.safetensors" for t in TASKS), *(f"heads/{t}.safetensors" for t in TASKS)]

@@ -5,9 +5,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmark.models.backbones import get_backbone
-from benchmark.models.heads import ClassificationHead, prompts_of, zero_shot_head
-from benchmark.models.text import CompactTokenizer, create_clip, join_towers, split_towers
+from benchmark.domains.vision.backbones import get_backbone
+from benchmark.domains.vision.heads import ClassificationHead, prompts_of, zero_shot_head
+from benchmark.domains.vision.vocabulary import CompactTokenizer, create_clip, join_towers, split_towers
 
 CLASSES = ["T-shirt", "Cyrillic capital letter shcha", "ankle boot"]
 TEMPLATES = ["a picture of a {}.", "the {}, small and grey."]

@@ -11,10 +11,10 @@ from public import hub_config, random_model, without_text
 from towers import tiny
 
 from benchmark.checkpoints.families import FamilyError
-from benchmark.models.backbones import create_encoder
+from benchmark.domains.vision.backbones import create_encoder
+from benchmark.domains.vision.zeroshot import create_text
 from benchmark.models.importers.huggingface import read_tower, rename, text_tower, vision_tower
 from benchmark.models.importers.towers import check_tower
-from benchmark.models.zeroshot import create_text
 
 transformers = pytest.importorskip("transformers")
 NAMES = ("ViT-B-32", "ViT-B-16", "ViT-L-14")

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from benchmark.models.backbones import create_encoder
+from benchmark.domains.vision.backbones import create_encoder
+from benchmark.domains.vision.heads import ClassificationHead
 from benchmark.models.finetune import accuracy, average, finetune
-from benchmark.models.heads import ClassificationHead
 from benchmark.models.pretrain import caption_loss, gather, pretrain
 from benchmark.models.training import Schedule, epoch_indices, generator, shift
 

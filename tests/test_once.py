@@ -10,9 +10,9 @@ import pytest
 from tiny import run
 
 from benchmark import suites
-from benchmark.data import vision
+from benchmark.domains.vision import bench as bench_module
+from benchmark.domains.vision import embedded as vision
 from benchmark.records.store import Store
-from benchmark.suites import vision as bench_module
 
 TWO = ["FashionMNIST", "MNIST"]
 

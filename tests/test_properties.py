@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from records import TASKS, make_record, make_spec
 
 from benchmark.checkpoints import families
-from benchmark.data import vision
+from benchmark.domains.vision import embedded as vision
 from benchmark.records.record import Array, CorrectBits, Record, Sums, TaskResult, Values
 from benchmark.records.spec import RunSpec
 from benchmark.records.store import Store

@@ -12,17 +12,17 @@ from towers import tiny, write_family
 
 from benchmark import suites
 from benchmark.common.errors import UserError
-from benchmark.data.vision import ImageSplit
+from benchmark.domains.vision import bench as vision
+from benchmark.domains.vision.backbones import BACKBONES
+from benchmark.domains.vision.embedded import ImageSplit
 from benchmark.harness.runner import Options, execute, plan
-from benchmark.models.backbones import BACKBONES
 from benchmark.records.store import Store
-from benchmark.suites import vision
 
 FULL = ("vision-8", "vision-14", "vision-20")
 
 
 class FakeData:
-    """Data sets of random images under the names and signatures of ``benchmark.data.full``."""
+    """Data sets of random images under the names and signatures of ``benchmark.domains.vision.public``."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[Any, ...]] = []

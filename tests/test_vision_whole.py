@@ -13,8 +13,8 @@ from public import hub_family, open_clip_family
 from towers import tiny
 
 from benchmark import cli, suites
-from benchmark.data import full
-from benchmark.models.backbones import BACKBONES
+from benchmark.domains.vision import public as full
+from benchmark.domains.vision.backbones import BACKBONES
 
 TASKS = suites.load("vision-8").tasks
 IMAGES = 12

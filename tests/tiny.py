@@ -8,11 +8,11 @@ import torch
 from support import random_experts
 from torch import Tensor
 
+from benchmark.domains.vision.bench import Accuracy
 from benchmark.harness.runner import Options, Run, execute, plan
 from benchmark.records.store import Store
 from benchmark.suites import Suite
 from benchmark.suites.bench import Bench, Task
-from benchmark.suites.vision import Accuracy
 from methods.api import Experts
 
 TASKS, CLASSES = 3, 5

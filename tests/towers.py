@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from benchmark.checkpoints.families import describe_files, save_json, save_state
-from benchmark.models.backbones import BACKBONES, CLIP_MEAN, CLIP_STD, Backbone, create_encoder
+from benchmark.domains.vision.backbones import BACKBONES, CLIP_MEAN, CLIP_STD, Backbone, create_encoder
 
 CONTEXT, VOCABULARY = 77, 49408
 

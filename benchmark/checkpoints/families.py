@@ -31,8 +31,8 @@ from safetensors.torch import load_file, save_file
 from benchmark.common.cache import cache_dir
 from benchmark.common.project import ROOT
 from benchmark.common.project import WEIGHTS as MINI
-from benchmark.models.backbones import Backbone, create_encoder, get_backbone
-from benchmark.models.heads import ClassificationHead
+from benchmark.domains.vision.backbones import Backbone, create_encoder, get_backbone
+from benchmark.domains.vision.heads import ClassificationHead
 
 CHECKPOINTS = Path.home() / ".cache" / "symerge-bench" / "checkpoints"
 FLOATING = {"F16", "BF16", "F32", "F64"}

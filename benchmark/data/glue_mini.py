@@ -20,7 +20,7 @@ from benchmark.common.errors import UserError, unknown
 from benchmark.common.project import DATA
 from benchmark.data import glue_vader, glue_wordnet
 from benchmark.data.glue_tokens import Texts
-from benchmark.data.vision import cache_dir
+from benchmark.domains.vision.embedded import cache_dir
 
 FOLDER = DATA / "glue"
 SPLITS = ("train", "val", "test")

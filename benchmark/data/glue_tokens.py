@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from benchmark.checkpoints.families import replacing
-from benchmark.data.vision import cache_dir
+from benchmark.domains.vision.embedded import cache_dir
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ def scores_of(manifest: dict[str, Any], suite: str) -> dict[str, Any]:
 
 def run_trial(name: str, suites: list[str], folder: Path, threads: int, sources: Path | None) -> dict[str, Any]:
     """One trial's settings and its scores per suite; what an earlier trial has already trained is taken over."""
-    from benchmark.data import vision
+    from benchmark.domains.vision import embedded as vision
 
     settings, out = TRIALS[name], folder / name
     for other in TRIALS:

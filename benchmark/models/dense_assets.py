@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmark.common.errors import UserError
 from benchmark.data import nyuv2, scenes_data
-from benchmark.data.full import data_root
+from benchmark.domains.vision.public import data_root
 
 
 def main(kind: str, rest: Sequence[str]) -> int:

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from benchmark.models.backbones import Backbone, create_encoder, get_backbone, preprocess
-from benchmark.models.encoder import ImageEncoder
-from benchmark.models.heads import ClassificationHead
+from benchmark.domains.vision.backbones import Backbone, create_encoder, get_backbone, preprocess
+from benchmark.domains.vision.encoder import ImageEncoder
+from benchmark.domains.vision.heads import ClassificationHead
 from benchmark.models.training import Schedule, epoch_indices, generator, shift, train
 
 SEED = 0

@@ -22,11 +22,11 @@ from safetensors.torch import load_file
 
 from benchmark.checkpoints.families import describe_files, read_manifest, save_json, save_state, sha256
 from benchmark.common.project import WEIGHTS
-from benchmark.data import vision
+from benchmark.domains.vision import embedded as vision
+from benchmark.domains.vision.backbones import get_backbone
+from benchmark.domains.vision.heads import ClassificationHead, zero_shot_head
+from benchmark.domains.vision.vocabulary import join_towers, split_towers
 from benchmark.models import finetune, pretrain
-from benchmark.models.backbones import get_backbone
-from benchmark.models.heads import ClassificationHead, zero_shot_head
-from benchmark.models.text import join_towers, split_towers
 from benchmark.models.training import Schedule
 
 FOLDER = WEIGHTS / "ViT-mini"

@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F
 from open_clip import CLIP
 
-from benchmark.models.backbones import Backbone, get_backbone, preprocess
-from benchmark.models.heads import prompts_of
-from benchmark.models.text import CompactTokenizer, create_clip
+from benchmark.domains.vision.backbones import Backbone, get_backbone, preprocess
+from benchmark.domains.vision.heads import prompts_of
+from benchmark.domains.vision.vocabulary import CompactTokenizer, create_clip
 from benchmark.models.training import Schedule, generator, shift, train
 
 SEED = 0
@@ -68,8 +68,8 @@ def suite_pool(per_class: float, others: int, seed: int, sources: Path | None = 
     Images are those of :func:`benchmark.data.build.pool.pool_arrays`; prompts are the tasks' own templates, and for
     classes outside the suites that module's.
     """
-    from benchmark.data import vision
     from benchmark.data.build import pool
+    from benchmark.domains.vision import embedded as vision
 
     where: dict[str, Any] = {"sources_dir": sources} if sources else {}
     images, labels, names, source = pool.pool_arrays(per_class, seed, others=others, **where)

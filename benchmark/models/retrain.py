@@ -96,7 +96,7 @@ def _family(suite: str) -> tuple[Path, list[str], int]:
     """The folder of a suite's committed experts, or of its second base's; their tasks; the seed of their base."""
     from benchmark import suites
     from benchmark.checkpoints.families import read_manifest, second_base
-    from benchmark.data import vision
+    from benchmark.domains.vision import embedded as vision
     from benchmark.models.make import BACKBONE, FOLDER
 
     if suite in vision.SUITES or suite not in suites.names() or suites.load(suite).scale != "mini":

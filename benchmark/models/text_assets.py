@@ -28,7 +28,7 @@ def data(rest: Sequence[str]) -> int:
     p.add_argument("--root", type=Path, metavar="DIR", help="of glue; default $SYMERGE_DATA")
     args = p.parse_args(rest)
     from benchmark.data import glue, glue_mini
-    from benchmark.data.full import data_root
+    from benchmark.domains.vision.public import data_root
 
     if args.suite == "glue":
         if args.verb == "build":

@@ -13,7 +13,7 @@ from safetensors import safe_open
 
 from benchmark.checkpoints.families import save_state, sha256
 from benchmark.common.errors import UserError
-from benchmark.data.vision import cache_dir
+from benchmark.domains.vision.embedded import cache_dir
 from benchmark.models import finetune
 from benchmark.records.spec import derive_seed
 from benchmark.suites.bench import Bench

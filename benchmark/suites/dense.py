@@ -12,9 +12,9 @@ from torch import Tensor
 
 from benchmark.checkpoints.families import MINI, checkpoint_folder
 from benchmark.data import nyuv2, scenes_data
-from benchmark.data.full import data_root as root_of
 from benchmark.data.scenes import CLASSES
 from benchmark.data.scenes_data import DenseSplit
+from benchmark.domains.vision.public import data_root as root_of
 from benchmark.models.dense import Backbone, Decoder, Encoder, get_backbone, running_statistics
 from benchmark.models.dense_family import DenseFamily, load_dense_family
 from benchmark.normalisation import reestimate

@@ -9,8 +9,8 @@ import torch
 
 from benchmark.checkpoints.families import checkpoint_folder
 from benchmark.data import glue, glue_mini
-from benchmark.data.full import data_root as root_of
 from benchmark.data.glue_tokens import TextSource, Tokens
+from benchmark.domains.vision.public import data_root as root_of
 from benchmark.models import text_families, text_make
 from benchmark.models.text_encoder import load_encoder, load_tokenizer, minilm_folder
 from benchmark.suites import Suite

@@ -16,10 +16,10 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmark.data import full
+from benchmark.domains.vision import public as full
+from benchmark.domains.vision.backbones import get_backbone
+from benchmark.domains.vision.bench import ImageSource
 from benchmark.harness.evaluate import batches
-from benchmark.models.backbones import get_backbone
-from benchmark.suites.vision import ImageSource
 
 IMAGES, SIZE = 3000, (375, 500)
 

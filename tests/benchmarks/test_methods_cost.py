@@ -20,8 +20,8 @@ from torch import Tensor
 from turns import compare, trim
 
 import methods
+from benchmark.domains.vision.backbones import create_encoder
 from benchmark.harness.measure import Measure
-from benchmark.models.backbones import create_encoder
 from methods.api import Experts
 
 GIB = 2**30

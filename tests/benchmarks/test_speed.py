@@ -23,12 +23,12 @@ from torch import Tensor, nn
 from turns import Rounds, Seconds, compare, fastest, least, trim
 
 import methods
-from benchmark.data.vision import ImageSplit
+from benchmark.domains.vision.backbones import create_encoder, get_backbone
+from benchmark.domains.vision.bench import Accuracy, ImageSource
+from benchmark.domains.vision.embedded import ImageSplit
+from benchmark.domains.vision.heads import ClassificationHead
 from benchmark.harness.evaluate import evaluate
 from benchmark.harness.measure import Measure
-from benchmark.models.backbones import create_encoder, get_backbone
-from benchmark.models.heads import ClassificationHead
-from benchmark.suites.vision import Accuracy, ImageSource
 from methods.api import Experts, Stream
 from methods.coefficients import LayerwiseMerge
 

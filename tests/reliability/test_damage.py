@@ -19,7 +19,7 @@ from benchmark import suites
 from benchmark.boards import REFERENCE
 from benchmark.checkpoints import families
 from benchmark.common.errors import UserError
-from benchmark.data import vision
+from benchmark.domains.vision import embedded as vision
 from benchmark.harness import runner
 from benchmark.records.store import RECORD, Store
 

@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 
 from benchmark.common.project import WEIGHTS
-from benchmark.data import vision
 from benchmark.data.build.run import write_bytes
+from benchmark.domains.vision import embedded as vision
 
 EXPERTS = WEIGHTS / "ViT-mini" / "manifest.json"
 COLUMNS, ROWS = 24, 12

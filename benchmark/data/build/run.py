@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from PIL import Image, features
 
-from benchmark.data import vision
 from benchmark.data.build.checks import near_duplicates, scores
 from benchmark.data.build.recipes import Arrays, Recipe
 from benchmark.data.build.registry import ORDER, recipe
 from benchmark.data.build.sources import Sources, entry
+from benchmark.domains.vision import embedded as vision
 
 DEFAULT_SOURCES = vision.cache_dir() / "sources"
 

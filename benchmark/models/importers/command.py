@@ -145,9 +145,9 @@ def _check(arguments: argparse.Namespace) -> int:
     family = importers.get(arguments.family)
     tasks, out = _tasks(arguments, family), _folder(arguments, family)
     from benchmark.checkpoints.families import load_family, read_manifest
-    from benchmark.data import full
-    from benchmark.models import zeroshot
-    from benchmark.models.backbones import get_backbone
+    from benchmark.domains.vision import public as full
+    from benchmark.domains.vision import zeroshot
+    from benchmark.domains.vision.backbones import get_backbone
     from benchmark.models.importers.convert import TEXT, class_order
     from benchmark.models.importers.towers import read_file
 

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from benchmark.checkpoints.families import FamilyError, describe_files, read_manifest, save_json, save_state, sha256
 from benchmark.common.cache import locked
-from benchmark.data import full
-from benchmark.models import zeroshot
-from benchmark.models.backbones import Backbone, get_backbone
+from benchmark.domains.vision import public as full
+from benchmark.domains.vision import zeroshot
+from benchmark.domains.vision.backbones import Backbone, get_backbone
 from benchmark.models.importers import Definition, huggingface
 from benchmark.models.importers.layouts import Found
 from benchmark.models.importers.towers import (

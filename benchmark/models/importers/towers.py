@@ -13,7 +13,7 @@ from torch import Tensor
 
 from benchmark.checkpoints.families import FamilyError
 from benchmark.checkpoints.pickles import State, read_state
-from benchmark.models.backbones import Backbone, create_encoder
+from benchmark.domains.vision.backbones import Backbone, create_encoder
 
 EPSILON = 1e-5
 

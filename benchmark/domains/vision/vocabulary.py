@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from open_clip import CLIP, SimpleTokenizer
 
-from benchmark.models.backbones import Backbone
+from benchmark.domains.vision.backbones import Backbone
 
 VOCABULARY = "tokenizer.ids"
 

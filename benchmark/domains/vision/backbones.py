@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-    from benchmark.models.encoder import ImageEncoder
+    from benchmark.domains.vision.encoder import ImageEncoder
 
 # OpenAI CLIP's channel statistics (open_clip.constants), and a plain [0, 1] -> [-1, 1] for the tiny tower
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -59,7 +59,7 @@ BACKBONES: dict[str, Backbone] = {
         Backbone(
             name="ViT-mini", image_size=28, mean=HALF, std=HALF, embed_dim=64, quick_gelu=False,
             vision_cfg={"image_size": 28, "layers": 4, "width": 96, "patch_size": 7, "head_width": 16},
-            # vocab_size is the length of the base's own compact vocabulary; see benchmark.models.text
+            # vocab_size is the length of the base's own compact vocabulary; see benchmark.domains.vision.vocabulary
             text_cfg={"context_length": 24, "width": 64, "heads": 4, "layers": 2},
         ),
         _openai("ViT-B-32", embed_dim=512, patch=32, width=768, layers=12, text_width=512),
@@ -86,7 +86,7 @@ def create_encoder(backbone: str | Backbone, quick_gelu: bool | None = None, dev
 
     ``quick_gelu=None`` takes the backbone's own. ``dtype=None`` is float32.
     """
-    from benchmark.models.encoder import ImageEncoder
+    from benchmark.domains.vision.encoder import ImageEncoder
 
     return ImageEncoder(get_backbone(backbone), quick_gelu=quick_gelu, device=device, dtype=dtype)
 

@@ -15,9 +15,9 @@ from torchmetrics.functional.classification import multiclass_accuracy
 
 from benchmark.checkpoints.families import Family, FamilyError, checkpoint_folder, load_embedded, load_family
 from benchmark.common.errors import UserError
-from benchmark.data import full
-from benchmark.data import vision as data
-from benchmark.models.backbones import create_encoder, get_backbone, preprocess
+from benchmark.domains.vision import embedded as data
+from benchmark.domains.vision import public as full
+from benchmark.domains.vision.backbones import create_encoder, get_backbone, preprocess
 from benchmark.records.record import CorrectBits, TaskResult
 from benchmark.suites import Suite
 from benchmark.suites.bench import Bench, Meter, Task, check_outputs

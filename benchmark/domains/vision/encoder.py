@@ -6,7 +6,7 @@ import torch
 from open_clip.transformer import QuickGELU, VisionTransformer
 from torch import nn
 
-from benchmark.models.backbones import Backbone
+from benchmark.domains.vision.backbones import Backbone
 
 
 class ImageEncoder(nn.Module):

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from benchmark.checkpoints.families import FamilyError
 from benchmark.common.errors import unknown
-from benchmark.models.backbones import Backbone
-from benchmark.models.heads import ClassificationHead, zero_shot_head
-from benchmark.models.text import create_clip
+from benchmark.domains.vision.backbones import Backbone
+from benchmark.domains.vision.heads import ClassificationHead, zero_shot_head
+from benchmark.domains.vision.vocabulary import create_clip
 
 TEMPLATES = Path(__file__).with_name("templates.yaml")
 

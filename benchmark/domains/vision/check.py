@@ -15,8 +15,9 @@ from pathlib import Path
 
 from benchmark import suites
 from benchmark.common.errors import UserError, unknown
-from benchmark.data import full, vision
-from benchmark.data.local import encoded
+from benchmark.domains.vision import embedded as vision
+from benchmark.domains.vision import public as full
+from benchmark.domains.vision.local import encoded
 from benchmark.records.store import write_atomic
 
 ORIGIN = ".origin.json"

@@ -24,8 +24,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from benchmark.common import cache
 from benchmark.common.errors import UserError, unknown
-from benchmark.data.local import Copy, batched, encoded, open_copy
-from benchmark.data.vision import ImageSplit
+from benchmark.domains.vision.embedded import ImageSplit
+from benchmark.domains.vision.local import Copy, batched, encoded, open_copy
 
 SETS = Path(__file__).resolve().parent / "sets"
 UNPINNED = "unpinned: give --revision"
