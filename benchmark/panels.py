@@ -27,9 +27,9 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine  # noqa: E402
 
 from benchmark import plots, suites  # noqa: E402
 from benchmark.common.errors import UserError, shown  # noqa: E402
+from benchmark.domains.dense.bench import DenseBench  # noqa: E402
 from benchmark.records.record import Record, commits_text  # noqa: E402
 from benchmark.records.store import Store  # noqa: E402
-from benchmark.suites.dense import DenseBench  # noqa: E402
 from methods.api import Merged  # noqa: E402
 
 MERGED = "merged.safetensors"

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmark.models.dense import Backbone, Decoder, Encoder, running_statistics
+from benchmark.domains.dense.model import Backbone, Decoder, Encoder, running_statistics
 from methods.api import Experts
 
 SHAPE = Backbone("tiny", (1, 1, 1, 1), (True, True, True), 32, (1, 2), 4, (16, 16))

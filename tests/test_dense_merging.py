@@ -10,8 +10,8 @@ from dense import CLASSES, KINDS, SHAPE, DenseSource, images, tiny_experts
 from torch import nn
 
 import methods
-from benchmark.models.dense import Decoder, Encoder
-from benchmark.normalisation import reestimate
+from benchmark.domains.dense.batchnorm import reestimate
+from benchmark.domains.dense.model import Decoder, Encoder
 from benchmark.suites import Suite
 from methods.api import Experts, Merged, NotApplicable, Stream, last_block
 from methods.surgery import Correction

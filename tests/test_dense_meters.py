@@ -10,9 +10,9 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardInd
 from torchmetrics.regression import MeanAbsoluteError, MeanAbsolutePercentageError
 
 from benchmark.common.errors import UserError
+from benchmark.domains.dense.meters import METERS, DepthMeter, NormalsMeter, SegmentationMeter
 from benchmark.records.record import Values
 from benchmark.scores import metrics
-from benchmark.suites.dense_meters import METERS, DepthMeter, NormalsMeter, SegmentationMeter
 
 
 def scores_of_classes(labels: list[int]) -> Tensor:

@@ -12,16 +12,16 @@ from dense import SHAPE
 
 from benchmark import suites
 from benchmark.common.errors import UserError
-from benchmark.data import nyuv2
+from benchmark.domains.dense import model as models
+from benchmark.domains.dense import nyuv2
+from benchmark.domains.dense.bench import KINDS, DenseBench, channels
+from benchmark.domains.dense.family import load_dense_family, tensors
+from benchmark.domains.dense.model import Encoder
 from benchmark.harness.runner import Options, execute, plan
-from benchmark.models import dense as models
-from benchmark.models.dense import Encoder
-from benchmark.models.dense_family import load_dense_family, tensors
 from benchmark.models.dense_make import imagenet, main, make_family, settings_of
 from benchmark.models.dense_train import Settings
 from benchmark.models.training import Schedule
 from benchmark.records.store import Store
-from benchmark.suites.dense import KINDS, DenseBench, channels
 
 COUNTS, SIZE = {"train": 12, "val": 4}, SHAPE.size
 ARGUMENTS = {"size": SIZE, "counts": COUNTS}

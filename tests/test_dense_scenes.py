@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from benchmark.common.errors import UserError
-from benchmark.data import scenes_data
-from benchmark.data.scenes import CLASSES, Paint, Panel, Scene, Solid, camera, cast, meet, rays, render
 from benchmark.data.scenes_design import design, seeds
+from benchmark.domains.dense import scenes as scenes_data
+from benchmark.domains.dense.ray_caster import CLASSES, Paint, Panel, Scene, Solid, camera, cast, meet, rays, render
 
 PAINT = Paint(np.array([0.5, 0.5, 0.5]), 0, 1.0, 0.5)
 GREY = np.full((1, 4, 4), 128, np.uint8)

@@ -15,7 +15,8 @@ from matplotlib import pyplot
 from benchmark import panels, suites
 from benchmark.checkpoints.families import MINI
 from benchmark.cli import main
-from benchmark.data import scenes_data
+from benchmark.domains.dense import scenes as scenes_data
+from benchmark.domains.dense.bench import DenseBench, images_of
 from benchmark.harness.runner import Options, execute, plan
 from benchmark.models.dense_make import keeps_the_rule, scores
 from benchmark.models.dense_train import mirror, train_pair
@@ -23,7 +24,6 @@ from benchmark.models.training import Schedule
 from benchmark.records.record import Record
 from benchmark.records.store import Store
 from benchmark.scores import metrics
-from benchmark.suites.dense import DenseBench, images_of
 
 FOLDER = MINI / "ResNet-mini"
 

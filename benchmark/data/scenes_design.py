@@ -6,7 +6,7 @@ import colorsys
 
 import numpy as np
 
-from benchmark.data.scenes import Paint, Panel, Scene, Solid
+from benchmark.domains.dense.ray_caster import Paint, Panel, Scene, Solid
 
 # Textures of the atlas by name, in its order; pictures on walls show the last ones.
 TEXTURES = ("brick", "brick 2", "gravel", "gravel 2", "grass", "grass 2", "fur", "cup", "cameraman", "eye")

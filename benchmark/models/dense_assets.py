@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmark.common.errors import UserError
-from benchmark.data import nyuv2, scenes_data
+from benchmark.domains.dense import nyuv2
+from benchmark.domains.dense import scenes as scenes_data
 from benchmark.domains.vision.public import data_root
 
 

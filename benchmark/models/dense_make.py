@@ -23,13 +23,13 @@ from benchmark import suites
 from benchmark.checkpoints.families import MINI, checkpoint_folder, save_json
 from benchmark.common.errors import UserError
 from benchmark.common.project import RETRAINED
-from benchmark.data import scenes_data
+from benchmark.domains.dense import scenes as scenes_data
+from benchmark.domains.dense.bench import KINDS, DenseBench, images_of
+from benchmark.domains.dense.family import save_part, tensors, write_manifest
+from benchmark.domains.dense.model import Backbone, Encoder, get_backbone
 from benchmark.harness.evaluate import evaluate
-from benchmark.models.dense import Backbone, Encoder, get_backbone
-from benchmark.models.dense_family import save_part, tensors, write_manifest
 from benchmark.models.dense_train import Settings, train_pair
 from benchmark.models.training import Schedule
-from benchmark.suites.dense import KINDS, DenseBench, images_of
 
 ROWS = ("pretrained", "individual", "weight_average")
 EPOCHS, BATCH = 40, 16

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmark.models.dense import Backbone, Decoder, Encoder
+from benchmark.domains.dense.model import Backbone, Decoder, Encoder
 from benchmark.models.training import Schedule, derive, epoch_indices, generator, train
 from methods.losses import supervised_loss
 

@@ -11,17 +11,18 @@ import torch
 from torch import Tensor
 
 from benchmark.checkpoints.families import MINI, checkpoint_folder
-from benchmark.data import nyuv2, scenes_data
-from benchmark.data.scenes import CLASSES
-from benchmark.data.scenes_data import DenseSplit
+from benchmark.domains.dense import nyuv2
+from benchmark.domains.dense import scenes as scenes_data
+from benchmark.domains.dense.batchnorm import reestimate
+from benchmark.domains.dense.family import DenseFamily, load_dense_family
+from benchmark.domains.dense.meters import METERS, DenseMeter
+from benchmark.domains.dense.model import Backbone, Decoder, Encoder, get_backbone, running_statistics
+from benchmark.domains.dense.ray_caster import CLASSES
+from benchmark.domains.dense.scenes import DenseSplit
 from benchmark.domains.vision.public import data_root as root_of
-from benchmark.models.dense import Backbone, Decoder, Encoder, get_backbone, running_statistics
-from benchmark.models.dense_family import DenseFamily, load_dense_family
-from benchmark.normalisation import reestimate
 from benchmark.scores import metrics
 from benchmark.suites import Suite
 from benchmark.suites.bench import Bench, Task, resolve_device
-from benchmark.suites.dense_meters import METERS, DenseMeter
 from methods.api import Experts, Merged, Source
 
 PARTS = {"segmentation": "label", "depth": "depth", "normals": "normal"}

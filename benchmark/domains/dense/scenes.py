@@ -1,6 +1,6 @@
 """The embedded scenes of ``dense-mini``: read, checked, and rendered again from their seeds.
 
-``python -m benchmark.data.scenes_data [--check] [--out DIR]`` renders every split (about 80 seconds on one core) and
+``python -m benchmark.domains.dense.scenes [--check] [--out DIR]`` renders every split (about 80 seconds on one core) and
 writes it, or compares it with what is committed. Files: ``<split>-<part>.npy.xz`` (xz with a delta filter), the atlas
 of textures ``textures.png``, and ``manifest.json`` with the sha256 of every array.
 """
@@ -23,8 +23,8 @@ import numpy as np
 
 from benchmark.common.errors import UserError
 from benchmark.common.project import DATA
-from benchmark.data.scenes import CLASSES, SIZE, render
 from benchmark.data.scenes_design import TEXTURES, VERSION, design, seeds
+from benchmark.domains.dense.ray_caster import CLASSES, SIZE, render
 
 FOLDER = DATA / "scenes"
 SPLITS = ("train", "val", "test")

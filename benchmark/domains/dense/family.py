@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from benchmark.checkpoints.families import MINI, FamilyError, check_file, describe_files, save_json, save_state
 from benchmark.common.errors import UserError
 from benchmark.common.project import ROOT
-from benchmark.models.dense import Backbone, Decoder, Encoder
+from benchmark.domains.dense.model import Backbone, Decoder, Encoder
 
 COUNTER = "num_batches_tracked"
 

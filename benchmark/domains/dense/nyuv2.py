@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmark.common.errors import UserError
-from benchmark.data.scenes_data import DenseSplit
+from benchmark.domains.dense.scenes import DenseSplit
 
 CLASSES = 13
 SIZE = (288, 384)

@@ -1,0 +1,1 @@
+"""Dense prediction: rendered rooms and NYUv2, a dilated ResNet with a decoder a task, mIoU, depth and normals."""
