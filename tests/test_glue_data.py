@@ -13,9 +13,11 @@ import torch
 from test_glue_import import tokenizer_file
 
 from benchmark.common.errors import UserError
-from benchmark.data import glue, glue_mini, glue_vader, glue_wordnet
-from benchmark.data.glue_tokens import Texts, TextSource, Tokens, cached, tokenise
-from benchmark.models.text_encoder import load_tokenizer
+from benchmark.data import glue_vader, glue_wordnet
+from benchmark.domains.text import embedded as glue_mini
+from benchmark.domains.text import glue
+from benchmark.domains.text.encoder import load_tokenizer
+from benchmark.domains.text.tokens import Texts, TextSource, Tokens, cached, tokenise
 
 SENTENCES = ["the cat runs .", "a dog", "the dog sits .", "the cat"]
 

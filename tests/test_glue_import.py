@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from benchmark.common.errors import UserError
-from benchmark.data.glue import TASKS
+from benchmark.domains.text.encoder import load_tokenizer
+from benchmark.domains.text.family import create_encoder, load_family
+from benchmark.domains.text.glue import TASKS
 from benchmark.models.importers_text import SUBFOLDER, import_family
-from benchmark.models.text_encoder import load_tokenizer
-from benchmark.models.text_families import create_encoder, load_family
 from methods.api import Experts
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed (extra: glue)")

@@ -10,7 +10,7 @@ from test_every_method import SMALL
 from tiny_text import TASKS, TinyTextBench, experts, tokens
 
 import methods
-from benchmark.data.glue_tokens import TextSource
+from benchmark.domains.text.tokens import TextSource
 from benchmark.harness.evaluate import evaluate
 from methods.api import UNLABELLED, Access, Experts, NotApplicable, Stream
 from methods.statistics import grams, layers

@@ -15,11 +15,13 @@ from tiny_text import encoder, tokens
 
 from benchmark import suites
 from benchmark.common.errors import UserError
-from benchmark.models import text_encoder, text_families, text_make
+from benchmark.domains.text import encoder as text_encoder
+from benchmark.domains.text import family as text_families
+from benchmark.domains.text.bench import GlueBench, GlueMiniBench
+from benchmark.models import text_make
 from benchmark.models.importers_text import import_family
 from benchmark.models.text_training import Recipe, add_lora, predict, train
 from benchmark.records.store import Store
-from benchmark.suites.glue import GlueBench, GlueMiniBench
 from methods.states import LowRankState
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed (extra: glue)")
@@ -67,7 +69,7 @@ def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
                                      intermediate_size=32, max_position_embeddings=40)
     transformers.BertModel(config, add_pooling_layer=False).save_pretrained(folder)
     tokenizer_file(folder)
-    for module in (text_make, text_encoder, __import__("benchmark.suites.glue", fromlist=["glue"])):
+    for module in (text_make, text_encoder, __import__("benchmark.domains.text.bench", fromlist=["glue"])):
         monkeypatch.setattr(module, "minilm_folder", lambda: folder)
     monkeypatch.setenv("SYMERGE_CACHE", str(tmp_path / "cache"))
     return folder

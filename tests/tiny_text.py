@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmark.data.glue_tokens import TextSource, Tokens
-from benchmark.models.text_encoder import TextEncoder
-from benchmark.models.text_heads import LinearHead
+from benchmark.domains.text.encoder import TextEncoder
+from benchmark.domains.text.heads import LinearHead
+from benchmark.domains.text.meters import METRICS, TextMeter, meter
+from benchmark.domains.text.tokens import TextSource, Tokens
 from benchmark.suites import Suite
 from benchmark.suites.bench import Bench, Task
-from benchmark.suites.glue_meters import METRICS, TextMeter, meter
 from methods.api import Experts
 
 WIDTH, WORDS, RANK = 16, 40, 3

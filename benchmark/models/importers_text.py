@@ -24,9 +24,9 @@ from torch import Tensor
 from benchmark.checkpoints.families import FamilyError, describe_files, save_json, save_state, sha256
 from benchmark.common.cache import locked
 from benchmark.common.errors import UserError, unknown
-from benchmark.data.glue import TASKS
+from benchmark.domains.text.family import BASE, read_manifest
+from benchmark.domains.text.glue import TASKS
 from benchmark.models.importers.towers import read_file
-from benchmark.models.text_families import BASE, read_manifest
 
 FAMILIES = {
     "ovo": "https://huggingface.co/vanillaOVO/roberta_base_glue_ckpts (EMR-Merging, DARE)",

@@ -27,7 +27,8 @@ def data(rest: Sequence[str]) -> int:
     p.add_argument("--wordnet", type=Path, metavar="DIR", help="WordNet 3.0's dict files: make all rows again")
     p.add_argument("--root", type=Path, metavar="DIR", help="of glue; default $SYMERGE_DATA")
     args = p.parse_args(rest)
-    from benchmark.data import glue, glue_mini
+    from benchmark.domains.text import embedded as glue_mini
+    from benchmark.domains.text import glue
     from benchmark.domains.vision.public import data_root
 
     if args.suite == "glue":
@@ -59,8 +60,9 @@ def experts(rest: Sequence[str]) -> int:
     p.add_argument("--out", type=Path, metavar="DIR", help="where to write; default .cache/retrained/MiniLM-L6")
     args = p.parse_args(rest)
     from benchmark.common.errors import unknown
-    from benchmark.data import glue_mini
-    from benchmark.models import text_families, text_make
+    from benchmark.domains.text import embedded as glue_mini
+    from benchmark.domains.text import family as text_families
+    from benchmark.models import text_make
 
     for task in args.tasks or []:
         if task not in glue_mini.ORDER:

@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmark.data.glue_tokens import Tokens
-from benchmark.models.text_encoder import TextEncoder
+from benchmark.domains.text.encoder import TextEncoder
+from benchmark.domains.text.tokens import Tokens
 
 
 @dataclass(frozen=True)

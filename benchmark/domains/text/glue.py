@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from benchmark.common.errors import UserError
-from benchmark.data.glue_tokens import Texts, Tokens, cached, tokenise, tokenizer_sha256
+from benchmark.domains.text.tokens import Texts, Tokens, cached, tokenise, tokenizer_sha256
 
 HUB = "nyu-mll/glue"
 LONGEST = 128

@@ -19,7 +19,7 @@ import numpy as np
 from benchmark.common.errors import UserError, unknown
 from benchmark.common.project import DATA
 from benchmark.data import glue_vader, glue_wordnet
-from benchmark.data.glue_tokens import Texts
+from benchmark.domains.text.tokens import Texts
 from benchmark.domains.vision.embedded import cache_dir
 
 FOLDER = DATA / "glue"

@@ -8,14 +8,16 @@ from pathlib import Path
 import torch
 
 from benchmark.checkpoints.families import checkpoint_folder
-from benchmark.data import glue, glue_mini
-from benchmark.data.glue_tokens import TextSource, Tokens
+from benchmark.domains.text import embedded as glue_mini
+from benchmark.domains.text import family as text_families
+from benchmark.domains.text import glue
+from benchmark.domains.text.encoder import load_encoder, load_tokenizer, minilm_folder
+from benchmark.domains.text.meters import METRICS, TextMeter, meter
+from benchmark.domains.text.tokens import TextSource, Tokens
 from benchmark.domains.vision.public import data_root as root_of
-from benchmark.models import text_families, text_make
-from benchmark.models.text_encoder import load_encoder, load_tokenizer, minilm_folder
+from benchmark.models import text_make
 from benchmark.suites import Suite
 from benchmark.suites.bench import Bench, Task
-from benchmark.suites.glue_meters import METRICS, TextMeter, meter
 from methods.api import Experts, Source
 
 RESTORE = "To restore it: git checkout -- benchmark/models/mini/MiniLM-L6"

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from benchmark.checkpoints.families import MINI, FamilyError, check_file, save_state, sha256
 from benchmark.common.errors import UserError
-from benchmark.models.text_encoder import TextEncoder, empty_encoder
-from benchmark.models.text_heads import ClassificationHead, LinearHead
+from benchmark.domains.text.encoder import TextEncoder, empty_encoder
+from benchmark.domains.text.heads import ClassificationHead, LinearHead
 
 Adapters = dict[str, tuple[Tensor, Tensor, float]]
 FOLDER = MINI / "MiniLM-L6"

@@ -1,0 +1,1 @@
+"""Text: GLUE and tasks of its forms, transformers encoders, GLUE's metrics."""
