@@ -149,7 +149,7 @@ def _assets(arguments: argparse.Namespace, argv: list[str]) -> int:
 
         return build(rest) or 0
     if arguments.kind == "checkpoints":
-        from benchmark.models.importers.command import main as checkpoints
+        from benchmark.importers.command import main as checkpoints
 
         return checkpoints(rest)
     from benchmark.models.retrain import main as retrain

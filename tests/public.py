@@ -16,7 +16,7 @@ from torch import nn
 
 from benchmark.domains.vision import public as full
 from benchmark.domains.vision.backbones import Backbone
-from benchmark.models.importers import get
+from benchmark.importers import get
 
 
 def encoder(backbone: Backbone, seed: int = 0, quick_gelu: bool = True) -> ImageEncoder:

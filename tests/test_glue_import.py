@@ -14,7 +14,7 @@ from benchmark.common.errors import UserError
 from benchmark.domains.text.encoder import load_tokenizer
 from benchmark.domains.text.family import create_encoder, load_family
 from benchmark.domains.text.glue import TASKS
-from benchmark.models.importers_text import SUBFOLDER, import_family
+from benchmark.importers.text import SUBFOLDER, import_family
 from methods.api import Experts
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed (extra: glue)")

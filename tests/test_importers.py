@@ -14,16 +14,15 @@ from public import encoder, hub_family, open_clip_family, save, tuned, without_t
 from safetensors.torch import load_file, save_file
 from towers import tiny, write_family
 
-from benchmark import cli
+from benchmark import cli, importers
 from benchmark.checkpoints.families import load_family
 from benchmark.common.errors import UserError
 from benchmark.domains.vision import public as full
 from benchmark.domains.vision import zeroshot
 from benchmark.domains.vision.backbones import BACKBONES, Backbone, create_encoder
-from benchmark.models import importers
-from benchmark.models.importers import hub
-from benchmark.models.importers.convert import class_order
-from benchmark.models.importers.towers import read_file
+from benchmark.importers import hub
+from benchmark.importers.convert import class_order
+from benchmark.importers.towers import read_file
 
 TASKS = ["MNIST", "DTD"]
 

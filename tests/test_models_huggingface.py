@@ -13,8 +13,8 @@ from towers import tiny
 from benchmark.checkpoints.families import FamilyError
 from benchmark.domains.vision.backbones import create_encoder
 from benchmark.domains.vision.zeroshot import create_text
-from benchmark.models.importers.huggingface import read_tower, rename, text_tower, vision_tower
-from benchmark.models.importers.towers import check_tower
+from benchmark.importers.huggingface import read_tower, rename, text_tower, vision_tower
+from benchmark.importers.towers import check_tower
 
 transformers = pytest.importorskip("transformers")
 NAMES = ("ViT-B-32", "ViT-B-16", "ViT-L-14")

@@ -88,7 +88,7 @@ def checkpoints(rest: Sequence[str]) -> int:
     p.add_argument("--out", type=Path, metavar="DIR", help="folder of all families")
     args = p.parse_args(rest)
     from benchmark.checkpoints.families import checkpoint_folder
-    from benchmark.models.importers_text import import_family
+    from benchmark.importers.text import import_family
 
     out = checkpoint_folder(args.family, args.backbone, args.out)
     import_family(args.family, args.path, out, args.tasks, say=lambda line: print(line, file=sys.stderr))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmark.common.errors import UserError
-from benchmark.models.importers import Definition
+from benchmark.importers import Definition
 
 
 @dataclass

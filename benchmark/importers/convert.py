@@ -16,16 +16,9 @@ from benchmark.common.cache import locked
 from benchmark.domains.vision import public as full
 from benchmark.domains.vision import zeroshot
 from benchmark.domains.vision.backbones import Backbone, get_backbone
-from benchmark.models.importers import Definition, huggingface
-from benchmark.models.importers.layouts import Found
-from benchmark.models.importers.towers import (
-    Tower,
-    check_tower,
-    distance,
-    from_open_clip,
-    moved,
-    read_file,
-)
+from benchmark.importers import Definition, huggingface
+from benchmark.importers.layouts import Found
+from benchmark.importers.towers import Tower, check_tower, distance, from_open_clip, moved, read_file
 
 TEXT = "text.safetensors"
 Say = Callable[[str], None]

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from benchmark.checkpoints.families import FamilyError
-from benchmark.models.importers.towers import EPSILON, Tower, read_file
+from benchmark.importers.towers import EPSILON, Tower, read_file
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 PROJECTION = "visual_projection.weight"

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmark.common.errors import UserError
-from benchmark.models.importers import Definition
-from benchmark.models.importers.layouts import Found, find
+from benchmark.importers import Definition
+from benchmark.importers.layouts import Found, find
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -43,7 +43,7 @@ def revisions(family: Definition, repos: Sequence[str], asked: Sequence[str]) ->
     if missing := [repo for repo, revision in found.items() if not revision]:
         raise UserError(
             f"no commit of {', '.join(missing[:3])}{' and others' if len(missing) > 3 else ''} is pinned in "
-            "benchmark/models/importers/families.yaml",
+            "benchmark/importers/families.yaml",
             "Type --revision COMMIT (of the repository's history page), or --revision main for today's, which is then "
             "recorded; --revision REPO=COMMIT names one of several.",
         )

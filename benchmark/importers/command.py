@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmark import suites
+from benchmark import importers, suites
 from benchmark.common.errors import UserError, shown
-from benchmark.models import importers
-from benchmark.models.importers import Definition
+from benchmark.importers import Definition
 
 EXAMPLES = """examples:
   symerge-bench assets checkpoints list
@@ -113,8 +112,8 @@ def _import(arguments: argparse.Namespace) -> None:
         )
     if (arguments.repo or arguments.revision) and not arguments.download:
         raise UserError("--repo and --revision belong to --download", "Add --download, or leave them out.")
-    from benchmark.models.importers import hub, layouts
-    from benchmark.models.importers.convert import Importer
+    from benchmark.importers import hub, layouts
+    from benchmark.importers.convert import Importer
 
     commits: dict[str, str] = {}
     if arguments.download:
@@ -132,7 +131,7 @@ def _heads(arguments: argparse.Namespace) -> None:
     family = importers.get(arguments.family)
     tasks, out = _tasks(arguments, family), _folder(arguments, family)
     from benchmark.checkpoints.families import read_manifest
-    from benchmark.models.importers.convert import Importer
+    from benchmark.importers.convert import Importer
 
     before = read_manifest(out)
     importer = Importer(family, arguments.backbone, out, quick_gelu=before["quick_gelu"], say=_say)
@@ -148,8 +147,8 @@ def _check(arguments: argparse.Namespace) -> int:
     from benchmark.domains.vision import public as full
     from benchmark.domains.vision import zeroshot
     from benchmark.domains.vision.backbones import get_backbone
-    from benchmark.models.importers.convert import TEXT, class_order
-    from benchmark.models.importers.towers import read_file
+    from benchmark.importers.convert import TEXT, class_order
+    from benchmark.importers.towers import read_file
 
     manifest = read_manifest(out)
     chosen = tasks or [task for task in family.known_tasks() if f"{task}.safetensors" in manifest["files"]]

@@ -26,7 +26,7 @@ from benchmark.common.cache import locked
 from benchmark.common.errors import UserError, unknown
 from benchmark.domains.text.family import BASE, read_manifest
 from benchmark.domains.text.glue import TASKS
-from benchmark.models.importers.towers import read_file
+from benchmark.importers.towers import read_file
 
 FAMILIES = {
     "ovo": "https://huggingface.co/vanillaOVO/roberta_base_glue_ckpts (EMR-Merging, DARE)",
