@@ -18,8 +18,8 @@ from benchmark.records.record import SOURCES, Record, TaskResult
 from benchmark.records.spec import variant_label
 from benchmark.records.store import Store, write_atomic
 from benchmark.scores import metrics
-from benchmark.submissions import SUFFIX, load, pack, save, schema
-from benchmark.submit_checks import Known, check
+from benchmark.submissions.package import SUFFIX, load, pack, save, schema
+from benchmark.submissions.validation import Known, check
 
 
 def parser() -> argparse.ArgumentParser:

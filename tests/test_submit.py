@@ -12,12 +12,13 @@ import pytest
 from records import classified, make_record, make_spec
 from test_unlike_metrics import dense, glue
 
-from benchmark import cli, leaderboard, rows, submissions, submit
+from benchmark import cli, leaderboard, rows, submit
 from benchmark.common.errors import UserError
 from benchmark.records import migrations
 from benchmark.records.record import RECORD_VERSION, SOURCES, Record
 from benchmark.records.store import Store
-from benchmark.submit_checks import Known, check
+from benchmark.submissions import package as submissions
+from benchmark.submissions.validation import Known, check
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = Store(ROOT / "results" / "reference", read_only=True)

@@ -1,0 +1,1 @@
+"""Records of a third party as one file: packed and checked."""
