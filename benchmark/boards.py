@@ -32,7 +32,8 @@ def reference_records(store: Any) -> Any:
 
 def write(store: Any, out: Path) -> list[Any]:
     """Write boards and page of a store's records into ``out``; the boards."""
-    from benchmark import leaderboard, page
+    from benchmark import page
+    from benchmark.board import leaderboard
 
     records = store.all() + (_submitted() if out.resolve() == RESULTS else [])
     made = leaderboard.publish(records, reference_records(store), out)

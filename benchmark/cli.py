@@ -97,7 +97,7 @@ def _board(arguments: argparse.Namespace, argv: list[str]) -> int:
 
 
 def _compare(arguments: argparse.Namespace, argv: list[str]) -> int:
-    from benchmark.compare import compare
+    from benchmark.board.comparison import compare
     from benchmark.records.store import Store
 
     folders = [arguments.results] if arguments.results else [f for f in (boards.REFERENCE, boards.LOCAL) if f.is_dir()]

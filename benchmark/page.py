@@ -14,11 +14,12 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from benchmark import columns, suites
-from benchmark.columns import MEANING
+from benchmark import suites
+from benchmark.board import columns
+from benchmark.board.columns import MEANING
+from benchmark.board.rows import Board
 from benchmark.records.spec import canonical_json
 from benchmark.records.store import RECORD, safe_name, write_atomic
-from benchmark.rows import Board
 from benchmark.scores import metrics, published
 
 TEMPLATES = Path(__file__).parent / "templates"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import methods
-from benchmark import rows
+from benchmark.board import rows
 from benchmark.common.project import ROOT
 from benchmark.records.record import Record
 

@@ -54,7 +54,8 @@ def command(arguments: argparse.Namespace, argv: list[str]) -> int:
 
     import torch
 
-    from benchmark import devices, dry_run, leaderboard
+    from benchmark import devices, dry_run
+    from benchmark.board import leaderboard
     from benchmark.harness import runner
     from benchmark.records.store import Store
     from benchmark.suites.bench import resolve_device

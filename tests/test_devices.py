@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 import methods
 from benchmark import cli, devices
+from benchmark.board.selection import label
 from benchmark.domains.vision.bench import Accuracy
 from benchmark.harness import runner
 from benchmark.harness.evaluate import autocast, batches, evaluate
 from benchmark.harness.runner import Options, execute, plan
 from benchmark.records.store import Store
-from benchmark.selection import label
 from benchmark.suites.bench import resolve_device, resolve_dtype
 from methods.api import Experts
 from methods.coefficients import _HELD, LayerwiseMerge, vectors_in

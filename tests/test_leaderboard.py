@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from records import TASKS, make_record, make_spec
 
-from benchmark import columns, leaderboard, rows
+from benchmark.board import columns, leaderboard, rows
 from benchmark.records.record import Array, Cost, Error, Provenance, TaskResult, Values
 from benchmark.records.store import Store
 from benchmark.scores import statistics as stats

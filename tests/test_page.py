@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from records import make_record, make_spec
 
-from benchmark import leaderboard, page, rows
+from benchmark import page
+from benchmark.board import leaderboard, rows
 from benchmark.records.store import Store
 
 ROOT = Path(__file__).parents[1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmark import leaderboard
+from benchmark.board import leaderboard
 from benchmark.pages import methods_page
 from benchmark.records.store import Store
 

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmark import figures, labels, leaderboard, plots
+from benchmark import figures, labels, plots
+from benchmark.board import leaderboard
 from benchmark.records.store import Store
 from benchmark.studies import plots as study_plots
 

@@ -10,7 +10,8 @@ import pytest
 from records import make_record, make_spec
 
 import methods
-from benchmark import columns, leaderboard, rows, suites
+from benchmark import suites
+from benchmark.board import columns, leaderboard, rows
 from benchmark.common.errors import UserError
 from benchmark.records.record import Record
 from benchmark.records.spec import parse_method, resolve_parameters

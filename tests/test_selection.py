@@ -9,7 +9,8 @@ import pytest
 from records import TASKS, make_record, make_spec
 from test_unlike_metrics import dense, record, row_of
 
-from benchmark import compare, leaderboard, rows, selection
+from benchmark.board import comparison as compare
+from benchmark.board import leaderboard, rows, selection
 from benchmark.common.errors import UserError
 from benchmark.records.record import Record
 from benchmark.scores import relative

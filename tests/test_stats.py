@@ -229,7 +229,7 @@ def test_changes_are_relative_to_the_expert_and_negative_where_worse():
 def test_the_critical_difference_diagram_is_drawn_for_enough_methods_and_tasks(tmp_path):
     from records import make_record, make_spec
 
-    from benchmark import rows
+    from benchmark.board import rows
     from benchmark.plots import save
 
     tasks = [f"t{k}" for k in range(8)]

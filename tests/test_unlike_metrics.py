@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from records import make_record, make_spec
 
-from benchmark import columns, compare, leaderboard, rows, suites
+from benchmark import suites
+from benchmark.board import columns, leaderboard, rows
+from benchmark.board import comparison as compare
 from benchmark.records.record import Array, CorrectBits, Record, TaskResult, Values
 from benchmark.scores import metrics, relative
 from benchmark.scores import statistics as stats

@@ -7,9 +7,9 @@ from collections.abc import Collection, Iterator
 import pandas as pd
 from matplotlib.figure import Figure
 
+from benchmark.board.selection import of_each_place
 from benchmark.common.errors import UserError, shown
 from benchmark.records.spec import REFERENCE_ROWS
-from benchmark.selection import of_each_place
 from benchmark.studies import plots, settings, tables
 from benchmark.studies.pages import About
 from benchmark.studies.places import Places

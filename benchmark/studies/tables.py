@@ -10,12 +10,12 @@ from itertools import permutations
 import numpy as np
 import pandas as pd
 
-from benchmark import rows
+from benchmark.board import rows
+from benchmark.board.selection import by_trust, complete, generation
 from benchmark.records.record import Record
 from benchmark.records.spec import REFERENCE_ROWS
 from benchmark.scores import relative
 from benchmark.scores import statistics as stats
-from benchmark.selection import by_trust, complete, generation
 from benchmark.studies.settings import Ablation
 
 TRANSFER = [

@@ -19,7 +19,7 @@ import pytest
 from forks import end, fork
 from tiny import TinyBench, run
 
-from benchmark import leaderboard
+from benchmark.board import leaderboard
 from benchmark.records.store import Store
 
 ROOT = Path(__file__).parents[2]

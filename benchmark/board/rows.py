@@ -12,12 +12,12 @@ import numpy as np
 import pandas as pd
 
 from benchmark import suites
+from benchmark.board.selection import by_time, by_trust, complete, current, generation, label
 from benchmark.records.record import Record
 from benchmark.records.spec import REFERENCE_ROWS, RunSpec, canonical_json
 from benchmark.scores import metrics, published, relative
 from benchmark.scores import statistics as stats
 from benchmark.scores.relative import scores as scores
-from benchmark.selection import by_time, by_trust, complete, current, generation, label
 
 #: Columns of every board before and after those of its tasks.
 FIRST = [

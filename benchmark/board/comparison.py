@@ -6,13 +6,13 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from benchmark import rows
+from benchmark.board import rows
+from benchmark.board.selection import by_time, by_trust, complete, current, label
 from benchmark.common.errors import UserError, unknown
 from benchmark.records.record import SOURCES, Record
 from benchmark.records.spec import REFERENCE_ROWS
 from benchmark.scores import metrics, relative
 from benchmark.scores import statistics as stats
-from benchmark.selection import by_time, by_trust, complete, current, label
 
 Runs = Mapping[int | None, Mapping[str, np.ndarray]]
 
@@ -24,7 +24,7 @@ def compare(
     """Markdown: first minus second over all tasks and on each, in points, with 95 % intervals.
 
     Where metrics differ, over all tasks the expert-normalised means are compared, and each task in its metric's unit.
-    Which records count is decided as for boards (:mod:`benchmark.selection`), among those of ``backbone`` and
+    Which records count is decided as for boards (:mod:`benchmark.board.selection`), among those of ``backbone`` and
     ``family``; methods are named as boards name them. Raises :class:`UserError` where one of the two has no complete
     record there, or where several backbones or families have records and none was named.
     """

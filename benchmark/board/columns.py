@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from benchmark.board.rows import INCOMPLETE, Board
 from benchmark.records.record import SOURCES
-from benchmark.rows import INCOMPLETE, Board
 from benchmark.scores import metrics
 
 NONE = "–"

@@ -10,12 +10,12 @@ from typing import TextIO
 
 import pandas as pd
 
-from benchmark import columns
-from benchmark.columns import MEANING, Column
+from benchmark.board import columns
+from benchmark.board.columns import MEANING, Column
+from benchmark.board.rows import Board
+from benchmark.board.rows import boards as boards
 from benchmark.records.record import Record
 from benchmark.records.store import Store, write_atomic
-from benchmark.rows import Board
-from benchmark.rows import boards as boards
 from benchmark.scores import metrics
 
 OVERVIEW = [
