@@ -117,7 +117,7 @@ def _study(arguments: argparse.Namespace, argv: list[str]) -> int:
 
 
 def _schedule(arguments: argparse.Namespace, argv: list[str]) -> int:
-    from benchmark.schedule import main as schedule
+    from benchmark.budget.schedule import main as schedule
 
     return schedule(arguments, boards.REFERENCE)
 

@@ -22,7 +22,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmark import dry_run, estimate, nodes
+from benchmark import nodes
+from benchmark.budget import dry_run, estimate
 from benchmark.common.errors import UserError
 from benchmark.harness import runner
 from benchmark.harness.progress import Progress

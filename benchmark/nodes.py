@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from benchmark.budget.estimate import Machine, amount
 from benchmark.common.errors import UserError
 from benchmark.common.project import ROOT
-from benchmark.estimate import Machine, amount
 from benchmark.harness import provenance
 
 #: What a worker without this folder is sent: the code with its embedded data and experts.

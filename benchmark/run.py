@@ -48,14 +48,15 @@ def command(arguments: argparse.Namespace, argv: list[str]) -> int:
 
     _check_executor(arguments)
     if arguments.rehearse:
-        from benchmark import rehearse
+        from benchmark.budget import rehearsal as rehearse
 
         return max(rehearse.main(arguments, suite, records_folder, argv) for suite in loaded)
 
     import torch
 
-    from benchmark import devices, dry_run
+    from benchmark import devices
     from benchmark.board import leaderboard
+    from benchmark.budget import dry_run
     from benchmark.harness import runner
     from benchmark.records.store import Store
     from benchmark.suites.bench import resolve_device
@@ -176,7 +177,7 @@ def _open(arguments: argparse.Namespace, suite: suites.Suite) -> Any:
     except UserError as error:
         if not arguments.dry_run or suite.scale != "full":
             raise
-        from benchmark.dry_run import Planned
+        from benchmark.budget.dry_run import Planned
 
         planned = Planned(suite, arguments.backbone, arguments.family)
         print(f"note: {error}\n", file=sys.stderr)
@@ -197,7 +198,7 @@ def _how(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _print_plan(arguments: argparse.Namespace, plans: Sequence[tuple[Any, Sequence[Any]]], store: Any) -> int:
     """Print the plan; 1 where a run of a full suite cannot fit."""
-    from benchmark import dry_run, estimate
+    from benchmark.budget import dry_run, estimate
     from benchmark.suites.bench import resolve_device
 
     status = 0

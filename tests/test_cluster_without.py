@@ -12,9 +12,10 @@ from types import SimpleNamespace
 import pytest
 from tiny import TinyBench, only
 
-from benchmark import cli, cluster, dry_run, estimate, nodes, suites
+from benchmark import cli, cluster, nodes, suites
+from benchmark.budget import dry_run, estimate
+from benchmark.budget.estimate import GIB
 from benchmark.common.errors import UserError
-from benchmark.estimate import GIB
 from benchmark.harness import provenance
 from benchmark.nodes import Node
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from benchmark import cli, rehearse, suites
+from benchmark import cli, suites
+from benchmark.budget import rehearsal as rehearse
 from benchmark.records.store import Store
 
 

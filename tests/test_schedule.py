@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import methods
-from benchmark import boards, cli, dry_run, schedule, suites
+from benchmark import boards, cli, suites
+from benchmark.budget import dry_run, schedule
+from benchmark.budget.schedule import Slot, makespan, simulate
 from benchmark.records.store import Store
-from benchmark.schedule import Slot, makespan, simulate
 
 
 def test_two_workers_take_the_runs_as_worked_out_by_hand() -> None:

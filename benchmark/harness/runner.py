@@ -17,8 +17,8 @@ from typing import Any
 import torch
 
 import methods
+from benchmark.budget.estimate import holds_vectors
 from benchmark.common.errors import UserError
-from benchmark.estimate import holds_vectors
 from benchmark.harness import adapted, provenance, tuning
 from benchmark.harness.evaluate import autocast, evaluate
 from benchmark.harness.guard import RunTimeout, apart, time_limit

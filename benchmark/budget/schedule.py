@@ -1,6 +1,6 @@
 """What a whole board takes on N GPUs: measured costs of the small suites, scaled by shapes, and a simulated schedule.
 
-A run's work is counted as for ``--dry-run`` (``benchmark.estimate``: float operations and bytes moved). How far that
+A run's work is counted as for ``--dry-run`` (``benchmark.budget.estimate``: float operations and bytes moved). How far that
 count is from the truth was measured for each method in the small suites' records: the factor between the seconds
 recorded and those that the same count gives on the core they were recorded on. A run on a GPU then takes that factor
 times its own count at the GPU's speed, which is assumed, not measured. Every run has a GPU to itself.
@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import methods
-from benchmark import dry_run, estimate, suites
+from benchmark import suites
+from benchmark.budget import dry_run, estimate
+from benchmark.budget.estimate import GIB, Setting, duration
 from benchmark.common.errors import UserError
-from benchmark.estimate import GIB, Setting, duration
 from benchmark.harness import runner, tuning
 from benchmark.records.store import Store
 

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import methods
+from benchmark.budget.shapes import Shapes
 from benchmark.records.method_version import reached
-from benchmark.shapes import Shapes
 
 GIB = float(2**30)
 # Of a process that has imported everything and computed nothing: measured in anonymous memory, and a CUDA context.

@@ -25,10 +25,10 @@ import numpy as np
 import psutil
 
 import methods
-from benchmark import dry_run, estimate
+from benchmark.budget import dry_run, estimate
+from benchmark.budget.estimate import Setting
 from benchmark.common.errors import UserError
 from benchmark.domains.vision import public as full
-from benchmark.estimate import Setting
 from benchmark.harness.measure import anonymous_bytes
 from benchmark.records.record import Record
 from benchmark.records.spec import REFERENCE_ROWS, format_value

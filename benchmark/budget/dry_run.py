@@ -7,12 +7,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from benchmark import estimate
+from benchmark.budget import estimate
+from benchmark.budget.estimate import Machine, Need, Setting, amount, duration
+from benchmark.budget.shapes import Shapes
 from benchmark.common.errors import UserError
 from benchmark.domains.vision import embedded as vision
 from benchmark.domains.vision import public as full
-from benchmark.estimate import Machine, Need, Setting, amount, duration
-from benchmark.shapes import Shapes
 from benchmark.suites import Suite
 
 # What a validation split holds at most; its true size follows from that of train.
@@ -47,8 +47,8 @@ def setting(
         return None
     import torch
 
+    from benchmark.budget.shapes import outline
     from benchmark.domains.vision.backbones import create_encoder, get_backbone
-    from benchmark.shapes import outline
 
     size = get_backbone(bench.backbone).image_size
     if shapes is None:
