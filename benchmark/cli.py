@@ -131,11 +131,11 @@ def _submit(arguments: argparse.Namespace, argv: list[str]) -> int:
 def _assets(arguments: argparse.Namespace, argv: list[str]) -> int:
     rest = argv[2:]
     if any(name in suites.names() and suites.load(name).domain == "dense" for name in rest):
-        from benchmark.models.dense_assets import main as dense
+        from benchmark.assets.dense.command import main as dense
 
         return dense(arguments.kind, rest)
     if "RoBERTa-base" in rest or any(n in suites.names() and suites.load(n).domain == "glue" for n in rest):
-        from benchmark.models.text_assets import main as text
+        from benchmark.assets.text.command import main as text
 
         return text(arguments.kind, rest)
     if arguments.kind == "data":
@@ -145,13 +145,13 @@ def _assets(arguments: argparse.Namespace, argv: list[str]) -> int:
             return check(rest)
         if rest[0] == "build":
             rest = rest[1:]
-        from benchmark.data.build import main as build
+        from benchmark.assets.vision.build import main as build
 
         return build(rest) or 0
     if arguments.kind == "checkpoints":
         from benchmark.importers.command import main as checkpoints
 
         return checkpoints(rest)
-    from benchmark.models.retrain import main as retrain
+    from benchmark.assets.vision.command import main as retrain
 
     return retrain(rest) or 0

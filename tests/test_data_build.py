@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmark.data import build as entry_points
-from benchmark.data.build import checks, recipes, run, sources
-from benchmark.data.build.registry import ORDER
-from benchmark.data.build.restricted import load_array
+from benchmark.assets import packages as sources
+from benchmark.assets.vision import build as entry_points
+from benchmark.assets.vision.build import checks, recipes, run
+from benchmark.assets.vision.build.registry import ORDER
+from benchmark.assets.vision.build.restricted import load_array
 from benchmark.domains.vision import embedded as vision
 
 FETCHED = Path(os.environ.get("SYMERGE_SOURCES", run.DEFAULT_SOURCES))
@@ -153,8 +154,8 @@ def test_task_rebuilt_from_its_package_is_the_committed_one(task, package):
 
 
 def test_glyphs_rebuilt_from_the_fonts_are_the_committed_ones():
-    from benchmark.data.build.glyph_tasks import character_arrays
-    from benchmark.data.build.registry import studio
+    from benchmark.assets.vision.build.glyph_tasks import character_arrays
+    from benchmark.assets.vision.build.registry import studio
 
     place = studio(_need(*(p["name"] for p in sources.pinned() if p["name"].startswith(("fontpkg-", "scikit-")))))
     for split, (images, labels) in character_arrays(place, "GlyphHebrew", limit=22).items():

@@ -11,6 +11,9 @@ import torch
 from dense import SHAPE
 
 from benchmark import suites
+from benchmark.assets.dense.family import imagenet, main, make_family, settings_of
+from benchmark.assets.dense.training import Settings
+from benchmark.assets.training import Schedule
 from benchmark.common.errors import UserError
 from benchmark.domains.dense import model as models
 from benchmark.domains.dense import nyuv2
@@ -18,9 +21,6 @@ from benchmark.domains.dense.bench import KINDS, DenseBench, channels
 from benchmark.domains.dense.family import load_dense_family, tensors
 from benchmark.domains.dense.model import Encoder
 from benchmark.harness.runner import Options, execute, plan
-from benchmark.models.dense_make import imagenet, main, make_family, settings_of
-from benchmark.models.dense_train import Settings
-from benchmark.models.training import Schedule
 from benchmark.records.store import Store
 
 COUNTS, SIZE = {"train": 12, "val": 4}, SHAPE.size

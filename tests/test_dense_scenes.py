@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmark.assets.dense.design import design, seeds
 from benchmark.common.errors import UserError
-from benchmark.data.scenes_design import design, seeds
 from benchmark.domains.dense import scenes as scenes_data
 from benchmark.domains.dense.ray_caster import CLASSES, Paint, Panel, Scene, Solid, camera, cast, meet, rays, render
 

@@ -13,14 +13,14 @@ from matplotlib import image as pictures
 from matplotlib import pyplot
 
 from benchmark import panels, suites
+from benchmark.assets.dense.family import keeps_the_rule, scores
+from benchmark.assets.dense.training import mirror, train_pair
+from benchmark.assets.training import Schedule
 from benchmark.checkpoints.families import MINI
 from benchmark.cli import main
 from benchmark.domains.dense import scenes as scenes_data
 from benchmark.domains.dense.bench import DenseBench, images_of
 from benchmark.harness.runner import Options, execute, plan
-from benchmark.models.dense_make import keeps_the_rule, scores
-from benchmark.models.dense_train import mirror, train_pair
-from benchmark.models.training import Schedule
 from benchmark.records.record import Record
 from benchmark.records.store import Store
 from benchmark.scores import metrics

@@ -12,8 +12,9 @@ import pytest
 import torch
 from test_glue_import import tokenizer_file
 
+from benchmark.assets.text import vader as glue_vader
+from benchmark.assets.text import wordnet as glue_wordnet
 from benchmark.common.errors import UserError
-from benchmark.data import glue_vader, glue_wordnet
 from benchmark.domains.text import embedded as glue_mini
 from benchmark.domains.text import glue
 from benchmark.domains.text.encoder import load_tokenizer

@@ -14,13 +14,13 @@ from tiny import run
 from tiny_text import encoder, tokens
 
 from benchmark import suites
+from benchmark.assets.text import family as text_make
+from benchmark.assets.text.training import Recipe, add_lora, predict, train
 from benchmark.common.errors import UserError
 from benchmark.domains.text import encoder as text_encoder
 from benchmark.domains.text import family as text_families
 from benchmark.domains.text.bench import GlueBench, GlueMiniBench
 from benchmark.importers.text import import_family
-from benchmark.models import text_make
-from benchmark.models.text_training import Recipe, add_lora, predict, train
 from benchmark.records.store import Store
 from methods.states import LowRankState
 

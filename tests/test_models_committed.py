@@ -7,13 +7,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from benchmark.assets.training import Schedule
+from benchmark.assets.vision import choice as choose
+from benchmark.assets.vision import command as retrain
+from benchmark.assets.vision import family as make
+from benchmark.assets.vision import finetuning as finetune
+from benchmark.assets.vision.family import BACKBONE, FOLDER, Settings, load_head, make_family, manifest_of
 from benchmark.checkpoints.families import load_family, sha256
 from benchmark.domains.vision import embedded as vision
 from benchmark.domains.vision.heads import zero_shot_head
 from benchmark.domains.vision.vocabulary import join_towers
-from benchmark.models import choose, finetune, make, retrain
-from benchmark.models.make import BACKBONE, FOLDER, Settings, load_head, make_family, manifest_of
-from benchmark.models.training import Schedule
 
 TASKS = vision.tasks()
 QUICK = Settings(expert=Schedule(steps=3, lr=1e-4, warmup=1, batch=16))

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from benchmark.assets.training import Schedule, epoch_indices, generator, shift
+from benchmark.assets.vision.finetuning import accuracy, average, finetune
+from benchmark.assets.vision.pretraining import caption_loss, gather, pretrain
 from benchmark.domains.vision.backbones import create_encoder
 from benchmark.domains.vision.heads import ClassificationHead
-from benchmark.models.finetune import accuracy, average, finetune
-from benchmark.models.pretrain import caption_loss, gather, pretrain
-from benchmark.models.training import Schedule, epoch_indices, generator, shift
 
 STEPS = Schedule(steps=12, lr=1e-3, warmup=3, batch=32, weight_decay=0.1)
 

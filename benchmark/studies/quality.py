@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from safetensors import safe_open
 
+from benchmark.assets.vision import finetuning as finetune
 from benchmark.checkpoints.families import save_state, sha256
 from benchmark.common.errors import UserError
 from benchmark.domains.vision.embedded import cache_dir
-from benchmark.models import finetune
 from benchmark.records.spec import derive_seed
 from benchmark.suites.bench import Bench
 

@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 
+from benchmark.assets.dense.design import TEXTURES, VERSION, design, seeds
 from benchmark.common.errors import UserError
 from benchmark.common.project import DATA
-from benchmark.data.scenes_design import TEXTURES, VERSION, design, seeds
 from benchmark.domains.dense.ray_caster import CLASSES, SIZE, render
 
 FOLDER = DATA / "scenes"
@@ -159,8 +159,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = p.parse_args(argv)
     atlas, known = textures(), manifest()["splits"]
     if args.sources:
-        from benchmark.data import scenes_textures
-        from benchmark.data.build.sources import Sources
+        from benchmark.assets.dense import textures as scenes_textures
+        from benchmark.assets.packages import Sources
 
         atlas = scenes_textures.make(Sources(args.sources).path("scikit-image") / "skimage/data")
         print(f"textures {'as' if np.array_equal(atlas, textures()) else 'other than'} the committed ones")

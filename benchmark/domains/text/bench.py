@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from benchmark.assets.text import family as text_make
 from benchmark.checkpoints.families import checkpoint_folder
 from benchmark.domains.text import embedded as glue_mini
 from benchmark.domains.text import family as text_families
@@ -15,7 +16,6 @@ from benchmark.domains.text.encoder import load_encoder, load_tokenizer, minilm_
 from benchmark.domains.text.meters import METRICS, TextMeter, meter
 from benchmark.domains.text.tokens import TextSource, Tokens
 from benchmark.domains.vision.public import data_root as root_of
-from benchmark.models import text_make
 from benchmark.suites import Suite
 from benchmark.suites.bench import Bench, Task
 from methods.api import Experts, Source

@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from benchmark.assets.text import vader as glue_vader
+from benchmark.assets.text import wordnet as glue_wordnet
 from benchmark.common.errors import UserError, unknown
 from benchmark.common.project import DATA
-from benchmark.data import glue_vader, glue_wordnet
 from benchmark.domains.text.tokens import Texts
 from benchmark.domains.vision.embedded import cache_dir
 

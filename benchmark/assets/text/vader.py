@@ -19,8 +19,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmark.assets.text.wordnet import digest, split_of
 from benchmark.common.errors import UserError
-from benchmark.data.glue_wordnet import digest, split_of
 
 VERSION = "3.2.1"
 SHA256 = "5dce530a78315563f8b3cd01033bbdd3bf4985fabf359ca68d4167728081c803"

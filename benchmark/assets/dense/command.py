@@ -16,7 +16,7 @@ from benchmark.domains.vision.public import data_root
 def main(kind: str, rest: Sequence[str]) -> int:
     """One command; ``kind`` is ``data`` or ``experts``, ``rest`` what follows it. Returns the exit status."""
     if kind == "experts":
-        from benchmark.models.dense_make import main as make
+        from benchmark.assets.dense.family import main as make
 
         return make(rest)
     if kind != "data":

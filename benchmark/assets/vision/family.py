@@ -20,14 +20,15 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from benchmark.assets.training import Schedule
+from benchmark.assets.vision import finetuning as finetune
+from benchmark.assets.vision import pretraining as pretrain
 from benchmark.checkpoints.families import describe_files, read_manifest, save_json, save_state, sha256
 from benchmark.common.project import WEIGHTS
 from benchmark.domains.vision import embedded as vision
 from benchmark.domains.vision.backbones import get_backbone
 from benchmark.domains.vision.heads import ClassificationHead, zero_shot_head
 from benchmark.domains.vision.vocabulary import join_towers, split_towers
-from benchmark.models import finetune, pretrain
-from benchmark.models.training import Schedule
 
 FOLDER = WEIGHTS / "ViT-mini"
 BACKBONE = get_backbone("ViT-mini")

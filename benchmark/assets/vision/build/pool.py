@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmark.data.build.glyph_tasks import CHARACTERS, LETTER, character_words, distort_text, pick
-from benchmark.data.build.recipes import EMOJI_GROUPS, emoji_table, emoji_view, photo, rng_for
-from benchmark.data.build.registry import studio
-from benchmark.data.build.run import DEFAULT_SOURCES, write_bytes
-from benchmark.data.build.sources import Sources
+from benchmark.assets.packages import Sources
+from benchmark.assets.vision.build.glyph_tasks import CHARACTERS, LETTER, character_words, distort_text, pick
+from benchmark.assets.vision.build.recipes import EMOJI_GROUPS, emoji_table, emoji_view, photo, rng_for
+from benchmark.assets.vision.build.registry import studio
+from benchmark.assets.vision.build.run import DEFAULT_SOURCES, write_bytes
 from benchmark.domains.vision import embedded as vision
 
 RANGES = [

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmark.data.scenes_design import TEXTURES
+from benchmark.assets.dense.design import TEXTURES
 
 SIDE = 64
 # Photograph and the square cut out of it (left, top, right, bottom), for each name of TEXTURES.

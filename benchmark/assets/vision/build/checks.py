@@ -10,7 +10,7 @@ from scipy.fft import dctn
 from scipy.optimize import minimize
 from scipy.special import log_softmax
 
-from benchmark.data.build.recipes import Arrays
+from benchmark.assets.vision.build.recipes import Arrays
 
 NEAR = 4
 

@@ -43,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status. Tables go to stdout, progress to stderr."""
     args = parser().parse_args(argv)
-    from benchmark.models.make import Settings, make_family, manifest_of
+    from benchmark.assets.vision.family import Settings, make_family, manifest_of
 
     try:
         folder, known, seed = _family(args.suite)
@@ -95,9 +95,9 @@ def table(manifest: dict[str, Any], committed: dict[str, Any] | None, tasks: lis
 def _family(suite: str) -> tuple[Path, list[str], int]:
     """The folder of a suite's committed experts, or of its second base's; their tasks; the seed of their base."""
     from benchmark import suites
+    from benchmark.assets.vision.family import BACKBONE, FOLDER
     from benchmark.checkpoints.families import read_manifest, second_base
     from benchmark.domains.vision import embedded as vision
-    from benchmark.models.make import BACKBONE, FOLDER
 
     if suite in vision.SUITES or suite not in suites.names() or suites.load(suite).scale != "mini":
         return FOLDER, vision.tasks(suite), 0

@@ -20,6 +20,8 @@ from torch import Tensor
 
 import methods
 from benchmark import suites
+from benchmark.assets.dense.training import Settings, train_pair
+from benchmark.assets.training import Schedule
 from benchmark.checkpoints.families import MINI, checkpoint_folder, save_json
 from benchmark.common.errors import UserError
 from benchmark.common.project import RETRAINED
@@ -28,8 +30,6 @@ from benchmark.domains.dense.bench import KINDS, DenseBench, images_of
 from benchmark.domains.dense.family import save_part, tensors, write_manifest
 from benchmark.domains.dense.model import Backbone, Encoder, get_backbone
 from benchmark.harness.evaluate import evaluate
-from benchmark.models.dense_train import Settings, train_pair
-from benchmark.models.training import Schedule
 
 ROWS = ("pretrained", "individual", "weight_average")
 EPOCHS, BATCH = 40, 16

@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmark.assets.training import Schedule, derive, epoch_indices, generator, train
 from benchmark.domains.dense.model import Backbone, Decoder, Encoder
-from benchmark.models.training import Schedule, derive, epoch_indices, generator, train
 from methods.losses import supervised_loss
 
 Fetch = Callable[[Tensor], tuple[Tensor, Tensor]]

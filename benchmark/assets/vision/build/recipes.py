@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmark.data.build.restricted import load_array
-from benchmark.data.build.sources import Sources
+from benchmark.assets.packages import Sources
+from benchmark.assets.vision.build.restricted import load_array
 
 SEED = 20261123
 SIZES = {"train": 1500, "validation": 250, "test": 750}

@@ -18,10 +18,10 @@ import torch
 import torch.nn.functional as F
 from open_clip import CLIP
 
+from benchmark.assets.training import Schedule, generator, shift, train
 from benchmark.domains.vision.backbones import Backbone, get_backbone, preprocess
 from benchmark.domains.vision.heads import prompts_of
 from benchmark.domains.vision.vocabulary import CompactTokenizer, create_clip
-from benchmark.models.training import Schedule, generator, shift, train
 
 SEED = 0
 SHIFT = 2  # pixels of random translation
@@ -65,10 +65,10 @@ def gather(parts: Sequence[tuple[np.ndarray, np.ndarray, Sequence[str], Sequence
 def suite_pool(per_class: float, others: int, seed: int, sources: Path | None = None) -> Pool:
     """The pool made from the pinned packages: unpacked under ``sources``, or fetched there (``None``: the cache).
 
-    Images are those of :func:`benchmark.data.build.pool.pool_arrays`; prompts are the tasks' own templates, and for
+    Images are those of :func:`benchmark.assets.vision.build.pool.pool_arrays`; prompts are the tasks' own templates, and for
     classes outside the suites that module's.
     """
-    from benchmark.data.build import pool
+    from benchmark.assets.vision.build import pool
     from benchmark.domains.vision import embedded as vision
 
     where: dict[str, Any] = {"sources_dir": sources} if sources else {}
@@ -85,7 +85,7 @@ def pretrain(pool: Pool, *, backbone: str | Backbone = "ViT-mini", schedule: Sch
 
     A step draws images at random, and for each class present one of its prompts; classes whose prompts read the same
     are one class, so that equal names are never false negatives. ``checkpoint`` and ``stop_at``: see
-    :func:`benchmark.models.training.train`.
+    :func:`benchmark.assets.training.train`.
     """
     backbone = get_backbone(backbone)
     tokenizer = CompactTokenizer.of([p for prompts in pool.prompts for p in prompts],

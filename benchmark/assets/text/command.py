@@ -59,10 +59,10 @@ def experts(rest: Sequence[str]) -> int:
     p.add_argument("--threads", type=int, default=1, help="CPU threads; 1 as for the committed ones")
     p.add_argument("--out", type=Path, metavar="DIR", help="where to write; default .cache/retrained/MiniLM-L6")
     args = p.parse_args(rest)
+    from benchmark.assets.text import family as text_make
     from benchmark.common.errors import unknown
     from benchmark.domains.text import embedded as glue_mini
     from benchmark.domains.text import family as text_families
-    from benchmark.models import text_make
 
     for task in args.tasks or []:
         if task not in glue_mini.ORDER:

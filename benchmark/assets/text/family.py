@@ -19,6 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from benchmark.assets.text.training import Recipe, predict, train
 from benchmark.checkpoints.families import describe_files, save_json, save_state, sha256
 from benchmark.domains.text import embedded as glue_mini
 from benchmark.domains.text.encoder import TextEncoder, load_encoder, load_tokenizer, minilm_folder
@@ -26,7 +27,6 @@ from benchmark.domains.text.family import FOLDER, load_adapters, save_adapters
 from benchmark.domains.text.heads import LinearHead
 from benchmark.domains.text.meters import meter
 from benchmark.domains.text.tokens import Tokens, cached, tokenise, tokenizer_sha256
-from benchmark.models.text_training import Recipe, predict, train
 from methods.states import LowRankState
 
 LONGEST = 40

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from benchmark.data.build import recipes as r
-from benchmark.data.build.glyph_tasks import (
+from benchmark.assets.packages import Sources, pinned
+from benchmark.assets.vision.build import recipes as r
+from benchmark.assets.vision.build.glyph_tasks import (
     CATEGORIES,
     CHARACTERS,
     GROUNDS,
@@ -15,8 +16,7 @@ from benchmark.data.build.glyph_tasks import (
     character_words,
     families,
 )
-from benchmark.data.build.recipes import Arrays, Recipe
-from benchmark.data.build.sources import Sources, pinned
+from benchmark.assets.vision.build.recipes import Arrays, Recipe
 
 DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 FONT_LICENCE = "OFL-1.1 and Apache-2.0 fonts (LICENSES.md); photo backgrounds CC0, public domain and CC BY 2.0"

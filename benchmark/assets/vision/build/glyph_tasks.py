@@ -9,9 +9,9 @@ from functools import cache
 
 import numpy as np
 
-from benchmark.data.build.glyphs import Backgrounds, Distortion, Fonts, Style, distort
-from benchmark.data.build.recipes import SIZES, Arrays, photo, quotas, rng_for, shuffled
-from benchmark.data.build.sources import Sources
+from benchmark.assets.packages import Sources
+from benchmark.assets.vision.build.glyphs import Backgrounds, Distortion, Fonts, Style, distort
+from benchmark.assets.vision.build.recipes import SIZES, Arrays, photo, quotas, rng_for, shuffled
 
 GROUNDS = {
     "train": ["astronaut.png", "camera.png", "coffee.png", "china.jpg"],

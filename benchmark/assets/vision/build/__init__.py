@@ -10,14 +10,14 @@ from typing import Any
 
 
 def build(*args: Any, **keywords: Any) -> dict[str, Any]:
-    """See `benchmark.data.build.run.build`."""
-    from benchmark.data.build.run import build as implementation
+    """See `benchmark.assets.vision.build.run.build`."""
+    from benchmark.assets.vision.build.run import build as implementation
 
     return implementation(*args, **keywords)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """See `benchmark.data.build.run.main`."""
-    from benchmark.data.build.run import main as implementation
+    """See `benchmark.assets.vision.build.run.main`."""
+    from benchmark.assets.vision.build.run import main as implementation
 
     return implementation(argv)

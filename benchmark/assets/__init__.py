@@ -1,0 +1,1 @@
+"""What makes the embedded data, bases and experts again. Nothing at run time needs it."""

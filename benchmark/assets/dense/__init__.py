@@ -1,0 +1,1 @@
+"""The rendered rooms, and bases and experts of dense prediction, made again."""

@@ -1,0 +1,1 @@
+"""The texts of `glue-mini` and its LoRA experts, made again."""

@@ -1,0 +1,1 @@
+"""The embedded image tasks, their tiny CLIP and its experts, made again."""

@@ -1,0 +1,5 @@
+import sys
+
+from benchmark.assets.vision.build import main
+
+sys.exit(main())

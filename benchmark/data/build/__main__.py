@@ -1,5 +1,0 @@
-import sys
-
-from benchmark.data.build import main
-
-sys.exit(main())
