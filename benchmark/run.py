@@ -54,9 +54,9 @@ def command(arguments: argparse.Namespace, argv: list[str]) -> int:
 
     import torch
 
-    from benchmark import devices
     from benchmark.board import leaderboard
     from benchmark.budget import dry_run
+    from benchmark.executors import processes as devices
     from benchmark.harness import runner
     from benchmark.records.store import Store
     from benchmark.suites.bench import resolve_device
@@ -130,7 +130,7 @@ def command(arguments: argparse.Namespace, argv: list[str]) -> int:
 def _carry_out(arguments: argparse.Namespace, plans: Sequence[Any], store: Any, options: Any) -> Iterator[list[Any]]:
     """The records of each plan: plan after plan in this process, or all together on a cluster."""
     if arguments.executor == "ray":
-        from benchmark import cluster
+        from benchmark.executors import cluster
 
         yield from cluster.main(arguments, plans, store, options)
         return

@@ -14,11 +14,11 @@ from typing import Any
 
 from tiny import TinyBench
 
-from benchmark import cluster, nodes
-from benchmark.cluster import Demand, Task
+from benchmark.executors import cluster, nodes
+from benchmark.executors.cluster import Demand, Task
+from benchmark.executors.worker import Opening
 from benchmark.harness import runner
 from benchmark.records.store import Store
-from benchmark.worker import Opening
 
 METHODS = ("symerge", "adamerging", "ties", "task_arithmetic")
 SEEDS = (0, 1)

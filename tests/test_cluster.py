@@ -19,7 +19,8 @@ import pytest
 from cluster_benches import RUNS, Tiny, opened, results, tasks
 from tiny import TinyBench, run
 
-from benchmark import cli, cluster, nodes
+from benchmark import cli
+from benchmark.executors import cluster, nodes
 from benchmark.harness.runner import Options
 from benchmark.records.store import Store
 

@@ -12,12 +12,13 @@ from types import SimpleNamespace
 import pytest
 from tiny import TinyBench, only
 
-from benchmark import cli, cluster, nodes, suites
+from benchmark import cli, suites
 from benchmark.budget import dry_run, estimate
 from benchmark.budget.estimate import GIB
 from benchmark.common.errors import UserError
+from benchmark.executors import cluster, nodes
+from benchmark.executors.nodes import Node
 from benchmark.harness import provenance
-from benchmark.nodes import Node
 
 ROOT = Path(__file__).parents[1]
 HEAD = Node("a", "head", {"CPU": 2.0, "memory": 8 * GIB})
@@ -50,7 +51,7 @@ def test_a_run_in_this_process_imports_no_ray(tmp_path: Path) -> None:
         "import sys\nsys.path.insert(0, 'tests')\nfrom tiny import TinyBench\nfrom benchmark import cli\n"
         "cli.suites.open_bench = lambda suite, **keywords: TinyBench()\n"
         f"status = cli.main(['run', '--methods', 'ties', '--results', {str(tmp_path)!r}])\n"
-        "sys.exit(status or 3 * ('ray' in sys.modules or 'benchmark.cluster' in sys.modules))"
+        "sys.exit(status or 3 * ('ray' in sys.modules or 'benchmark.executors.cluster' in sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

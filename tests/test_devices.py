@@ -14,9 +14,10 @@ from tiny import TinyBench, TinySource
 from torch import Tensor, nn
 
 import methods
-from benchmark import cli, devices
+from benchmark import cli
 from benchmark.board.selection import label
 from benchmark.domains.vision.bench import Accuracy
+from benchmark.executors import processes as devices
 from benchmark.harness import runner
 from benchmark.harness.evaluate import autocast, batches, evaluate
 from benchmark.harness.runner import Options, execute, plan

@@ -124,7 +124,7 @@ def test_importing_them_really_leaves_torch_out(names):
 
 def test_only_the_executor_on_ray_knows_of_ray_and_imports_it_where_it_is_used():
     knowing = {name for name in MODULES if any(found.split(".")[0] == "ray" for found in imports(name))}
-    assert knowing == {"benchmark.cluster", "benchmark.nodes", "benchmark.worker"}
+    assert knowing == {"benchmark.executors.cluster", "benchmark.executors.nodes", "benchmark.executors.worker"}
     assert not [n for n in knowing if any(found.split(".")[0] == "ray" for found in imports(n, lazy=False))]
     importers = {name for name in MODULES if knowing & imports(name)}
     assert importers - knowing == {"benchmark.run"}

@@ -27,7 +27,7 @@ def test_overhead_of_a_run_on_ray(benchmark: Any, tmp_path: Path, monkeypatch: p
     import torch
     from cluster_benches import Tiny, tasks
 
-    from benchmark import cluster, nodes
+    from benchmark.executors import cluster, nodes
     from benchmark.harness import runner
     from benchmark.records.store import Store
 

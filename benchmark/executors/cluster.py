@@ -22,16 +22,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmark import nodes
 from benchmark.budget import dry_run, estimate
 from benchmark.common.errors import UserError
+from benchmark.executors import nodes
+from benchmark.executors.worker import Folder, Opening, Reply, work
 from benchmark.harness import runner
 from benchmark.harness.progress import Progress
 from benchmark.harness.runner import Options, Run
 from benchmark.records.record import Record
 from benchmark.records.store import Store, replace_file
 from benchmark.suites.bench import Bench
-from benchmark.worker import Folder, Opening, Reply, work
 
 RETRIES = 2
 #: Seconds that cancelled runs get to write down how far they are.
