@@ -32,8 +32,8 @@ def reference_records(store: Any) -> Any:
 
 def write(store: Any, out: Path) -> list[Any]:
     """Write boards and page of a store's records into ``out``; the boards."""
-    from benchmark import page
     from benchmark.board import leaderboard
+    from benchmark.report import page
 
     records = store.all() + (_submitted() if out.resolve() == RESULTS else [])
     made = leaderboard.publish(records, reference_records(store), out)
@@ -63,7 +63,7 @@ def command(arguments: argparse.Namespace) -> int:
         )
     made = write(Store(folder), out)
     if arguments.plots:
-        from benchmark import figures
+        from benchmark.report import figures
         from benchmark.studies.places import Places
 
         studies = Places(out, reference=arguments.reference)
@@ -71,13 +71,13 @@ def command(arguments: argparse.Namespace) -> int:
             print(f"wrote {shown(path)}", file=sys.stderr)
         _write_panels(made, folder, out / "plots")
     if arguments.notebook:
-        from benchmark import notebook
+        from benchmark.report import notebook
 
         print(f"executing {notebook.NAME} on {shown(folder)}, a minute or two", file=sys.stderr)
         print(f"wrote {shown(notebook.execute(RESULTS / notebook.NAME, out))}", file=sys.stderr)
     if arguments.reference:
-        from benchmark.pages import methods_page
         from benchmark.records.store import write_atomic
+        from benchmark.report.methods_page import methods_page
         from benchmark.scores import published
 
         write_atomic(ROOT / "methods" / "README.md", methods_page(Store(folder, read_only=True).all()))
@@ -90,7 +90,7 @@ def _write_panels(boards: Sequence[Any], records: Path, folder: Path) -> None:
     """Pictures of what the runs of dense suites predict, where their merged models were kept."""
     for board in boards:
         if board.suite in suites.names() and suites.load(board.suite).domain == "dense":
-            from benchmark.panels import main as panels
+            from benchmark.report.panels import main as panels
 
             try:
                 out = folder / f"{board.name}--panels.png"

@@ -12,7 +12,7 @@ from dense import SHAPE
 from matplotlib import image as pictures
 from matplotlib import pyplot
 
-from benchmark import panels, suites
+from benchmark import suites
 from benchmark.assets.dense.family import keeps_the_rule, scores
 from benchmark.assets.dense.training import mirror, train_pair
 from benchmark.assets.training import Schedule
@@ -23,6 +23,7 @@ from benchmark.domains.dense.bench import DenseBench, images_of
 from benchmark.harness.runner import Options, execute, plan
 from benchmark.records.record import Record
 from benchmark.records.store import Store
+from benchmark.report import panels
 from benchmark.scores import metrics
 
 FOLDER = MINI / "ResNet-mini"

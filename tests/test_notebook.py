@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from benchmark import cli, figures, notebook
+from benchmark import cli
 from benchmark.records.store import Store
+from benchmark.report import figures, notebook
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"

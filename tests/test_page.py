@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from records import make_record, make_spec
 
-from benchmark import page
 from benchmark.board import leaderboard, rows
 from benchmark.records.store import Store
+from benchmark.report import page
 
 ROOT = Path(__file__).parents[1]
 VENDOR = ROOT / "benchmark" / "templates" / "vendor"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmark.board import leaderboard
-from benchmark.pages import methods_page
 from benchmark.records.store import Store
+from benchmark.report.methods_page import methods_page
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT / "results" / "reference"

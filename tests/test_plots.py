@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmark import figures, labels, plots
 from benchmark.board import leaderboard
 from benchmark.records.store import Store
+from benchmark.report import figures, labels, plots
 from benchmark.studies import plots as study_plots
 
 ROOT = Path(__file__).parents[1]

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats as distributions
 
-from benchmark import critical
+from benchmark.report import critical_difference as critical
 from benchmark.scores import simulation as simulate
 from benchmark.scores import statistics as stats
 from benchmark.scores.simulation import World
@@ -230,7 +230,7 @@ def test_the_critical_difference_diagram_is_drawn_for_enough_methods_and_tasks(t
     from records import make_record, make_spec
 
     from benchmark.board import rows
-    from benchmark.plots import save
+    from benchmark.report.plots import save
 
     tasks = [f"t{k}" for k in range(8)]
     records = [

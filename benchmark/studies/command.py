@@ -188,7 +188,7 @@ def _sets(texts: Sequence[str]) -> dict[int, int]:
 
 
 def _transfer_tables(places: Places, suite: Any, name: str) -> list[Path]:
-    from benchmark.plots import save
+    from benchmark.report.plots import save
     from benchmark.studies import pages, plots, selected
 
     frame, about = selected.transfer(places, suite.name)
@@ -200,7 +200,7 @@ def _transfer_tables(places: Places, suite: Any, name: str) -> list[Path]:
 
 
 def _pilot_tables(places: Places, suite: Any, name: str) -> list[Path]:
-    from benchmark.plots import save
+    from benchmark.report.plots import save
     from benchmark.studies import pages, plots, selected, tables
 
     cross, points, about = selected.pilot(places, suite.name)
@@ -217,7 +217,7 @@ def _pilot_tables(places: Places, suite: Any, name: str) -> list[Path]:
 
 
 def _ablation_tables(places: Places, study: Any, suite: str | None) -> list[Path]:
-    from benchmark.plots import save
+    from benchmark.report.plots import save
     from benchmark.studies import pages, plots, selected
 
     frame, about = selected.ablation(places, study, suite)

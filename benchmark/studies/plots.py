@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from benchmark.plots import COLOURS, MARKERS, NARROWEST, REFERENCE, errors, heat_map
+from benchmark.report.plots import COLOURS, MARKERS, NARROWEST, REFERENCE, errors, heat_map
 
 
 def transfer(frame: pd.DataFrame, about: str) -> Figure:

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from benchmark import critical, plots
 from benchmark.board.rows import Board
 from benchmark.board.selection import label
 from benchmark.common.errors import unknown
 from benchmark.records.record import Record
+from benchmark.report import critical_difference as critical
+from benchmark.report import plots
 from benchmark.studies import selected
 from benchmark.studies.places import Places
 

@@ -23,9 +23,9 @@ from matplotlib.colors import LinearSegmentedColormap  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.ticker import NullFormatter  # noqa: E402
 
-from benchmark import labels
 from benchmark.board.rows import Board  # noqa: E402
 from benchmark.records.record import Record, commits_text  # noqa: E402
+from benchmark.report import labels
 from benchmark.scores import metrics  # noqa: E402
 
 COLOURS = ["#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]

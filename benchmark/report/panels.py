@@ -1,7 +1,7 @@
 """Pictures of what merged models predict: image, truth, and each run's prediction for the three dense tasks.
 
 ``symerge-bench board --plots`` writes them for the runs of a results folder whose merged models were kept;
-``python -m benchmark.panels`` chooses rows and images.
+``python -m benchmark.report.panels`` chooses rows and images.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ from matplotlib.colors import ListedColormap  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.layout_engine import ConstrainedLayoutEngine  # noqa: E402
 
-from benchmark import plots, suites  # noqa: E402
+from benchmark import suites  # noqa: E402
 from benchmark.common.errors import UserError, shown  # noqa: E402
 from benchmark.domains.dense.bench import DenseBench  # noqa: E402
 from benchmark.records.record import Record, commits_text  # noqa: E402
 from benchmark.records.store import Store  # noqa: E402
+from benchmark.report import plots
 from methods.api import Merged  # noqa: E402
 
 MERGED = "merged.safetensors"
@@ -130,7 +131,7 @@ def seeds_text(records: Sequence[Record]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the picture; returns the exit status."""
     p = argparse.ArgumentParser(
-        prog="python -m benchmark.panels", description=__doc__.splitlines()[0] if __doc__ else ""
+        prog="python -m benchmark.report.panels", description=__doc__.splitlines()[0] if __doc__ else ""
     )
     p.add_argument("--suite", default="dense-mini", help="a dense suite, default dense-mini")
     p.add_argument("--methods", nargs="+", metavar="NAME[:key=value,...]", help="rows, in this order; default all")
