@@ -16,7 +16,8 @@ from benchmark.common.errors import UserError
 from benchmark.harness import runner
 from benchmark.harness.runner import Options
 from benchmark.records.store import Store
-from benchmark.studies import ablate, settings, tables
+from benchmark.studies import ablation as ablate
+from benchmark.studies import settings, tables
 from benchmark.studies.corruptions import CORRUPTIONS, corrupt
 from benchmark.studies.settings import Ablation, Setting
 from benchmark.studies.variants import AdaptOn, Block, OtherExperts, Variant, vary

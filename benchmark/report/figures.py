@@ -14,7 +14,7 @@ from benchmark.common.errors import unknown
 from benchmark.records.record import Record
 from benchmark.report import critical_difference as critical
 from benchmark.report import plots
-from benchmark.studies import selected
+from benchmark.studies import contents as selected
 from benchmark.studies.places import Places
 
 

@@ -152,7 +152,7 @@ def _run(arguments: argparse.Namespace, suite: Any, places: Places, argv: Sequen
 def _run_setting(
     arguments: argparse.Namespace, study: Any, setting: Any, places: Places, argv: Sequence[str]
 ) -> list[Record]:
-    from benchmark.studies import ablate
+    from benchmark.studies import ablation as ablate
 
     bench = _open(arguments, suites.load(arguments.suite or setting.suite or study.suite))
     print(f"{study.name}: {setting.say()}, on {bench.suite.name}", file=sys.stderr)
@@ -189,7 +189,8 @@ def _sets(texts: Sequence[str]) -> dict[int, int]:
 
 def _transfer_tables(places: Places, suite: Any, name: str) -> list[Path]:
     from benchmark.report.plots import save
-    from benchmark.studies import pages, plots, selected
+    from benchmark.studies import contents as selected
+    from benchmark.studies import pages, plots
 
     frame, about = selected.transfer(places, suite.name)
     folder = places.tables / "transfer"
@@ -201,7 +202,8 @@ def _transfer_tables(places: Places, suite: Any, name: str) -> list[Path]:
 
 def _pilot_tables(places: Places, suite: Any, name: str) -> list[Path]:
     from benchmark.report.plots import save
-    from benchmark.studies import pages, plots, selected, tables
+    from benchmark.studies import contents as selected
+    from benchmark.studies import pages, plots, tables
 
     cross, points, about = selected.pilot(places, suite.name)
     folder, found = places.tables / "pilot", tables.correlations(points)
@@ -218,7 +220,8 @@ def _pilot_tables(places: Places, suite: Any, name: str) -> list[Path]:
 
 def _ablation_tables(places: Places, study: Any, suite: str | None) -> list[Path]:
     from benchmark.report.plots import save
-    from benchmark.studies import pages, plots, selected
+    from benchmark.studies import contents as selected
+    from benchmark.studies import pages, plots
 
     frame, about = selected.ablation(places, study, suite)
     folder = places.tables / "ablations"

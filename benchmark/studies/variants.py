@@ -169,7 +169,7 @@ def vary(bench: Bench, setting: Setting) -> Bench:
     if setting.block is not None:
         bench = Block(bench, label(block=setting.block), setting.block)
     if setting.expert_steps or setting.label_noise:
-        from benchmark.studies.quality import weak_experts
+        from benchmark.studies.weak_experts import weak_experts
 
         only = {key: getattr(setting, key) for key in ("expert_steps", "label_noise", "weak")}
         files, hashes = weak_experts(bench, **only)
