@@ -19,7 +19,7 @@ import pytest
 from cluster_benches import RUNS, Tiny, opened, results, tasks
 from tiny import TinyBench, run
 
-from benchmark import cli
+from benchmark.cli import main as cli
 from benchmark.executors import cluster, nodes
 from benchmark.harness.runner import Options
 from benchmark.records.store import Store

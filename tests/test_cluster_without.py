@@ -12,9 +12,10 @@ from types import SimpleNamespace
 import pytest
 from tiny import TinyBench, only
 
-from benchmark import cli, suites
+from benchmark import suites
 from benchmark.budget import dry_run, estimate
 from benchmark.budget.estimate import GIB
+from benchmark.cli import main as cli
 from benchmark.common.errors import UserError
 from benchmark.executors import cluster, nodes
 from benchmark.executors.nodes import Node

@@ -16,7 +16,7 @@ from forks import output
 from tiny import TinyBench
 
 import methods
-from benchmark import cli
+from benchmark.cli import main as cli
 from methods.api import Experts, Merged
 
 

@@ -14,7 +14,7 @@ import torch
 from hub_data import image_folder, parquet, pictures, web_dataset
 from PIL import Image
 
-from benchmark import cli
+from benchmark.cli import main as cli
 from benchmark.common.errors import UserError
 from benchmark.domains.vision import check
 from benchmark.domains.vision import public as full

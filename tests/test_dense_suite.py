@@ -17,7 +17,7 @@ from benchmark.assets.dense.family import keeps_the_rule, scores
 from benchmark.assets.dense.training import mirror, train_pair
 from benchmark.assets.training import Schedule
 from benchmark.checkpoints.families import MINI
-from benchmark.cli import main
+from benchmark.cli.main import main
 from benchmark.domains.dense import scenes as scenes_data
 from benchmark.domains.dense.bench import DenseBench, images_of
 from benchmark.harness.runner import Options, execute, plan

@@ -14,8 +14,8 @@ from tiny import TinyBench, TinySource
 from torch import Tensor, nn
 
 import methods
-from benchmark import cli
 from benchmark.board.selection import label
+from benchmark.cli import main as cli
 from benchmark.domains.vision.bench import Accuracy
 from benchmark.executors import processes as devices
 from benchmark.harness import runner

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmark import arguments, suites
+from benchmark import suites
+from benchmark.cli import options as arguments
 from benchmark.records import record
 from benchmark.scores import metrics, published
 

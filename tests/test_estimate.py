@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 import methods
-from benchmark import cli, suites
+from benchmark import suites
 from benchmark.budget import dry_run, estimate
 from benchmark.budget.estimate import GIB, Machine, Setting
 from benchmark.budget.shapes import outline
+from benchmark.cli import main as cli
 from benchmark.domains.vision.backbones import create_encoder
 
 ROOMY = Machine(device=80 * GIB, host=256 * GIB, disk=1000 * GIB, cache=1000 * GIB, flops=1e13, bandwidth=1e11)

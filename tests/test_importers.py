@@ -14,8 +14,9 @@ from public import encoder, hub_family, open_clip_family, save, tuned, without_t
 from safetensors.torch import load_file, save_file
 from towers import tiny, write_family
 
-from benchmark import cli, importers
+from benchmark import importers
 from benchmark.checkpoints.families import load_family
+from benchmark.cli import main as cli
 from benchmark.common.errors import UserError
 from benchmark.domains.vision import public as full
 from benchmark.domains.vision import zeroshot

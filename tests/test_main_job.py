@@ -141,7 +141,7 @@ def test_an_unwritable_folder_ends_in_one_clear_message(tmp_path: Path) -> None:
 
 def test_help_and_list_need_no_torch() -> None:
     code = (
-        "import sys, benchmark.cli as c\n"
+        "import sys, benchmark.cli.main as c\n"
         "for a in (['--help'], ['run', '--help'], ['list']):\n"
         "    try: c.main(a)\n"
         "    except SystemExit: pass\n"

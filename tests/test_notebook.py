@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from benchmark import cli
+from benchmark.cli import main as cli
 from benchmark.records.store import Store
 from benchmark.report import figures, notebook
 

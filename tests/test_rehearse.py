@@ -12,8 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from benchmark import cli, suites
+from benchmark import suites
 from benchmark.budget import rehearsal as rehearse
+from benchmark.cli import main as cli
 from benchmark.records.store import Store
 
 

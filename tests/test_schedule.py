@@ -9,9 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import methods
-from benchmark import boards, cli, suites
+from benchmark import suites
 from benchmark.budget import dry_run, schedule
 from benchmark.budget.schedule import Slot, makespan, simulate
+from benchmark.cli import board as boards
+from benchmark.cli import main as cli
 from benchmark.records.store import Store
 
 

@@ -14,11 +14,12 @@ from tiny import TinyBench, only, run
 
 import methods
 from benchmark import suites
+from benchmark.cli import study as command
 from benchmark.common.errors import UserError
 from benchmark.harness import adapted, runner
 from benchmark.harness.runner import Options
 from benchmark.records.store import Store
-from benchmark.studies import command, pilot, tables, transfer
+from benchmark.studies import pilot, tables, transfer
 from benchmark.studies.adaptation import adapt_layer, budget
 from benchmark.studies.derived import merged_of
 from benchmark.studies.variants import Subset

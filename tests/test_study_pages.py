@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmark.cli import study as command
 from benchmark.common.errors import UserError
-from benchmark.studies import command, pages
+from benchmark.studies import pages
 
 ROOT = Path(__file__).parents[1]
 STUDIES = ROOT / "results" / "studies"

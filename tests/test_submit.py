@@ -12,8 +12,9 @@ import pytest
 from records import classified, make_record, make_spec
 from test_unlike_metrics import dense, glue
 
-from benchmark import cli, submit
 from benchmark.board import leaderboard, rows
+from benchmark.cli import main as cli
+from benchmark.cli import submit
 from benchmark.common.errors import UserError
 from benchmark.records import migrations
 from benchmark.records.record import RECORD_VERSION, SOURCES, Record

@@ -12,7 +12,8 @@ from hub_data import parquet
 from public import hub_family, open_clip_family
 from towers import tiny
 
-from benchmark import cli, suites
+from benchmark import suites
+from benchmark.cli import main as cli
 from benchmark.domains.vision import public as full
 from benchmark.domains.vision.backbones import BACKBONES
 

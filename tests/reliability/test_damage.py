@@ -16,8 +16,8 @@ import pytest
 from tiny import TinyBench, only, run
 
 from benchmark import suites
-from benchmark.boards import REFERENCE
 from benchmark.checkpoints import families
+from benchmark.cli.board import REFERENCE
 from benchmark.common.errors import UserError
 from benchmark.domains.vision import embedded as vision
 from benchmark.harness import runner

@@ -18,7 +18,7 @@ from forks import output
 from tiny import TinyBench, run
 
 import methods
-from benchmark import cli
+from benchmark.cli import main as cli
 from benchmark.harness import runner
 from benchmark.records.store import Store
 from methods.api import Experts, Merged

@@ -13,8 +13,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import methods
-from benchmark import boards, run, suites
-from benchmark.arguments import parser
+from benchmark import suites
+from benchmark.cli import board as boards
+from benchmark.cli import run
+from benchmark.cli.options import parser
 from benchmark.common.errors import UserError
 
 
@@ -111,7 +113,7 @@ def _compare(arguments: argparse.Namespace, argv: list[str]) -> int:
 
 
 def _study(arguments: argparse.Namespace, argv: list[str]) -> int:
-    from benchmark.studies.command import main as study
+    from benchmark.cli.study import main as study
 
     return study(argv[1:])
 
@@ -123,7 +125,7 @@ def _schedule(arguments: argparse.Namespace, argv: list[str]) -> int:
 
 
 def _submit(arguments: argparse.Namespace, argv: list[str]) -> int:
-    from benchmark.submit import main as submit
+    from benchmark.cli.submit import main as submit
 
     return submit(argv[1:])
 

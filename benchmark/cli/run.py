@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import methods
-from benchmark import boards, suites
+from benchmark import suites
+from benchmark.cli import board as boards
 from benchmark.common.errors import UserError, shown
 from benchmark.records.spec import parse_set
 
