@@ -1,6 +1,6 @@
 """Model-merging methods. ``get(name)`` and ``names()``; importing this imports no torch."""
 
-from methods.registry import (
+from methods.core.registry import (
     LABELLED,
     UNLABELLED,
     Access,

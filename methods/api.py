@@ -22,11 +22,11 @@ Shared arithmetic: ``vectors`` (thresholds, election, decompositions), ``coeffic
 ``adaptation`` (the loop of every method that adapts on a stream).
 """
 
-from methods.experts import Experts, last_block
-from methods.merged import Merged, TaskModel, pack_mask, unpack_mask
-from methods.registry import LABELLED, UNLABELLED, Access, MergingError, NotApplicable, UnknownName, method
-from methods.states import LowRankState, StateFile
-from methods.stream import Batch, Source, Stream, TimeLimit, place
+from methods.core.experts import Experts, last_block
+from methods.core.merged import Merged, TaskModel, pack_mask, unpack_mask
+from methods.core.registry import LABELLED, UNLABELLED, Access, MergingError, NotApplicable, UnknownName, method
+from methods.core.states import LowRankState, StateFile
+from methods.core.stream import Batch, Source, Stream, TimeLimit, place
 
 __all__ = [
     "LABELLED",

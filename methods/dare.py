@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 
 from methods.api import Experts, Merged, MergingError, method
-from methods.experts import Edit
+from methods.core.experts import Edit
+from methods.core.stream import derive
 from methods.inner import run_edited
 from methods.statistics import per_task
-from methods.stream import derive
 from methods.vectors import choice, fraction
 
 

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from methods.api import Experts, Merged, MergingError, method
-from methods.blocks import parts
+from methods.core.blocks import parts
 from methods.emr import elect, rescalers, unify
 from methods.masks import fill, masked_tensor, room
 from methods.ties import disjoint_mean

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from methods.experts import Edit, Experts
-from methods.merged import Merged
-from methods.registry import MergingError, get
-from methods.stream import Stream
+from methods.core.experts import Edit, Experts
+from methods.core.merged import Merged
+from methods.core.registry import MergingError, get
+from methods.core.stream import Stream
 
 
 def run(inner: str, experts: Experts, stream: Stream | None = None, *, outer: str, **keywords: Any) -> Merged:

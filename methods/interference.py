@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-from methods.experts import Experts
+from methods.core.experts import Experts
 from methods.spectral import mean_vector
 
 BLOCK = re.compile(r"(^|\.)(resblocks|layers|layer|blocks|block|h)\.\d+\.")

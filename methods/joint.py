@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from methods.api import LABELLED, Access, Experts, Merged, MergingError, Stream, method
-from methods.blocks import place
+from methods.core.blocks import place
 from methods.multitask import train, trainable
 from methods.vectors import choice
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import torch
 
 from methods.api import Experts, Merged, Stream, method
-from methods.blocks import depths
+from methods.core.blocks import depths
 from methods.inner import run, shared_state
 
 

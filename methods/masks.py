@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from methods.experts import Experts
-from methods.merged import Merged, pack_mask, unpack_mask
+from methods.core.experts import Experts
+from methods.core.merged import Merged, pack_mask, unpack_mask
 
 
 def room(experts: Experts, names: Sequence[str], tasks: Sequence[str]) -> dict[str, Tensor]:

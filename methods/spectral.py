@@ -31,9 +31,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from methods.experts import Experts
-from methods.registry import MergingError
-from methods.states import StateFile
+from methods.core.experts import Experts
+from methods.core.registry import MergingError
+from methods.core.states import StateFile
 from methods.vectors import is_matrix
 
 RANK_TOLERANCE = 32 * torch.finfo(torch.float32).eps

@@ -20,9 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from methods.experts import Experts
-from methods.registry import MergingError
-from methods.stream import Batch, Stream
+from methods.core.experts import Experts
+from methods.core.registry import MergingError
+from methods.core.stream import Batch, Stream
 
 Record = Callable[[str, Tensor], None]
 CHUNK = 32

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from methods.adamerging import coefficient_trace
 from methods.adaptation import adapt_merge
 from methods.api import LABELLED, Access, Experts, Merged, MergingError, Stream, method
-from methods.blocks import place
 from methods.coefficients import LayerwiseMerge
+from methods.core.blocks import place
 from methods.losses import supervised_loss
 from methods.vectors import choice
 

@@ -22,7 +22,7 @@ from benchmark.domains.text import family as text_families
 from benchmark.domains.text.bench import GlueBench, GlueMiniBench
 from benchmark.importers.text import import_family
 from benchmark.records.store import Store
-from methods.states import LowRankState
+from methods.core.states import LowRankState
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed (extra: glue)")
 

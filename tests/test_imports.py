@@ -89,10 +89,10 @@ def uses_torch(name, **options):
 
 
 def test_the_walk_sees_the_project():
-    assert {"benchmark.records.spec", "benchmark.records.store", "methods", "methods.registry"} <= set(MODULES)
+    assert {"benchmark.records.spec", "benchmark.records.store", "methods", "methods.core.registry"} <= set(MODULES)
     assert "benchmark.records.spec" in reached("benchmark.board.leaderboard")
     assert {"symerge", "ties", "task_arithmetic", "adamerging"} <= names_of_methods()
-    assert "torch" in uses_torch("methods.api", lazy=False) or "methods.merged" in reached("methods.api", lazy=False)
+    assert "torch" in uses_torch("methods.api", lazy=False) or "methods.core.merged" in reached("methods.api", lazy=False)
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if name.split(".")[0] == "methods"])

@@ -13,7 +13,7 @@ from torch import Tensor
 import methods
 from methods.api import Experts, Merged, MergingError, NotApplicable, Stream
 from methods.awd import inner_products, interference
-from methods.blocks import depths, parts
+from methods.core.blocks import depths, parts
 from methods.robustmerge import fuse
 from methods.vectors import order_statistic
 

@@ -20,7 +20,7 @@ from benchmark.records.spec import (
     resolve_parameters,
     variant_label,
 )
-from methods import registry
+from methods.core import registry
 
 TIES = {"keep": 0.2, "scale": 0.3, "merge": "sum"}
 
@@ -396,6 +396,6 @@ def test_odd_files_beside_methods_are_passed_over_or_named(tmp_path, monkeypatch
 
 def test_a_declaration_that_the_import_changes_is_refused(monkeypatch):
     found = methods.get("ties")
-    monkeypatch.setattr(found, "access", methods.registry.Access(test="labelled"))
+    monkeypatch.setattr(found, "access", methods.core.registry.Access(test="labelled"))
     with pytest.raises(registry.MergingError, match="access of ties is .* once imported"):
         methods.get("ties")

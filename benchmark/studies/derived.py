@@ -18,7 +18,7 @@ from benchmark.records.spec import RunSpec
 from benchmark.records.store import Store
 from benchmark.suites.bench import Bench
 from methods.api import Access, Experts, Merged, Stream
-from methods.registry import PACKAGE, SPLITS
+from methods.core.registry import PACKAGE, SPLITS
 
 Make = Callable[[Experts, Any], Merged]
 

@@ -19,7 +19,7 @@ from benchmark.records.spec import derive_seed
 from benchmark.studies.settings import Setting, subset_label
 from benchmark.suites.bench import Bench, Meter
 from methods.api import Experts, Merged, Source
-from methods.blocks import place
+from methods.core.blocks import place
 
 
 class Variant(Bench):

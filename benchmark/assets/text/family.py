@@ -27,7 +27,7 @@ from benchmark.domains.text.family import FOLDER, load_adapters, save_adapters
 from benchmark.domains.text.heads import LinearHead
 from benchmark.domains.text.meters import meter
 from benchmark.domains.text.tokens import Tokens, cached, tokenise, tokenizer_sha256
-from methods.states import LowRankState
+from methods.core.states import LowRankState
 
 LONGEST = 40
 SEED = 0

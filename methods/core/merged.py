@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from methods.experts import Experts, not_finite, valid
-from methods.registry import PACKAGE, MergingError, nearest
-from methods.states import StateFile
+from methods.core.experts import Experts, not_finite, valid
+from methods.core.registry import PACKAGE, MergingError, nearest
+from methods.core.states import StateFile
 
 StateRule = Callable[["Merged", str], Mapping[str, Tensor]]
 WrapRule = Callable[["Merged", str, nn.Module], nn.Module]

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from methods.registry import LABELLED, UNLABELLED, Access, MergingError, nearest
+from methods.core.registry import LABELLED, UNLABELLED, Access, MergingError, nearest
 
 
 class TimeLimit(MergingError):

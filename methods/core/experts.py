@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from methods.blocks import place
-from methods.registry import NEEDS, MergingError, NotApplicable, nearest
-from methods.states import LowRankState, StateFile, is_floating, shapes_of
+from methods.core.blocks import place
+from methods.core.registry import NEEDS, MergingError, NotApplicable, nearest
+from methods.core.states import LowRankState, StateFile, is_floating, shapes_of
 
 Edit = Callable[[str, str, Tensor], Tensor]
 KINDS = ("classification", "regression", "segmentation", "depth", "normals")
