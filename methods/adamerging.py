@@ -17,10 +17,10 @@ from typing import Any
 
 from torch import Tensor
 
-from methods.adaptation import adapt_merge, entropy
 from methods.api import UNLABELLED, Access, Experts, Merged, Stream, method
-from methods.coefficients import LayerwiseMerge
-from methods.vectors import elect, fraction
+from methods.tools.adaptation import adapt_merge, entropy
+from methods.tools.coefficients import LayerwiseMerge
+from methods.tools.vectors import elect, fraction
 
 
 @method(title="AdaMerging", paper="arXiv:2310.02575", access=Access(test=UNLABELLED), needs=("classes",))

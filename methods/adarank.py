@@ -25,11 +25,11 @@ import torch
 from torch import Tensor, nn
 
 from methods.adamerging import class_entropy, coefficient_trace
-from methods.adaptation import adapt_merge
 from methods.api import UNLABELLED, Access, Experts, Merged, Stream, method
-from methods.coefficients import combine
-from methods.spectral import task_svd
-from methods.vectors import choice, fraction
+from methods.tools.adaptation import adapt_merge
+from methods.tools.coefficients import combine
+from methods.tools.spectral import task_svd
+from methods.tools.vectors import choice, fraction
 
 TEMPERATURE = 10.0
 START = 0.1

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from methods.api import Experts, Merged, MergingError, Stream, method
-from methods.inner import run_edited
+from methods.tools.inner import run_edited
 
 TINY = 1e-12
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from methods.api import Experts, Merged, method
-from methods.vectors import choice, fraction, per_tensor
+from methods.tools.vectors import choice, fraction, per_tensor
 
 
 @method(title="Model Breadcrumbs", paper="arXiv:2312.06795", grids={"scale": (0.05, 1.0, 20)})

@@ -17,7 +17,7 @@ from scipy.optimize import minimize
 from torch import Tensor, tensor
 
 from methods.api import LABELLED, Access, Experts, Merged, Stream, method
-from methods.multitask import products, train
+from methods.tools.multitask import products, train
 
 TINY = 1e-8
 

@@ -24,9 +24,9 @@ from torch import Tensor
 from methods.api import Experts, Merged, MergingError, method
 from methods.core.experts import Edit
 from methods.core.stream import derive
-from methods.inner import run_edited
-from methods.statistics import per_task
-from methods.vectors import choice, fraction
+from methods.tools.inner import run_edited
+from methods.tools.statistics import per_task
+from methods.tools.vectors import choice, fraction
 
 
 @method(title="DARE", paper="arXiv:2311.03099", grids={"scale": (0.1, 1.0, 10)})

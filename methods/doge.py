@@ -24,12 +24,12 @@ import torch
 from torch import Tensor
 
 from methods.adamerging import class_entropy, coefficient_trace
-from methods.adaptation import adapt_merge
 from methods.api import UNLABELLED, Access, Experts, Merged, MergingError, NotApplicable, Stream, method
-from methods.coefficients import LayerwiseMerge
-from methods.interference import block_weights
-from methods.spectral import leading, significant, task_svd
-from methods.vectors import choice, fraction, thresholds
+from methods.tools.adaptation import adapt_merge
+from methods.tools.coefficients import LayerwiseMerge
+from methods.tools.interference import block_weights
+from methods.tools.spectral import leading, significant, task_svd
+from methods.tools.vectors import choice, fraction, thresholds
 
 ADAMERGING: dict[str, Any] = {"steps": 500, "lr": 1e-3, "batch_size": 16, "draws": 2}
 

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from methods.api import Experts, Merged, method
-from methods.masks import fill, masked, room
-from methods.vectors import choice, total
+from methods.tools.masks import fill, masked, room
+from methods.tools.vectors import choice, total
 
 
 @method(title="EMR-Merging", paper="arXiv:2405.17461")

@@ -27,11 +27,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from methods.api import UNLABELLED, Access, Experts, Merged, MergingError, Stream, method
-from methods.interference import BLOCK, block_weights
-from methods.spectral import leading, mean_vector, polar, significant
-from methods.statistics import by_name, layers, observe, per_task, samples
+from methods.tools.interference import BLOCK, block_weights
+from methods.tools.spectral import leading, mean_vector, polar, significant
+from methods.tools.statistics import by_name, layers, observe, per_task, samples
+from methods.tools.vectors import is_matrix
 from methods.tsv import orthogonal_sum
-from methods.vectors import is_matrix
 
 NORM_POWER, EIGENVALUE_POWER, GAIN = 2, 0.15, 2.0
 _ATTENTION_OUT = re.compile(r"attn\w*\.(out_)?proj\b|attn\.c_proj|attention\.(\w+\.)*(out_proj|output)|\bo_proj")

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from methods.api import UNLABELLED, Access, Experts, Merged, MergingError, Stream, method
-from methods.statistics import fisher_information, per_task
-from methods.vectors import choice
+from methods.tools.statistics import fisher_information, per_task
+from methods.tools.vectors import choice
 
 
 @method(title="Fisher Merging", paper="arXiv:2111.09832", access=Access(train=UNLABELLED))

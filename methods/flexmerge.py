@@ -33,9 +33,9 @@ from torch import Tensor
 from methods.api import Experts, Merged, MergingError, method
 from methods.core.blocks import parts
 from methods.emr import elect, rescalers, unify
-from methods.masks import fill, masked_tensor, room
 from methods.ties import disjoint_mean
-from methods.vectors import agreeing, choice, fraction, thresholds, total, trim
+from methods.tools.masks import fill, masked_tensor, room
+from methods.tools.vectors import agreeing, choice, fraction, thresholds, total, trim
 
 Clusters = list[list[int]]
 

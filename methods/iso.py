@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from methods.api import Experts, Merged, method
-from methods.spectral import leading, merge_matrices, polar, significant, sum_vector, svd
-from methods.vectors import fraction
+from methods.tools.spectral import leading, merge_matrices, polar, significant, sum_vector, svd
+from methods.tools.vectors import fraction
 
 
 @method(title="Iso-C", paper="arXiv:2502.04959", grids={"scale": (0.1, 3.0, 30)}, needs=("matrices",))

@@ -20,8 +20,8 @@ from collections.abc import Sequence
 
 from methods.api import LABELLED, Access, Experts, Merged, MergingError, Stream, method
 from methods.core.blocks import place
-from methods.multitask import train, trainable
-from methods.vectors import choice
+from methods.tools.multitask import train, trainable
+from methods.tools.vectors import choice
 
 _TOP = ("ln_post", "ln_final", "proj", "text_projection", "pooler", "norm", "fc", "head", "classifier")
 

@@ -18,7 +18,7 @@ import torch
 
 from methods.api import Experts, Merged, Stream, method
 from methods.core.blocks import depths
-from methods.inner import run, shared_state
+from methods.tools.inner import run, shared_state
 
 
 @method(title="LiNeS", paper="arXiv:2410.17146", grids={"beta": (0.1, 1.0, 10)})

@@ -25,8 +25,8 @@ import torch
 from torch import Tensor
 
 from methods.api import UNLABELLED, Access, Experts, Merged, Stream, method
-from methods.spectral import mean_vector
-from methods.statistics import grams, layers, least_squares, per_task
+from methods.tools.spectral import mean_vector
+from methods.tools.statistics import grams, layers, least_squares, per_task
 
 
 @method(title="LOT Merging", paper="arXiv:2505.23859", access=Access(train=UNLABELLED), needs=("matrices",))

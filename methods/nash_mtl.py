@@ -18,7 +18,7 @@ import numpy as np
 from torch import Tensor, tensor
 
 from methods.api import LABELLED, Access, Experts, Merged, MergingError, Stream, method
-from methods.multitask import products, train
+from methods.tools.multitask import products, train
 
 RIDGE = 1e-9
 

@@ -24,9 +24,9 @@ import torch
 from torch import Tensor
 
 from methods.api import Experts, Merged, method
-from methods.interference import Term, descend, filtered, merge_parts, moments
-from methods.spectral import leading, mean_vector, sum_vector, task_svd
-from methods.vectors import choice
+from methods.tools.interference import Term, descend, filtered, merge_parts, moments
+from methods.tools.spectral import leading, mean_vector, sum_vector, task_svd
+from methods.tools.vectors import choice
 
 
 @method(title="OptMerge", paper="arXiv:2505.19892", needs=("matrices",))

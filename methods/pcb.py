@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from methods.api import Experts, Merged, method
-from methods.vectors import fraction, order_statistic, slices
+from methods.tools.vectors import fraction, order_statistic, slices
 
 OUTLIERS = 0.0001
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from methods.api import LABELLED, Access, Experts, Merged, MergingError, Stream, method
-from methods.multitask import train
+from methods.tools.multitask import train
 
 
 @method(title="PCGrad", paper="arXiv:2001.06782", access=Access(train=LABELLED))

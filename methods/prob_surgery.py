@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.adaptation import adapt
 from methods.api import UNLABELLED, Access, Batch, Experts, Merged, Stream, method
 from methods.surgery import Correction, Frozen, features_last, inner_merge, on_top
+from methods.tools.adaptation import adapt
 
 
 @method(title="ProbSurgery", paper="PMLR 267:66015-66032", access=Access(test=UNLABELLED))

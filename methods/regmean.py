@@ -19,9 +19,9 @@ from __future__ import annotations
 from typing import Any
 
 from methods.api import UNLABELLED, Access, Experts, Merged, Stream, method
-from methods.spectral import mean_vector
-from methods.statistics import grams, layers, least_squares
-from methods.vectors import fraction
+from methods.tools.spectral import mean_vector
+from methods.tools.statistics import grams, layers, least_squares
+from methods.tools.vectors import fraction
 
 
 @method(title="RegMean", paper="arXiv:2212.09849", access=Access(train=UNLABELLED), needs=("matrices",))

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from methods.api import Experts, Merged, MergingError, method
-from methods.vectors import fraction
+from methods.tools.vectors import fraction
 
 
 @method(title="RobustMerge", paper="arXiv:2502.17159", needs=("adapters",))

@@ -19,12 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from methods.adamerging import coefficient_trace
-from methods.adaptation import adapt_merge
 from methods.api import LABELLED, Access, Experts, Merged, MergingError, Stream, method
-from methods.coefficients import LayerwiseMerge
 from methods.core.blocks import place
-from methods.losses import supervised_loss
-from methods.vectors import choice
+from methods.tools.adaptation import adapt_merge
+from methods.tools.coefficients import LayerwiseMerge
+from methods.tools.losses import supervised_loss
+from methods.tools.vectors import choice
 
 
 @method(title="SuperMerge", paper="arXiv:2412.10416", access=Access(val=LABELLED))

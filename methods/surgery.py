@@ -21,9 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.adaptation import ExpertOutputs, adapt
 from methods.api import UNLABELLED, Access, Batch, Experts, Merged, MergingError, Stream, TaskModel, method
-from methods.inner import run
+from methods.tools.adaptation import ExpertOutputs, adapt
+from methods.tools.inner import run
 
 
 @method(title="Representation Surgery", paper="arXiv:2402.02705", access=Access(test=UNLABELLED))

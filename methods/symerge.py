@@ -31,11 +31,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from methods.adamerging import coefficient_trace
-from methods.adaptation import ExpertOutputs, adapt, entropy
 from methods.api import LABELLED, UNLABELLED, Access, Batch, Experts, Merged, MergingError, Stream, method
-from methods.coefficients import LayerwiseMerge
-from methods.losses import labelled, mean_where
-from methods.vectors import choice, fraction
+from methods.tools.adaptation import ExpertOutputs, adapt, entropy
+from methods.tools.coefficients import LayerwiseMerge
+from methods.tools.losses import labelled, mean_where
+from methods.tools.vectors import choice, fraction
 
 
 @method(

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from methods.api import Experts, Merged, MergingError, method
-from methods.masks import fill, masked, room
-from methods.vectors import per_tensor
+from methods.tools.masks import fill, masked, room
+from methods.tools.vectors import per_tensor
 
 
 @method(title="TALL-masks", paper="arXiv:2405.07813", grids={"mask_scale": (0.2, 0.6, 5)})

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from methods.api import LABELLED, Access, Batch, Experts, Merged, Stream, method
-from methods.losses import supervised_loss
-from methods.multitask import descend, layered, trainable
+from methods.tools.losses import supervised_loss
+from methods.tools.multitask import descend, layered, trainable
 
 START = 0.15
 

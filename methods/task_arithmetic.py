@@ -13,7 +13,7 @@ Reference: mlfoundations/task_vectors src/task_vectors.py. No departures.
 from __future__ import annotations
 
 from methods.api import Experts, Merged, method
-from methods.vectors import per_tensor
+from methods.tools.vectors import per_tensor
 
 
 @method(title="Task Arithmetic", paper="arXiv:2212.04089", grids={"scale": (0.05, 1.0, 20)})

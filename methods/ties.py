@@ -18,7 +18,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from methods.api import Experts, Merged, method
-from methods.vectors import choice, elect, fraction
+from methods.tools.vectors import choice, elect, fraction
 
 
 @method(title="TIES-Merging", paper="arXiv:2306.01708", grids={"scale": (0.1, 3.0, 30)})

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from methods.api import Experts, Merged, method
-from methods.spectral import merge_matrices, polar, significant, task_svd
-from methods.vectors import fraction
+from methods.tools.spectral import merge_matrices, polar, significant, task_svd
+from methods.tools.vectors import fraction
 
 
 @method(title="TSV-M", paper="arXiv:2412.00081", grids={"scale": (0.1, 3.0, 30)}, needs=("matrices",))

@@ -23,10 +23,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from methods.adaptation import ExpertOutputs, adapt
 from methods.api import LABELLED, Access, Batch, Experts, Merged, NotApplicable, Stream, TaskModel, method
-from methods.spectral import leading
-from methods.vectors import fraction, per_tensor
+from methods.tools.adaptation import ExpertOutputs, adapt
+from methods.tools.spectral import leading
+from methods.tools.vectors import fraction, per_tensor
 
 # The most numbers that the models of several samples may take at once: 256 MiB in float32.
 AT_ONCE = 1 << 26

@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from methods.adamerging import class_entropy
-from methods.adaptation import adapt
 from methods.api import (
     UNLABELLED,
     Access,
@@ -37,6 +36,7 @@ from methods.api import (
     TaskModel,
     method,
 )
+from methods.tools.adaptation import adapt
 
 LINEAR = ("c_fc", "c_proj")
 # The most numbers that merged weights of several samples may take at once: 256 MiB in float32.

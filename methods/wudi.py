@@ -24,9 +24,9 @@ import torch
 from torch import Tensor
 
 from methods.api import Experts, Merged, method
-from methods.interference import Moments, descend, filtered, merge_parts, moments
-from methods.spectral import significant, sum_vector
-from methods.vectors import choice, fraction
+from methods.tools.interference import Moments, descend, filtered, merge_parts, moments
+from methods.tools.spectral import significant, sum_vector
+from methods.tools.vectors import choice, fraction
 
 SOLVERS = ("adam", "closed_form", "auto_rank")
 

@@ -27,8 +27,8 @@ import torch
 from torch import Tensor, nn
 
 from methods.api import UNLABELLED, Access, Experts, Merged, MergingError, NotApplicable, Stream, TaskModel, method
-from methods.channels import IMAGE, NORM, Channels, Layer, trace
-from methods.vectors import fraction
+from methods.tools.channels import IMAGE, NORM, Channels, Layer, trace
+from methods.tools.vectors import fraction
 
 Groups = dict[str, tuple[Tensor, Tensor]]
 # Rows of features that are turned to float64 at once.

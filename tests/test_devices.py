@@ -24,8 +24,8 @@ from benchmark.harness.runner import Options, execute, plan
 from benchmark.records.store import Store
 from benchmark.suites.bench import resolve_device, resolve_dtype
 from methods.api import Experts
-from methods.coefficients import _HELD, LayerwiseMerge, vectors_in
-from methods.vectors import per_tensor
+from methods.tools.coefficients import _HELD, LayerwiseMerge, vectors_in
+from methods.tools.vectors import per_tensor
 
 
 def test_the_next_batch_is_asked_for_before_the_present_one_is_handed_out() -> None:

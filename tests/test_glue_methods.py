@@ -13,7 +13,7 @@ import methods
 from benchmark.domains.text.tokens import TextSource
 from benchmark.harness.evaluate import evaluate
 from methods.api import UNLABELLED, Access, Experts, NotApplicable, Stream
-from methods.statistics import grams, layers
+from methods.tools.statistics import grams, layers
 
 pytest.importorskip("transformers", reason="transformers is not installed (extra: glue)")
 

@@ -70,7 +70,7 @@ def test_adaptation_follows_the_authors_code_update_by_update(
 
 
 def test_trimmed_vectors_match_the_authors_split() -> None:
-    from methods.vectors import elect
+    from methods.tools.vectors import elect
 
     stored, experts = golden("ties_split__k20__seed0"), golden_experts()
     found = elect(experts, 0.2, lambda agreeing, sign: agreeing)

@@ -15,7 +15,7 @@ from methods.api import Experts, Merged, MergingError, NotApplicable, Stream
 from methods.awd import inner_products, interference
 from methods.core.blocks import depths, parts
 from methods.robustmerge import fuse
-from methods.vectors import order_statistic
+from methods.tools.vectors import order_statistic
 
 States = dict[str, dict[str, Tensor]]
 DATA_FREE: list[tuple[str, dict[str, Any]]] = [
@@ -422,7 +422,7 @@ def test_awd_asks_for_the_access_of_its_inner_method_and_runs_it(monkeypatch: py
     made = methods.describe("awd")
     assert made.access_for({}).describe() == "none"
     assert made.access_for({"inner": "adamerging"}).describe() == "unlabelled test"
-    monkeypatch.setattr("methods.inner.run", quick)
+    monkeypatch.setattr("methods.tools.inner.run", quick)
     experts = random_experts(tasks=2)
     merged = methods.get("awd")(experts, random_stream(experts.tasks, draws=4), inner="adamerging", steps=10)
     assert "coefficients" in merged.trace and merged.experts is experts

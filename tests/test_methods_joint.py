@@ -9,9 +9,10 @@ from adaptive import JOINT, merge, with_states
 from support import random_experts, random_stream
 
 import methods
-from methods import cagrad, joint, multitask, nash_mtl, pcgrad
+from methods import cagrad, joint, nash_mtl, pcgrad
 from methods.api import MergingError
-from methods.losses import supervised_loss
+from methods.tools import multitask
+from methods.tools.losses import supervised_loss
 
 
 @pytest.mark.parametrize("name", sorted(JOINT))

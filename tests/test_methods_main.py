@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 import methods
 from methods.api import Access, Experts, Merged, MergingError, Stream, TimeLimit
-from methods.coefficients import LayerwiseMerge, Leaves, combine
 from methods.symerge import self_label_loss
-from methods.vectors import order_statistic, thresholds, trim
+from methods.tools.coefficients import LayerwiseMerge, Leaves, combine
+from methods.tools.vectors import order_statistic, thresholds, trim
 
 DATA_FREE = ["weight_average", "task_arithmetic", "ties"]
 ADAPTIVE = ["adamerging", "symerge", "model_tinting", "model_tinting_pp"]
@@ -138,8 +138,8 @@ def test_gradient_of_the_fused_merge_is_the_inner_product() -> None:
 def test_every_tensor_is_merged_and_differentiated_as_in_the_plain_form(
     together: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("methods.coefficients._SMALL", 100)
-    monkeypatch.setattr("methods.coefficients._TOGETHER", together)
+    monkeypatch.setattr("methods.tools.coefficients._SMALL", 100)
+    monkeypatch.setattr("methods.tools.coefficients._TOGETHER", together)
     experts = random_experts()
     merge = LayerwiseMerge(experts)
     assert len(merge._parts) == (2 if together > 1 else 1 + sum(experts.base[n].numel() > 100 for n in merge.names))

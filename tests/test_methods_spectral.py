@@ -11,8 +11,9 @@ from support import golden_experts, random_experts, random_stream
 from torch import Tensor, nn
 
 import methods
-from methods import doge, interference, optmerge, spectral, wudi
+from methods import doge, optmerge, wudi
 from methods.api import Experts, Merged, MergingError, NotApplicable, Stream
+from methods.tools import interference, spectral
 
 SVD = torch.linalg.svd
 DATA_FREE: list[tuple[str, dict[str, Any]]] = [

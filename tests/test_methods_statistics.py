@@ -10,8 +10,9 @@ from support import golden_experts, golden_states, random_experts, random_stream
 from torch import Tensor, nn
 
 import methods
-from methods import esm, fisher, lot, regmean, statistics
+from methods import esm, fisher, lot, regmean
 from methods.api import Experts, Merged, MergingError, Stream
+from methods.tools import statistics
 
 METHODS: list[tuple[str, dict[str, Any]]] = [
     ("esm", {"proxies": 8}),

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
 import methods
-from methods import channels, zipit
+from methods import zipit
 from methods.api import Access, Experts, Merged, NotApplicable
+from methods.tools import channels
 
 
 class Residual(nn.Module):

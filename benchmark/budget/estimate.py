@@ -24,7 +24,7 @@ from benchmark.records.method_version import reached
 GIB = float(2**30)
 # Of a process that has imported everything and computed nothing: measured in anonymous memory, and a CUDA context.
 RUNTIME, CONTEXT = 0.55 * GIB, 0.5 * GIB
-# Samples that methods run together: see methods/adaptation.py, methods/statistics.py and methods/wemoe.py.
+# Samples that methods run together: see methods/tools/adaptation.py, methods/tools/statistics.py and methods/wemoe.py.
 OUTPUTS, OBSERVED, AT_ONCE = 256, 32, 1 << 28
 
 

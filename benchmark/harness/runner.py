@@ -39,7 +39,7 @@ from benchmark.records.store import Store, cannot_write, file_sha256, replace_fi
 from benchmark.suites import Suite
 from benchmark.suites.bench import Bench, resolve_dtype
 from methods.api import Experts, Merged, MergingError, Stream, TimeLimit
-from methods.coefficients import vectors_in
+from methods.tools.coefficients import vectors_in
 
 MERGED = "merged.safetensors"
 

@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.adaptation import ExpertOutputs, adapt
 from methods.api import Batch, Merged, NotApplicable, Stream, TaskModel
 from methods.surgery import Correction, Frozen, on_top
 from methods.symerge import self_label_loss
+from methods.tools.adaptation import ExpertOutputs, adapt
 
 #: Keywords of an adaptation and the values it takes where the source has none of that name.
 DEFAULTS: dict[str, Any] = {

@@ -30,7 +30,7 @@ from benchmark.domains.vision.heads import ClassificationHead
 from benchmark.harness.evaluate import evaluate
 from benchmark.harness.measure import Measure
 from methods.api import Experts, Stream
-from methods.coefficients import LayerwiseMerge
+from methods.tools.coefficients import LayerwiseMerge
 
 ROOT = Path(__file__).parents[2]
 K, CLASSES = 8, 10

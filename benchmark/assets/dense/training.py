@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from benchmark.assets.training import Schedule, derive, epoch_indices, generator, train
 from benchmark.domains.dense.model import Backbone, Decoder, Encoder
-from methods.losses import supervised_loss
+from methods.tools.losses import supervised_loss
 
 Fetch = Callable[[Tensor], tuple[Tensor, Tensor]]
 

@@ -22,38 +22,16 @@ from torch import Tensor
 from benchmark.assets.text.training import Recipe, predict, train
 from benchmark.checkpoints.families import describe_files, save_json, save_state, sha256
 from benchmark.domains.text import embedded as glue_mini
-from benchmark.domains.text.encoder import TextEncoder, load_encoder, load_tokenizer, minilm_folder
+from benchmark.domains.text.embedded import outputs_of, tokens_of
+from benchmark.domains.text.encoder import TextEncoder, base_hashes, load_encoder, load_tokenizer, minilm_folder
 from benchmark.domains.text.family import FOLDER, load_adapters, save_adapters
 from benchmark.domains.text.heads import LinearHead
 from benchmark.domains.text.meters import meter
-from benchmark.domains.text.tokens import Tokens, cached, tokenise, tokenizer_sha256
+from benchmark.domains.text.tokens import Tokens
 from methods.core.states import LowRankState
 
-LONGEST = 40
 SEED = 0
 RIDGE = (1.0, 10.0, 100.0)
-BASE_FILES = ("model.safetensors", "tokenizer.json")
-
-
-def base_hashes() -> dict[str, str]:
-    """sha256 of the base's weights and tokenizer, as installed."""
-    return {name: sha256(minilm_folder() / name) for name in BASE_FILES}
-
-
-def outputs_of(task: str) -> int:
-    """Outputs of the task's head: its classes, or 1."""
-    return max(1, len(glue_mini.info(task)["classes"]))
-
-
-def tokens_of(task: str, split: str, tokenizer: Any) -> Tokens:
-    """One split of one task, tokenised, from the cache where it is there."""
-    about = glue_mini.info(task)
-    key = {"texts": about["splits"][split]["sha256"], "tokenizer": tokenizer_sha256(tokenizer), "longest": LONGEST}
-
-    def make() -> Tokens:
-        return tokenise(tokenizer, glue_mini.load(task, split), LONGEST, classes=len(about["classes"]))
-
-    return cached(f"{task}-{split}", key, make)
 
 
 def scorer(task: str) -> Callable[[Tensor, Tensor], float]:

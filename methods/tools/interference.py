@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from methods.core.experts import Experts
-from methods.spectral import mean_vector
+from methods.tools.spectral import mean_vector
 
 BLOCK = re.compile(r"(^|\.)(resblocks|layers|layer|blocks|block|h)\.\d+\.")
 _LEFT = re.compile(r"(^|[._])(ln|bn)(\d|[._]|$)|norm|bias|embed|lm_head", re.IGNORECASE)

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from methods.adaptation import adapt
 from methods.api import Batch, Experts, Merged, MergingError, Stream
-from methods.losses import supervised_loss
+from methods.tools.adaptation import adapt
+from methods.tools.losses import supervised_loss
 
 Combine = Callable[[Tensor, Tensor], Tensor]
 

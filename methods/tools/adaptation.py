@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from methods.coefficients import Leaves
 from methods.core.experts import Experts
 from methods.core.registry import MergingError
 from methods.core.stream import Batch, Stream
+from methods.tools.coefficients import Leaves
 
 Loss = Callable[[str, Batch], Tensor]
 # Numbers of the inputs that are run together without gradients: 256 images of 3 x 224 x 224.

@@ -34,7 +34,7 @@ from torch import Tensor
 from methods.core.experts import Experts
 from methods.core.registry import MergingError
 from methods.core.states import StateFile
-from methods.vectors import is_matrix
+from methods.tools.vectors import is_matrix
 
 RANK_TOLERANCE = 32 * torch.finfo(torch.float32).eps
 _SMALL = 160
