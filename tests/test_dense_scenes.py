@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmark.assets.dense import render as rendering
 from benchmark.assets.dense.design import design, seeds
 from benchmark.common.errors import UserError
 from benchmark.domains.dense import scenes as scenes_data
@@ -117,9 +118,9 @@ def test_a_shadow_is_darker_than_the_light_beside_it() -> None:
 
 
 def test_scenes_come_again_from_their_seeds_and_splits_share_none() -> None:
-    atlas = scenes_data.textures()
+    atlas = rendering.textures()
     for split in ("train", "test"):
-        again, kept = scenes_data.render_split(split, 2, atlas), scenes_data.load_split(split)
+        again, kept = rendering.render_split(split, 2, atlas), scenes_data.load_split(split)
         for part in scenes_data.PARTS:
             assert np.array_equal(again[part], getattr(kept, part)[:2]), f"{split}: {part}"
     first = [scenes_data.load_split(s).image[0] for s in scenes_data.SPLITS]
@@ -127,7 +128,7 @@ def test_scenes_come_again_from_their_seeds_and_splits_share_none() -> None:
 
 
 def test_every_class_is_in_every_split_and_truth_is_whole() -> None:
-    for split, count in scenes_data.COUNTS.items():
+    for split, count in rendering.COUNTS.items():
         rows = scenes_data.load_split(split)
         assert len(rows) == count
         assert set(np.unique(rows.label)) == set(range(len(CLASSES)))
@@ -145,7 +146,7 @@ def test_a_damaged_or_altered_scene_file_is_named(tmp_path: Path) -> None:
     rows = scenes_data.load_split("val")
     altered = {part: getattr(rows, part).copy() for part in scenes_data.PARTS}
     altered["label"][0, 0, 0] += 1
-    scenes_data.write_split(folder, "val", altered)
+    rendering.write_split(folder, "val", altered)
     scenes_data.load_split.cache_clear()
     with pytest.raises(UserError, match="sha256"):
         scenes_data.load_split("val", folder)

@@ -1,59 +1,26 @@
 """DESIGN's directions of import, read from the source: also imports inside functions count."""
 
 import ast
+import functools
 import subprocess
 import sys
-from pathlib import Path
 
+import house
 import pytest
+from house import FLOORS, ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("benchmark", "methods")
 #: Packages that are torch, or that import it.
 TORCH = {"torch", "torchvision", "torchmetrics", "open_clip", "safetensors.torch", "transformers", "accelerate"}
+MODULES = house.modules()
+#: Rooms in which nothing imports torch, with their exceptions.
+WITH_TORCH = {"benchmark.report.panels", "benchmark.submissions.verification"}
 WITHOUT_TORCH = [
-    "spec", "codehash", "errors", "record", "store", "metrics", "stats", "relative", "rows", "columns", "leaderboard",
-    "plots", "compare", "pages", "published", "page", "critical", "simulate", "submissions", "figures", "studies",
-    "studies.settings", "studies.tables", "studies.pages", "studies.places", "studies.selected",
-    "studies.plots", "labels", "notebook", "selection",
+    name for name in MODULES
+    if house.room(name) in ("records", "scores", "submissions", "board", "report") and name not in WITH_TORCH
+] + [f"benchmark.studies.{name}" for name in ("settings", "tables", "pages", "places", "contents")] + [
+    "benchmark.common.errors", "benchmark.common.project"
 ]  # fmt: skip
-
-
-def modules():
-    """`{dotted name: file}` of the project."""
-    found = {}
-    for package in PACKAGES:
-        for file in sorted((ROOT / package).rglob("*.py")):
-            parts = file.relative_to(ROOT).with_suffix("").parts
-            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = file
-    return found
-
-
-MODULES = modules()
-
-
-def imports(name, *, lazy=True):
-    """Dotted names that module `name` imports; without `lazy` only those made when it is itself imported."""
-    file = MODULES[name]
-    package = name if file.name == "__init__.py" else name.rpartition(".")[0]
-    found = set()
-    waiting = [ast.parse(file.read_text(encoding="utf-8"))]
-    while waiting:
-        node = waiting.pop()
-        for child in ast.iter_child_nodes(node):
-            if isinstance(child, ast.Import):
-                found |= {alias.name for alias in child.names}
-            elif isinstance(child, ast.ImportFrom):
-                base = child.module or ""
-                if child.level:
-                    above = package.split(".")[: len(package.split(".")) - child.level + 1]
-                    base = ".".join([*above, *([base] if base else [])])
-                found |= {base} | {f"{base}.{alias.name}" for alias in child.names}
-            type_checking = isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test)
-            function = isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
-            if not type_checking and (lazy or not function):
-                waiting.append(child)
-    return found
+imports = functools.partial(house.imports, files=MODULES)
 
 
 def within(name):
@@ -92,7 +59,20 @@ def test_the_walk_sees_the_project():
     assert {"benchmark.records.spec", "benchmark.records.store", "methods", "methods.core.registry"} <= set(MODULES)
     assert "benchmark.records.spec" in reached("benchmark.board.leaderboard")
     assert {"symerge", "ties", "task_arithmetic", "adamerging"} <= names_of_methods()
-    assert "torch" in uses_torch("methods.api", lazy=False) or "methods.core.merged" in reached("methods.api", lazy=False)
+    assert "methods.core.merged" in reached("methods.api", lazy=False)
+
+
+def test_each_room_imports_only_rooms_below_it():
+    height = {name: number for number, name in enumerate(FLOORS)}
+    pairs = house.arrows(MODULES)
+    unknown = {room for pair in pairs for room in pair} - height.keys() - {"the door"}
+    assert not unknown, f"rooms that tests/house.py does not list: {', '.join(sorted(unknown))}"
+    upward = {pair: where for pair, where in pairs.items() if height.get(pair[0], 99) < height.get(pair[1], 99)}
+    assert not upward, upward
+
+
+def test_no_circle_of_rooms():
+    assert max(house.floors(house.arrows(MODULES)).values()) <= len(FLOORS)
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if name.split(".")[0] == "methods"])
@@ -102,9 +82,7 @@ def test_methods_never_import_the_benchmark(name):
 
 @pytest.mark.parametrize("name", WITHOUT_TORCH)
 def test_what_reads_records_never_imports_torch(name):
-    if f"benchmark.{name}" not in MODULES:
-        pytest.skip(f"benchmark/{name}.py does not exist yet")
-    for module, parent in reached(f"benchmark.{name}").items():
+    for module, parent in reached(name).items():
         assert not uses_torch(module), f"{module} (imported by {parent or 'itself'}) imports torch"
 
 
@@ -114,9 +92,8 @@ def test_help_and_list_import_no_torch():
             assert not uses_torch(module, lazy=False), f"{module} (imported by {parent or 'itself'}) imports torch"
 
 
-@pytest.mark.parametrize("names", [[f"benchmark.{name}" for name in WITHOUT_TORCH], ["methods", "benchmark.cli.main"]])
+@pytest.mark.parametrize("names", [WITHOUT_TORCH, ["methods", "benchmark.cli.main"]])
 def test_importing_them_really_leaves_torch_out(names):
-    names = [name for name in names if name in MODULES]
     code = f"import sys, {', '.join(names)}; sys.exit('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr or f"{names} import torch"
@@ -130,18 +107,18 @@ def test_only_the_executor_on_ray_knows_of_ray_and_imports_it_where_it_is_used()
     assert importers - knowing == {"benchmark.cli.run"}
 
 
-@pytest.mark.parametrize("name", ["evaluate", "runner"])
+@pytest.mark.parametrize("name", [name for name in MODULES if house.room(name) == "harness"])
 def test_the_harness_names_no_method(name):
     methods = names_of_methods()
     named = set()
-    for node in ast.walk(ast.parse(MODULES[f"benchmark.{name}"].read_text(encoding="utf-8"))):
+    for node in ast.walk(ast.parse(MODULES[name].read_text(encoding="utf-8"))):
         if isinstance(node, ast.Constant) and node.value in methods:
             named.add(node.value)
         elif isinstance(node, (ast.Name, ast.alias)):
             named |= {getattr(node, "id", getattr(node, "name", ""))} & methods
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("methods."):
             named |= {(node.module or "").split(".")[1]} & methods
-    assert not named, f"benchmark/{name}.py names {', '.join(sorted(named))}; it knows methods by the registry only"
+    assert not named, f"{name} names {', '.join(sorted(named))}; it knows methods by the registry only"
 
 
 @pytest.mark.parametrize("name", list(MODULES))

@@ -11,7 +11,7 @@ import pytest
 from benchmark.board import leaderboard
 from benchmark.records.store import Store
 from benchmark.report import figures, labels, plots
-from benchmark.studies import plots as study_plots
+from benchmark.report import study_figures as study_plots
 
 ROOT = Path(__file__).parents[1]
 

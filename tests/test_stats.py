@@ -52,8 +52,8 @@ def test_the_same_seed_gives_the_same_interval():
     assert stats.bootstrap_interval(scores, seed=3) == stats.bootstrap_interval(scores, seed=3)
 
 
-# A fast slice of `python -m benchmark.scores.simulation`, whose 4,000 repetitions a number stand in docs/statistics.md: the
-# bounds here are those of the truth, 93 to 97 % and 5 %, and three standard errors.
+# A fast slice of `python -m benchmark.scores.simulation`, whose 4,000 repetitions a number stand in docs/statistics.md:
+# the bounds here are those of the truth, 93 to 97 % and 5 %, and three standard errors.
 @pytest.mark.parametrize("world", [World("1 seed", 1, 60), World("1 seed", 1, 300, tasks=3)])
 def test_coverage_for_a_deterministic_method(world):
     assert 0.93 - 0.027 <= simulate.coverage(world, 600, resamples=500) <= 0.97 + 0.02

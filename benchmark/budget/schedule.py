@@ -1,6 +1,6 @@
 """What a whole board takes on N GPUs: measured costs of the small suites, scaled by shapes, and a simulated schedule.
 
-A run's work is counted as for ``--dry-run`` (``benchmark.budget.estimate``: float operations and bytes moved). How far that
+A run's work is counted as for ``--dry-run`` (``budget.estimate``: float operations and bytes moved). How far that
 count is from the truth was measured for each method in the small suites' records: the factor between the seconds
 recorded and those that the same count gives on the core they were recorded on. A run on a GPU then takes that factor
 times its own count at the GPU's speed, which is assumed, not measured. Every run has a GPU to itself.

@@ -136,7 +136,7 @@ def _assets(arguments: argparse.Namespace, argv: list[str]) -> int:
         from benchmark.assets.dense.command import main as dense
 
         return dense(arguments.kind, rest)
-    if "RoBERTa-base" in rest or any(n in suites.names() and suites.load(n).domain == "glue" for n in rest):
+    if "RoBERTa-base" in rest or any(n in suites.names() and suites.load(n).domain == "text" for n in rest):
         from benchmark.assets.text.command import main as text
 
         return text(arguments.kind, rest)

@@ -188,24 +188,24 @@ def _sets(texts: Sequence[str]) -> dict[int, int]:
 
 
 def _transfer_tables(places: Places, suite: Any, name: str) -> list[Path]:
+    from benchmark.report import study_figures
     from benchmark.report.plots import save
-    from benchmark.studies import contents as selected
-    from benchmark.studies import pages, plots
+    from benchmark.studies import contents, pages
 
-    frame, about = selected.transfer(places, suite.name)
+    frame, about = contents.transfer(places, suite.name)
     folder = places.tables / "transfer"
     write_atomic(folder / f"{name}.csv", frame.to_csv(index=False))
     write_atomic(folder / f"{name}.md", pages.transfer_page(frame, about))
-    figure = save(plots.transfer(frame, about.line()), places.plots / f"{name}--transfer.png")
+    figure = save(study_figures.transfer(frame, about.line()), places.plots / f"{name}--transfer.png")
     return [folder / f"{name}.csv", folder / f"{name}.md", figure]
 
 
 def _pilot_tables(places: Places, suite: Any, name: str) -> list[Path]:
+    from benchmark.report import study_figures
     from benchmark.report.plots import save
-    from benchmark.studies import contents as selected
-    from benchmark.studies import pages, plots, tables
+    from benchmark.studies import contents, pages, tables
 
-    cross, points, about = selected.pilot(places, suite.name)
+    cross, points, about = contents.pilot(places, suite.name)
     folder, found = places.tables / "pilot", tables.correlations(points)
     write_atomic(folder / f"{name}--cross-task.csv", pages.cross_task_frame(cross).to_csv(index=False))
     write_atomic(folder / f"{name}--points.csv", points.to_csv(index=False))
@@ -213,20 +213,20 @@ def _pilot_tables(places: Places, suite: Any, name: str) -> list[Path]:
     write_atomic(folder / f"{name}.md", pages.pilot_page(cross, found, about))
     return [
         folder / f"{name}.md",
-        save(plots.cross_task(cross, about.line()), places.plots / f"{name}--cross-task.png"),
-        save(plots.correlation(points, found, about.line()), places.plots / f"{name}--correlation.png"),
+        save(study_figures.cross_task(cross, about.line()), places.plots / f"{name}--cross-task.png"),
+        save(study_figures.correlation(points, found, about.line()), places.plots / f"{name}--correlation.png"),
     ]
 
 
 def _ablation_tables(places: Places, study: Any, suite: str | None) -> list[Path]:
+    from benchmark.report import study_figures
     from benchmark.report.plots import save
-    from benchmark.studies import contents as selected
-    from benchmark.studies import pages, plots
+    from benchmark.studies import contents, pages
 
-    frame, about = selected.ablation(places, study, suite)
+    frame, about = contents.ablation(places, study, suite)
     folder = places.tables / "ablations"
     name = study.name + (f"--{suite}" if suite and suite != study.suite else "")
     write_atomic(folder / f"{name}.csv", frame.to_csv(index=False))
     write_atomic(folder / f"{name}.md", pages.ablation_page(study, frame, about))
-    figure = plots.ablation(frame, f"{study.question}\n{about.line()}")
+    figure = study_figures.ablation(frame, f"{study.question}\n{about.line()}")
     return [folder / f"{name}.csv", folder / f"{name}.md", save(figure, places.plots / f"ablation--{name}.png")]

@@ -13,8 +13,7 @@ from benchmark.board.selection import label
 from benchmark.common.errors import unknown
 from benchmark.records.record import Record
 from benchmark.report import critical_difference as critical
-from benchmark.report import plots
-from benchmark.studies import contents as selected
+from benchmark.report import plots, study_figures
 from benchmark.studies.places import Places
 
 
@@ -47,7 +46,7 @@ def figures(
             if figure is not None:
                 yield f"{board.name}--{kind}", figure
     if studies is not None:
-        yield from selected.figures(studies, wanted)
+        yield from study_figures.figures(studies, wanted)
 
 
 def _by_tasks(boards: Sequence[Board]) -> Iterator[tuple[str, Figure]]:
@@ -145,4 +144,4 @@ OF_BOARD: dict[str, Callable[[Board, Sequence[Record]], Figure | None]] = {
     "coefficients": _coefficients,
     "adaptation": _adaptation,
 }
-KINDS = ("by-tasks", *OF_BOARD, *selected.FIGURES)
+KINDS = ("by-tasks", *OF_BOARD, *study_figures.FIGURES)

@@ -1,4 +1,4 @@
-"""Figures from boards and records; those of studies are in ``studies.plots``. No torch.
+"""Figures from boards and records; those of studies are in ``study_figures``. No torch.
 
 Colours are Okabe and Ito's, which colour-blind readers can tell apart; matrices are in cividis, differences in blue and
 orange.

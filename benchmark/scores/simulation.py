@@ -1,4 +1,4 @@
-"""Do intervals and verdicts of `stats` hold on simulated results of known truth? `python -m benchmark.scores.simulation`
+"""Do intervals and verdicts of `statistics` hold on results of known truth? `python -m benchmark.scores.simulation`
 
 A run's samples are right where `level + seed's own level + luck > 0`; part of a sample's luck is shared by all runs,
 as a hard image is hard for every model. The truth is the probability of being right over new seeds and samples.

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-
 import pandas as pd
-from matplotlib.figure import Figure
 
 from benchmark.board.selection import of_each_place
 from benchmark.common.errors import UserError, shown
 from benchmark.records.spec import REFERENCE_ROWS
-from benchmark.studies import plots, settings, tables
+from benchmark.studies import tables
 from benchmark.studies.pages import About
 from benchmark.studies.places import Places
 from benchmark.studies.settings import Ablation
-
-FIGURES = ("transfer", "cross-task", "correlation", "ablation")
 
 
 def transfer(places: Places, suite: str) -> tuple[pd.DataFrame, About]:
@@ -50,24 +45,6 @@ def ablation(places: Places, study: Ablation, suite: str | None = None) -> tuple
     if frame.empty:
         raise _absent(f"the ablation {study.name}", places, f"ablate {study.name}")
     return frame, About.of(suite or study.suite, records)
-
-
-def figures(places: Places, kinds: Collection[str] = FIGURES) -> Iterator[tuple[str, Figure]]:
-    """Each figure of the studies that have a page, with its name; ``kinds`` are some of FIGURES."""
-    for name in places.written("transfer") if "transfer" in kinds else []:
-        frame, about = transfer(places, name.partition("--")[0])
-        yield f"{name}--transfer", plots.transfer(frame, about.line())
-    for name in places.written("pilot") if {"cross-task", "correlation"} & set(kinds) else []:
-        cross, points, about = pilot(places, name.partition("--")[0])
-        if "cross-task" in kinds:
-            yield f"{name}--cross-task", plots.cross_task(cross, about.line())
-        if "correlation" in kinds and len(points):
-            yield f"{name}--correlation", plots.correlation(points, tables.correlations(points), about.line())
-    for name in places.written("ablations") if "ablation" in kinds else []:
-        study, _, suite = name.partition("--")
-        found = settings.load(study)
-        frame, about = ablation(places, found, suite or None)
-        yield f"ablation--{name}", plots.ablation(frame, f"{found.question}\n{about.line()}")
 
 
 def _absent(what: str, places: Places, command: str) -> UserError:

@@ -29,7 +29,7 @@ class Suite(BaseModel):
     name: str = Field(description="name, e.g. vision-mini-8; equals the file's")
     version: int = Field(description="raised when a change makes older numbers incomparable")
     title: str = Field(description="one line for lists and boards")
-    domain: Literal["vision", "dense", "glue"] = Field(description="the module that loads it")
+    domain: Literal["vision", "dense", "text"] = Field(description="the module that loads it")
     scale: Literal["mini", "full"] = Field(description="numbers of the two scales never share a table")
     tasks: list[str] = Field(description="task names, in the suite's order")
     backbones: list[str] = Field(description="backbones it is defined for; the first is the default")
@@ -125,7 +125,7 @@ def open_bench(
         raise unknown(f"backbone of {suite.name}", backbone, suite.backbones)
     if family not in suite.families:
         raise unknown(f"family of {suite.name}", family, suite.families)
-    domain = importlib.import_module(f"benchmark.suites.{suite.domain}")
+    domain = importlib.import_module(f"benchmark.domains.{suite.domain}.bench")
     folders = {"data_root": data_root, "checkpoints": checkpoints}
     given = {name: folder for name, folder in folders.items() if folder is not None}
     if given and suite.scale == "mini":

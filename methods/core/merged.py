@@ -279,11 +279,11 @@ def unpack_mask(packed: Tensor, shape: torch.Size | tuple[int, ...]) -> Tensor:
 
 
 def _reference(rule: Callable[..., Any] | None) -> str | None:
-    """``"file:function"`` of a module-level function of this package."""
+    """``"file:function"`` of a module-level function of this package, the file with its folder: ``"tools.masks"``."""
     if rule is None:
         return None
-    package, _, stem = rule.__module__.rpartition(".")
-    if package != PACKAGE.name or not rule.__qualname__.isidentifier():
+    package, _, stem = rule.__module__.partition(".")
+    if package != PACKAGE.name or not stem or not rule.__qualname__.isidentifier():
         raise MergingError(
             f"{rule.__module__}.{rule.__qualname__} cannot be stored with a merge; expected a module-level "
             "function in a file of methods/"
@@ -295,7 +295,9 @@ def _resolve(reference: str | None) -> Callable[..., Any] | None:
     if reference is None:
         return None
     stem, _, name = reference.partition(":")
-    if not (stem.isidentifier() and name.isidentifier() and (PACKAGE / f"{stem}.py").is_file()):
+    parts = stem.split(".")
+    named = all(part.isidentifier() for part in (*parts, name))
+    if not (named and PACKAGE.joinpath(*parts).with_suffix(".py").is_file()):
         raise MergingError(f"the saved merge names the rule {reference!r}, which is not in methods/")
     found: Callable[..., Any] = getattr(importlib.import_module(f"methods.{stem}"), name)
     return found

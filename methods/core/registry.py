@@ -23,7 +23,8 @@ UNLABELLED = "unlabelled"
 SPLITS = ("train", "val", "test")
 #: What a method may need of the experts: tasks with classes; linear layers in the encoder; LoRA adapters.
 NEEDS = ("classes", "matrices", "adapters")
-PACKAGE = Path(__file__).parent
+#: The folder of the papers, one file a method.
+PACKAGE = Path(__file__).parents[1]
 
 
 class MergingError(ValueError):

@@ -27,7 +27,9 @@ def main(kind: str, rest: Sequence[str]) -> int:
     if rest[:1] == ["build"]:
         if "nyuv2" in rest:
             raise UserError("nyuv2 is the user's own data and is not built here", nyuv2.EXPECTED)
-        return scenes_data.main([text for text in rest[1:] if text != "dense-mini"])
+        from benchmark.assets.dense import render
+
+        return render.main([text for text in rest[1:] if text != "dense-mini"])
     p = argparse.ArgumentParser(prog="symerge-bench assets data", description=__doc__)
     p.add_argument("verb", choices=["check", "fetch"])
     p.add_argument("suite", choices=["dense-mini", "nyuv2"])

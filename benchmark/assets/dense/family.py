@@ -20,6 +20,7 @@ from torch import Tensor
 
 import methods
 from benchmark import suites
+from benchmark.assets.dense import render
 from benchmark.assets.dense.training import Settings, train_pair
 from benchmark.assets.training import Schedule
 from benchmark.checkpoints.families import MINI, checkpoint_folder, save_json
@@ -143,7 +144,7 @@ def _whole(schedule: Schedule, stop_at: int | None) -> None:
 
 def albedo_of(bench: DenseBench) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     """Images of the training scenes, and what they look like without light: rendered again, they are not stored."""
-    rows = scenes_data.render_split("train", len(scenes_data.load_split("train")), scenes_data.textures())
+    rows = render.render_split("train", len(scenes_data.load_split("train")), render.textures())
     stored = scenes_data.load_split("train")
     albedo = torch.from_numpy(rows["albedo"]).permute(0, 3, 1, 2).float().div_(255)
     images = images_of(stored, bench.shape, bench.device)

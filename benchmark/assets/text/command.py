@@ -27,6 +27,7 @@ def data(rest: Sequence[str]) -> int:
     p.add_argument("--wordnet", type=Path, metavar="DIR", help="WordNet 3.0's dict files: make all rows again")
     p.add_argument("--root", type=Path, metavar="DIR", help="of glue; default $SYMERGE_DATA")
     args = p.parse_args(rest)
+    from benchmark.assets.text import build
     from benchmark.domains.text import embedded as glue_mini
     from benchmark.domains.text import glue
     from benchmark.domains.vision.public import data_root
@@ -39,10 +40,10 @@ def data(rest: Sequence[str]) -> int:
             print(f"{task}: {len(glue.load(root, task, 'train'))} train, {len(glue.load(root, task, 'test'))} test")
         return 0
     if args.verb == "build":
-        path = glue_mini.prepare(args.sources)
+        path = build.prepare(args.sources)
         print(f"texts: {shown(path)}", file=sys.stderr)
     if args.wordnet:
-        glue_mini.compare(args.wordnet, args.sources)
+        build.compare(args.wordnet, args.sources)
         print("every row made again from WordNet and vaderSentiment is the committed one")
     for task in glue_mini.ORDER:
         print(f"{task}: " + ", ".join(f"{len(glue_mini.load(task, s))} {s}" for s in glue_mini.SPLITS)

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from benchmark.assets.text.training import Recipe, predict, train
-from benchmark.checkpoints.families import describe_files, save_json, save_state, sha256
+from benchmark.checkpoints.families import describe_files, save_json, save_state
 from benchmark.domains.text import embedded as glue_mini
 from benchmark.domains.text.embedded import outputs_of, tokens_of
 from benchmark.domains.text.encoder import TextEncoder, base_hashes, load_encoder, load_tokenizer, minilm_folder

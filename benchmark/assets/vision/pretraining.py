@@ -65,7 +65,7 @@ def gather(parts: Sequence[tuple[np.ndarray, np.ndarray, Sequence[str], Sequence
 def suite_pool(per_class: float, others: int, seed: int, sources: Path | None = None) -> Pool:
     """The pool made from the pinned packages: unpacked under ``sources``, or fetched there (``None``: the cache).
 
-    Images are those of :func:`benchmark.assets.vision.build.pool.pool_arrays`; prompts are the tasks' own templates, and for
+    Images are those of :func:`assets.vision.build.pool.pool_arrays`; prompts are the tasks' own templates, and for
     classes outside the suites that module's.
     """
     from benchmark.assets.vision.build import pool

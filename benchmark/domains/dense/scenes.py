@@ -1,35 +1,27 @@
-"""The embedded scenes of ``dense-mini``: read, checked, and rendered again from their seeds.
+"""The embedded scenes of ``dense-mini``: read and checked (``assets.dense.render`` makes them).
 
-``python -m benchmark.domains.dense.scenes [--check] [--out DIR]`` renders every split (about 80 seconds on one core) and
-writes it, or compares it with what is committed. Files: ``<split>-<part>.npy.xz`` (xz with a delta filter), the atlas
-of textures ``textures.png``, and ``manifest.json`` with the sha256 of every array.
+Files: ``<split>-<part>.npy.xz`` (xz with a delta filter), the atlas of textures ``textures.png``, and
+``manifest.json`` with the sha256 of every array.
 """
 
 from __future__ import annotations
 
-import argparse
 import functools
 import hashlib
 import io
 import json
 import lzma
-import sys
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmark.assets.dense.design import TEXTURES, VERSION, design, seeds
 from benchmark.common.errors import UserError
 from benchmark.common.project import DATA
-from benchmark.domains.dense.ray_caster import CLASSES, SIZE, render
 
 FOLDER = DATA / "scenes"
 SPLITS = ("train", "val", "test")
-COUNTS = {"train": 600, "val": 100, "test": 150}
-TEXTURE = 64
 # The part's type in the files, and the distance of the delta filter that packs it well.
 PARTS: dict[str, tuple[str, int]] = {
     "image": ("uint8", 3),
@@ -64,35 +56,6 @@ class DenseSplit:
         return DenseSplit(self.image[index], self.label[index], self.depth[index], self.normal[index])
 
 
-def textures(folder: Path = FOLDER) -> np.ndarray:
-    """The atlas, uint8 ``[T, 64, 64]``."""
-    from PIL import Image
-
-    strip = np.asarray(Image.open(folder / "textures.png").convert("L"))
-    return strip.reshape(TEXTURE, len(TEXTURES), TEXTURE).transpose(1, 0, 2)
-
-
-def render_split(split: str, count: int, atlas: np.ndarray) -> dict[str, np.ndarray]:
-    """The first ``count`` scenes of a split: every part in its stored type, and ``albedo`` (uint8)."""
-    pictures = []
-    for index in range(count):
-        random = seeds(split, index)
-        pictures.append(render(design(random), atlas, random))
-    found = {part: np.stack([getattr(p, part) for p in pictures]).astype(kind) for part, (kind, _) in PARTS.items()}
-    return {**found, "albedo": np.stack([p.albedo for p in pictures])}
-
-
-def write_split(folder: Path, split: str, arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
-    """Write the parts of a split; returns the sha256 of each array."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for part, (_, distance) in PARTS.items():
-        raw = io.BytesIO()
-        np.save(raw, arrays[part], allow_pickle=False)
-        filters = [{"id": lzma.FILTER_DELTA, "dist": distance}, {"id": lzma.FILTER_LZMA2, "preset": 9}]
-        _file(folder, split, part).write_bytes(lzma.compress(raw.getvalue(), lzma.FORMAT_XZ, filters=filters))
-    return {part: digest(arrays[part]) for part in PARTS}
-
-
 def digest(array: np.ndarray) -> str:
     """The sha256 of an array's type, shape and bytes."""
     head = f"{array.dtype.str}{array.shape}".encode()
@@ -116,7 +79,7 @@ def load_split(split: str, folder: Path = FOLDER) -> DenseSplit:
         raise UserError(f"no split {split!r} of the scenes; there are {', '.join(known)}", MEND)
     arrays = {}
     for part in PARTS:
-        path = _file(folder, split, part)
+        path = part_file(folder, split, part)
         try:
             raw = lzma.decompress(path.read_bytes(), lzma.FORMAT_XZ)
             arrays[part] = np.load(io.BytesIO(raw), allow_pickle=False)
@@ -129,59 +92,6 @@ def load_split(split: str, folder: Path = FOLDER) -> DenseSplit:
     return DenseSplit(**arrays)
 
 
-def build(folder: Path, counts: Mapping[str, int], atlas: np.ndarray) -> dict[str, Any]:
-    """Render and write every split and the manifest; returns the manifest."""
-    hashes = {}
-    for split, count in counts.items():
-        print(f"rendering {split}: {count} scenes", file=sys.stderr)
-        hashes[split] = write_split(folder, split, render_split(split, count, atlas))
-    about = {
-        "what": "Rendered indoor scenes (no photographs); textures are crops of CC0 photographs.",
-        "version": VERSION,
-        "size": list(SIZE),
-        "classes": list(CLASSES),
-        "counts": dict(counts),
-        "textures": list(TEXTURES),
-        "splits": hashes,
-    }
-    (folder / "manifest.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-    return about
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Render again; returns 1 where ``--check`` finds a difference."""
-    p = argparse.ArgumentParser(prog="symerge-bench assets data build dense-mini", description=__doc__.splitlines()[0])
-    p.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: a comparison is made, no file)")
-    p.add_argument("--check", action="store_true", help="compare with the committed arrays")
-    p.add_argument(
-        "--sources", type=Path, metavar="DIR", help="cut the textures again, from scikit-image's package fetched to DIR"
-    )
-    args = p.parse_args(argv)
-    atlas, known = textures(), manifest()["splits"]
-    if args.sources:
-        from benchmark.assets.dense import textures as scenes_textures
-        from benchmark.assets.packages import Sources
-
-        atlas = scenes_textures.make(Sources(args.sources).path("scikit-image") / "skimage/data")
-        print(f"textures {'as' if np.array_equal(atlas, textures()) else 'other than'} the committed ones")
-        if args.out:
-            args.out.mkdir(parents=True, exist_ok=True)
-            scenes_textures.save(atlas, args.out / "textures.png")
-    if args.out:
-        found = build(args.out, COUNTS, atlas)["splits"]
-    else:
-        found = {}
-        for split, count in COUNTS.items():
-            arrays = render_split(split, count, atlas)
-            found[split] = {part: digest(arrays[part]) for part in PARTS}
-    differ = [f"{s}-{part}" for s in COUNTS for part in PARTS if found[s][part] != known[s][part]]
-    print("differs: " + ", ".join(differ) if differ else "every array is bit-identical to the committed one")
-    return 1 if differ and args.check else 0
-
-
-def _file(folder: Path, split: str, part: str) -> Path:
+def part_file(folder: Path, split: str, part: str) -> Path:
+    """Where a part of a split lies."""
     return folder / f"{split}-{part}.npy.xz"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

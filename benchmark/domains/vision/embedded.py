@@ -1,7 +1,7 @@
 """The embedded vision tasks (`vision-mini-8/14/20`): manifest, parquet, and a memory-mapped uint8 cache.
 
 The committed files are `mini/manifest.json` and `mini/<Task>/<split>.parquet` (PNG images and class labels, readable
-with `datasets.load_dataset("parquet", data_files=...)`). A split is decoded once (`benchmark.common.cache`), keyed by the
+with `datasets.load_dataset("parquet", data_files=...)`). A split is decoded once (`common.cache`), keyed by the
 parquet's sha256; later loads map that file.
 """
 

@@ -127,7 +127,7 @@ scores say nothing of the full-size data sets whose names they share. Every parq
   silhouettes, digits and glyphs of one class are alike by nature, and a perceptual hash of 28 pixels calls many honest
   pairs near.
 - The grey levels of rendered tasks are rounded (24 steps; emoji 16 per channel), which halves the files.
-- This page is written by `benchmark.assets.vision.build.cards.write_cards()`; the experts' scores come from their manifest.
+- This page is written by `assets.vision.build.cards.write_cards()`; the experts' scores come from their manifest.
 - `vision-mini-8-disjoint` has the data of `vision-mini-8`; four of its experts come from a second base, whose manifest
   `benchmark/models/mini/ViT-mini-disjoint/manifest.json` has their scores.
 """

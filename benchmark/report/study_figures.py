@@ -1,8 +1,9 @@
-"""Figures from the tables of studies. No torch."""
+"""Figures from the tables of studies: how each is drawn, and which there are. No torch."""
 
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -11,6 +12,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from benchmark.report.plots import COLOURS, MARKERS, NARROWEST, REFERENCE, errors, heat_map
+from benchmark.studies import contents, settings, tables
+from benchmark.studies.places import Places
+
+FIGURES = ("transfer", "cross-task", "correlation", "ablation")
 
 
 def transfer(frame: pd.DataFrame, about: str) -> Figure:
@@ -138,3 +143,21 @@ def _hide_rest(panels: np.ndarray, used: int) -> None:
         axes.set_visible(False)
     for axes in panels.flat[max(0, used - panels.shape[1]):used]:
         axes.tick_params(labelbottom=True)
+
+
+def figures(places: Places, kinds: Collection[str] = FIGURES) -> Iterator[tuple[str, Figure]]:
+    """Each figure of the studies that have a page, with its name; ``kinds`` are some of FIGURES."""
+    for name in places.written("transfer") if "transfer" in kinds else []:
+        frame, about = contents.transfer(places, name.partition("--")[0])
+        yield f"{name}--transfer", transfer(frame, about.line())
+    for name in places.written("pilot") if {"cross-task", "correlation"} & set(kinds) else []:
+        cross, points, about = contents.pilot(places, name.partition("--")[0])
+        if "cross-task" in kinds:
+            yield f"{name}--cross-task", cross_task(cross, about.line())
+        if "correlation" in kinds and len(points):
+            yield f"{name}--correlation", correlation(points, tables.correlations(points), about.line())
+    for name in places.written("ablations") if "ablation" in kinds else []:
+        study, _, suite = name.partition("--")
+        question = settings.load(study)
+        frame, about = contents.ablation(places, question, suite or None)
+        yield f"ablation--{name}", ablation(frame, f"{question.question}\n{about.line()}")
