@@ -24,6 +24,6 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         return
     import json
 
-    from support import GOLDEN, MEASURED
+    from helpers.support import GOLDEN, MEASURED
 
     (GOLDEN / "parity.json").write_text(json.dumps(dict(sorted(MEASURED.items())), indent=1) + "\n")

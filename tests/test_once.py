@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny import run
+from helpers.tiny import run
 
 from benchmark import suites
 from benchmark.domains.vision import bench as bench_module

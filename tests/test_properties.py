@@ -9,13 +9,13 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import damage
 import numpy as np
 import pytest
+from helpers import damage
+from helpers.records import TASKS, make_record, make_spec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from records import TASKS, make_record, make_spec
 
 from benchmark.checkpoints import families
 from benchmark.domains.vision import embedded as vision

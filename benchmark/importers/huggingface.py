@@ -2,7 +2,7 @@
 
 ``q_proj``, ``k_proj``, ``v_proj`` become the rows of one ``in_proj``; the two projections are stored transposed. A
 ``CLIPVisionModel`` has no projection: FusionBench uses the base's, so it is given here. Both implementations give the
-same outputs (``tests/test_models_huggingface.py``).
+same outputs (``tests/importers/test_huggingface.py``).
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ def test_overhead_of_a_run_on_ray(benchmark: Any, tmp_path: Path, monkeypatch: p
     monkeypatch.syspath_prepend(str(TESTS))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]))
     import torch
-    from cluster_benches import Tiny, tasks
+    from helpers.cluster_benches import Tiny, tasks
 
     from benchmark.executors import cluster, nodes
     from benchmark.harness import runner

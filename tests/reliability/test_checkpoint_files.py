@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 import pytest
-from fuzzing import TARGETS, fuzz
+from helpers.fuzzing import TARGETS, fuzz
 
 FILES = int(os.environ.get("SYMERGE_FUZZ", 12_000))
 

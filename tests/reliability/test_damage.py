@@ -10,10 +10,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import damage
 import numpy as np
 import pytest
-from tiny import TinyBench, only, run
+from helpers import damage
+from helpers.tiny import TinyBench, only, run
 
 from benchmark import suites
 from benchmark.checkpoints import families

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 import torch
-from forks import output
-from tiny import TinyBench, run
+from helpers.forks import output
+from helpers.tiny import TinyBench, run
 
 import methods
 from benchmark.cli import main as cli

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from forks import end, fork
-from tiny import TinyBench, run
+from helpers.forks import end, fork
+from helpers.tiny import TinyBench, run
 
 from benchmark.board import leaderboard
 from benchmark.records.store import Store

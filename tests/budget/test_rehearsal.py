@@ -1,0 +1,103 @@
+"""A rehearsal runs the real path on random weights and generated images, and leaves no result."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from benchmark import suites
+from benchmark.budget import rehearsal as rehearse
+from benchmark.cli import main as cli
+from benchmark.common.project import ROOT
+from benchmark.records.store import Store
+
+
+@pytest.fixture
+def suite() -> suites.Suite:
+    """Two tasks of vision-8: class names and manifests are the real ones, the tower is the tiny one."""
+    whole = suites.load("vision-8")
+    return whole.model_copy(update={"tasks": ["MNIST", "DTD"]})
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+
+
+def test_a_rehearsal_goes_the_whole_way_and_its_records_lie_apart(suite: suites.Suite, tmp_path: Path) -> None:
+    told: list[str] = []
+    made = list(
+        rehearse.rehearse(
+            suite, "ViT-mini", tmp_path / "rehearsal", asked=["symerge", "robustmerge"], threads=1, tell=told.append
+        )
+    )
+    assert [(one.variant, one.status) for one in made] == [
+        ("pretrained", "done"), ("individual", "done"), ("symerge:steps=1", "done"), ("robustmerge", "left out"),
+    ]  # fmt: skip
+    record = made[2].record
+    assert record is not None and set(record.tasks) == {"MNIST", "DTD"} and record.spec.family == "rehearsal"
+    assert all(task.n == rehearse.TEST for task in record.tasks.values())
+    assert record.cost.images_drawn == 2 * 32 and record.cost.trainable_parameters
+    assert all(one.peak and one.peak > 50e6 for one in made)
+    # The tiny tower lies below what a process takes anyhow; docs/rehearsal.md compares at the size of ViT-B-32.
+    assert [one.estimate is not None for one in made] == [True, True, True, False]
+    assert all(0.3 < one.estimate / one.peak < 3 for one in made if one.estimate and one.peak)
+    # Nothing lies where boards look, and the temporary files are gone.
+    assert Store(tmp_path, read_only=True).all() == [] and len(Store(tmp_path / "rehearsal", read_only=True).all()) == 4
+    folder = told[0].split(" to ")[-1]
+    assert "symerge-rehearsal" in folder and not os.path.exists(folder)
+    lines = rehearse.table(made).splitlines()
+    assert len(lines) == 6 and lines[4].startswith("| `symerge:steps=1` | done |")
+
+
+def test_a_run_beyond_the_memory_limit_is_ended_and_the_next_goes_on(suite: suites.Suite, tmp_path: Path) -> None:
+    made = list(rehearse.rehearse(suite, "ViT-mini", tmp_path, asked=["ties"], memory_limit=1, tell=lambda _: None))
+    assert [one.variant for one in made] == ["pretrained", "individual", "ties"]
+    assert all(one.status.startswith("ended at") for one in made)
+
+
+def test_a_run_ends_with_a_rehearsal_that_is_killed(tmp_path: Path) -> None:
+    """Neither SIGTERM's handler nor any ``finally`` runs then."""
+    text = (
+        "from benchmark import rehearse, suites; from pathlib import Path\n"
+        "if __name__ == '__main__':\n"
+        "    suite = suites.load('vision-8').model_copy(update={'tasks': ['MNIST']})\n"
+        f"    results = Path({str(tmp_path / 'results')!r})\n"
+        "    list(rehearse.rehearse(suite, 'ViT-mini', results, asked=['symerge:steps=100000']))\n"
+    )
+    (tmp_path / "script.py").write_text(text)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
+    parent = subprocess.Popen([sys.executable, str(tmp_path / "script.py")], env=environment)
+    running = None
+    while running is None:
+        assert parent.poll() is None
+        time.sleep(0.2)
+        found = [json.loads(path.read_text()) for path in tmp_path.glob("results/*/*/*/record.json")]
+        running = next((r for r in found if r["variant"].startswith("symerge") and r["status"] == "running"), None)
+    children = psutil.Process(parent.pid).children(recursive=True)
+    assert len(children) >= 2, "the server that forks, and the run"
+    parent.kill()
+    parent.wait()
+    _, alive = psutil.wait_procs(children, timeout=30)
+    for process in alive:
+        process.kill()
+    assert not alive
+
+
+def test_what_adapts_makes_one_update_and_what_does_not_keeps_its_steps(suite: suites.Suite) -> None:
+    found = rehearse.variants(["all"], suite)
+    assert {"symerge:steps=1", "adamerging:steps=1", "joint:steps=1", "wudi", "ties", "fisher"} <= set(found)
+    assert rehearse.variants(["symerge:steps=3,lr=0.1"], suite)[-1] == "symerge:steps=3,lr=0.1"
+    assert rehearse.variants(["symerge:lr=0.1"], suite)[-1] == "symerge:lr=0.1,steps=1"
+
+
+def test_a_mini_suite_has_nothing_to_rehearse(capsys: pytest.CaptureFixture) -> None:
+    assert cli.main(["run", "--rehearse"]) == 2
+    assert "--suite vision-8 --backbone ViT-B-32 --rehearse" in capsys.readouterr().err

@@ -1,0 +1,1 @@
+"""What several tests share: tiny models, records, files in public layouts."""

@@ -1,0 +1,29 @@
+"""Pages made from the registry and the records are in step with both."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmark.board import leaderboard
+from benchmark.records.store import Store
+from benchmark.report.methods_page import methods_page
+
+ROOT = Path(__file__).parents[2]
+REFERENCE = ROOT / "results" / "reference"
+
+
+def test_the_page_of_methods_is_what_the_registry_and_the_records_say() -> None:
+    made = methods_page(Store(REFERENCE, read_only=True).all())
+    assert (ROOT / "methods" / "README.md").read_text() == made, "type ./run_all.sh board --reference"
+
+
+def test_the_committed_boards_are_what_the_records_say() -> None:
+    boards = leaderboard.load(REFERENCE)
+    assert {board.suite for board in boards} >= {"vision-mini-8", "vision-mini-14", "vision-mini-20"}
+    for board in boards:
+        stored = (ROOT / "results" / "boards" / f"{board.name}.md").read_text()
+        assert stored == leaderboard.markdown(board), "type ./run_all.sh board --reference"
+
+
+def test_the_readme_shows_the_method_file_as_it_is() -> None:
+    assert (ROOT / "methods" / "task_arithmetic.py").read_text() in (ROOT / "README.md").read_text()

@@ -1,0 +1,105 @@
+"""`leaderboard.html` is one file that works from disk without a network, and shows the rows of the boards."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+
+import pytest
+from helpers.records import make_record, make_spec
+
+from benchmark.board import leaderboard, rows
+from benchmark.records.store import Store
+from benchmark.report import page
+
+ROOT = Path(__file__).parents[2]
+VENDOR = ROOT / "benchmark" / "templates" / "vendor"
+HOSTILE = '</script><script>document.title="run"</script><img src=x onerror="document.title=\'run\'">'
+
+
+def some_records(hostile: str = "") -> list:
+    expert = make_record("individual", accuracy=0.9)
+    expert.method.title = f"Experts {hostile}"
+    larger = make_record("x").cost.model_copy(update={"storage_bytes": 9_000_000})
+    vision = ["SUN397", "Cars", "RESISC45", "EuroSAT", "SVHN", "GTSRB", "MNIST", "DTD"]
+    full = dict(suite="vision-8", backbone="ViT-B-32", family="tall")
+    return [
+        make_record("pretrained", accuracy=0.5),
+        expert,
+        make_record("ties", accuracy=0.7),
+        make_record("emr", accuracy=0.8, cost=larger),
+        *(make_record("symerge", seed=seed, accuracy=0.85, access=["unlabelled test"]) for seed in range(5)),
+        make_record("fisher", accuracy=0.6, access=["labelled train"]),
+        *(
+            make_record(name, tasks=vision, suite_tasks=vision, accuracy=level, spec=make_spec(name, **full))
+            for name, level in (("individual", 0.92), ("tsv_m", 0.85), ("iso_c", 0.6))
+        ),
+    ]
+
+
+def data_of(text: str) -> dict:
+    (found,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
+    return json.loads(found)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("page with spaces")
+    store = Store(root / "reference")
+    for record in some_records(HOSTILE):
+        store.save(record)
+    return page.write(rows.boards(store.all()), root, [store.root])
+
+
+def test_the_page_holds_the_rows_of_the_boards(written: Path) -> None:
+    boards = rows.boards(some_records(HOSTILE))
+    shown = {each["name"]: each for each in data_of(written.read_text())["boards"]}
+    assert set(shown) == {board.name for board in boards} | {"published"}
+    for board in boards:
+        for row, there in zip(board.rows.to_dict("records"), shown[board.name]["rows"], strict=True):
+            assert all(there[name] == pytest.approx(row[name]) for name in ("mean", "normalised", *board.tasks))
+            assert there["method"] == row["method"]
+    full = {row["method"]: row for row in shown["vision-8--ViT-B-32--tall"]["rows"]}
+    assert full["tsv_m"]["published"] == 85.86 and full["tsv_m"]["printed"]["DTD"] > 0
+
+
+def test_every_number_has_its_record_and_every_record_is_there(written: Path) -> None:
+    for board in data_of(written.read_text())["boards"]:
+        for row in board["rows"]:
+            if board["name"] != "published":
+                assert len(row["links"]) == row["n"]
+                for link in row["links"]:
+                    record = json.loads((written.parent / link["href"]).read_text())
+                    assert record["run_id"] == link["run"] and str(record["spec"]["seed"] or "") in str(link["seed"])
+
+
+def test_nothing_on_the_page_comes_from_elsewhere(written: Path) -> None:
+    text = written.read_text()
+    assert "default-src 'none'" in text and not re.search(r"<(script|img|iframe)[^>]+src=", text.split("<script>")[0])
+    assert "sourceMappingURL" not in text and "@import" not in text
+    assert text.count("</script>") == 3, "data of a record must not end a script"
+
+
+def test_the_library_is_the_one_its_readme_says() -> None:
+    told = dict(re.findall(r"\| (tabulator\S*) \| ([0-9a-f]{64}) \|", (VENDOR / "README.md").read_text()))
+    files = [path for path in VENDOR.iterdir() if path.name != "README.md"]
+    assert told == {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_every_column_says_what_it_means(written: Path) -> None:
+    for board in data_of(written.read_text())["boards"]:
+        for column in board["columns"]:
+            assert len(column["meaning"]) > 8 or column["field"] == "method", column
+
+
+def test_the_committed_page_is_what_the_records_say() -> None:
+    reference = ROOT / "results" / "reference"
+    boards = leaderboard.load(reference)
+    made = page.html(boards, page.record_links(boards, ROOT / "results", [reference]))
+    assert (ROOT / "results" / "leaderboard.html").read_text() == made, "type ./run_all.sh board --reference"
+
+
+def test_without_records_there_is_still_the_published_tab(tmp_path: Path) -> None:
+    assert [board["name"] for board in data_of(page.write([], tmp_path, []).read_text())["boards"]] == ["published"]

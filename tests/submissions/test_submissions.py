@@ -1,0 +1,268 @@
+"""Submissions: packed whole, checked without a re-run, verified by one, labelled on the board; old records migrated."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.records import classified, make_record, make_spec
+from test_unlike_metrics import dense, glue
+
+from benchmark.board import leaderboard, rows
+from benchmark.cli import main as cli
+from benchmark.cli import submit
+from benchmark.common.errors import UserError
+from benchmark.records import migrations
+from benchmark.records.record import RECORD_VERSION, SOURCES, Record
+from benchmark.records.store import Store
+from benchmark.submissions import package as submissions
+from benchmark.submissions.validation import Known, check
+
+ROOT = Path(__file__).parents[2]
+REFERENCE = Store(ROOT / "results" / "reference", read_only=True)
+SUITE = "vision-mini-8"
+
+
+@pytest.fixture(scope="module")
+def genuine() -> list[Record]:
+    """Records of the project's own, as a third party would submit them."""
+    chosen = [record for record in REFERENCE.all(SUITE) if record.variant in ("ties", "symerge")]
+    assert len(chosen) == 6
+    return chosen
+
+
+def changed(record: Record, **fields) -> Record:
+    return record.model_copy(update=fields, deep=True)
+
+
+def errors(records: list[Record], **more) -> list[str]:
+    return [finding.what for finding in check(records, **more) if finding.level == "error"]
+
+
+def warned(records: list[Record], **more) -> list[str]:
+    return [finding.what for finding in check(records, **more) if finding.level == "warning"]
+
+
+def with_task(record: Record, edit: Callable[[dict], object]) -> Record:
+    """The record with the fields of its first task's result edited."""
+    fields = json.loads(record.model_dump_json())
+    edit(fields["tasks"][record.suite_tasks[0]])
+    return Record.model_validate(fields)
+
+
+def test_genuine_records_pass_and_their_hashes_are_those_of_the_manifests(genuine: list[Record]) -> None:
+    found = check(genuine, REFERENCE.all(SUITE), submit.manifests)
+    assert [finding for finding in found if finding.level == "error"] == []
+
+
+def test_a_packed_folder_is_read_back_whole_and_labelled(tmp_path: Path, genuine: list[Record]) -> None:
+    for record in [*genuine, make_record("individual"), make_record("emr", tasks=[], status="failed")]:
+        Store(tmp_path / "run").save(record)
+    out = tmp_path / "mine.submission.json"
+    words = ["--title", "Mine", "--authors", "A. Author", "B. Author", "--link", "arXiv:0000.00000"]
+    assert cli.main(["submit", "pack", str(tmp_path / "run"), *words, "--out", str(out)]) == 0
+    read = submissions.load(out)
+    assert {record.run_id for record in read} == {record.run_id for record in genuine}
+    assert {record.provenance.source for record in read} == {"submitted"}
+    assert {record.run_id: record.tasks for record in read} == {record.run_id: record.tasks for record in genuine}
+    assert cli.main(["submit", "validate", str(out), "--into", str(tmp_path / "filed")]) == 0
+    filed = Store(tmp_path / "filed").all()
+    assert len(filed) == len(genuine) and {record.provenance.source for record in filed} == {"submitted"}
+    assert len(submissions.load(tmp_path)) == 3 * len(genuine) + 2, "a folder is read with all that lies in it"
+    with pytest.raises(UserError, match="no complete record"):
+        submissions.pack([make_record("individual")], title="x", authors=["y"])
+
+
+def test_a_changed_score_or_bit_is_found(genuine: list[Record]) -> None:
+    record = genuine[0]
+    (said,) = errors([with_task(record, lambda task: task.update(value=task["value"] + 0.5))])
+    assert "its statistics give" in said
+    for fields, wanted in (
+        ({"n": 9}, "statistics hold"),
+        ({"metric": "f1"}, "not computed from correct bits"),
+        ({"metric": "bleu"}, "cannot be recomputed"),
+        ({"higher_is_better": False}, "better higher"),
+    ):
+        assert any(wanted in what for what in errors([with_task(record, lambda task, new=fields: task.update(new))]))
+
+
+def test_angles_that_no_histogram_gives_are_an_error() -> None:
+    tasks = dense(0.8)
+    record = changed(make_record("ties", tasks=[], suite_tasks=list(tasks)), tasks=tasks)
+    assert any("angle_sum is not that of its histogram" in what for what in errors([record]))
+
+
+def test_statistics_of_every_kind_are_recomputed() -> None:
+    for tasks in (dense(0.8), glue(0.8)):
+        good = changed(make_record("ties", tasks=[], suite_tasks=list(tasks)), tasks=tasks)
+        assert not any("statistics" in what for what in errors([good]))
+        for task in tasks:
+            altered = tasks | {task: tasks[task].model_copy(update={"value": tasks[task].value * 1.01 + 0.01})}
+            said = errors([changed(good, tasks=altered)])
+            assert any(what.startswith(f"{task}: says") for what in said)
+
+
+def test_other_data_checkpoints_metrics_or_tasks_are_errors(genuine: list[Record]) -> None:
+    record = genuine[0]
+    good = Known(record.provenance.data, record.spec.checkpoints, {})
+    assert errors([record], manifests=lambda *_: good) == []
+    other = Known({**record.provenance.data, "MNIST": "0" * 64}, {"base": "1"}, {"MNIST": "f1"})
+    said = errors([record], manifests=lambda *_: other)
+    assert any("data differ" in what and "MNIST" in what for what in said)
+    assert any("checkpoints differ" in what for what in said) and any("measured by f1" in what for what in said)
+    assert any("were not checked: gone" in what for what in warned([record], manifests=lambda *_: "gone"))
+    assert any("its tasks are" in what for what in errors([changed(record, suite_tasks=record.suite_tasks[::-1])]))
+    elsewhere = make_record("ties", spec=make_spec("ties", suite="my-suite"))
+    assert any("not one of this project" in what for what in errors([elsewhere]))
+    old = make_record("ties", spec=make_spec("ties", suite_version="0"))
+    assert any("version 0 of the suite" in what for what in errors([old]))
+
+
+def test_what_a_method_cannot_be_is_an_error(genuine: list[Record]) -> None:
+    symerge = next(record for record in genuine if record.variant == "symerge")
+    ties = next(record for record in genuine if record.variant == "ties")
+    assert any("access is none" in what for what in errors([changed(symerge, access=[])])), "hidden access"
+    assert any("keywords" in what for what in errors([make_record("ties", changed={"kep": 1})]))
+    fields = ties.spec.model_dump() | {"seed": 3}
+    seeded = changed(ties, spec=ties.spec.model_validate(fields))
+    assert any("deterministic one has none" in what for what in errors([seeded]))
+    assert any("send its file too" in what for what in warned([make_record("mine")]))
+    assert any("only complete" in what for what in errors([changed(ties, status="running")]))
+
+
+def test_impossible_values_are_errors_and_odd_ones_warnings(genuine: list[Record]) -> None:
+    record = genuine[0]
+    later = (datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=9)).isoformat()
+    for fields, said in (
+        (dict(cost=record.cost.model_copy(update={"adapt_seconds": -1.0})), "adapt_seconds is -1.0"),
+        (dict(started=record.finished, finished=record.started), "before it started"),
+        (dict(finished="yesterday"), "ISO 8601"),
+        (dict(finished=later), "in the future"),
+    ):
+        assert any(said in what for what in errors([changed(record, **fields)])), said
+    task = record.suite_tasks[0]
+    perfect = changed(record, tasks={**record.tasks, task: classified(np.ones(record.tasks[task].n, bool))})
+    assert any("every one of" in what for what in warned([perfect]))
+    assert any("above the task's own expert" in what for what in warned([perfect], reference=REFERENCE.all(SUITE)))
+    assert any("differs from the project's own" in what for what in warned([perfect], reference=[record]))
+    dirty = changed(record, provenance=record.provenance.model_copy(update={"dirty": True}))
+    assert any("local changes" in what for what in warned([dirty]))
+    assert any("stands twice" in what for what in errors([record, record]))
+
+
+def test_seeds_that_are_copies_of_each_other_are_noticed(genuine: list[Record]) -> None:
+    seeds = [record for record in genuine if record.variant == "symerge"]
+    assert not any("another seed" in what for what in warned(seeds))
+    copied = [seeds[0], changed(seeds[1], tasks=seeds[0].tasks)]
+    assert sum("another seed" in what for what in warned(copied)) == 2
+
+
+def test_files_that_are_no_submission_say_what_is_wrong(tmp_path: Path, genuine: list[Record]) -> None:
+    path = tmp_path / "x.submission.json"
+    for text, said in (
+        ("{", "no valid submission"),
+        ('{"title": "x", "authors": ["y"], "records": []}', "records"),
+        ('{"title": "x", "authors": ["y"], "records": [{"version": 2}]}', "records.0"),
+        ("[" * 100000, "no valid submission"),
+        ('{"title": "x", "authors": ["y"], "records": [{"version": 0}]}', "version 0"),
+    ):
+        path.write_text(text)
+        with pytest.raises(UserError, match=said):
+            submissions.load(path)
+    with pytest.raises(UserError, match="does not exist"):
+        submissions.load(tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="holds no"):
+        submissions.load(tmp_path / "empty")
+
+
+def test_validation_fails_the_command_and_names_the_record(tmp_path: Path, capsys, genuine: list[Record]) -> None:
+    bad = with_task(genuine[0], lambda task: task.update(value=99.0))
+    made = submissions.Submission(title="x", authors=["y"], records=[bad])
+    submissions.save(made, tmp_path / "x.submission.json")
+    into = tmp_path / "filed"
+    assert cli.main(["submit", "validate", str(tmp_path / "x.submission.json"), "--into", str(into)]) == 1
+    assert not into.exists()
+    out = capsys.readouterr().out
+    assert f"error: {bad.variant}" in out and bad.run_id in out and "1 errors in 1 records" in out
+
+
+def test_records_of_the_first_version_are_read_and_migrated(tmp_path: Path) -> None:
+    record = make_record("ties")
+    fields = json.loads(record.model_dump_json()) | {"version": 1}
+    del fields["artifacts"]
+    fields["provenance"]["source"] = "my own machine"
+    store = Store(tmp_path)
+    path = store.folder(record.spec) / "record.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(fields))
+    read = store.load(record.spec)
+    assert read is not None and read.version == RECORD_VERSION and read.provenance.source == "submitted"
+    assert read.tasks == record.tasks and (read.run_id, read.artifacts) == (record.run_id, {})
+    whole = tmp_path / "x.submission.json"
+    whole.write_text(json.dumps({"title": "x", "authors": ["y"], "records": [fields]}))
+    assert submissions.load(whole)[0].version == RECORD_VERSION
+    assert sorted(migrations.STEPS) == list(range(1, RECORD_VERSION)), "a version without a way to the present one"
+    path.write_text(json.dumps(fields | {"spec": {}}))
+    with pytest.warns(UserWarning, match="damaged"):
+        assert store.load(record.spec) is None
+
+
+@pytest.mark.parametrize("kind", ["record", "submission"])
+def test_the_published_schema_is_that_of_the_code(kind: str) -> None:
+    path = ROOT / "docs" / "schema" / f"{kind}.schema.json"
+    assert path.read_text() == submissions.schema(kind), "type ./run_all.sh submit schema"
+
+
+def test_a_submitted_row_says_so_and_is_no_seed_of_a_measured_one() -> None:
+    def labelled(seed: int, source: str) -> Record:
+        record = make_record("symerge", seed=seed)
+        return changed(record, provenance=record.provenance.model_copy(update={"source": source}))
+
+    (board,) = rows.boards([labelled(0, SOURCES[0]), labelled(1, SOURCES[1]), labelled(2, SOURCES[2])])
+    assert sorted(board.rows["source"]) == sorted(SOURCES[:3]) and board.rows["n"].tolist() == [1, 1, 1]
+    text = leaderboard.markdown(board)
+    assert "symerge (submitted) " in text and "symerge (submitted, verified by re-run)" in text
+
+
+def test_a_submission_is_run_again_and_accepted_only_where_it_agrees(tmp_path: Path, capsys) -> None:
+    assert cli.main(["run", "--methods", "weight_average", "--results", str(tmp_path / "run")]) == 0
+    (record,) = (each for each in Store(tmp_path / "run").all() if each.variant == "weight_average")
+    same = tmp_path / "same.submission.json"
+    submissions.save(submissions.pack([record], title="x", authors=["y"]), same)
+    into = tmp_path / "accepted"
+    assert cli.main(["submit", "verify", str(same), "--into", str(into)]) == 0
+    assert "identical in every prediction" in capsys.readouterr().out
+    (accepted,) = Store(into).all()
+    assert accepted.provenance.source == "submitted, verified by re-run" and accepted.tasks == record.tasks
+    assert accepted.provenance.commit == record.provenance.commit and accepted.cost != record.cost, "as run here"
+    for told in ({"variant": "symerge"}, {"needs_task_id": True}, {"changed": {"scale": 5}}, {"access": ["none"]}):
+        assert submit.verify(changed(record, **told), Store(tmp_path / "run")).startswith("differs in")
+    task = record.suite_tasks[0]
+    better = changed(record, tasks={**record.tasks, task: classified(np.ones(record.tasks[task].n, bool))})
+    done = Store(tmp_path / "run")
+    assert submit.verify(better, done).startswith("differs by"), "the run of that folder is the re-run"
+    assert submit.verify(better, done, tolerance=100.0).startswith("within")
+    other = record.spec.model_copy(update={"method_version": "0" * 16})
+    with pytest.raises(UserError, match="differs in method_version"):
+        submit.verify(changed(record, spec=other, run_id=other.run_id), Store(tmp_path / "again"))
+
+
+def test_the_tolerance_of_depths_and_angles_is_relative_to_the_value() -> None:
+    record = next(r for r in REFERENCE.all("dense-mini") if r.variant == "ties")
+    depth = record.tasks["depth"]
+    other = depth.model_copy(update={"value": depth.value * 0.9})
+    assert submit._points(other, depth) == pytest.approx(10) and depth.value < 1
+    percent = record.tasks["segmentation"]
+    assert submit._points(percent.model_copy(update={"value": percent.value + 0.4}), percent) == pytest.approx(0.4)
+
+
+def test_genuine_records_of_a_suite_with_unlike_metrics_pass() -> None:
+    chosen = [record for record in REFERENCE.all("dense-mini") if record.variant in ("ties", "symerge")]
+    assert len(chosen) >= 2
+    found = check(chosen, REFERENCE.all("dense-mini"), submit.manifests)
+    assert [str(finding) for finding in found if finding.level == "error"] == []
