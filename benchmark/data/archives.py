@@ -19,6 +19,11 @@ COPY_AGAIN = "Fetch or copy the files again."
 FIRST_SAMPLES = 5
 
 
+def why(error: Exception) -> str:
+    """What an exception says, on one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 @functools.cache
 def image_suffixes() -> frozenset[str]:
     """The ends of names, lower case and with their dot, of the formats that Pillow reads."""
@@ -37,7 +42,7 @@ def zipped_images(file: Path) -> list[tuple[zipfile.ZipInfo, str]]:
         with zipfile.ZipFile(file) as opened:
             listed = sorted((i for i in opened.infolist() if not i.is_dir()), key=lambda info: info.filename)
     except (zipfile.BadZipFile, OSError) as error:
-        raise UserError(f"{file} cannot be read: {error}", COPY_AGAIN) from None
+        raise UserError(f"{file} cannot be read: {why(error)}", COPY_AGAIN) from None
     members = []
     for info in listed:
         path = PurePosixPath(info.filename)
@@ -45,7 +50,7 @@ def zipped_images(file: Path) -> list[tuple[zipfile.ZipInfo, str]]:
             continue
         inside = path.parts[1:] if path.parts[0] == file.stem else path.parts
         if len(inside) < 2:
-            raise UserError(f"{file}: {info.filename} stands in no class folder", f"Expected {file.stem}.zip: CLASS/*.png")
+            raise UserError(f"{file}: {info.filename} stands in no class folder", "Expected CLASS/*.png in the zip.")
         members.append((info, inside[-2]))
     return members
 
@@ -57,7 +62,7 @@ def read_members(file: Path, members: list[tuple[zipfile.ZipInfo, str]]) -> Iter
             try:
                 yield opened.read(info), ""
             except Exception as error:  # a foreign archive: a wrong checksum, a cut stream, a password
-                yield None, str(error) or type(error).__name__
+                yield None, why(error)
 
 
 def check_tar_names(file: Path) -> None:
@@ -84,11 +89,19 @@ def check_tar_names(file: Path) -> None:
                     seen[sample] = name
     except (tarfile.TarError, OSError, EOFError) as error:
         if not seen:
-            raise UserError(f"{file} cannot be read: {error}", COPY_AGAIN) from None
+            raise UserError(f"{file} cannot be read: {why(error)}", COPY_AGAIN) from None
+
+
+def tar_ends(file: Path) -> bool:
+    """Whether a tar ends with its two blocks of zeros (or is compressed); one cut between two members has none."""
+    with open(file, "rb") as opened:
+        plain = opened.read(tarfile.BLOCKSIZE)[257:262] == b"ustar"
+        opened.seek(max(0, file.stat().st_size - 2 * tarfile.BLOCKSIZE))
+        return not (plain and any(opened.read()))
 
 
 def unreadable(file: Path) -> str | None:
-    """Why a parquet file, a zip or a tar cannot be opened; None where it can, and for other files."""
+    """Why a parquet file, a zip or a tar cannot be listed; None where it can, and for other files."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -98,7 +111,8 @@ def unreadable(file: Path) -> str | None:
         elif file.suffix == ".zip":
             zipfile.ZipFile(file).close()
         elif file.suffix == ".tar":
-            tarfile.open(file).close()
+            with tarfile.open(file) as opened:
+                opened.getmembers()
     except (pa.ArrowException, zipfile.BadZipFile, tarfile.TarError, OSError, EOFError) as error:
-        return " ".join(str(error).split()) or type(error).__name__
+        return why(error)
     return None

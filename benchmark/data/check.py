@@ -15,8 +15,8 @@ from pathlib import Path
 
 from benchmark import suites
 from benchmark.data import damage, full, vision
-from benchmark.data.images import Damage, picture
-from benchmark.data.local import Copy
+from benchmark.data.damage import Damage
+from benchmark.data.images import picture
 from benchmark.errors import UserError, unknown
 from benchmark.store import write_atomic
 
@@ -50,35 +50,35 @@ def check_set(task: str, root: str | os.PathLike | None, family: str | None = No
     All damaged samples are noted, by set, split, and file or row.
     """
     about, made = full.info(task, family), Finding(task)
-    try:
+    with _noting(made):
         copy = full.copy_of(about, root)
         own = about.splits["test"]
         image, label, names = copy.columns(own, about.label)
         made.found = f"{copy.layout(own)}, {origin(copy.folder)}"
         with contextlib.suppress(StopIteration, Damage):
             made.sample = sample_sha256(next(copy.samples(own, image, label)).encoded())[:16]
+        with _noting(made):
+            rows, sha256 = copy.facts(own)
+            made.count, made.sha256 = f"{rows:,}", sha256[:16]
+            made.add(*full.compare_count(about, rows))
         level, message = full.compare_classes(about, names)
         made.classes = {"ok": message, "warning": "not comparable", "error": "wrong"}[made.add(level, message)]
-        for split in about.splits.values():
-            _look(made, about, copy, split)
-        rows, sha256 = copy.facts(own)
-        made.count, made.sha256 = f"{rows:,}", sha256[:16]
-        made.add(*full.compare_count(about, rows))
+        if about.splits["train"] not in copy.splits:
+            made.add("warning", f"no split {about.splits['train']!r}: methods that read train or val cannot run")
         if made.level == "error":
             made.notes += [f"known trap: {trap}" for trap in about.traps]
-    except UserError as error:
-        made.add("error", str(error))
+        for split in [split for split in about.splits.values() if split in copy.splits]:
+            with _noting(made):
+                if lines := full.damaged(about, copy, split):
+                    made.add("error", damage.message(f"{task}, split {split!r}", lines))
     return made
 
 
-def _look(made: Finding, about: full.SetInfo, copy: Copy, split: str) -> None:
-    """Look at every image and label of one split, and note all that are damaged."""
-    if split not in copy.splits:
-        made.add("warning", f"no split {split!r}: methods that read train or val cannot run")
-        return
+@contextlib.contextmanager
+def _noting(made: Finding) -> Iterator[None]:
+    """Note a UserError instead of raising it."""
     try:
-        if lines := full.damaged(about, copy, split):
-            made.add("error", damage.message(made.task, split, lines))
+        yield
     except UserError as error:
         made.add("error", str(error))
 

@@ -1,78 +1,27 @@
-"""Which samples of a split cannot be used: all of them in one pass, each by its name."""
+"""What of a user's data cannot be used, and how it is said: everything in one message, each by its name."""
 
 from __future__ import annotations
 
-import math
-import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from collections.abc import Sequence
 
-from benchmark.data.images import Damage, picture
-from benchmark.data.local import Sample, batched
 from benchmark.errors import UserError
 
-# A run's message names no more; the check names all.
+# A run's message names no more; a check's names all.
 MOST_IN_A_RUN = 1000
-BLOCK = 256
 
 
-def class_number(value: Any, numbers: Mapping[str, int], classes: int) -> int:
-    """The number of a label that is a name or a number. Raises Damage for one that is no class."""
-    number = numbers.get(value, -1) if isinstance(value, str) else value
-    if not isinstance(number, (int, float)) or not math.isfinite(number) or number != int(number):
-        number = -1
-    if not 0 <= number < classes:
-        raise Damage(f"the label {value!r}; {classes} classes are expected")
-    return int(number)
+class Damage(Exception):
+    """Why a sample, or the rest of a file, cannot be used."""
 
 
-def of_sample(sample: Sample, number: Callable[[Any], int]) -> list[str]:
-    """What is wrong with one sample, image and label; empty where it can be used."""
-    problems = []
-    try:
-        picture(sample.encoded()).convert("RGB")
-    except (Damage, ValueError, OSError) as error:
-        problems.append(str(error))
-    try:
-        if not sample.problem:
-            number(sample.label)
-    except Damage as error:
-        problems.append(str(error))
-    return problems
+def message(place: str, lines: Sequence[str], what: str = "sample", most: int | None = None) -> str:
+    """``lines``, one a damaged ``what``, below a first one that counts them; ``most``: of them, and how many more."""
+    said = list(lines[:most])
+    if len(lines) > len(said):
+        said.append(f"and {len(lines) - len(said):,} more")
+    return "\n    ".join([f"{place}: {len(lines):,} damaged {what}{'s' if len(lines) > 1 else ''}", *said])
 
 
-def of_samples(samples: Iterable[Sample], number: Callable[[Any], int], title: str) -> list[str]:
-    """Look at every sample; a line for each that cannot be used: its name and why.
-
-    Args:
-        number: gives a label's class, or raises Damage.
-        title: what the progress bar says.
-    """
-    from tqdm import tqdm
-
-    lines = []
-    with (
-        ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool,
-        tqdm(desc=title, unit="image", delay=2, disable=None) as bar,
-    ):
-        for block in batched(samples, BLOCK):
-            for sample, problems in zip(block, pool.map(lambda one: of_sample(one, number), block), strict=True):
-                if problems:
-                    lines.append(f"{sample.name}: {'; '.join(problems)}")
-            bar.update(len(block))
-    return lines
-
-
-def message(task: str, split: str, lines: Sequence[str], most: int | None = None) -> str:
-    """``lines`` below a first one that counts them; ``most``: of them, and how many more there are."""
-    shown = list(lines[:most])
-    if len(lines) > len(shown):
-        shown.append(f"and {len(lines) - len(shown):,} more")
-    count = f"{len(lines):,} damaged sample{'s' if len(lines) > 1 else ''}"
-    return "\n    ".join([f"{task}, split {split!r}: {count}", *shown])
-
-
-def error(task: str, split: str, lines: Sequence[str], hint: str) -> UserError:
+def error(place: str, lines: Sequence[str], hint: str, what: str = "sample") -> UserError:
     """The error of a run that met damage."""
-    return UserError(message(task, split, lines, MOST_IN_A_RUN), hint)
+    return UserError(message(place, lines, what, MOST_IN_A_RUN), hint)

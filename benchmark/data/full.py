@@ -21,9 +21,10 @@ import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from benchmark.data import cache, damage
+from benchmark.data import cache, damage, inspection
 from benchmark.data.archives import COPY_AGAIN
-from benchmark.data.images import Damage, picture
+from benchmark.data.damage import Damage
+from benchmark.data.images import picture
 from benchmark.data.local import Copy, Sample, batched, open_copy
 from benchmark.data.vision import ImageSplit
 from benchmark.errors import UserError, unknown
@@ -270,14 +271,14 @@ def transform(image_size: int) -> Any:
 def damaged(about: SetInfo, copy: Copy, own: str) -> list[str]:
     """A line for every sample of a split that cannot be used; ``own`` is the data set's name of the split."""
     image, label, found = copy.columns(own, about.label)
-    return damage.of_samples(
+    return inspection.of_samples(
         copy.samples(own, image, label), _number_of(about, found), f"looking at {about.name}, {own}"
     )
 
 
 def _number_of(about: SetInfo, found: list[str] | None) -> Callable[[Any], int]:
     numbers = {name: i for i, name in enumerate(found or about.classes)}
-    return lambda value: damage.class_number(value, numbers, len(about.classes))
+    return lambda value: inspection.class_number(value, numbers, len(about.classes))
 
 
 def _decode(
@@ -307,6 +308,6 @@ def _decode(
                 images, labels = zip(*pool.map(usable, block), strict=True)
             except Damage as error:
                 lines = damaged(about, copy, own) or [str(error)]
-                raise damage.error(about.name, own, lines, f"{COPY_AGAIN}\n  {_cite(about)}") from None
+                raise damage.error(f"{about.name}, split {own!r}", lines, f"{COPY_AGAIN}\n  {_cite(about)}") from None
             yield np.stack(images), np.array(labels, dtype=np.int64)
             bar.update(len(block))

@@ -11,12 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from benchmark.data.damage import Damage
+
 if TYPE_CHECKING:
     from PIL import Image
-
-
-class Damage(Exception):
-    """Why a sample, or the rest of a file, cannot be used."""
 
 
 def picture(data: bytes) -> Image.Image:
@@ -37,7 +35,7 @@ def picture(data: bytes) -> Image.Image:
             image = ImageOps.exif_transpose(image)
         return image if most is None else _eight_bits(image, most, unsigned)
     except UnidentifiedImageError:
-        raise Damage(f"no image; it begins with {data[:12]!r}") from None
+        raise Damage(f"Pillow sees no image in it; it begins with {data[:12]!r}") from None
     except (Damage, MemoryError):
         raise
     except Exception as error:  # whatever a decoder meets in a foreign file

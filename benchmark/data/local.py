@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmark.data.archives import COPY_AGAIN, check_tar_names, read_members, unreadable, zipped_images
+from benchmark.data.archives import COPY_AGAIN, check_tar_names, read_members, tar_ends, unreadable, why, zipped_images
 from benchmark.data.cache import cache_dir
-from benchmark.data.images import Damage
+from benchmark.data.damage import Damage
 from benchmark.errors import UserError
 from benchmark.store import write_atomic
 
@@ -69,8 +69,8 @@ class Copy:
             name = config if config in names else (names[0] if len(names) == 1 else None)
             self.builder: Any = datasets.load_dataset_builder(str(folder), name=name)
         except Exception as error:
-            why = self._unreadable(file for file in folder.rglob("*") if file.is_file()) or error
-            raise UserError(f"{folder} cannot be read as a data set: {why}", EXPECTED) from None
+            broken = self._unreadable(file for file in folder.rglob("*") if file.is_file())
+            raise UserError(f"{folder} cannot be read as a data set: {broken or error}", EXPECTED) from None
         self.folders = hasattr(self.builder.config, "drop_labels")
         if self.folders:
             # Left to itself, `datasets` gives no labels to a split that it meets first and that has one class.
@@ -116,8 +116,8 @@ class Copy:
             if stream.features is None:
                 stream = stream._resolve_features()
         except Exception as error:
-            why = self._unreadable(files) or error
-            raise UserError(f"{self.folder}, split {split}: {why}", COPY_AGAIN) from None
+            broken = self._unreadable(files)
+            raise UserError(f"{self.folder}, split {split}: {broken or error}", COPY_AGAIN) from None
         for column, feature in stream.features.items():
             if isinstance(feature, datasets.Image):
                 stream = stream.cast_column(column, datasets.Image(decode=False))
@@ -160,8 +160,10 @@ class Copy:
                 for row in split_dataset_by_node(rows, rank=place, world_size=len(files)):
                     yield file, count, row, ""
                     count += 1
+                if file.suffix == ".tar" and not tar_ends(file):
+                    yield file, count, {}, f"is cut short after {count} samples"
             except Exception as error:  # `datasets` hands through whatever a reader meets in a foreign file
-                yield file, count, {}, f"cannot be read after {count} samples: {error}"
+                yield file, count, {}, f"cannot be read after {count} samples: {why(error)}"
 
     def columns(self, split: str, label: str) -> tuple[str, str, list[str] | None]:
         """The image column, the label column (``label`` if it is there) and its class names, if it has any.
@@ -225,8 +227,8 @@ class Copy:
             try:
                 return sum(pq.ParquetFile(file).metadata.num_rows for file in files)
             except (pa.ArrowException, OSError) as error:
-                why = self._unreadable(files) or error
-                raise UserError(f"{self.folder}, split {split}: {why}", COPY_AGAIN) from None
+                broken = self._unreadable(files)
+                raise UserError(f"{self.folder}, split {split}: {broken or error}", COPY_AGAIN) from None
         total, problems = 0, []
         for file, _, _, problem in self._read(split, self.rows(split)):
             total += not problem
@@ -241,7 +243,7 @@ class Copy:
         return str(file.relative_to(roots[0]) if roots else file)
 
     def _unreadable(self, files: Iterable[Path]) -> str:
-        """Which of the files cannot be opened, and why; empty where all can."""
+        """Which of the files cannot be listed, and why; empty where all can."""
         problems = {file: unreadable(file) for file in sorted(files)}
         return "; ".join(f"{self._name(file)}: {why}" for file, why in problems.items() if why)
 
