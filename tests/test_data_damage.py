@@ -82,7 +82,8 @@ def test_every_kind_of_damaged_image_is_named_with_its_file_in_one_pass(root: Pa
         for path, content in zip(files[3:], damaged_images().values(), strict=False):
             path.write_bytes(content)
     whys = {"garbled": "broken PNG file", "text": "MAX_TEXT_CHUNK", "bomb": "400000000 pixels",
-            "empty": "an empty file", "page": "sees no image in it; it begins with b'<html>", "half": "truncated"}  # fmt: skip
+            "empty": "an empty file", "page": "sees no image in it; it begins with b'<html>",
+            "half": "truncated"}  # fmt: skip
     assert list(whys) == list(damaged_images())
     for split in SPLITS:
         files = [f"{split}/{path.parent.name}/{path.name}" for path in sorted((root / "MNIST" / split).rglob("*.png"))]
