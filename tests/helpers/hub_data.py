@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import struct
 import tarfile
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,37 @@ def pictures(n: int, seed: int = 0, size: tuple[int, int] = (24, 32), mode: str 
     rng = np.random.default_rng(seed)
     small = rng.integers(0, 256, (n, 4, 4, 3), dtype=np.uint8)
     return [Image.fromarray(p).resize(size[::-1], Image.Resampling.BICUBIC).convert(mode) for p in small]
+
+
+def encoded(picture: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    """The bytes of an image file."""
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def _chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def damaged_images() -> dict[str, bytes]:
+    """Image files that give no image, by what is wrong with them."""
+    good = encoded(pictures(1, size=(64, 64))[0])
+    at = good.index(b"IDAT") - 4
+    (size,) = struct.unpack(">I", good[at : at + 4])
+    content = good[at + 8 : at + 8 + size]
+    half = len(content) // 2
+    first, second = _chunk(b"IDAT", content[:half]), _chunk(b"IDAT", content[half:])
+    end = _chunk(b"IEND", b"")
+    huge = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)
+    return {
+        "garbled": good[:at] + first + second.replace(b"IDAT", b"\x01\x02\x03\x04") + end,
+        "text": good[:at] + _chunk(b"zTXt", b"a\0\0" + zlib.compress(b"a" * 3_000_000)) + good[at:],
+        "bomb": good[:8] + _chunk(b"IHDR", huge) + _chunk(b"IDAT", zlib.compress(b"0")) + end,
+        "empty": b"",
+        "page": b"<html><body>404 not found</body></html>",
+        "half": good[: len(good) // 2],
+    }
 
 
 def parquet(
@@ -48,17 +82,30 @@ def image_folder(folder: Path, splits: dict[str, int], names: list[str]) -> Path
     return folder
 
 
-def web_dataset(folder: Path, splits: dict[str, int], classes: int) -> Path:
+def web_dataset(folder: Path, splits: dict[str, int], classes: int, name: str = "s{:04d}") -> Path:
     """``wds/<split>/0.tar`` with ``s0000.png`` beside ``s0000.cls``."""
     for number, (split, n) in enumerate(splits.items()):
         path = folder / "wds" / split / "0.tar"
         path.parent.mkdir(parents=True, exist_ok=True)
         with tarfile.open(path, "w") as tar:
             for i, picture in enumerate(pictures(n, number)):
-                buffer = io.BytesIO()
-                picture.save(buffer, "PNG")
-                for end, content in (("png", buffer.getvalue()), ("cls", str(i % classes).encode())):
-                    entry = tarfile.TarInfo(f"s{i:04d}.{end}")
+                for end, content in (("png", encoded(picture)), ("cls", str(i % classes).encode())):
+                    entry = tarfile.TarInfo(f"{name.format(i)}.{end}")
                     entry.size = len(content)
                     tar.addfile(entry, io.BytesIO(content))
+    return folder
+
+
+def zip_folder(folder: Path, splits: dict[str, int], names: list[str]) -> Path:
+    """``<split>.zip`` of what :func:`image_folder` writes below a split, with what an operating system adds."""
+    image_folder(folder, splits, names)
+    for split in splits:
+        with zipfile.ZipFile(folder / f"{split}.zip", "w") as archive:
+            archive.writestr(f"__MACOSX/{names[0]}/._00000.png", b"Mac OS X")
+            for path in sorted((folder / split).rglob("*.png")):
+                archive.write(path, path.relative_to(folder / split))
+                path.unlink()
+        for inner in (folder / split).iterdir():
+            inner.rmdir()
+        (folder / split).rmdir()
     return folder

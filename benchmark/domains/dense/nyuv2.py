@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmark.common import damage
 from benchmark.common.errors import UserError
 from benchmark.domains.dense.scenes import DenseSplit
 
@@ -52,12 +53,36 @@ class Nyuv2:
         return found[::VALIDATION_EVERY] if split == "val" else found
 
     def read(self, split: str, index: np.ndarray) -> DenseSplit:
-        """The images at ``index`` of a split, checked. Images become uint8, others float32 or integers."""
-        folder = self.root / ("val" if split == "test" else "train")
-        numbers = self.numbers(split)[index]
+        """The images at ``index`` of a split, checked. Images become uint8, others float32 or integers.
+
+        Raises:
+            UserError: a damaged file among them; the message names every one of the split's.
+        """
+        try:
+            return self._stack(split, index)
+        except UserError as error:
+            lines = self.damaged(split, np.arange(len(self.numbers(split)))) or [error.message]
+            raise damage.error(f"NYUv2, split {split!r}", lines, EXPECTED, "file") from None
+
+    def _stack(self, split: str, index: np.ndarray) -> DenseSplit:
+        folder, numbers = self._folder(split), self.numbers(split)[index]
         rows = {part: np.stack([self._one(folder, part, int(n)) for n in numbers]) for part in PARTS}
         image = np.rint(rows["image"] * 255).astype(np.uint8)
         return DenseSplit(image, rows["label"], rows["depth"][..., 0], rows["normal"])
+
+    def damaged(self, split: str, index: np.ndarray) -> list[str]:
+        """What is wrong with each damaged file of the images at ``index`` of a split, by its name."""
+        lines = []
+        for number in self.numbers(split)[index]:
+            for part in PARTS:
+                try:
+                    self._one(self._folder(split), part, int(number))
+                except UserError as error:
+                    lines.append(error.message)
+        return lines
+
+    def _folder(self, split: str) -> Path:
+        return self.root / ("val" if split == "test" else "train")
 
     def _one(self, folder: Path, part: str, number: int) -> np.ndarray:
         path = folder / part / f"{number}.npy"
@@ -104,8 +129,8 @@ def load(path: Path) -> np.ndarray:
     """One array, without pickles. Raises :class:`UserError` for a missing, truncated or other file."""
     try:
         return np.asarray(np.load(path, allow_pickle=False))
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{shown(path)} cannot be read: {error}", EXPECTED) from None
+    except Exception as error:  # a foreign file: also a broken zip, or a header that asks for all memory
+        raise UserError(f"{shown(path)} cannot be read: {str(error) or type(error).__name__}", EXPECTED) from None
 
 
 def problem(part: str, array: np.ndarray) -> str | None:
@@ -131,9 +156,10 @@ def problem(part: str, array: np.ndarray) -> str | None:
 def check(
     root: str | Path, *, size: tuple[int, int] | None = None, counts: dict[str, int] | None = None
 ) -> list[str]:
-    """Read every file; lines that say what was found. Raises :class:`UserError` for the first thing that is wrong."""
+    """Read every file; lines that say what was found. Raises :class:`UserError` that names every damaged file."""
     data = open_root(root, size=size, counts=counts)
-    lines = []
+    lines: list[str] = []
+    damaged: list[str] = []
     for split in ("train", "test"):
         count = len(data.numbers(split))
         pixels = count * data.size[0] * data.size[1]
@@ -141,7 +167,11 @@ def check(
         deep = upright = 0
         far = 0.0
         for part in _chunks(count):
-            got = data.read(split, part)
+            try:
+                got = data._stack(split, part)
+            except UserError:
+                damaged += data.damaged(split, part)
+                continue
             classes += np.bincount(got.label[got.label >= 0], minlength=CLASSES)
             deep += int((got.depth > 0).sum())
             upright += int((got.normal != 0).any(-1).sum())
@@ -151,8 +181,10 @@ def check(
             f"{int((classes > 0).sum())} of {CLASSES} classes; depth known {_share(deep, pixels)}, up to {far:.2f} m; "
             f"normals known {_share(upright, pixels)}"
         )
-        if not deep or not upright or not classes.sum():
+        if not damaged and not (deep and upright and classes.sum()):
             raise UserError(f"{split}: no pixel has a label, depth or normal at all", EXPECTED)
+    if damaged:
+        raise UserError(damage.message("NYUv2", damaged, "file"), EXPECTED)
     return lines
 
 

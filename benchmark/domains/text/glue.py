@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmark.common import damage
 from benchmark.common.errors import UserError
 from benchmark.domains.text.tokens import Texts, Tokens, cached, tokenise, tokenizer_sha256
 
@@ -110,7 +111,8 @@ def load(root: Path | None, task: str, split: str) -> Texts:
     """The texts and labels of `train`, `val` or `test`.
 
     Raises:
-        UserError: files missing, columns or number of rows that are not GLUE's, labels out of range (a test split).
+        UserError: files missing, columns or number of rows that are not GLUE's; the message names every row without a
+            text, or whose label is none (a test split's -1, half a class).
     """
     about = TASKS[task]
     own = about.validation if split == "test" else "train"
@@ -121,16 +123,29 @@ def load(root: Path | None, task: str, split: str) -> Texts:
     absent = [c for c in (*about.columns, "label") if c not in rows.column_names]
     if absent:
         raise UserError(f"{task}, {own}: no column {absent[0]}; found {', '.join(rows.column_names)}", expected(root))
+    table = {column: list(rows[column]) for column in (*about.columns, "label")}
+    if damaged := _damaged(about, table):
+        raise damage.error(f"{task}, {own} (rows counted from 0)", damaged, expected(root), "row")
     if split == "val":
         step = -(-len(rows) // MOST_VAL)
-        rows = rows.select(range(0, len(rows), max(step, 2)))
-    labels = np.asarray(rows["label"], dtype=np.float64)
-    low, high = labels.min(), labels.max()
-    if low < 0 or high > (5 if about.outputs == 1 else about.outputs - 1):
-        most = "5" if about.outputs == 1 else str(about.outputs - 1)
-        raise UserError(f"{task}, {own}: labels from {low:g} to {high:g}; expected 0 to {most}", expected(root))
-    texts: list[Sequence[str]] = [list(rows[column]) for column in about.columns]
-    return Texts(texts[0], texts[1] if len(texts) > 1 else None, labels)
+        table = {column: values[:: max(step, 2)] for column, values in table.items()}
+    texts: list[Sequence[str]] = [table[column] for column in about.columns]
+    return Texts(texts[0], texts[1] if len(texts) > 1 else None, np.asarray(table["label"], dtype=np.float64))
+
+
+def _damaged(about: GlueTask, table: dict[str, list[Any]]) -> list[str]:
+    """A line for every row that has no text, or a label that is none of the task's."""
+    most = 5 if about.outputs == 1 else about.outputs - 1
+    whole = "" if about.outputs == 1 else "whole numbers "
+    lines = []
+    for number, label in enumerate(table["label"]):
+        problems = [f"no text in {c}" for c in about.columns if not isinstance(table[c][number], str)]
+        right = isinstance(label, (int, float)) and 0 <= label <= most and (not whole or label == int(label))
+        if not right:
+            problems.append(f"the label {label!r}, expected {whole}0 to {most}")
+        if problems:
+            lines.append(f"row {number}: {'; '.join(problems)}")
+    return lines
 
 
 def tokens(root: Path | None, task: str, split: str, tokenizer: Any) -> Tokens:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
-import io
 import json
 import os
 import re
@@ -14,10 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmark import suites
+from benchmark.common import damage
+from benchmark.common.damage import Damage
 from benchmark.common.errors import UserError, unknown
 from benchmark.domains.vision import embedded as vision
 from benchmark.domains.vision import public as full
-from benchmark.domains.vision.local import encoded
+from benchmark.domains.vision.images import picture
 from benchmark.records.store import write_atomic
 
 ORIGIN = ".origin.json"
@@ -45,27 +47,42 @@ class Finding:
 
 
 def check_set(task: str, root: str | os.PathLike | None, family: str | None = None) -> Finding:
-    """Check the test split of one data set (count, class order, readable, hash) and that train is there."""
+    """Check one data set: count, class order and hash of the test split, and every image and label of both splits.
+
+    All damaged samples are noted, by set, split, and file or row.
+    """
     about, made = full.info(task, family), Finding(task)
-    try:
+    with _noting(made):
         copy = full.copy_of(about, root)
         own = about.splits["test"]
         image, label, names = copy.columns(own, about.label)
-        rows, sha256 = copy.facts(own)
-        first = next(iter(copy.rows(own, image, label)), None)
         made.found = f"{copy.layout(own)}, {origin(copy.folder)}"
-        made.count, made.sha256 = f"{rows:,}", sha256[:16]
-        made.sample = sample_sha256(encoded(first[image]))[:16] if first else "-"
-        made.add(*full.compare_count(about, rows))
+        with contextlib.suppress(StopIteration, Damage):
+            made.sample = sample_sha256(next(copy.samples(own, image, label)).encoded())[:16]
+        with _noting(made):
+            rows, sha256 = copy.facts(own)
+            made.count, made.sha256 = f"{rows:,}", sha256[:16]
+            made.add(*full.compare_count(about, rows))
         level, message = full.compare_classes(about, names)
         made.classes = {"ok": message, "warning": "not comparable", "error": "wrong"}[made.add(level, message)]
         if about.splits["train"] not in copy.splits:
             made.add("warning", f"no split {about.splits['train']!r}: methods that read train or val cannot run")
         if made.level == "error":
             made.notes += [f"known trap: {trap}" for trap in about.traps]
+        for split in [split for split in about.splits.values() if split in copy.splits]:
+            with _noting(made):
+                if lines := full.damaged(about, copy, split):
+                    made.add("error", damage.message(f"{task}, split {split!r}", lines))
+    return made
+
+
+@contextlib.contextmanager
+def _noting(made: Finding) -> Iterator[None]:
+    """Note a UserError instead of raising it."""
+    try:
+        yield
     except UserError as error:
         made.add("error", str(error))
-    return made
 
 
 def check_embedded(task: str) -> Finding:
@@ -83,13 +100,8 @@ def check_embedded(task: str) -> Finding:
 
 
 def sample_sha256(image: bytes) -> str:
-    """sha256 of an image's RGB pixels: the same for every lossless container of the same picture."""
-    from PIL import Image
-
-    try:
-        return hashlib.sha256(Image.open(io.BytesIO(image)).convert("RGB").tobytes()).hexdigest()
-    except OSError as error:
-        raise UserError(f"the first test image is damaged: {error}", "Fetch the files again.") from None
+    """sha256 of an image's RGB pixels: the same for every lossless container of the same picture. Raises Damage."""
+    return hashlib.sha256(picture(image).convert("RGB").tobytes()).hexdigest()
 
 
 def origin(folder: Path) -> str:

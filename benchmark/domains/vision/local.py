@@ -1,6 +1,7 @@
-"""One data set's local copy, opened by `datasets`: parquet files as on the hub, a folder of images, or webdataset tars.
+"""One data set's local copy, opened by `datasets`: parquet files as on the hub, folders of images, or webdataset tars.
 
-Nothing is copied and nothing is fetched: rows are streamed from the files where they lie, images stay encoded.
+Zips of class folders are read here. Nothing is copied and nothing is fetched: rows are streamed from the files where
+they lie, images stay encoded.
 """
 
 from __future__ import annotations
@@ -9,19 +10,55 @@ import contextlib
 import functools
 import hashlib
 import json
-import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmark.common.cache import cache_dir
+from benchmark.common.damage import Damage
 from benchmark.common.errors import UserError
+from benchmark.domains.vision.archives import (
+    COPY_AGAIN,
+    check_tar_names,
+    read_members,
+    tar_ends,
+    unreadable,
+    why,
+    zipped_images,
+)
 from benchmark.records.store import write_atomic
 
 EXPECTED = (
     "expected one of: data/test-*.parquet or test.parquet with columns image and label (as on the hub); "
-    "test/CLASS/*.jpg or .png; test/*.tar (webdataset); and the same for train"
+    "test/CLASS/*.jpg or .png, or the class folders in test.zip; test/*.tar (webdataset); and the same for train"
 )
+FOLDER, ZIPPED = "image folder", "zipped image folder"
+MOST_COLUMNS_SHOWN = 8
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One row. ``name`` is its file, or its file and its number in it, counted from 0."""
+
+    name: str
+    image: bytes | Path | None = None
+    label: Any = None
+    problem: str = ""
+    """Why there is no image, or why the file ends here."""
+
+    def encoded(self) -> bytes:
+        """The image as it is stored. Raises Damage where there is none."""
+        if self.problem:
+            raise Damage(self.problem)
+        if self.image is None:
+            raise Damage("a row without an image")
+        if isinstance(self.image, bytes):
+            return self.image
+        try:
+            return self.image.read_bytes()
+        except OSError as error:
+            raise Damage(f"cannot be read: {error.strerror}") from None
 
 
 class Copy:
@@ -40,7 +77,12 @@ class Copy:
             name = config if config in names else (names[0] if len(names) == 1 else None)
             self.builder: Any = datasets.load_dataset_builder(str(folder), name=name)
         except Exception as error:
-            raise UserError(f"{folder} cannot be read as a data set: {error}", EXPECTED) from None
+            broken = self._unreadable(file for file in folder.rglob("*") if file.is_file())
+            raise UserError(f"{folder} cannot be read as a data set: {broken or error}", EXPECTED) from None
+        self.folders = hasattr(self.builder.config, "drop_labels")
+        if self.folders:
+            # Left to itself, `datasets` gives no labels to a split that it meets first and that has one class.
+            self.builder.config.drop_labels = False
         self.splits = [str(split) for split in self.builder.config.data_files or {}]
 
     def _check(self, split: str) -> None:
@@ -51,33 +93,85 @@ class Copy:
     def files(self, split: str) -> list[Path]:
         """The split's files, sorted."""
         self._check(split)
-        found = {str(k): v for k, v in self.builder.config.data_files.items()}[split]
-        return sorted(Path(str(file)) for file in found)
+        return sorted(self._listed()[split])
+
+    def _listed(self) -> dict[str, list[Path]]:
+        """The files of every split, in the order in which `datasets` reads them."""
+        return {str(k): [Path(str(file)) for file in v] for k, v in self.builder.config.data_files.items()}
 
     def layout(self, split: str) -> str:
         """What kind of files the split is in, for people."""
         suffix = {file.suffix for file in self.files(split)}
-        return "parquet" if suffix == {".parquet"} else "webdataset" if suffix == {".tar"} else "image folder"
+        if self.folders:
+            return ZIPPED if suffix == {".zip"} else FOLDER
+        return "parquet" if suffix == {".parquet"} else "webdataset" if suffix == {".tar"} else "table"
 
     def rows(self, split: str, image: str | None = None, label: str | None = None) -> Any:
         """The split as a stream of rows in the files' order, images encoded (`{"bytes", "path"}`).
 
-        ``image`` and ``label``: only these columns. Raises UserError for a file that is not readable.
+        ``image`` and ``label``: only these columns, and a sample's name in a tar. Raises UserError for a file that is
+        not readable. A zip is no table: it has :meth:`samples` alone.
         """
         import datasets
 
         self._check(split)
+        files = [file for files in self._listed().values() for file in files]
+        for file in files:
+            if file.suffix == ".tar":
+                check_tar_names(file)
         try:
             stream = self.builder.as_streaming_dataset(split)
             if stream.features is None:
                 stream = stream._resolve_features()
         except Exception as error:
-            raise UserError(f"{self.folder}, split {split}: {error}", "Fetch or copy the files again.") from None
+            broken = self._unreadable(files)
+            raise UserError(f"{self.folder}, split {split}: {broken or error}", COPY_AGAIN) from None
         for column, feature in stream.features.items():
             if isinstance(feature, datasets.Image):
                 stream = stream.cast_column(column, datasets.Image(decode=False))
         wanted = [column for column in (image, label) if column is not None]
+        if wanted and "__key__" in stream.features:
+            wanted.append("__key__")
         return stream.select_columns(wanted) if wanted else stream
+
+    def samples(self, split: str, image: str, label: str) -> Iterator[Sample]:
+        """Every sample of the split, in the files' order and each with its name.
+
+        A file that cannot be read to its end gives a last sample that says so, and the next file follows.
+        """
+        layout = self.layout(split)
+        if layout == ZIPPED:
+            for file in self.files(split):
+                members = zipped_images(file)
+                for (info, folder), (content, problem) in zip(members, read_members(file, members), strict=True):
+                    yield Sample(f"{self._name(file)}, {info.filename}", content, folder, problem)
+            return
+        for file, number, row, problem in self._read(split, self.rows(split, image, label)):
+            if problem:
+                yield Sample(self._name(file), problem=problem)
+            elif layout == FOLDER:
+                path = Path(row[image]["path"])
+                yield Sample(self._name(path), path, row[label])
+            else:
+                content = (row[image] or {}).get("bytes")
+                yield Sample(f"{self._name(file)}, {row.get('__key__', f'row {number}')}", content, row[label])
+
+    def _read(self, split: str, rows: Any) -> Iterator[tuple[Path, int, dict[str, Any], str]]:
+        """``(file, number in it, row, "")``; for a damaged file at last ``(file, rows read, {}, why no more)``."""
+        from datasets.distributed import split_dataset_by_node
+
+        # Each table is a shard of its own; a folder of images is read as one.
+        files = [self.folder] if self.layout(split) == FOLDER else self._listed()[split]
+        for place, file in enumerate(files):
+            count = 0
+            try:
+                for row in split_dataset_by_node(rows, rank=place, world_size=len(files)):
+                    yield file, count, row, ""
+                    count += 1
+                if file.suffix == ".tar" and not tar_ends(file):
+                    yield file, count, {}, f"is cut short after {count} samples"
+            except Exception as error:  # `datasets` hands through whatever a reader meets in a foreign file
+                yield file, count, {}, f"cannot be read after {count} samples: {why(error)}"
 
     def columns(self, split: str, label: str) -> tuple[str, str, list[str] | None]:
         """The image column, the label column (``label`` if it is there) and its class names, if it has any.
@@ -86,8 +180,13 @@ class Copy:
         """
         import datasets
 
+        if self.layout(split) == ZIPPED:
+            zips = [file for files in self._listed().values() for file in files if file.suffix == ".zip"]
+            return "image", "label", sorted({folder for file in zips for _, folder in zipped_images(file)})
         features = self.rows(split).features
-        described = ", ".join(f"{name} ({type(feature).__name__})" for name, feature in features.items())
+        listed = [f"{name} ({type(feature).__name__})" for name, feature in features.items()]
+        more = f" and {len(listed) - MOST_COLUMNS_SHOWN} more" if len(listed) > MOST_COLUMNS_SHOWN else ""
+        described = ", ".join(listed[:MOST_COLUMNS_SHOWN]) + more
         images = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
         if len(images) != 1:
             raise UserError(f"{self.folder}, split {split} has the columns {described}", "Expected one image column.")
@@ -95,6 +194,10 @@ class Copy:
         candidates = [name for name in (label, "label", "cls") if name in features] + labelled
         if not candidates:
             raise UserError(f"{self.folder}, split {split} has the columns {described}", f"Expected the label {label}.")
+        if self.layout(split) == FOLDER and set(features) == {"image", "label"}:
+            for file in self.files(split):
+                if len(Path(self._name(file)).parts) < len(("split", "class", "file")):
+                    raise UserError(f"{self.folder}: {self._name(file)} stands in no class folder", EXPECTED)
         chosen = features[candidates[0]]
         return images[0], candidates[0], list(chosen.names) if isinstance(chosen, datasets.ClassLabel) else None
 
@@ -102,6 +205,7 @@ class Copy:
         """Number of rows, and a sha256 over the names and contents of the split's files.
 
         Remembered in the cache folder for as long as names, sizes and times of the files stay.
+        Raises UserError, naming each, for files that cannot be read to their end.
         """
         files = self.files(split)
         seen = [(str(f.relative_to(self.folder)), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
@@ -122,31 +226,40 @@ class Copy:
         return rows, digest.hexdigest()
 
     def _count(self, split: str, files: list[Path]) -> int:
-        if all(file.suffix == ".parquet" for file in files):
+        if self.layout(split) == ZIPPED:
+            return sum(len(zipped_images(file)) for file in files)
+        if self.layout(split) == "parquet":
             import pyarrow as pa
             import pyarrow.parquet as pq
 
             try:
                 return sum(pq.ParquetFile(file).metadata.num_rows for file in files)
             except (pa.ArrowException, OSError) as error:
-                raise UserError(f"{self.folder}, split {split}: {error}", "Fetch or copy the files again.") from None
-        return sum(1 for _ in self.rows(split))
+                broken = self._unreadable(files)
+                raise UserError(f"{self.folder}, split {split}: {broken or error}", COPY_AGAIN) from None
+        total, problems = 0, []
+        for file, _, _, problem in self._read(split, self.rows(split)):
+            total += not problem
+            problems += [f"{self._name(file)} {problem}"] if problem else []
+        if problems:
+            raise UserError(f"{self.folder}, split {split}: {'; '.join(problems)}", COPY_AGAIN)
+        return total
+
+    def _name(self, file: Path) -> str:
+        """A file as it is said: from the data set's folder on."""
+        roots = [root for root in (self.folder, self.folder.resolve()) if file.is_relative_to(root)]
+        return str(file.relative_to(roots[0]) if roots else file)
+
+    def _unreadable(self, files: Iterable[Path]) -> str:
+        """Which of the files cannot be listed, and why; empty where all can."""
+        problems = {file: unreadable(file) for file in sorted(files)}
+        return "; ".join(f"{self._name(file)}: {why}" for file, why in problems.items() if why)
 
 
 @functools.lru_cache(maxsize=64)
 def open_copy(folder: Path, config: str | None = None) -> Copy:
     """The copy in this folder, listed once a process."""
     return Copy(folder, config)
-
-
-def encoded(row: dict[str, Any]) -> bytes:
-    """The encoded image of a row's image column. Raises UserError where it holds none."""
-    if row.get("bytes") is not None:
-        return row["bytes"]
-    if row.get("path"):
-        with open(os.fspath(row["path"]), "rb") as file:
-            return file.read()
-    raise UserError("a row holds no image", "Fetch or copy the files again.")
 
 
 def batched(rows: Any, size: int) -> Iterator[list[Any]]:

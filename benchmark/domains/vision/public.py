@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import io
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,17 +21,21 @@ import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from benchmark.common import cache
+from benchmark.common import cache, damage
+from benchmark.common.damage import Damage
 from benchmark.common.errors import UserError, unknown
+from benchmark.domains.vision import inspection
+from benchmark.domains.vision.archives import COPY_AGAIN
 from benchmark.domains.vision.embedded import ImageSplit
-from benchmark.domains.vision.local import Copy, batched, encoded, open_copy
+from benchmark.domains.vision.images import picture
+from benchmark.domains.vision.local import Copy, Sample, batched, open_copy
 
 SETS = Path(__file__).resolve().parent / "sets"
 UNPINNED = "unpinned: give --revision"
 SPLITS = ("train", "validation", "test")
 VALIDATION_FRACTION, VALIDATION_MOST, VALIDATION_SEED = 0.1, 5000, 0
 # Raised when the steps between file and cached pixels change.
-RECIPE = "open_clip evaluation transform: shorter side bicubic, centre crop, RGB; 1"
+RECIPE = "EXIF orientation, 8 bits by range; open_clip evaluation transform: shorter side bicubic, centre crop, RGB; 2"
 
 
 class Test(BaseModel):
@@ -140,7 +143,8 @@ def load_split(
         image_size: of the backbone; images are uint8 ``[N, image_size, image_size, 3]``.
 
     Raises:
-        UserError: no or unreadable data; a class order or a count that the manifest contradicts.
+        UserError: no or unreadable data, with the name of every damaged sample of the split; a class order or a count
+            that the manifest contradicts; a split without images.
     """
     about = info(task, family)
     split = "validation" if split == "val" else split
@@ -160,12 +164,18 @@ def load_split(
             _warn(f"{task} in {copy.folder}: {message}")
     chosen = None if split == "test" else part_of_train(total, split)
     rows = total if chosen is None else len(chosen)
+    if not rows:
+        few = f"it is a tenth of the training images, which are {total}; ten or more are needed"
+        raise UserError(
+            f"{task} in {copy.folder}: the {split} split has no image{f': {few}' if split == 'validation' else ''}",
+            _cite(about),
+        )
     key = hashlib.sha256(f"{data_hash}\n{image}\n{label}\n{RECIPE}\n{split}".encode()).hexdigest()[:20]
     try:
         images, labels = cache.load(
             f"{about.folder}-{split}-{image_size}-{key}",
             (rows, image_size, image_size, 3),
-            lambda: _decode(about, copy.rows(own, image, label), image, label, found, chosen, image_size, total),
+            lambda: _decode(about, copy, own, chosen, image_size, total),
         )
     except cache.CacheError as error:
         raise UserError(str(error)) from None
@@ -259,33 +269,36 @@ def transform(image_size: int) -> Any:
     return Compose([step for step in steps if "ToTensor" not in type(step).__name__])
 
 
+def damaged(about: SetInfo, copy: Copy, own: str) -> list[str]:
+    """A line for every sample of a split that cannot be used; ``own`` is the data set's name of the split."""
+    image, label, found = copy.columns(own, about.label)
+    return inspection.of_samples(
+        copy.samples(own, image, label), _number_of(about, found), f"looking at {about.name}, {own}"
+    )
+
+
+def _number_of(about: SetInfo, found: list[str] | None) -> Callable[[Any], int]:
+    numbers = {name: i for i, name in enumerate(found or about.classes)}
+    return lambda value: inspection.class_number(value, numbers, len(about.classes))
+
+
 def _decode(
-    about: SetInfo,
-    rows: Any,
-    image: str,
-    label: str,
-    found: list[str] | None,
-    chosen: np.ndarray | None,
-    image_size: int,
-    total: int,
+    about: SetInfo, copy: Copy, own: str, chosen: np.ndarray | None, image_size: int, total: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    from PIL import Image
     from tqdm import tqdm
 
-    shrink, classes = transform(image_size), len(about.classes)
+    image, label, found = copy.columns(own, about.label)
+    shrink, number = transform(image_size), _number_of(about, found)
     wanted = None if chosen is None else np.isin(np.arange(total), chosen)
-    index_of = {name: i for i, name in enumerate(found or about.classes)}
 
-    def pixels(row: dict[str, Any]) -> np.ndarray:
-        return np.asarray(shrink(Image.open(io.BytesIO(encoded(row[image])))))
+    def usable(sample: Sample) -> tuple[np.ndarray, int]:
+        try:
+            return np.asarray(shrink(picture(sample.encoded()))), number(sample.label)
+        except (Damage, OSError, ValueError) as error:
+            raise Damage(f"{sample.name}: {error}") from None
 
-    def numbered(value: Any) -> int:
-        number = index_of.get(value, -1) if isinstance(value, str) else -1 if value is None else int(value)
-        if not 0 <= number < classes:
-            raise UserError(f"{about.name} has the label {value!r}; {classes} classes are expected", _cite(about))
-        return number
-
-    kept = (row for i, row in enumerate(rows) if wanted is None or wanted[i])
+    samples = enumerate(copy.samples(own, image, label))
+    kept = (sample for i, sample in samples if sample.problem or wanted is None or wanted[i])
     count = total if chosen is None else len(chosen)
     with (
         ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool,
@@ -293,8 +306,9 @@ def _decode(
     ):
         for block in batched(kept, 256):
             try:
-                images = np.stack(list(pool.map(pixels, block)))
-            except OSError as error:
-                raise UserError(f"{about.name}: an image is damaged: {error}", "Fetch the files again.") from None
-            yield images, np.array([numbered(row[label]) for row in block], dtype=np.int64)
+                images, labels = zip(*pool.map(usable, block), strict=True)
+            except Damage as error:
+                lines = damaged(about, copy, own) or [str(error)]
+                raise damage.error(f"{about.name}, split {own!r}", lines, f"{COPY_AGAIN}\n  {_cite(about)}") from None
+            yield np.stack(images), np.array(labels, dtype=np.int64)
             bar.update(len(block))

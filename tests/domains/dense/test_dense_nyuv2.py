@@ -97,6 +97,29 @@ def test_bad_files_are_named_with_what_is_wrong(root: Path, damage: object, mess
         nyuv2.check(root, **ARGUMENTS)
 
 
+def test_every_damaged_file_of_both_folders_is_named_in_one_pass(root: Path) -> None:
+    np.save(root / "train/depth/1.npy", np.full((*SIZE, 1), -1.0))
+    (root / "train/image/11.npy").write_bytes(b"")
+    (root / "val/label/0.npy").write_bytes(b"<html>404 not found</html>")
+    (root / "val/normal/0.npy").write_bytes(b"PK\x03\x04 a broken zip")
+    (root / "val/normal/3.npy").write_bytes((root / "val/normal/3.npy").read_bytes()[:-9])
+    head = np.lib.format.magic(1, 0) + (118).to_bytes(2, "little")
+    huge = repr({"descr": "<f8", "fortran_order": False, "shape": (1 << 40, 1 << 20)}).ljust(117) + "\n"
+    (root / "val/depth/2.npy").write_bytes(head + huge.encode())
+    of_train = ["train/depth/1.npy: values", "train/image/11.npy cannot"]
+    of_test = ["val/label/0.npy cannot", "val/normal/0.npy cannot", "val/depth/2.npy cannot", "val/normal/3.npy cannot"]
+    with pytest.raises(UserError) as error:
+        nyuv2.check(root, **ARGUMENTS)
+    lines = [line.strip() for line in str(error.value).splitlines()]
+    assert lines[0] == "NYUv2: 6 damaged files"
+    assert [" ".join(line.split()[:2]) for line in lines[1:-1]] == of_train + of_test
+    data = nyuv2.open_root(root, **ARGUMENTS)
+    with pytest.raises(UserError, match="NYUv2, split 'test': 4 damaged files") as error:
+        data.read("test", np.array([0]))
+    assert all(name in str(error.value) for name in of_test)
+    assert len(data.read("test", np.array([1])).label) == 1
+
+
 def test_a_root_of_another_size_is_refused(root: Path) -> None:
     with pytest.raises(UserError, match="expected 795"):
         nyuv2.open_root(root)

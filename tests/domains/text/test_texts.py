@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -104,13 +105,27 @@ def test_glue_is_read_from_the_hubs_files_and_validation_is_the_test_split(tmp_p
 
 
 @pytest.mark.parametrize("columns,rows,words", [
-    ({}, 4, "4 rows, GLUE has 6"), ({"label": [-1] * 6}, 6, "labels from -1"), ({"label": [0, 5] * 3}, 6, "to 5"),
+    ({}, 4, "4 rows, GLUE has 6"), ({"label": [-1] * 6}, 6, "6 damaged rows"),
+    ({"label": [0, 5] * 3}, 6, "row 5: the label 5, expected whole numbers 0 to 1"),
 ])
 def test_a_split_that_is_not_glues_is_an_error(tmp_path, monkeypatch, columns, rows, words) -> None:
     small(monkeypatch)
     write_rte(tmp_path, rows, **columns)
     with pytest.raises(UserError, match=words):
         glue.load(glue.folder(tmp_path), "RTE", "test")
+
+
+@pytest.mark.parametrize("split", ["test", "val", "train"])
+def test_every_row_without_a_text_or_with_half_a_class_is_named(tmp_path, monkeypatch, split) -> None:
+    small(monkeypatch)
+    texts = [SENTENCES[0], None, *SENTENCES]
+    write_rte(tmp_path, 6, label=[0.0, 1.0, 0.5, None, float("nan"), 1.5], sentence2=texts)
+    with pytest.raises(UserError) as error:
+        glue.load(glue.folder(tmp_path), "RTE", split)
+    assert re.findall(r"row (\d):", str(error.value)) == ["1", "2", "3", "4", "5"]
+    assert "row 1: no text in sentence2" in str(error.value) and "row 5: the label 1.5" in str(error.value)
+    write_rte(tmp_path, 6, label=[0.0, 1.0] * 3)
+    assert set(glue.load(glue.folder(tmp_path), "RTE", split).labels) <= {0.0, 1.0}
 
 
 def test_a_folder_without_glue_says_what_is_expected(tmp_path) -> None:
