@@ -93,8 +93,9 @@ def parser() -> argparse.ArgumentParser:
         "--dry-run", action="store_true", help="print the plan with each run's memory, disk and time, and stop"
     )
 
-    listed = commands.add_parser("list", help="suites, and methods with their access and paper")
-    listed.add_argument("what", nargs="?", choices=["suites", "methods"], help="default: both")
+    listed = commands.add_parser("list", help="suites, methods with their access and paper; one method in full")
+    listed.add_argument("what", nargs="?", metavar="suites|methods|NAME", help="NAME: a method; default: all suites "
+                        "and methods")  # fmt: skip
 
     board = commands.add_parser("board", help="write the boards again from records")
     board.add_argument("--results", type=Path, metavar="DIR", help="default results/local")

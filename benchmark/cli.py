@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import methods
-from benchmark import boards, run, suites
+from benchmark import boards, listing, run, suites
 from benchmark.arguments import parser
 from benchmark.errors import UserError
 
@@ -72,24 +72,7 @@ def _warning(message: Any, category: type[Warning], *where: Any, **more: Any) ->
 
 
 def _list(arguments: argparse.Namespace, argv: list[str]) -> None:
-    if arguments.what != "methods":
-        print("suites")
-        width = max(map(len, suites.names()))
-        for name in suites.names():
-            suite = suites.load(name)
-            print(f"  {name:<{width}} {len(suite.tasks):>2} tasks  {', '.join(suite.backbones):<12} {suite.title}")
-    if arguments.what != "suites":
-        print("methods" + " " * 15 + "access" + " " * 19 + "paper")
-        for name in methods.names():
-            about = methods.describe(name)
-            keywords = ", ".join(f"{k}={v!r}" for k, v in about.parameters.items())
-            print(
-                f"  {name:<18}  {about.access.describe():<23}  {about.paper:<20} {about.title}\n{'':22}{keywords}"
-                if keywords
-                else f"  {name:<18}  {about.access.describe():<23}  {about.paper:<20} {about.title}"
-            )
-            if about.needs:
-                print(f"{'':22}only where the experts have: {', '.join(about.needs)}")
+    listing.show(arguments.what)
 
 
 def _board(arguments: argparse.Namespace, argv: list[str]) -> int:

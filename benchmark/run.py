@@ -11,7 +11,7 @@ from typing import Any
 import methods
 from benchmark import boards, suites
 from benchmark.errors import UserError, shown
-from benchmark.spec import parse_set
+from benchmark.spec import check_texts, parse_set
 
 # A method that says in one line why it does not fit a suite's experts is no failure of the run.
 NOT_APPLICABLE = methods.NotApplicable.__name__
@@ -37,9 +37,11 @@ def command(arguments: argparse.Namespace, argv: list[str]) -> int:
     """
     records_folder, out = boards.folders(arguments)
     loaded = [suites.load(name) for name in arguments.suite]
-    for text in arguments.methods or []:
-        if text != "all":
-            methods.describe(text.partition(":")[0])
+    sets = _sets(arguments.set)
+    check_texts([text for text in arguments.methods or [] if text != "all"], sets)
+    if not arguments.worker:
+        for fault in methods.broken():
+            print(f"warning: left out, {fault}", file=sys.stderr)
     _check_seeds(arguments.seeds)
     for what in ("threads", "batch_size", "time_limit", "memory_limit"):
         value = getattr(arguments, what)
@@ -70,7 +72,7 @@ def command(arguments: argparse.Namespace, argv: list[str]) -> int:
                     bench,
                     runner.suite_methods(suite, arguments.methods),
                     seeds=arguments.seeds,
-                    sets=_sets(arguments.set),
+                    sets=sets,
                     dtype=arguments.dtype,
                     autocast_dtype=arguments.autocast,
                     vectors=arguments.vectors,

@@ -29,10 +29,10 @@ from benchmark.spec import (
     REFERENCE_ROWS,
     RunSpec,
     changed_parameters,
+    checked_parameters,
     derive_seed,
     method_version,
     parse_method,
-    resolve_parameters,
     variant_label,
 )
 from benchmark.store import Store, cannot_write, file_sha256, replace_file
@@ -120,16 +120,8 @@ def plan(
     for name, given in [(name, {}) for name in REFERENCE_ROWS] + named:
         about = methods.describe(name)
         defaults = suite.defaults(name, about.parameters)
-        parameters = resolve_parameters(name, {**dict((sets or {}).get(name, {})), **given}, defaults)
+        parameters = checked_parameters(name, {**dict((sets or {}).get(name, {})), **given}, defaults)
         about.access_for(parameters)
-        for key, value in parameters.items():
-            number = isinstance(defaults[key], (int, float)) and not isinstance(defaults[key], bool)
-            if number and isinstance(value, str) and not (key in about.grids and value == "val"):
-                allowed = "a number, or val" if key in about.grids else "a number"
-                raise UserError(
-                    f"{name}: {key}={value} does not fit its default {defaults[key]}; {allowed} is wanted",
-                    f"Write e.g. --methods {name}:{key}={defaults[key]}",
-                )
         changed = changed_parameters(parameters, {k: v for k, v in defaults.items() if k != "seed"})
         inner = parameters.get("inner")
         known = isinstance(inner, str) and inner in methods.names()
@@ -449,9 +441,10 @@ def now() -> str:
 
 
 def suite_methods(suite: Suite, asked: Sequence[str] | None) -> list[str]:
-    """What to run: the methods asked for, ``all`` of the registry, or the suite's own list."""
+    """What to run: the methods asked for, ``all`` of the registry, or the suite's own list without broken files'."""
     if not asked:
-        return list(suite.methods)
+        broken = {name for fault in methods.broken() for name in fault.names} - set(methods.names())
+        return [text for text in suite.methods if parse_method(text)[0] not in broken]
     if "all" in asked:
         every = [name for name in methods.names() if name not in REFERENCE_ROWS]
         return [*every, *(text for text in asked if text != "all" and text not in every)]
