@@ -364,13 +364,12 @@ def _cost(records: Sequence[Record]) -> dict[str, Any]:
 
 
 def _incomplete(record: Record) -> dict[str, Any]:
-    reason = f"{record.error.type}: {record.error.message}" if record.error else ""
     return {
         "method": label(record),
         "seed": "" if record.spec.seed is None else str(record.spec.seed),
         "status": record.status,
         "tasks_done": f"{len(record.tasks)} of {len(record.suite_tasks)}",
         "missing": ", ".join(record.missing),
-        "reason": " ".join(reason.split())[:200],
+        "reason": record.error.line(200) if record.error else "",
         "run": record.run_id,
     }

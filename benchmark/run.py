@@ -120,7 +120,7 @@ def command(arguments: argparse.Namespace, argv: list[str]) -> int:
     print(f"\nboards: {shown(out / 'leaderboard.md')} and {shown(out / 'boards')}", file=sys.stderr)
     unfit = [r for r in failed if r.error and r.error.type == NOT_APPLICABLE]
     for record in failed:
-        reason = f"{record.error.type}: {record.error.message}" if record.error else record.status
+        reason = record.error.line() if record.error else record.status
         word = "left out" if record in unfit else "failed"
         print(f"{word}: {record.variant} on {record.spec.suite}: {reason}", file=sys.stderr)
     return 1 if len(failed) > len(unfit) else 0

@@ -18,7 +18,7 @@ import torch
 
 import methods
 from benchmark import adapted, provenance, tuning
-from benchmark.errors import UserError
+from benchmark.errors import UserError, line_in
 from benchmark.estimate import holds_vectors
 from benchmark.evaluate import autocast, evaluate
 from benchmark.guard import RunTimeout, apart, time_limit
@@ -417,11 +417,14 @@ def _failed(record: Record, store: Store, error: BaseException, progress: Progre
         message = f"{message or 'no memory left'}; try a smaller batch_size, --dtype bfloat16, or a machine with more"
     elif isinstance(error, (RunTimeout, TimeLimit)):
         kind = "timeout"
+    # That a method does not fit is no fault of a line of it.
+    own = methods.describe(record.spec.method).path
+    where = "" if isinstance(error, methods.NotApplicable) else line_in(own, error)
     trail = "".join(traceback.format_exception(error))
     record.status, record.finished = "failed", now()
-    record.error = Error(type=kind, message=message, traceback=provenance.relative(trail)[-2000:])
+    record.error = Error(type=kind, message=message, where=where, traceback=provenance.relative(trail)[-2000:])
     word = "is left out" if isinstance(error, methods.NotApplicable) else f"failed: {kind}"
-    progress.note(f"{record.variant} {word}: {message}")
+    progress.note(f"{record.variant} {word}: {message}{f' ({where})' if where else ''}")
     store.save(record)
 
 

@@ -167,7 +167,7 @@ def verify(record: Record, store: Store, device: str = "cpu", tolerance: float =
         )
     (again,) = runner.execute([run], bench, store, runner.Options(keep_merged=False, argv=record.provenance.argv))
     if again.status != "done":
-        return f"differs: the run ends as {again.status}: {again.error.message if again.error else ''}"
+        return f"differs: the run ends as {again.status}: {again.error.line() if again.error else ''}"
     told, found = ({key: getattr(each, key) for key in SAID} for each in (record, again))
     if wrong := [key for key in SAID if told[key] != found[key]]:
         return f"differs in {', '.join(wrong)}: the re-run says {', '.join(str(found[key]) for key in wrong)}"

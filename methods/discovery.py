@@ -198,7 +198,7 @@ def read(path: Path) -> list[tuple[Method, int]]:
         tree = _parsed(path)
     except (OSError, SyntaxError, ValueError) as error:  # of these UnicodeDecodeError
         line = error.lineno if isinstance(error, SyntaxError) else None
-        why = error.msg if isinstance(error, SyntaxError) else f"cannot be read as Python: {error}"
+        why = error.msg if isinstance(error, SyntaxError) and line else f"cannot be read as Python: {error}"
         raise BrokenFile(path, line, why, _names_in(path)) from None
     local = {
         target.id: node.value
