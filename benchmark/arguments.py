@@ -18,6 +18,12 @@ EXAMPLES = """examples:
 """
 
 
+def _kind(text: str) -> str:
+    if text not in ("failed", "superseded", "stale"):
+        raise argparse.ArgumentTypeError(f"{text!r}; allowed: failed, superseded, stale")
+    return text
+
+
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     top = argparse.ArgumentParser(
@@ -102,6 +108,16 @@ def parser() -> argparse.ArgumentParser:
     board.add_argument("--reference", action="store_true", help="the project's own (results/leaderboard.*)")
     board.add_argument("--plots", action="store_true", help="also write figures to DIR/plots")
     board.add_argument("--notebook", action="store_true", help="also execute the notebook of figures, DIR/plots.ipynb")
+
+    clean = commands.add_parser("clean", help="remove runs that failed or were superseded: says which, then asks")
+    clean.add_argument(
+        "kinds", nargs="*", metavar="failed|superseded|stale", type=_kind,
+        help="default: failed (and not put right since) and superseded (no board shows them). stale: of code or a "
+        "suite that has changed; a board may show them, so they go only where named",
+    )  # fmt: skip
+    clean.add_argument("--results", type=Path, metavar="DIR", help="default results/local")
+    clean.add_argument("--suite", nargs="+", metavar="NAME", help="only these suites' runs; default: all")
+    clean.add_argument("--yes", action="store_true", help="remove without asking")
 
     compare = commands.add_parser("compare", help="two methods on the same samples: difference, interval, wins by task")
     compare.add_argument("first", metavar="NAME[:key=value,...]")

@@ -27,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "run": run.command,
         "list": _list,
         "board": _board,
+        "clean": _clean,
         "compare": _compare,
         "study": _study,
         "schedule": _schedule,
@@ -77,6 +78,12 @@ def _list(arguments: argparse.Namespace, argv: list[str]) -> None:
 
 def _board(arguments: argparse.Namespace, argv: list[str]) -> int:
     return boards.command(arguments)
+
+
+def _clean(arguments: argparse.Namespace, argv: list[str]) -> int:
+    from benchmark import clean
+
+    return clean.command(arguments)
 
 
 def _compare(arguments: argparse.Namespace, argv: list[str]) -> int:

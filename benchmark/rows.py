@@ -15,7 +15,7 @@ import pandas as pd
 from benchmark import metrics, published, relative, stats, suites
 from benchmark.record import Record, TaskResult
 from benchmark.relative import scores as scores
-from benchmark.selection import by_time, by_trust, complete, current, generation, label
+from benchmark.selection import Current, by_time, by_trust, complete, current, generation, label
 from benchmark.spec import REFERENCE_ROWS, RunSpec, canonical_json
 
 #: Columns of every board before and after those of its tasks.
@@ -108,13 +108,10 @@ def boards(records: Iterable[Record], reference: Iterable[Record] = ()) -> list[
 
 
 def _board(records: list[Record], reference: list[Record]) -> Board:
-    kept, of_generations, of_versions = current(records)
-    notes = []
-    if of_generations:
-        notes.append(f"{of_generations} records of an earlier version of the suite or its checkpoints are not shown.")
-    if of_versions:
-        notes.append(f"{of_versions} records of earlier versions of the methods' code are not shown.")
-    same = [record for record in reference if generation(record) == generation(kept[0])]
+    chosen = current(records)
+    kept, notes = chosen.records, _notes(chosen)
+    first = (kept or records)[0]
+    same = [record for record in reference if generation(record) == generation(first)]
     finished = [record for record in kept if complete(record)]
     apart = _of_other_samples(finished)
     finished = [record for record in finished if record.run_id not in apart]
@@ -124,7 +121,6 @@ def _board(records: list[Record], reference: list[Record]) -> Board:
         if not any(record.spec.method == name for record in finished):
             finished += [record for record in same if record.spec.method == name and complete(record)]
 
-    first = kept[0]
     tasks = list(first.suite_tasks)
     experts = [record for record in finished if record.spec.method == REFERENCE_ROWS[-1]]
     expert = min(experts, key=by_trust, default=None)
@@ -160,6 +156,21 @@ def _board(records: list[Record], reference: list[Record]) -> Board:
         commits=_unique(_commit(record) for record in by_time(finished)),
         notes=notes,
     )
+
+
+def _notes(chosen: Current) -> list[str]:
+    """What is left out, in a line each."""
+    notes = []
+    if chosen.of_generations:
+        count = len(chosen.of_generations)
+        notes.append(f"{count} records of an earlier version of the suite or its checkpoints are not shown.")
+    if chosen.of_versions:
+        notes.append(f"{len(chosen.of_versions)} records of earlier versions of the methods' code are not shown.")
+    if chosen.put_right:
+        named = "; ".join(f"{label(record)}, {why}" for record, why in chosen.put_right[:5])
+        more = f"; and {len(chosen.put_right) - 5} more" if len(chosen.put_right) > 5 else ""
+        notes.append(f"Runs that failed and are not shown: {named}{more}. `./run_all.sh clean` removes them.")
+    return notes
 
 
 def _beside(rows: list[dict[str, Any]], spec: RunSpec) -> None:

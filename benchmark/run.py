@@ -95,7 +95,7 @@ def command(arguments: argparse.Namespace, argv: list[str]) -> int:
         force=arguments.force,
         time_limit=arguments.time_limit,
         keep_merged=not arguments.discard_merged,
-        argv=["run_all.sh", *argv[1:]],
+        argv=["run_all.sh", *devices.typed(argv)[1:]],
         batch_size=arguments.batch_size,
         compile=arguments.compile,
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
-import functools
 import gc
 import time
 import traceback
@@ -31,8 +30,8 @@ from benchmark.spec import (
     changed_parameters,
     checked_parameters,
     derive_seed,
-    method_version,
     parse_method,
+    present_version,
     variant_label,
 )
 from benchmark.store import Store, cannot_write, file_sha256, replace_file
@@ -84,11 +83,6 @@ class Options:
     """When the record of a run began that was there before this command, see :func:`before`; None: as it is now."""
 
 
-@functools.cache
-def _version(path: Path, name: str, others: tuple[tuple[Path, str], ...]) -> str:
-    return method_version(path, name, others)
-
-
 def plan(
     bench: Bench,
     texts: Sequence[str],
@@ -123,9 +117,6 @@ def plan(
         parameters = checked_parameters(name, {**dict((sets or {}).get(name, {})), **given}, defaults)
         about.access_for(parameters)
         changed = changed_parameters(parameters, {k: v for k, v in defaults.items() if k != "seed"})
-        inner = parameters.get("inner")
-        known = isinstance(inner, str) and inner in methods.names()
-        others = ((methods.describe(str(inner)).path, str(inner)),) if known else ()
         for seed in seeds if about.stochastic else [None]:
             spec = RunSpec(
                 suite=suite.name,
@@ -134,7 +125,7 @@ def plan(
                 family=bench.family,
                 checkpoints=bench.checkpoints,
                 method=name,
-                method_version=_version(about.path, name, others),
+                method_version=present_version(name, parameters),
                 parameters=parameters,
                 seed=seed,
                 dtype=dtype,

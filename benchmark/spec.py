@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ast
 import difflib
+import functools
 import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -201,6 +203,22 @@ def check_texts(texts: Iterable[str], sets: Mapping[str, Mapping[str, Any]]) -> 
     """
     for name, given in [parse_method(text) for text in texts] + list(sets.items()):
         checked_parameters(name, given)
+
+
+def present_version(method: str, parameters: Mapping[str, Any]) -> str:
+    """The version of a method's code as it is now, that of its inner method counted with it.
+
+    Raises MergingError for an unknown or broken method.
+    """
+    inner = parameters.get("inner")
+    known = isinstance(inner, str) and inner in methods.names()
+    others = ((methods.describe(str(inner)).path, str(inner)),) if known else ()
+    return _version(methods.describe(method).path, method, others)
+
+
+@functools.cache
+def _version(path: Path, name: str, others: tuple[tuple[Path, str], ...]) -> str:
+    return method_version(path, name, others)
 
 
 def changed_parameters(parameters: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 from benchmark import metrics, suites
 from benchmark.errors import UserError, shown
 from benchmark.record import SOURCES, Record, TaskResult
+from benchmark.selection import left_out
 from benchmark.spec import variant_label
 from benchmark.store import Store, write_atomic
 from benchmark.submissions import SUFFIX, load, pack, save, schema
@@ -75,12 +76,23 @@ def _pack(arguments: argparse.Namespace) -> int:
 
 
 def _validate(arguments: argparse.Namespace) -> int:
-    records = load(arguments.path)
+    records = _loaded(arguments.path)
     failed = _report(records)
+    if arguments.path.is_dir() and any(record.status == "failed" for record in records):
+        print(f"runs that failed can be removed: ./run_all.sh clean --results {shown(arguments.path)}")
     if arguments.into and not failed:
         for record in records:
             print(f"filed: {shown(Store(arguments.into).save(labelled(record, SOURCES[2])))}")
     return failed
+
+
+def _loaded(path: Path) -> list[Record]:
+    """The records; of a folder without runs that failed and that another run stands for, which are named."""
+    records = load(path)
+    gone = [each for each in left_out(records) if each.record.status == "failed"] if path.is_dir() else []
+    for record, why in gone:
+        print(f"left out: {record.variant} on {record.spec.suite} ({record.run_id}) failed, {why}")
+    return [record for record in records if not any(record is each.record for each in gone)]
 
 
 def labelled(record: Record, source: str) -> Record:
@@ -127,7 +139,7 @@ def _bench(suite: str, backbone: str, family: str, device: str, dtype: str = "fl
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    records = load(arguments.path)
+    records = _loaded(arguments.path)
     if _report(records):
         raise UserError("a submission with errors is not run again", "Mend the errors above first.")
     failed = 0
