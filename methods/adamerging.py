@@ -13,11 +13,11 @@ K + 1 models; they are never used.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
-from methods.api import UNLABELLED, Access, Experts, Merged, Stream, method
+from methods.api import UNLABELLED, Access, Count, Experts, Merged, Natural, NonNegative, Share, Stream, method
 from methods.tools.adaptation import adapt_merge, entropy
 from methods.tools.coefficients import LayerwiseMerge
 from methods.tools.vectors import elect, fraction
@@ -28,14 +28,14 @@ def adamerging(
     experts: Experts,
     stream: Stream,
     *,
-    granularity: str = "layer",
-    steps: int = 500,
-    lr: float = 1e-3,
+    granularity: Literal["layer", "task"] = "layer",
+    steps: Natural = 500,
+    lr: NonNegative = 1e-3,
     prior: float = 0.3,
-    batch_size: int = 16,
-    batches_per_task: int = 2,
+    batch_size: Count = 16,
+    batches_per_task: Count = 2,
     trim: bool = False,
-    keep: float = 0.2,
+    keep: Share = 0.2,
     clamp: bool = True,
     seed: int = 0,
 ) -> Merged:

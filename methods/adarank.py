@@ -19,13 +19,13 @@ dimensions is decomposed as [first, rest]. Stored: the merged model alone.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from methods.adamerging import class_entropy, coefficient_trace
-from methods.api import UNLABELLED, Access, Experts, Merged, Stream, method
+from methods.api import UNLABELLED, Access, Count, Experts, Merged, Natural, NonNegative, Portion, Stream, method
 from methods.tools.adaptation import adapt_merge
 from methods.tools.coefficients import combine
 from methods.tools.spectral import task_svd
@@ -40,12 +40,12 @@ def adarank(
     experts: Experts,
     stream: Stream,
     *,
-    origin: str = "base",
+    origin: Literal["base", "mean"] = "base",
     prior: float | None = None,
-    rank: float = 1.0,
-    steps: int = 10000,
-    lr: float = 1e-3,
-    batch_size: int = 16,
+    rank: Portion = 1.0,
+    steps: Natural = 10000,
+    lr: NonNegative = 1e-3,
+    batch_size: Count = 16,
     seed: int = 0,
 ) -> Merged:
     """Learn binary masks over singular components, and coefficients, by entropy minimisation.

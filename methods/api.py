@@ -27,17 +27,24 @@ from methods.core.merged import Merged, TaskModel, pack_mask, unpack_mask
 from methods.core.registry import LABELLED, UNLABELLED, Access, MergingError, NotApplicable, UnknownName, method
 from methods.core.states import LowRankState, StateFile
 from methods.core.stream import Batch, Source, Stream, TimeLimit, place
+from methods.core.values import Count, MethodName, Natural, NonNegative, Portion, Share
 
 __all__ = [
     "LABELLED",
     "UNLABELLED",
     "Access",
     "Batch",
+    "Count",
     "Experts",
     "LowRankState",
     "Merged",
     "MergingError",
+    "MethodName",
+    "Natural",
+    "NonNegative",
     "NotApplicable",
+    "Portion",
+    "Share",
     "Source",
     "StateFile",
     "Stream",

@@ -19,18 +19,21 @@ Every floating tensor is merged. What is kept is the inner method's.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from torch import Tensor
 
-from methods.api import Experts, Merged, MergingError, Stream, method
+from methods.api import Experts, Merged, MergingError, MethodName, Natural, NonNegative, Stream, method
 from methods.tools.inner import run_edited
 
 TINY = 1e-12
 
 
 @method(title="AWD", paper="arXiv:2411.18729", grids={"scale": (0.05, 1.0, 20)})
-def awd(experts: Experts, stream: Stream | None = None, *, inner: str = "task_arithmetic", alpha: float = 0.1,
-        steps: int = 300, lr: float = 1e-2, scale: float = 0.3) -> Merged:
+def awd(experts: Experts, stream: Stream | None = None, *, inner: MethodName = "task_arithmetic",
+        alpha: NonNegative = 0.1, steps: Natural = 300, lr: Annotated[float, "(0, inf)"] = 1e-2,
+        scale: float = 0.3) -> Merged:
     """Subtract the redundant vector from every task vector, then merge with another method.
 
     Args:

@@ -14,16 +14,18 @@ scalar tensors are not masked. Every floating tensor is merged; one model is kep
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
-from methods.api import Experts, Merged, method
+from methods.api import Experts, Merged, Portion, Share, method
 from methods.tools.vectors import choice, fraction, per_tensor
 
 
 @method(title="Model Breadcrumbs", paper="arXiv:2312.06795", grids={"scale": (0.05, 1.0, 20)})
-def breadcrumbs(experts: Experts, *, keep: float = 0.15, remove: float = 0.01, scale: float = 0.3,
-                order: str = "remove_first") -> Merged:
+def breadcrumbs(experts: Experts, *, keep: Share = 0.15, remove: Portion = 0.01, scale: float = 0.3,
+                order: Literal["remove_first", "keep_first"] = "remove_first") -> Merged:
     """Task arithmetic on task vectors whose rows are masked at both ends.
 
     Args:

@@ -16,7 +16,7 @@ import numpy as np
 from scipy.optimize import minimize
 from torch import Tensor, tensor
 
-from methods.api import LABELLED, Access, Experts, Merged, Stream, method
+from methods.api import LABELLED, Access, Count, Experts, Merged, Natural, NonNegative, Portion, Stream, method
 from methods.tools.multitask import products, train
 
 TINY = 1e-8
@@ -27,12 +27,12 @@ def cagrad(
     experts: Experts,
     stream: Stream,
     *,
-    c: float = 0.5,
-    steps: int = 2000,
-    lr: float = 1e-5,
-    batch_size: int = 128,
-    warmup: float = 0.1,
-    weight_decay: float = 0.1,
+    c: NonNegative = 0.5,
+    steps: Natural = 2000,
+    lr: NonNegative = 1e-5,
+    batch_size: Count = 128,
+    warmup: Portion = 0.1,
+    weight_decay: NonNegative = 0.1,
     seed: int = 0,
 ) -> Merged:
     """Joint training with conflict-averse gradients. ``c``: how far from the mean gradient; the rest as ``joint``."""

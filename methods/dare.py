@@ -16,12 +16,12 @@ method's.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from methods.api import Experts, Merged, MergingError, method
+from methods.api import Experts, Merged, MergingError, MethodName, Portion, method
 from methods.core.experts import Edit
 from methods.core.stream import derive
 from methods.tools.inner import run_edited
@@ -30,8 +30,9 @@ from methods.tools.vectors import choice, fraction
 
 
 @method(title="DARE", paper="arXiv:2311.03099", grids={"scale": (0.1, 1.0, 10)})
-def dare(experts: Experts, *, drop: float = 0.9, scale: float = 0.3, select: str = "random", rescale: bool = True,
-         inner: str = "task_arithmetic", seed: int = 0) -> Merged:
+def dare(experts: Experts, *, drop: Portion = 0.9, scale: float = 0.3,
+         select: Literal["random", "magnitude"] = "random", rescale: bool = True,
+         inner: MethodName = "task_arithmetic", seed: int = 0) -> Merged:
     """Sparsify the task vectors, then merge them with another method.
 
     Args:

@@ -18,13 +18,25 @@ start from the fixed ones is our decision. Nothing is stored per task.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
 
 from methods.adamerging import class_entropy, coefficient_trace
-from methods.api import UNLABELLED, Access, Experts, Merged, MergingError, NotApplicable, Stream, method
+from methods.api import (
+    UNLABELLED,
+    Access,
+    Experts,
+    Merged,
+    MergingError,
+    Natural,
+    NonNegative,
+    NotApplicable,
+    Share,
+    Stream,
+    method,
+)
 from methods.tools.adaptation import adapt_merge
 from methods.tools.coefficients import LayerwiseMerge
 from methods.tools.interference import block_weights
@@ -44,12 +56,12 @@ def doge(
     experts: Experts,
     stream: Stream | None = None,
     *,
-    subspace: float = 6,
-    keep: float = 0.3,
+    subspace: Annotated[float, "[1, inf)"] = 6,
+    keep: Share = 0.3,
     scale: float = 0.07,
-    steps: int = 400,
-    lr: float = 1e-4,
-    coefficients: str = "fixed",
+    steps: Natural = 400,
+    lr: NonNegative = 1e-4,
+    coefficients: Literal["fixed", "adamerging"] = "fixed",
 ) -> Merged:
     """Modify the task vectors towards less conflict, keep their largest entries, and add them up.
 

@@ -15,6 +15,8 @@ Kept: base and unified vector, one bit per task and entry, one number per task; 
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -24,7 +26,7 @@ from methods.tools.vectors import choice, total
 
 
 @method(title="EMR-Merging", paper="arXiv:2405.17461")
-def emr(experts: Experts, *, rescale: str = "code") -> Merged:
+def emr(experts: Experts, *, rescale: Literal["code", "paper"] = "code") -> Merged:
     """One unified task vector, and a mask and a factor per task.
 
     Args:

@@ -16,19 +16,24 @@ code gives NaN). Nothing is stored per task.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from methods.api import UNLABELLED, Access, Experts, Merged, MergingError, Stream, method
+from methods.api import UNLABELLED, Access, Count, Experts, Merged, MergingError, NonNegative, Stream, method
 from methods.tools.statistics import fisher_information, per_task
 from methods.tools.vectors import choice
 
 
 @method(title="Fisher Merging", paper="arXiv:2111.09832", access=Access(train=UNLABELLED))
 def fisher(
-    experts: Experts, stream: Stream, *, examples: int = 256, floor: float = 1e-6, normalise: str | None = "model"
+    experts: Experts,
+    stream: Stream,
+    *,
+    examples: Count = 256,
+    floor: NonNegative = 1e-6,
+    normalise: Literal["model", "param"] | None = "model",
 ) -> Merged:
     """Average the experts with the diagonal of their Fisher information as weights.
 

@@ -25,12 +25,12 @@ block; the task id is needed unless every block ends in one cluster.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from methods.api import Experts, Merged, MergingError, method
+from methods.api import Experts, Merged, MergingError, Natural, Share, method
 from methods.core.blocks import parts
 from methods.emr import elect, rescalers, unify
 from methods.ties import disjoint_mean
@@ -48,8 +48,10 @@ class Step(NamedTuple):
 
 
 @method(title="FlexMerge", paper="arXiv:2505.23209")
-def flexmerge(experts: Experts, *, inner: str = "avg", size: float = 1.0, merges: int | None = None, scale: float = 1.5,
-              keep: float = 1.0, similarity: str = "merged", linkage: str = "single") -> Merged:
+def flexmerge(experts: Experts, *, inner: Literal["avg", "ta", "ties", "emr"] = "avg",
+              size: Annotated[float, "[1, inf)"] = 1.0, merges: Natural | None = None, scale: float = 1.5,
+              keep: Share = 1.0, similarity: Literal["merged", "constituents"] = "merged",
+              linkage: Literal["average", "single", "complete"] = "single") -> Merged:
     """Merge similar blocks until the whole is small enough.
 
     Args:

@@ -20,7 +20,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from methods.api import Experts, Merged, method
+from methods.api import Experts, Merged, Portion, method
 from methods.tools.spectral import leading, merge_matrices, polar, significant, sum_vector, svd
 from methods.tools.vectors import fraction
 
@@ -36,7 +36,7 @@ def iso_c(experts: Experts, *, scale: float = 1.0) -> Merged:
 
 
 @method(title="Iso-CTS", paper="arXiv:2502.04959", grids={"scale": (0.1, 3.0, 30)}, needs=("matrices",))
-def iso_cts(experts: Experts, *, scale: float = 1.0, common_fraction: float = 0.8) -> Merged:
+def iso_cts(experts: Experts, *, scale: float = 1.0, common_fraction: Portion = 0.8) -> Merged:
     """The common space of the sum, enriched with directions of each task, under a flat spectrum.
 
     Args:

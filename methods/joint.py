@@ -17,8 +17,21 @@ Stored per task: its own layers, where not all are shared.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
-from methods.api import LABELLED, Access, Experts, Merged, MergingError, Stream, method
+from methods.api import (
+    LABELLED,
+    Access,
+    Count,
+    Experts,
+    Merged,
+    MergingError,
+    Natural,
+    NonNegative,
+    Portion,
+    Stream,
+    method,
+)
 from methods.core.blocks import place
 from methods.tools.multitask import train, trainable
 from methods.tools.vectors import choice
@@ -31,13 +44,13 @@ def joint(
     experts: Experts,
     stream: Stream,
     *,
-    shared: str = "all",
-    layers: int | None = None,
-    steps: int = 2000,
-    lr: float = 1e-5,
-    batch_size: int = 128,
-    warmup: float = 0.1,
-    weight_decay: float = 0.1,
+    shared: Literal["all", "bottom", "top"] = "all",
+    layers: Natural | None = None,
+    steps: Natural = 2000,
+    lr: NonNegative = 1e-5,
+    batch_size: Count = 128,
+    warmup: Portion = 0.1,
+    weight_decay: NonNegative = 0.1,
     seed: int = 0,
 ) -> Merged:
     """Train one encoder on the labelled training data of all tasks.

@@ -16,14 +16,14 @@ from __future__ import annotations
 
 import torch
 
-from methods.api import Experts, Merged, Stream, method
+from methods.api import Experts, Merged, MethodName, Stream, method
 from methods.core.blocks import depths
 from methods.tools.inner import run, shared_state
 
 
 @method(title="LiNeS", paper="arXiv:2410.17146", grids={"beta": (0.1, 1.0, 10)})
 def lines(experts: Experts, stream: Stream | None = None, *, alpha: float | None = None, beta: float = 0.5,
-          inner: str = "task_arithmetic") -> Merged:
+          inner: MethodName = "task_arithmetic") -> Merged:
     """Rescale what another method merged, linearly in depth.
 
     Args:

@@ -24,13 +24,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from methods.api import UNLABELLED, Access, Experts, Merged, Stream, method
+from methods.api import UNLABELLED, Access, Count, Experts, Merged, Stream, method
 from methods.tools.spectral import mean_vector
 from methods.tools.statistics import grams, layers, least_squares, per_task
 
 
 @method(title="LOT Merging", paper="arXiv:2505.23859", access=Access(train=UNLABELLED), needs=("matrices",))
-def lot(experts: Experts, stream: Stream, *, examples: int = 32) -> Merged:
+def lot(experts: Experts, stream: Stream, *, examples: Count = 32) -> Merged:
     """Merge linear and norm layers by least squares on the features of a few samples, everything else by the mean.
 
     Args:

@@ -17,7 +17,19 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor, tensor
 
-from methods.api import LABELLED, Access, Experts, Merged, MergingError, Stream, method
+from methods.api import (
+    LABELLED,
+    Access,
+    Count,
+    Experts,
+    Merged,
+    MergingError,
+    Natural,
+    NonNegative,
+    Portion,
+    Stream,
+    method,
+)
 from methods.tools.multitask import products, train
 
 RIDGE = 1e-9
@@ -28,13 +40,13 @@ def nash_mtl(
     experts: Experts,
     stream: Stream,
     *,
-    update_every: int = 1,
-    max_norm: float = 1.0,
-    steps: int = 2000,
-    lr: float = 1e-5,
-    batch_size: int = 128,
-    warmup: float = 0.1,
-    weight_decay: float = 0.1,
+    update_every: Count = 1,
+    max_norm: NonNegative = 1.0,
+    steps: Natural = 2000,
+    lr: NonNegative = 1e-5,
+    batch_size: Count = 128,
+    warmup: Portion = 0.1,
+    weight_decay: NonNegative = 0.1,
     seed: int = 0,
 ) -> Merged:
     """Joint training with bargained task weights.

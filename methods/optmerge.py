@@ -19,18 +19,20 @@ aside, the same result.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from methods.api import Experts, Merged, method
+from methods.api import Experts, Merged, Natural, method
 from methods.tools.interference import Term, descend, filtered, merge_parts, moments
 from methods.tools.spectral import leading, mean_vector, sum_vector, task_svd
 from methods.tools.vectors import choice
 
 
 @method(title="OptMerge", paper="arXiv:2505.19892", needs=("matrices",))
-def optmerge(experts: Experts, *, variant: str = "internvl", steps: int = 300, scale: float | None = None) -> Merged:
+def optmerge(experts: Experts, *, variant: Literal["internvl", "qwen"] = "internvl", steps: Natural = 300,
+             scale: float | None = None) -> Merged:
     """Optimise the merged matrix against the leading inputs of each task vector.
 
     Args:

@@ -22,7 +22,19 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from methods.api import LABELLED, Access, Experts, Merged, MergingError, Stream, method
+from methods.api import (
+    LABELLED,
+    Access,
+    Count,
+    Experts,
+    Merged,
+    MergingError,
+    Natural,
+    NonNegative,
+    Portion,
+    Stream,
+    method,
+)
 from methods.tools.multitask import train
 
 
@@ -31,11 +43,11 @@ def pcgrad(
     experts: Experts,
     stream: Stream,
     *,
-    steps: int = 2000,
-    lr: float = 1e-5,
-    batch_size: int = 128,
-    warmup: float = 0.1,
-    weight_decay: float = 0.1,
+    steps: Natural = 2000,
+    lr: NonNegative = 1e-5,
+    batch_size: Count = 128,
+    warmup: Portion = 0.1,
+    weight_decay: NonNegative = 0.1,
     seed: int = 0,
 ) -> Merged:
     """Joint training with projected gradients. Keywords as ``joint``; ``seed`` also draws the orders of projection."""
@@ -55,11 +67,11 @@ def pcgrad_weighted(
     stream: Stream,
     *,
     gamma: float = 1.0,
-    steps: int = 2000,
-    lr: float = 1e-5,
-    batch_size: int = 128,
-    warmup: float = 0.1,
-    weight_decay: float = 0.1,
+    steps: Natural = 2000,
+    lr: NonNegative = 1e-5,
+    batch_size: Count = 128,
+    warmup: Portion = 0.1,
+    weight_decay: NonNegative = 0.1,
     seed: int = 0,
 ) -> Merged:
     """Joint training in which tasks with small losses give way. ``gamma``: how strongly; 0 is an even chance."""

@@ -18,7 +18,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.api import UNLABELLED, Access, Batch, Experts, Merged, Stream, method
+from methods.api import (
+    UNLABELLED,
+    Access,
+    Batch,
+    Count,
+    Experts,
+    Merged,
+    MethodName,
+    Natural,
+    NonNegative,
+    Stream,
+    method,
+)
 from methods.surgery import Correction, Frozen, features_last, inner_merge, on_top
 from methods.tools.adaptation import adapt
 
@@ -28,13 +40,13 @@ def prob_surgery(
     experts: Experts,
     stream: Stream,
     *,
-    inner: str = "task_arithmetic",
-    rank: int = 128,
-    steps: int = 500,
-    lr: float = 1e-3,
-    kl: float = 1e-4,
+    inner: MethodName = "task_arithmetic",
+    rank: Count = 128,
+    steps: Natural = 500,
+    lr: NonNegative = 1e-3,
+    kl: NonNegative = 1e-4,
     shared: bool = False,
-    batch_size: int = 16,
+    batch_size: Count = 16,
     seed: int = 0,
 ) -> Merged:
     """Fit a distribution of the features' bias to the expert's features; use its mean.

@@ -22,12 +22,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from methods.api import Experts, Merged, MergingError, method
+from methods.api import Experts, Merged, MergingError, Share, method
 from methods.tools.vectors import fraction
 
 
 @method(title="RobustMerge", paper="arXiv:2502.17159", needs=("adapters",))
-def robustmerge(experts: Experts, *, keep: float = 0.2, clamp: float = 0.2, weight: float = 2.0) -> Merged:
+def robustmerge(experts: Experts, *, keep: Share = 0.2, clamp: Share = 0.2, weight: float = 2.0) -> Merged:
     """Merge the LoRA adapters of all tasks into one adapter, and that into the base.
 
     Args:

@@ -14,12 +14,13 @@ tensor is merged; one model is stored.
 from __future__ import annotations
 
 import math
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 
 from methods.adamerging import coefficient_trace
-from methods.api import LABELLED, Access, Experts, Merged, MergingError, Stream, method
+from methods.api import LABELLED, Access, Count, Experts, Merged, MergingError, Natural, NonNegative, Stream, method
 from methods.core.blocks import place
 from methods.tools.adaptation import adapt_merge
 from methods.tools.coefficients import LayerwiseMerge
@@ -32,11 +33,11 @@ def supermerge(
     experts: Experts,
     stream: Stream,
     *,
-    steps: int = 500,
-    lr: float = 1e-3,
-    granularity: str = "tensor",
-    prior: float | None = None,
-    batch_size: int = 16,
+    steps: Natural = 500,
+    lr: NonNegative = 1e-3,
+    granularity: Literal["tensor", "block", "task"] = "tensor",
+    prior: Annotated[float, "(-1, 1)"] | None = None,
+    batch_size: Count = 16,
     seed: int = 0,
 ) -> Merged:
     """Learn one bounded coefficient per task and tensor from labelled validation samples.

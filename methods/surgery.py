@@ -21,7 +21,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.api import UNLABELLED, Access, Batch, Experts, Merged, MergingError, Stream, TaskModel, method
+from methods.api import (
+    UNLABELLED,
+    Access,
+    Batch,
+    Count,
+    Experts,
+    Merged,
+    MergingError,
+    MethodName,
+    Natural,
+    NonNegative,
+    Stream,
+    TaskModel,
+    method,
+)
 from methods.tools.adaptation import ExpertOutputs, adapt
 from methods.tools.inner import run
 
@@ -31,12 +45,12 @@ def surgery(
     experts: Experts,
     stream: Stream,
     *,
-    inner: str = "task_arithmetic",
-    rank: int = 16,
-    steps: int = 500,
-    lr: float = 1e-3,
-    batch_size: int = 16,
-    batches_per_task: int = 2,
+    inner: MethodName = "task_arithmetic",
+    rank: Count = 16,
+    steps: Natural = 500,
+    lr: NonNegative = 1e-3,
+    batch_size: Count = 16,
+    batches_per_task: Count = 2,
     seed: int = 0,
 ) -> Merged:
     """Fit one low-rank correction of the features per task to the expert's features.

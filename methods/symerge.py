@@ -24,18 +24,36 @@ prediction; labels and select do not apply to them.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from methods.adamerging import coefficient_trace
-from methods.api import LABELLED, UNLABELLED, Access, Batch, Experts, Merged, MergingError, Stream, method
+from methods.api import (
+    LABELLED,
+    UNLABELLED,
+    Access,
+    Batch,
+    Count,
+    Experts,
+    Merged,
+    MergingError,
+    Natural,
+    NonNegative,
+    Share,
+    Stream,
+    method,
+)
 from methods.tools.adaptation import ExpertOutputs, adapt, entropy
 from methods.tools.coefficients import LayerwiseMerge
 from methods.tools.losses import labelled, mean_where
 from methods.tools.vectors import choice, fraction
+
+Layer = Literal["head", "last_block", "none"]
+Labels = Literal["hard", "soft", "entropy", "truth"]
+Select = Literal["agreement", "top_p", "all"]
 
 
 @method(
@@ -48,17 +66,17 @@ def symerge(
     experts: Experts,
     stream: Stream,
     *,
-    steps: int = 500,
-    lr: float | None = None,
+    steps: Natural = 500,
+    lr: NonNegative | None = None,
     prior: float = 0.3,
-    batch_size: int = 32,
-    adapt: str = "head",
+    batch_size: Count = 32,
+    adapt: Layer = "head",
     coefficients: bool = True,
-    labels: str = "hard",
-    select: str = "agreement",
+    labels: Labels = "hard",
+    select: Select = "agreement",
     clamp: bool = True,
     replace: bool = False,
-    top_p: float = 0.5,
+    top_p: Share = 0.5,
     seed: int = 0,
 ) -> Merged:
     """Learn layer-wise coefficients and one layer per task from the experts' filtered predictions.
@@ -105,17 +123,17 @@ def model_tinting(
     experts: Experts,
     stream: Stream,
     *,
-    steps: int = 500,
-    lr: float | None = None,
+    steps: Natural = 500,
+    lr: NonNegative | None = None,
     prior: float = 0.3,
-    batch_size: int = 32,
-    adapt: str = "head",
+    batch_size: Count = 32,
+    adapt: Layer = "head",
     coefficients: bool = True,
-    labels: str = "hard",
-    select: str = "all",
+    labels: Labels = "hard",
+    select: Select = "all",
     clamp: bool = True,
     replace: bool = True,
-    top_p: float = 0.5,
+    top_p: Share = 0.5,
     seed: int = 0,
 ) -> Merged:
     """SyMerge's second version: every sample counts, each batch is from a fresh shuffle. Keywords as ``symerge``."""
@@ -146,17 +164,17 @@ def model_tinting_pp(
     experts: Experts,
     stream: Stream,
     *,
-    steps: int = 500,
-    lr: float | None = None,
+    steps: Natural = 500,
+    lr: NonNegative | None = None,
     prior: float = 0.3,
-    batch_size: int = 32,
-    adapt: str = "head",
+    batch_size: Count = 32,
+    adapt: Layer = "head",
     coefficients: bool = True,
-    labels: str = "hard",
-    select: str = "agreement",
+    labels: Labels = "hard",
+    select: Select = "agreement",
     clamp: bool = True,
     replace: bool = True,
-    top_p: float = 0.5,
+    top_p: Share = 0.5,
     seed: int = 0,
 ) -> Merged:
     """Model Tinting with the agreement filter. Keywords as ``symerge``."""

@@ -20,13 +20,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from methods.api import Experts, Merged, MergingError, method
+from methods.api import Experts, Merged, MergingError, Natural, NonNegative, method
 from methods.tools.masks import fill, masked, room
 from methods.tools.vectors import per_tensor
 
 
 @method(title="TALL-masks", paper="arXiv:2405.07813", grids={"mask_scale": (0.2, 0.6, 5)})
-def tall_mask(experts: Experts, *, mask_scale: float | Sequence[float] = 0.4, scale: float = 1.0) -> Merged:
+def tall_mask(experts: Experts, *, mask_scale: NonNegative | Sequence[NonNegative] = 0.4, scale: float = 1.0) -> Merged:
     """Each task's part of the summed task vectors, by its mask.
 
     Args:
@@ -44,7 +44,7 @@ def tall_mask(experts: Experts, *, mask_scale: float | Sequence[float] = 0.4, sc
 
 
 @method(title="Consensus Merging", paper="arXiv:2405.07813", grids={"scale": (0.05, 1.0, 20)})
-def consensus(experts: Experts, *, mask_scale: float | Sequence[float] = 0.4, min_agree: int = 2,
+def consensus(experts: Experts, *, mask_scale: NonNegative | Sequence[NonNegative] = 0.4, min_agree: Natural = 2,
               scale: float = 0.3) -> Merged:
     """The summed task vectors without the entries that too few tasks need.
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from methods.api import LABELLED, Access, Batch, Experts, Merged, Stream, method
+from methods.api import LABELLED, Access, Batch, Count, Experts, Merged, Natural, NonNegative, Portion, Stream, method
 from methods.tools.losses import supervised_loss
 from methods.tools.multitask import descend, layered, trainable
 
@@ -32,11 +32,11 @@ def taps(
     stream: Stream,
     *,
     threshold: float = 0.1,
-    sparsity: float = 1.0,
-    steps: int = 2000,
-    lr: float = 1e-2,
-    batch_size: int = 128,
-    warmup: float = 0.07,
+    sparsity: NonNegative = 1.0,
+    steps: Natural = 2000,
+    lr: NonNegative = 1e-2,
+    batch_size: Count = 128,
+    warmup: Portion = 0.07,
     seed: int = 0,
 ) -> Merged:
     """Train, for every task, changes to as few layers of the base as its loss allows.

@@ -15,14 +15,17 @@ tasks. Streamed: no K x P matrix is made.
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor
 
-from methods.api import Experts, Merged, method
+from methods.api import Experts, Merged, Share, method
 from methods.tools.vectors import choice, elect, fraction
 
 
 @method(title="TIES-Merging", paper="arXiv:2306.01708", grids={"scale": (0.1, 3.0, 30)})
-def ties(experts: Experts, *, keep: float = 0.2, scale: float = 0.3, merge: str = "sum") -> Merged:
+def ties(experts: Experts, *, keep: Share = 0.2, scale: float = 0.3,
+         merge: Literal["sum", "mean", "max"] = "sum") -> Merged:
     """Merge the largest entries that agree with the elected sign.
 
     Args:

@@ -21,13 +21,13 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from methods.api import Experts, Merged, method
+from methods.api import Experts, Merged, Share, method
 from methods.tools.spectral import merge_matrices, polar, significant, task_svd
 from methods.tools.vectors import fraction
 
 
 @method(title="TSV-M", paper="arXiv:2412.00081", grids={"scale": (0.1, 3.0, 30)}, needs=("matrices",))
-def tsv_m(experts: Experts, *, scale: float = 1.0, keep: float | None = None) -> Merged:
+def tsv_m(experts: Experts, *, scale: float = 1.0, keep: Share | None = None) -> Merged:
     """Merge the tasks' leading singular vectors after making them orthogonal.
 
     Args:
@@ -40,7 +40,7 @@ def tsv_m(experts: Experts, *, scale: float = 1.0, keep: float | None = None) ->
 
 
 @method(title="TSV-C", paper="arXiv:2412.00081", needs=("matrices",))
-def tsv_c(experts: Experts, *, scale: float = 1.0, keep: float | None = None) -> Merged:
+def tsv_c(experts: Experts, *, scale: float = 1.0, keep: Share | None = None) -> Merged:
     """Each task's own low-rank task vector on the shared base.
 
     Args:

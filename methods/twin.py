@@ -23,7 +23,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from methods.api import LABELLED, Access, Batch, Experts, Merged, NotApplicable, Stream, TaskModel, method
+from methods.api import (
+    LABELLED,
+    Access,
+    Batch,
+    Count,
+    Experts,
+    Merged,
+    Natural,
+    NonNegative,
+    NotApplicable,
+    Share,
+    Stream,
+    TaskModel,
+    method,
+)
 from methods.tools.adaptation import ExpertOutputs, adapt
 from methods.tools.spectral import leading
 from methods.tools.vectors import fraction, per_tensor
@@ -38,10 +52,10 @@ def twin(
     stream: Stream,
     *,
     scale: float = 0.3,
-    rank: float = 0.1,
-    steps: int = 500,
-    lr: float = 5e-4,
-    batch_size: int = 32,
+    rank: Share = 0.1,
+    steps: Natural = 500,
+    lr: NonNegative = 5e-4,
+    batch_size: Count = 32,
     seed: int = 0,
 ) -> Merged:
     """Mix compressed expert differences for every sample, by a router trained on validation samples.

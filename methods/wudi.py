@@ -19,11 +19,12 @@ stored per task.
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from methods.api import Experts, Merged, method
+from methods.api import Experts, Merged, Natural, NonNegative, Share, method
 from methods.tools.interference import Moments, descend, filtered, merge_parts, moments
 from methods.tools.spectral import significant, sum_vector
 from methods.tools.vectors import choice, fraction
@@ -35,13 +36,13 @@ SOLVERS = ("adam", "closed_form", "auto_rank")
 def wudi(
     experts: Experts,
     *,
-    steps: int = 300,
-    lr: float = 1e-5,
+    steps: Natural = 300,
+    lr: NonNegative = 1e-5,
     scale: float = 1.0,
-    solver: str = "adam",
-    time: float = 300.0,
-    rank: float = 0.65,
-    tensors: str | None = None,
+    solver: Literal["adam", "closed_form", "auto_rank"] = "adam",
+    time: NonNegative = 300.0,
+    rank: Share = 0.65,
+    tensors: Literal["blocks", "weights", "matrices"] | None = None,
 ) -> Merged:
     """Start from the sum of task vectors and remove what each would do to the others' inputs.
 

@@ -26,7 +26,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from methods.api import UNLABELLED, Access, Experts, Merged, MergingError, NotApplicable, Stream, TaskModel, method
+from methods.api import (
+    UNLABELLED,
+    Access,
+    Count,
+    Experts,
+    Merged,
+    MergingError,
+    NotApplicable,
+    Portion,
+    Stream,
+    TaskModel,
+    method,
+)
 from methods.tools.channels import IMAGE, NORM, Channels, Layer, trace
 from methods.tools.vectors import fraction
 
@@ -40,11 +52,11 @@ def zipit(
     experts: Experts,
     stream: Stream,
     *,
-    reduction: float = 1.0,
+    reduction: Portion = 1.0,
     a: float = 0.3,
-    b: float = 0.125,
-    examples: int = 256,
-    batch_size: int = 16,
+    b: Portion = 0.125,
+    examples: Count = 256,
+    batch_size: Count = 16,
     seed: int = 0,
 ) -> Merged:
     """Group the experts' channels by correlation and average them.

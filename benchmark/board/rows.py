@@ -6,14 +6,15 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from benchmark import suites
-from benchmark.board.selection import by_time, by_trust, complete, current, generation, label
-from benchmark.records.record import Record
+from benchmark.board.selection import Current, by_time, by_trust, complete, current, generation, label
+from benchmark.records.record import Record, TaskResult
 from benchmark.records.spec import REFERENCE_ROWS, RunSpec, canonical_json
 from benchmark.scores import metrics, published, relative
 from benchmark.scores import statistics as stats
@@ -109,13 +110,10 @@ def boards(records: Iterable[Record], reference: Iterable[Record] = ()) -> list[
 
 
 def _board(records: list[Record], reference: list[Record]) -> Board:
-    kept, of_generations, of_versions = current(records)
-    notes = []
-    if of_generations:
-        notes.append(f"{of_generations} records of an earlier version of the suite or its checkpoints are not shown.")
-    if of_versions:
-        notes.append(f"{of_versions} records of earlier versions of the methods' code are not shown.")
-    same = [record for record in reference if generation(record) == generation(kept[0])]
+    chosen = current(records)
+    kept, notes = chosen.records, _notes(chosen)
+    first = (kept or records)[0]
+    same = [record for record in reference if generation(record) == generation(first)]
     finished = [record for record in kept if complete(record)]
     apart = _of_other_samples(finished)
     finished = [record for record in finished if record.run_id not in apart]
@@ -125,7 +123,6 @@ def _board(records: list[Record], reference: list[Record]) -> Board:
         if not any(record.spec.method == name for record in finished):
             finished += [record for record in same if record.spec.method == name and complete(record)]
 
-    first = kept[0]
     tasks = list(first.suite_tasks)
     experts = [record for record in finished if record.spec.method == REFERENCE_ROWS[-1]]
     expert = min(experts, key=by_trust, default=None)
@@ -161,6 +158,21 @@ def _board(records: list[Record], reference: list[Record]) -> Board:
         commits=_unique(_commit(record) for record in by_time(finished)),
         notes=notes,
     )
+
+
+def _notes(chosen: Current) -> list[str]:
+    """What is left out, in a line each."""
+    notes = []
+    if chosen.of_generations:
+        count = len(chosen.of_generations)
+        notes.append(f"{count} records of an earlier version of the suite or its checkpoints are not shown.")
+    if chosen.of_versions:
+        notes.append(f"{len(chosen.of_versions)} records of earlier versions of the methods' code are not shown.")
+    if chosen.put_right:
+        named = "; ".join(f"{label(record)}, {why}" for record, why in chosen.put_right[:5])
+        more = f"; and {len(chosen.put_right) - 5} more" if len(chosen.put_right) > 5 else ""
+        notes.append(f"Runs that failed and are not shown: {named}{more}. `./run_all.sh clean` removes them.")
+    return notes
 
 
 def _beside(rows: list[dict[str, Any]], spec: RunSpec) -> None:
@@ -230,14 +242,14 @@ class _Table:
     ) -> dict[str, Any]:
         """One method's row, without its rank."""
         first, tasks = records[0], self.tasks
-        values = {task: float(np.mean([record.tasks[task].value for record in records])) for task in tasks}
+        values = {task: _score([record.tasks[task] for record in records]) for task in tasks}
         higher = {task: first.tasks[task].higher_is_better for task in tasks}
         alike = len({(first.tasks[task].metric, higher[task]) for task in tasks}) == 1
         shares: dict[str, float] = {}
         none = stats.Interval(np.nan, np.nan, np.nan)
         normalised, delta = none, none
         if self.expert is not None:
-            shares = stats.normalised(values, {task: self.expert.tasks[task].value for task in tasks}, higher)
+            shares = stats.normalised(values, {task: _score([self.expert.tasks[task]]) for task in tasks}, higher)
             normalised, delta = relative.relative(records, self.expert, tasks, shared=self.shared)
         worst, worst_value = ("", np.nan)
         if alike and all(higher.values()):
@@ -289,11 +301,11 @@ class _Table:
         """What rows are ranked by, of each finished reference run by row and seed."""
         found: dict[_Key, dict[int | None, float]] = defaultdict(dict)
         for record in reversed(by_time(record for record in records if complete(record))):
-            values = {task: result.value for task, result in record.tasks.items()}
+            values = {task: _score([result]) for task, result in record.tasks.items()}
             if not self.averaged:
                 if self.expert is None:
                     continue
-                expert = {task: result.value for task, result in self.expert.tasks.items()}
+                expert = {task: _score([result]) for task, result in self.expert.tasks.items()}
                 higher = {task: result.higher_is_better for task, result in record.tasks.items()}
                 values = stats.normalised(values, expert, higher)
             found[_key(record)][record.spec.seed] = stats.mean_over_tasks(values)
@@ -305,12 +317,15 @@ class _Table:
         """Rows from best to worst with ranks, which only methods have, and the test of whether they differ."""
         by = "mean" if self.averaged else "normalised"
         pairs = sorted(
-            zip(rows, groups, strict=True), key=lambda pair: (np.isnan(pair[0][by]), -pair[0][by], pair[0]["method"])
+            zip(rows, groups, strict=True),
+            key=lambda pair: (np.isnan(pair[0][by]), -round(pair[0][by], 9), pair[0]["method"]),
         )
         ranked = [(row, group) for row, group in pairs if row["row"] == "method" and not np.isnan(row[by])]
         higher = {task: groups[0][0].tasks[task].higher_is_better for task in self.tasks} if groups else {}
+        exact = [task for task in higher if groups[0][0].tasks[task].metric == stats.EXACT]
         methods = [row for row, _ in ranked]
-        for number, (row, mean_rank) in enumerate(zip(methods, stats.mean_ranks(methods, higher), strict=True), 1):
+        mean_ranks = stats.mean_ranks(methods, higher, exact)
+        for number, (row, mean_rank) in enumerate(zip(methods, mean_ranks, strict=True), 1):
             row["rank"], row["mean_rank"] = number, mean_rank
         samples = [self._samples(group) for _, group in ranked]
         if samples and all(samples):
@@ -320,7 +335,7 @@ class _Table:
             for place in range(1, len(methods)):
                 gap = stats.paired_difference(kept[place], kept[place - 1])
                 methods[place].update(_named("above", gap[:3]), above_tied="tied" if gap.tied else "worse")
-        return [row for row, _ in pairs], stats.friedman(methods, higher)
+        return [row for row, _ in pairs], stats.friedman(methods, higher, exact)
 
     def _samples(self, records: Sequence[Record]) -> dict[int | None, stats.Scores] | None:
         """For each seed what `stats` compares: scores per sample, or shares of the expert's where metrics differ."""
@@ -334,6 +349,14 @@ class _Table:
                 return None
             found[record.spec.seed] = self._pooled(each)
         return found
+
+
+def _score(results: Sequence[TaskResult]) -> float:
+    """Mean over runs of a task's score; of accuracies computed from the counts, so that equal ones are equal."""
+    if any(each.metric != stats.EXACT for each in results):
+        return float(np.mean([each.value for each in results]))
+    counts = [metrics.rows(each.metric, each.statistics).sum(axis=0) for each in results]
+    return float(100 * sum((Fraction(int(right), int(n)) for right, n in counts), Fraction()) / len(counts))
 
 
 def _named(name: str, interval: Sequence[float]) -> dict[str, float]:
@@ -366,13 +389,12 @@ def _cost(records: Sequence[Record]) -> dict[str, Any]:
 
 
 def _incomplete(record: Record) -> dict[str, Any]:
-    reason = f"{record.error.type}: {record.error.message}" if record.error else ""
     return {
         "method": label(record),
         "seed": "" if record.spec.seed is None else str(record.spec.seed),
         "status": record.status,
         "tasks_done": f"{len(record.tasks)} of {len(record.suite_tasks)}",
         "missing": ", ".join(record.missing),
-        "reason": " ".join(reason.split())[:200],
+        "reason": record.error.line(200) if record.error else "",
         "run": record.run_id,
     }

@@ -6,23 +6,39 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+import methods
+from benchmark.common.errors import UserError
 from benchmark.records.record import SOURCES, Record
-from benchmark.records.spec import canonical_json, variant_label
+from benchmark.records.spec import RunSpec, canonical_json, checked_parameters, variant_label
+
+
+class LeftOut(NamedTuple):
+    """A run that no board shows, and what stands in its place."""
+
+    record: Record
+    why: str
 
 
 class Current(NamedTuple):
-    """Records that count, and how many were left out because they are of an earlier generation or version."""
+    """Records that count, and those left out: of earlier generations or versions, and failures that were put right."""
 
     records: list[Record]
-    of_generations: int
-    of_versions: int
+    of_generations: list[LeftOut]
+    of_versions: list[LeftOut]
+    put_right: list[LeftOut]
+
+    @property
+    def left_out(self) -> list[LeftOut]:
+        """All that is left out."""
+        return [*self.of_generations, *self.of_versions, *self.put_right]
 
 
 def current(records: Iterable[Record]) -> Current:
     """Of the records of one suite, backbone and family those that count.
 
     Of several versions of the suite or its checkpoints, and of several versions of the code of one method (by its
-    label and where it was measured), the one that ran last.
+    label and where it was measured), the one that ran last. A run that failed no longer counts once it was put right:
+    see `_put_right`.
     """
     given = list(records)
     shown = _newest(given, generation)
@@ -30,7 +46,61 @@ def current(records: Iterable[Record]) -> Current:
     for record in shown:
         groups[label(record), record.provenance.source].append(record)
     kept = [record for group in groups.values() for record in _newest(group, lambda each: each.spec.method_version)]
-    return Current(kept, len(given) - len(shown), len(shown) - len(kept))
+    right = [LeftOut(record, why) for record in kept if (why := _put_right(record, kept))]
+    return Current(
+        _without(kept, [each.record for each in right]),
+        [LeftOut(each, "of an earlier version of the suite or its checkpoints") for each in _without(given, shown)],
+        [LeftOut(each, "of an earlier version of the method's code") for each in _without(shown, kept)],
+        right,
+    )
+
+
+def _without(records: Iterable[Record], others: Iterable[Record]) -> list[Record]:
+    gone = set(map(id, others))
+    return [record for record in records if id(record) not in gone]
+
+
+def _put_right(failed: Record, records: Iterable[Record]) -> str:
+    """What stands for a run that failed, or empty where it counts as a failure.
+
+    A later command has finished the same method with other parameters or another precision, and no run of the failed
+    ones is done; or the plan refuses the run's parameters now, so that nobody can make it again.
+    """
+    if failed.status != "failed":
+        return ""
+    spec = failed.spec
+    if spec.method in methods.names():
+        try:
+            checked_parameters(spec.method, spec.parameters)
+        except (UserError, methods.MergingError) as error:
+            return f"refused by now: {getattr(error, 'message', error)}"
+    same = [
+        record for record in records
+        if record.spec.method == spec.method and record.provenance.source == failed.provenance.source
+    ]  # fmt: skip
+    row = [record for record in same if _but_seed(record.spec) == _but_seed(spec)]
+    if any(complete(record) for record in row):
+        return ""
+    later = [
+        record for record in same
+        if complete(record) and (record.started or "") > (failed.finished or "~")
+        and record.provenance.argv != failed.provenance.argv
+    ]  # fmt: skip
+    return f"put right by {label(by_time(later)[0])}" if later else ""
+
+
+def _but_seed(spec: RunSpec) -> str:
+    return canonical_json(spec.model_dump(exclude={"seed"}))
+
+
+def left_out(records: Iterable[Record]) -> list[LeftOut]:
+    """Of records of any suites, backbones and families, those that no board shows, in the given order."""
+    given = list(records)
+    places: dict[tuple[str, str, str], list[Record]] = defaultdict(list)
+    for record in given:
+        places[record.spec.suite, record.spec.backbone, record.spec.family].append(record)
+    found = {id(each.record): each for group in places.values() for each in current(group).left_out}
+    return [found[id(record)] for record in given if id(record) in found]
 
 
 def of_each_place(records: Iterable[Record], backbone: str | None = None, family: str | None = None) -> list[Record]:

@@ -15,6 +15,7 @@ from typing import Any
 import methods
 from benchmark import suites
 from benchmark.cli import board as boards
+from benchmark.cli import list as listing
 from benchmark.cli import run
 from benchmark.cli.options import parser
 from benchmark.common.errors import UserError
@@ -29,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "run": run.command,
         "list": _list,
         "board": _board,
+        "clean": _clean,
         "compare": _compare,
         "study": _study,
         "schedule": _schedule,
@@ -74,28 +76,17 @@ def _warning(message: Any, category: type[Warning], *where: Any, **more: Any) ->
 
 
 def _list(arguments: argparse.Namespace, argv: list[str]) -> None:
-    if arguments.what != "methods":
-        print("suites")
-        width = max(map(len, suites.names()))
-        for name in suites.names():
-            suite = suites.load(name)
-            print(f"  {name:<{width}} {len(suite.tasks):>2} tasks  {', '.join(suite.backbones):<12} {suite.title}")
-    if arguments.what != "suites":
-        print("methods" + " " * 15 + "access" + " " * 19 + "paper")
-        for name in methods.names():
-            about = methods.describe(name)
-            keywords = ", ".join(f"{k}={v!r}" for k, v in about.parameters.items())
-            print(
-                f"  {name:<18}  {about.access.describe():<23}  {about.paper:<20} {about.title}\n{'':22}{keywords}"
-                if keywords
-                else f"  {name:<18}  {about.access.describe():<23}  {about.paper:<20} {about.title}"
-            )
-            if about.needs:
-                print(f"{'':22}only where the experts have: {', '.join(about.needs)}")
+    listing.show(arguments.what)
 
 
 def _board(arguments: argparse.Namespace, argv: list[str]) -> int:
     return boards.command(arguments)
+
+
+def _clean(arguments: argparse.Namespace, argv: list[str]) -> int:
+    from benchmark.cli import clean
+
+    return clean.command(arguments)
 
 
 def _compare(arguments: argparse.Namespace, argv: list[str]) -> int:

@@ -18,6 +18,12 @@ EXAMPLES = """examples:
 """
 
 
+def _kind(text: str) -> str:
+    if text not in ("failed", "superseded", "stale"):
+        raise argparse.ArgumentTypeError(f"{text!r}; allowed: failed, superseded, stale")
+    return text
+
+
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     top = argparse.ArgumentParser(
@@ -93,14 +99,25 @@ def parser() -> argparse.ArgumentParser:
         "--dry-run", action="store_true", help="print the plan with each run's memory, disk and time, and stop"
     )
 
-    listed = commands.add_parser("list", help="suites, and methods with their access and paper")
-    listed.add_argument("what", nargs="?", choices=["suites", "methods"], help="default: both")
+    listed = commands.add_parser("list", help="suites, methods with their access and paper; one method in full")
+    listed.add_argument("what", nargs="?", metavar="suites|methods|NAME", help="NAME: a method; default: all suites "
+                        "and methods")  # fmt: skip
 
     board = commands.add_parser("board", help="write the boards again from records")
     board.add_argument("--results", type=Path, metavar="DIR", help="default results/local")
     board.add_argument("--reference", action="store_true", help="the project's own (results/leaderboard.*)")
     board.add_argument("--plots", action="store_true", help="also write figures to DIR/plots")
     board.add_argument("--notebook", action="store_true", help="also execute the notebook of figures, DIR/plots.ipynb")
+
+    clean = commands.add_parser("clean", help="remove runs that failed or were superseded: says which, then asks")
+    clean.add_argument(
+        "kinds", nargs="*", metavar="failed|superseded|stale", type=_kind,
+        help="default: failed (and not put right since) and superseded (no board shows them). stale: of code or a "
+        "suite that has changed; a board may show them, so they go only where named",
+    )  # fmt: skip
+    clean.add_argument("--results", type=Path, metavar="DIR", help="default results/local")
+    clean.add_argument("--suite", nargs="+", metavar="NAME", help="only these suites' runs; default: all")
+    clean.add_argument("--yes", action="store_true", help="remove without asking")
 
     compare = commands.add_parser("compare", help="two methods on the same samples: difference, interval, wins by task")
     compare.add_argument("first", metavar="NAME[:key=value,...]")

@@ -12,7 +12,7 @@ import methods
 from benchmark import suites
 from benchmark.cli import board as boards
 from benchmark.common.errors import UserError, shown
-from benchmark.records.spec import parse_set
+from benchmark.records.spec import check_texts, parse_set
 
 # A method that says in one line why it does not fit a suite's experts is no failure of the run.
 NOT_APPLICABLE = methods.NotApplicable.__name__
@@ -38,9 +38,11 @@ def command(arguments: argparse.Namespace, argv: list[str]) -> int:
     """
     records_folder, out = boards.folders(arguments)
     loaded = [suites.load(name) for name in arguments.suite]
-    for text in arguments.methods or []:
-        if text != "all":
-            methods.describe(text.partition(":")[0])
+    sets = _sets(arguments.set)
+    check_texts([text for text in arguments.methods or [] if text != "all"], sets)
+    if not arguments.worker:
+        for fault in methods.broken():
+            print(f"warning: left out, {fault}", file=sys.stderr)
     _check_seeds(arguments.seeds)
     for what in ("threads", "batch_size", "time_limit", "memory_limit"):
         value = getattr(arguments, what)
@@ -74,7 +76,7 @@ def command(arguments: argparse.Namespace, argv: list[str]) -> int:
                     bench,
                     runner.suite_methods(suite, arguments.methods),
                     seeds=arguments.seeds,
-                    sets=_sets(arguments.set),
+                    sets=sets,
                     dtype=arguments.dtype,
                     autocast_dtype=arguments.autocast,
                     vectors=arguments.vectors,
@@ -97,7 +99,7 @@ def command(arguments: argparse.Namespace, argv: list[str]) -> int:
         force=arguments.force,
         time_limit=arguments.time_limit,
         keep_merged=not arguments.discard_merged,
-        argv=["run_all.sh", *argv[1:]],
+        argv=["run_all.sh", *devices.typed(argv)[1:]],
         batch_size=arguments.batch_size,
         compile=arguments.compile,
     )
@@ -122,7 +124,7 @@ def command(arguments: argparse.Namespace, argv: list[str]) -> int:
     print(f"\nboards: {shown(out / 'leaderboard.md')} and {shown(out / 'boards')}", file=sys.stderr)
     unfit = [r for r in failed if r.error and r.error.type == NOT_APPLICABLE]
     for record in failed:
-        reason = f"{record.error.type}: {record.error.message}" if record.error else record.status
+        reason = record.error.line() if record.error else record.status
         word = "left out" if record in unfit else "failed"
         print(f"{word}: {record.variant} on {record.spec.suite}: {reason}", file=sys.stderr)
     return 1 if len(failed) > len(unfit) else 0

@@ -173,7 +173,7 @@ def _failed(found: Sequence[Record]) -> list[Record]:
     unfit = [r for r in found if r.status != "done" and r.error and r.error.type == "NotApplicable"]
     for record in (r for r in found if r.status != "done"):
         word = "left out" if record in unfit else "failed"
-        print(f"{word}: {record.variant}: {record.error.message if record.error else record.status}", file=sys.stderr)
+        print(f"{word}: {record.variant}: {record.error.line() if record.error else record.status}", file=sys.stderr)
     return [r for r in found if r.status != "done" and r not in unfit]
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark import suites
+from benchmark.board.selection import left_out
 from benchmark.common.errors import UserError, shown
 from benchmark.common.project import REFERENCE, ROOT, SUBMITTED
 from benchmark.records.record import SOURCES, Record, TaskResult
@@ -73,12 +74,23 @@ def _pack(arguments: argparse.Namespace) -> int:
 
 
 def _validate(arguments: argparse.Namespace) -> int:
-    records = load(arguments.path)
+    records = _loaded(arguments.path)
     failed = _report(records)
+    if arguments.path.is_dir() and any(record.status == "failed" for record in records):
+        print(f"runs that failed can be removed: ./run_all.sh clean --results {shown(arguments.path)}")
     if arguments.into and not failed:
         for record in records:
             print(f"filed: {shown(Store(arguments.into).save(labelled(record, SOURCES[2])))}")
     return failed
+
+
+def _loaded(path: Path) -> list[Record]:
+    """The records; of a folder without runs that failed and that another run stands for, which are named."""
+    records = load(path)
+    gone = [each for each in left_out(records) if each.record.status == "failed"] if path.is_dir() else []
+    for record, why in gone:
+        print(f"left out: {record.variant} on {record.spec.suite} ({record.run_id}) failed, {why}")
+    return [record for record in records if not any(record is each.record for each in gone)]
 
 
 def labelled(record: Record, source: str) -> Record:
@@ -125,7 +137,7 @@ def _bench(suite: str, backbone: str, family: str, device: str, dtype: str = "fl
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    records = load(arguments.path)
+    records = _loaded(arguments.path)
     if _report(records):
         raise UserError("a submission with errors is not run again", "Mend the errors above first.")
     failed = 0
@@ -165,7 +177,7 @@ def verify(record: Record, store: Store, device: str = "cpu", tolerance: float =
         )
     (again,) = runner.execute([run], bench, store, runner.Options(keep_merged=False, argv=record.provenance.argv))
     if again.status != "done":
-        return f"differs: the run ends as {again.status}: {again.error.message if again.error else ''}"
+        return f"differs: the run ends as {again.status}: {again.error.line() if again.error else ''}"
     told, found = ({key: getattr(each, key) for key in SAID} for each in (record, again))
     if wrong := [key for key in SAID if told[key] != found[key]]:
         return f"differs in {', '.join(wrong)}: the re-run says {', '.join(str(found[key]) for key in wrong)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import traceback
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -25,6 +26,20 @@ def shown(path: Path) -> str:
     with contextlib.suppress(ValueError):
         return str(path.resolve().relative_to(Path.cwd()))
     return str(path)
+
+
+def line_in(path: Path, error: BaseException) -> str:
+    """The innermost line of the file that an error passed through, or one that it came of; empty where it did not.
+
+    E.g. `methods/mine.py, line 12, in combine`: of a method that raises, this is the line its author must look at.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        frames = traceback.extract_tb(cause.__traceback__)
+        if own := [frame for frame in frames if Path(frame.filename).resolve() == path.resolve()]:
+            return f"{path.parent.name}/{path.name}, line {own[-1].lineno}, in {own[-1].name}"
+        cause = cause.__cause__ or cause.__context__
+    return ""
 
 
 def unknown(kind: str, given: str, allowed: Iterable[str], hint: str = "") -> UserError:

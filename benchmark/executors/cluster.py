@@ -301,7 +301,7 @@ class _Driver:
             del self.flying[words]
             record = self.keep(task, word)
             if record.error is not None:
-                self.progress.note(f"{record.variant}: {record.error.type}: {record.error.message}")
+                self.progress.note(f"{record.variant}: {record.error.line()}")
             self.end(task, record)
         else:
             if word not in self.names:

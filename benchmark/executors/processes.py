@@ -25,6 +25,11 @@ def command(argv: Sequence[str], device: str, told: Path) -> list[str]:
     return [sys.executable, "-P", "-m", "benchmark", *argv, "--device", device, "--worker", str(told)]
 
 
+def typed(argv: Sequence[str]) -> list[str]:
+    """What the user typed, of a worker's command line too."""
+    return list(argv[:-4] if argv[-2:-1] == ["--worker"] else argv)
+
+
 def told(path: Path) -> dict[str, str | None]:
     """What the parent of this worker has written for it: the records that were there before."""
     found: dict[str, str | None] = json.loads(path.read_text(encoding="utf-8"))

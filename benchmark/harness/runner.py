@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
-import functools
 import gc
 import time
 import traceback
@@ -18,7 +17,7 @@ import torch
 
 import methods
 from benchmark.budget.estimate import holds_vectors
-from benchmark.common.errors import UserError
+from benchmark.common.errors import UserError, line_in
 from benchmark.harness import adapted, provenance, tuning
 from benchmark.harness.evaluate import autocast, evaluate
 from benchmark.harness.guard import RunTimeout, apart, time_limit
@@ -29,10 +28,10 @@ from benchmark.records.spec import (
     REFERENCE_ROWS,
     RunSpec,
     changed_parameters,
+    checked_parameters,
     derive_seed,
-    method_version,
     parse_method,
-    resolve_parameters,
+    present_version,
     variant_label,
 )
 from benchmark.records.store import Store, cannot_write, file_sha256, replace_file
@@ -84,11 +83,6 @@ class Options:
     """When the record of a run began that was there before this command, see :func:`before`; None: as it is now."""
 
 
-@functools.cache
-def _version(path: Path, name: str, others: tuple[tuple[Path, str], ...]) -> str:
-    return method_version(path, name, others)
-
-
 def plan(
     bench: Bench,
     texts: Sequence[str],
@@ -120,20 +114,9 @@ def plan(
     for name, given in [(name, {}) for name in REFERENCE_ROWS] + named:
         about = methods.describe(name)
         defaults = suite.defaults(name, about.parameters)
-        parameters = resolve_parameters(name, {**dict((sets or {}).get(name, {})), **given}, defaults)
+        parameters = checked_parameters(name, {**dict((sets or {}).get(name, {})), **given}, defaults)
         about.access_for(parameters)
-        for key, value in parameters.items():
-            number = isinstance(defaults[key], (int, float)) and not isinstance(defaults[key], bool)
-            if number and isinstance(value, str) and not (key in about.grids and value == "val"):
-                allowed = "a number, or val" if key in about.grids else "a number"
-                raise UserError(
-                    f"{name}: {key}={value} does not fit its default {defaults[key]}; {allowed} is wanted",
-                    f"Write e.g. --methods {name}:{key}={defaults[key]}",
-                )
         changed = changed_parameters(parameters, {k: v for k, v in defaults.items() if k != "seed"})
-        inner = parameters.get("inner")
-        known = isinstance(inner, str) and inner in methods.names()
-        others = ((methods.describe(str(inner)).path, str(inner)),) if known else ()
         for seed in seeds if about.stochastic else [None]:
             spec = RunSpec(
                 suite=suite.name,
@@ -142,7 +125,7 @@ def plan(
                 family=bench.family,
                 checkpoints=bench.checkpoints,
                 method=name,
-                method_version=_version(about.path, name, others),
+                method_version=present_version(name, parameters),
                 parameters=parameters,
                 seed=seed,
                 dtype=dtype,
@@ -425,11 +408,14 @@ def _failed(record: Record, store: Store, error: BaseException, progress: Progre
         message = f"{message or 'no memory left'}; try a smaller batch_size, --dtype bfloat16, or a machine with more"
     elif isinstance(error, (RunTimeout, TimeLimit)):
         kind = "timeout"
+    # That a method does not fit is no fault of a line of it.
+    own = methods.describe(record.spec.method).path
+    where = "" if isinstance(error, methods.NotApplicable) else line_in(own, error)
     trail = "".join(traceback.format_exception(error))
     record.status, record.finished = "failed", now()
-    record.error = Error(type=kind, message=message, traceback=provenance.relative(trail)[-2000:])
+    record.error = Error(type=kind, message=message, where=where, traceback=provenance.relative(trail)[-2000:])
     word = "is left out" if isinstance(error, methods.NotApplicable) else f"failed: {kind}"
-    progress.note(f"{record.variant} {word}: {message}")
+    progress.note(f"{record.variant} {word}: {message}{f' ({where})' if where else ''}")
     store.save(record)
 
 
@@ -449,9 +435,10 @@ def now() -> str:
 
 
 def suite_methods(suite: Suite, asked: Sequence[str] | None) -> list[str]:
-    """What to run: the methods asked for, ``all`` of the registry, or the suite's own list."""
+    """What to run: the methods asked for, ``all`` of the registry, or the suite's own list without broken files'."""
     if not asked:
-        return list(suite.methods)
+        broken = {name for fault in methods.broken() for name in fault.names} - set(methods.names())
+        return [text for text in suite.methods if parse_method(text)[0] not in broken]
     if "all" in asked:
         every = [name for name in methods.names() if name not in REFERENCE_ROWS]
         return [*every, *(text for text in asked if text != "all" and text not in every)]

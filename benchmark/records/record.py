@@ -144,7 +144,16 @@ class Error(_Model):
 
     type: str = Field(description="name of the exception, or timeout, out of memory, interrupted")
     message: str = Field(description="its message")
+    where: str = Field(default="", description="innermost line of the method's own file, where it raised")
     traceback: str = Field(default="", description="end of the traceback, with paths relative to the project")
+
+    def line(self, longest: int | None = None) -> str:
+        """`TYPE: MESSAGE (WHERE)` in one line; a message that makes it longer than `longest` is cut, not where."""
+        where = f" ({self.where})" if self.where else ""
+        text = " ".join(f"{self.type}: {self.message}".split())
+        if longest is not None and len(text) + len(where) > longest:
+            text = text[: max(0, longest - len(where) - 1)] + "…"
+        return text + where
 
 
 class Cost(_Model):

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import ast
+import difflib
+import functools
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+import methods
 from benchmark.common.errors import UserError, unknown
 from benchmark.records.method_version import method_version as method_version
 
@@ -152,6 +156,69 @@ def resolve_parameters(method: str, given: Mapping[str, Any], defaults: Mapping[
                 f"Write e.g. --methods {method}:{key}={usual}",
             ) from None
     return resolved
+
+
+def checked_parameters(
+    method: str, given: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """All parameters of a run, as `resolve_parameters` gives them, of values that the method's annotations allow.
+
+    `defaults` are the suite's, by default the method's own. A word such as none or true that the annotation lists as
+    text is that text. Every plan is made by this, so that a wrong value is refused before anything runs.
+    Raises UserError with what is allowed and what to type, MergingError for an unknown method.
+    """
+    about = methods.describe(method)
+    defaults = about.parameters if defaults is None else defaults
+    words = {key: format_value(value) for key, value in given.items() if value is None or isinstance(value, bool)}
+    given = {**given, **{k: w for k, w in words.items() if k in about.parameters and w in about.choices(k)}}
+    parameters = resolve_parameters(method, given, defaults)
+    for key, value in parameters.items():
+        check_value(about, key, value, defaults[key])
+    return parameters
+
+
+def check_value(about: methods.Method, key: str, value: Any, usual: Any) -> None:
+    """Refuse a value that the keyword's annotation does not allow, or text where its default is a number.
+
+    Raises UserError with what is allowed and what to type, MergingError for an unknown or broken method as a value.
+    """
+    number = isinstance(usual, (int, float)) and not isinstance(usual, bool)
+    searched = key in about.grids and value == "val"
+    if about.allows(key, value) and not (number and isinstance(value, str) and not searched):
+        return
+    if about.takes_method(key) and isinstance(value, str) and value != about.name:
+        methods.describe(value)
+    allowed = about.allowed_text(key) or ("a number, or val" if key in about.grids else "a number")
+    near = difflib.get_close_matches(str(value), [str(each) for each in about.choices(key)], n=1)
+    raise UserError(
+        f"{about.name}: {key}={format_value(value)} is not allowed; allowed: {allowed}",
+        f"Write e.g. --methods {about.name}:{key}={near[0] if near else format_value(usual)}",
+    )
+
+
+def check_texts(texts: Iterable[str], sets: Mapping[str, Mapping[str, Any]]) -> None:
+    """Check `NAME[:key=value,...]` and the values of --set as far as it can be done without the suite, at once.
+
+    Raises UserError or MergingError for an unknown method, an unknown keyword or a value that is not allowed.
+    """
+    for name, given in [parse_method(text) for text in texts] + list(sets.items()):
+        checked_parameters(name, given)
+
+
+def present_version(method: str, parameters: Mapping[str, Any]) -> str:
+    """The version of a method's code as it is now, that of its inner method counted with it.
+
+    Raises MergingError for an unknown or broken method.
+    """
+    inner = parameters.get("inner")
+    known = isinstance(inner, str) and inner in methods.names()
+    others = ((methods.describe(str(inner)).path, str(inner)),) if known else ()
+    return _version(methods.describe(method).path, method, others)
+
+
+@functools.cache
+def _version(path: Path, name: str, others: tuple[tuple[Path, str], ...]) -> str:
+    return method_version(path, name, others)
 
 
 def changed_parameters(parameters: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -249,7 +250,7 @@ class Store:
         except OSError as error:
             raise cannot_write(folder, error) from error
         try:
-            if not _flock(handle):
+            if not _flock(handle) or not _is_at(handle, folder / ".lock"):
                 yield False
                 return
             for left in folder.glob(_TEMPORARY + "*"):
@@ -262,6 +263,29 @@ class Store:
                 self._held.discard(folder)
         finally:
             os.close(handle)
+
+    def remove(self, record: Record) -> bool:
+        """Delete a run's folder; False where another process holds it, or the record is no longer this one.
+
+        The record goes first, so that what is left of an interrupted removal is no run.
+        Raises UserError where the folder cannot be written.
+        """
+        if self.read_only:
+            raise UserError(f"{self.root} was opened for reading only", "Choose another folder with --results DIR.")
+        folder = self.folder(record.spec)
+        with self.try_lock(record.spec) as mine:
+            if not mine or self.load(record.spec) != record:
+                return False
+            try:
+                (folder / RECORD).unlink()
+                for path in folder.iterdir():
+                    if path.name != ".lock":
+                        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+                (folder / ".lock").unlink()
+                folder.rmdir()
+            except OSError as error:
+                raise cannot_write(folder, error) from error
+        return True
 
     def _read(self, path: Path) -> Record | None:
         try:
@@ -303,6 +327,15 @@ def _flock(handle: int) -> bool:
             return False
         warnings.warn("this file system has no locks: do not run two processes on one results folder", stacklevel=4)
     return True
+
+
+def _is_at(handle: int, path: Path) -> bool:
+    """Whether the open file is still the one at `path`: a run that is removed takes its lock with it."""
+    try:
+        there, here = path.stat(), os.fstat(handle)
+    except OSError:
+        return False
+    return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
 
 
 def _writable(path: Path) -> bool:

@@ -42,12 +42,13 @@ def diagram(board: Board, methods: Sequence[str]) -> Figure | None:
     rows = board.rows[board.rows["method"].isin(methods)].to_dict("records")
     higher = {task: _higher(board, task) for task in board.tasks}
     values = [{task: float(row[task]) for task in board.tasks} for row in rows]
-    test = stats.friedman(values, higher)
+    exact = [task for task in board.tasks if board.metrics.get(task) == stats.EXACT]
+    test = stats.friedman(values, higher, exact)
     assert test is not None
     names = [row["method"] for row in rows]
     # Methods go by number until they are drawn: the order of the bars is that of a set, which names change every time.
-    ranks = pd.Series(stats.mean_ranks(values, higher))
-    table = pd.DataFrame([[row[task] if higher[task] else -row[task] for row in rows] for task in board.tasks])
+    ranks = pd.Series(stats.mean_ranks(values, higher, exact))
+    table = pd.DataFrame(stats.levels(values, higher, exact).T)
     apart = scikit_posthocs.posthoc_nemenyi_friedman(table)
     figure, axes = plt.subplots(figsize=(7.2, 1.6 + 0.17 * len(names)), layout="constrained")
     scikit_posthocs.critical_difference_diagram(

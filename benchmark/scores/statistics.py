@@ -7,7 +7,7 @@ Every score is 100 x the mean over tasks of the mean over samples, so tasks weig
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -91,15 +91,39 @@ def worst_task(values: Mapping[str, float]) -> tuple[str, float]:
     return task, values[task]
 
 
-def mean_ranks(values: Sequence[Mapping[str, float]], higher: Mapping[str, bool]) -> list[float]:
-    """Mean over tasks of each method's rank, 1 the best; equal scores share the mean of their ranks.
+#: The metric whose scores are counts of samples, and so known exactly.
+EXACT = "accuracy"
+#: Scores nearer than this part of the larger one are equal, where they are no counts: some roundings of a float32 sum.
+SAME = 1e-6
 
-    `values[m][task]`; every method has every task of `higher`.
+
+def levels(
+    values: Sequence[Mapping[str, float]], higher: Mapping[str, bool], exact: Collection[str] = ()
+) -> np.ndarray:
+    """The scores by their order alone, `[methods, tasks]`: 0 the worst, equal scores on the same level.
+
+    `values[m][task]`; every method has every task of `higher`. Tasks in `exact` have scores computed from counts, of
+    which only the same are equal; of others, neighbours that differ by less than `SAME` of the larger one are.
     """
+    table = np.array([[row[task] if up else -row[task] for task, up in higher.items()] for row in values])
+    table = table.reshape(len(values), len(higher))
+    found = np.zeros(table.shape, dtype=int)
+    for place, task in enumerate(higher):
+        order = np.argsort(table[:, place], kind="stable")
+        ordered = table[order, place]
+        size = np.maximum(np.abs(ordered[1:]), np.abs(ordered[:-1]))
+        steps = np.diff(ordered) > (0.0 if task in exact else SAME) * size
+        found[order, place] = np.concatenate([[0], np.cumsum(steps)])[: len(order)]
+    return found
+
+
+def mean_ranks(
+    values: Sequence[Mapping[str, float]], higher: Mapping[str, bool], exact: Collection[str] = ()
+) -> list[float]:
+    """Mean over tasks of each method's rank, 1 the best; equal scores (see `levels`) share the mean of their ranks."""
     if not values:
         return []
-    table = np.array([[row[task] if up else -row[task] for task, up in higher.items()] for row in values])
-    return distributions.rankdata(-table, axis=0).mean(axis=1).tolist()
+    return distributions.rankdata(-levels(values, higher, exact), axis=0).mean(axis=1).tolist()
 
 
 def pooled(scores: Scores) -> Scores:
@@ -238,17 +262,19 @@ def rank_intervals(rows: Sequence[Mapping[int | None, Scores]], level: float = 0
     return [(1 + int(better[i].sum()), m - int(worse[i].sum())) for i in range(m)]
 
 
-def friedman(values: Sequence[Mapping[str, float]], higher: Mapping[str, bool]) -> Friedman | None:
+def friedman(
+    values: Sequence[Mapping[str, float]], higher: Mapping[str, bool], exact: Collection[str] = ()
+) -> Friedman | None:
     """Friedman's test over tasks as blocks, and Nemenyi's critical difference; None below 3 methods or 8 tasks.
 
-    `values[m][task]`; every method has every task of `higher`. Ranks know nothing of samples: with few tasks and many
-    methods only large differences are seen.
+    Arguments as those of `levels`. Ranks know nothing of samples: with few tasks and many methods only large
+    differences are seen.
     """
     m, tasks = len(values), list(higher)
     if m < 3 or len(tasks) < 8:
         return None
-    table = np.array([[row[task] if higher[task] else -row[task] for task in tasks] for row in values])
-    if np.ptp(table, axis=0).max() == 0:
+    table = levels(values, higher, exact)
+    if table.max() == 0:
         return Friedman(0.0, 1.0, _nemenyi(m, len(tasks)))
     found = distributions.friedmanchisquare(*table)
     return Friedman(float(found.statistic), float(found.pvalue), _nemenyi(m, len(tasks)))

@@ -1,22 +1,26 @@
 """Which methods exist, and what each declares: read from the source, without importing torch.
 
 A method is a function under ``@method(...)`` in a file of this package. Its keyword defaults are its configuration,
-its decorator says its title, paper and the data it needs. ``names`` and ``describe`` read both with :mod:`ast`;
-``get`` imports the file and returns the callable.
+their annotations say which values are allowed (:mod:`core.values`), its decorator says its title, paper and the data
+it needs. ``names`` and ``describe`` read all of it with :mod:`ast`, and ``broken`` names the files that cannot be used
+(:mod:`core.discovery`); ``get`` imports the file and returns the callable.
 """
 
 from __future__ import annotations
 
-import ast
 import difflib
 import functools
 import importlib
 import inspect
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from methods.core import values
+
+if TYPE_CHECKING:
+    from methods.core.discovery import BrokenFile, Discovery
 
 LABELLED = "labelled"
 UNLABELLED = "unlabelled"
@@ -94,6 +98,8 @@ class Method:
     summary: str = ""
     function: Callable[..., Any] | None = None
     needs: tuple[str, ...] = ()
+    allowed: dict[str, Any] = field(default_factory=dict)
+    """The types of annotated keywords, as :func:`core.values.read` gives them; in what ``describe`` returns only."""
 
     def __getattr__(self, name: str) -> Any:
         """The ``from_...`` functions of the method's file: ``get("regmean").from_grams``."""
@@ -120,17 +126,40 @@ class Method:
                 raise nearest(f"keyword of {self.name}", key, list(self.parameters))
         return {**self.parameters, **keywords}
 
+    def allows(self, key: str, value: Any) -> bool:
+        """Whether the keyword may have this value, as far as its annotation says."""
+        if key in self.grids and value == "val":
+            return True
+        same = value == self.parameters[key] and type(value) is type(self.parameters[key])
+        return same or values.fits(value, self.allowed.get(key, Any), self._others())
+
+    def allowed_text(self, key: str) -> str:
+        """What :meth:`allows`, in words; empty where the annotation does not tell."""
+        text = values.text(self.allowed.get(key, Any))
+        return f"{text}, or val" if text and key in self.grids else text
+
+    def choices(self, key: str) -> list[Any]:
+        """The allowed values one by one, where the annotation lists them."""
+        return values.choices(self.allowed.get(key, Any), self._others())
+
+    def takes_method(self, key: str) -> bool:
+        """Whether the keyword names another method."""
+        return values.takes_method(self.allowed.get(key, Any))
+
+    def _others(self) -> set[str]:
+        return set(_files().methods) - {self.name}
+
     def access_for(self, keywords: Mapping[str, Any]) -> Access:
         """The access these keywords ask for: the declared one, raised where a keyword value says so."""
         access = self.access
-        values = self.resolve(keywords)
+        resolved = self.resolve(keywords)
         for (key, value), more in self.access_if.items():
-            if values.get(key) == value and type(values.get(key)) is type(value):
+            if resolved.get(key) == value and type(resolved.get(key)) is type(value):
                 access = access | more
-        if any(values.get(key) == "val" for key in self.grids):
+        if any(resolved.get(key) == "val" for key in self.grids):
             access = access | Access(val=LABELLED)
-        inner = values.get("inner")
-        if isinstance(inner, str) and inner in _files() and inner != self.name:
+        inner = resolved.get("inner")
+        if isinstance(inner, str) and inner in _files().methods and inner != self.name:
             access = access | describe(inner).access
         return access
 
@@ -211,141 +240,37 @@ def method(
     return register
 
 
-def _literal(node: ast.expr) -> Any:
-    """The value of a literal expression; ``Access(...)`` and the two level names are understood as well."""
-    if isinstance(node, ast.Name):
-        return {"LABELLED": LABELLED, "UNLABELLED": UNLABELLED}[node.id]
-    if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "Access":
-        if node.args or any(k.arg is None for k in node.keywords):
-            raise ValueError("Access takes names: Access(test=UNLABELLED)")
-        return Access(**{str(k.arg): _literal(k.value) for k in node.keywords})
-    if isinstance(node, ast.Dict):
-        return {_literal(k): _literal(v) for k, v in zip(node.keys, node.values, strict=True) if k is not None}
-    if isinstance(node, ast.Tuple):
-        return tuple(_literal(e) for e in node.elts)
-    return ast.literal_eval(node)
-
-
-def _read(path: Path) -> list[Method]:
-    """The methods one file declares. Raises :class:`MergingError` with file and line where it cannot be read."""
-    try:
-        tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
-    except SyntaxError as error:
-        raise MergingError(f"methods/{path.name}, line {error.lineno}: {error.msg}") from None
-    except (OSError, ValueError) as error:  # of these UnicodeDecodeError
-        raise MergingError(f"methods/{path.name} cannot be read as Python: {error}") from None
-    found = []
-    for node in tree.body:
-        if not isinstance(node, ast.FunctionDef):
-            continue
-        for decorator in node.decorator_list:
-            if not (isinstance(decorator, ast.Call) and getattr(decorator.func, "id", None) == "method"):
-                continue
-            try:
-                if decorator.args or any(k.arg is None for k in decorator.keywords):
-                    raise ValueError("the decorator takes names")
-                given = {str(k.arg): _literal(k.value) for k in decorator.keywords}
-                parameters = {
-                    a.arg: _literal(d)
-                    for a, d in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
-                    if d is not None
-                }
-            except (ValueError, KeyError, TypeError):
-                raise MergingError(
-                    f"methods/{path.name}, line {node.lineno}: the decorator's arguments and the keyword "
-                    f"defaults of {node.name} must be literals"
-                ) from None
-            missing = [a.arg for a, d in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True) if d is None]
-            if missing or {"title", "paper"} - given.keys():
-                raise MergingError(
-                    f"methods/{path.name}, line {node.lineno}: {node.name} needs @method(title=..., "
-                    f"paper=...) and a default for every keyword; missing: "
-                    f"{', '.join(missing or sorted({'title', 'paper'} - given.keys()))}"
-                )
-            if wrong := _wrong(node, given, parameters):
-                raise MergingError(f"methods/{path.name}, line {node.lineno}: {wrong}")
-            found.append(
-                Method(
-                    node.name,
-                    f"methods.{path.stem}",
-                    given["title"],
-                    given["paper"],
-                    given.get("access", Access()),
-                    parameters,
-                    given.get("access_if", {}),
-                    given.get("grids", {}),
-                    (ast.get_docstring(node) or "").partition("\n")[0],
-                    needs=given.get("needs", ()),
-                )
-            )
-    return found
-
-
-def _wrong(node: ast.FunctionDef, given: Mapping[str, Any], parameters: Mapping[str, Any]) -> str | None:
-    """What is wrong with a method's declaration, in one line, or None."""
-    taken = [a.arg for a in (*node.args.posonlyargs, *node.args.args)]
-    if taken not in (["experts"], ["experts", "stream"]) or node.args.vararg or node.args.kwarg:
-        return f"{node.name} takes (experts, *, ...) or (experts, stream, *, ...): keywords follow the '*', by name"
-    kinds = {"title": str, "paper": str, "access": Access, "access_if": dict, "grids": dict, "needs": tuple}
-    for key, value in given.items():
-        if key not in kinds:
-            return f"@method knows no {key!r}; allowed: {', '.join(kinds)}"
-        if not isinstance(value, kinds[key]):
-            return f"{key} of {node.name} is {value!r}; expected {kinds[key].__name__}"
-    access_if, grids = given.get("access_if", {}), given.get("grids", {})
-    for pair, more in access_if.items():
-        if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(more, Access)):
-            return f"access_if of {node.name} holds {pair!r}: {more!r}; expected (keyword, value): Access(...)"
-    if strange := [key for key in (*grids, *(pair[0] for pair in access_if)) if key not in parameters]:
-        return f"grids or access_if of {node.name} name {strange[0]!r}, which is no keyword of it"
-    if strange := [key for key, grid in grids.items() if not (isinstance(grid, tuple) and len(grid) == 3)]:
-        return f"grids[{strange[0]!r}] of {node.name} is {grids[strange[0]]!r}; expected (first, last, count)"
-    for key, value in parameters.items():
-        if not _plain_value(value):
-            return f"{key} of {node.name} defaults to {value!r}; expected a number, text, True, False, None or a list"
-    wants = bool(given.get("access")) or bool(access_if)
-    if wants and "stream" not in taken:
-        return f"{node.name} declares access to data and has no stream: {node.name}(experts, stream, *, ...)"
-    if not wants and "inner" not in parameters and taken == ["experts", "stream"]:
-        return f"{node.name} takes a stream and declares no access: @method(access=Access(...))"
-    if node.name == "all":
-        return "a method cannot be called 'all', which means every method on the command line"
-    return None
-
-
-def _plain_value(value: Any) -> bool:
-    if isinstance(value, (list, tuple)):
-        return all(_plain_value(each) for each in value)
-    return value is None or isinstance(value, (bool, int, str)) or (isinstance(value, float) and math.isfinite(value))
-
-
 @functools.lru_cache(maxsize=1)
-def _files() -> dict[str, Method]:
-    """All declared methods by name, in the order of their files. A name declared twice is an error."""
-    known: dict[str, Method] = {}
-    for path in sorted(PACKAGE.glob("*.py")):
-        if path.stem.startswith(("_", ".")) or not path.is_file():
-            continue
-        for made in _read(path):
-            if made.name in known:
-                raise MergingError(
-                    f"two methods are called {made.name!r}: in {known[made.name].module} and {made.module}"
-                )
-            known[made.name] = made
-    return known
+def _files() -> Discovery:
+    """What the files of this package declare."""
+    from methods.core.discovery import discover
+
+    return discover(PACKAGE)
 
 
 def names() -> list[str]:
     """The names of all registered methods, sorted."""
-    return sorted(_files())
+    return sorted(_files().methods)
+
+
+def broken() -> list[BrokenFile]:
+    """The files that cannot be used, each with its line and what is wrong; their methods are in no other list."""
+    return list(_files().broken)
 
 
 def describe(name: str) -> Method:
-    """What ``name`` declares, without importing it. Raises :class:`UnknownName` with the nearest names."""
-    known = _files()
-    if name not in known:
-        raise nearest("method", name, list(known), "Type ./run_all.sh list to see all.")
-    return known[name]
+    """What ``name`` declares, without importing it.
+
+    Raises :class:`UnknownName` with the nearest names, or :class:`MergingError` where its file is broken.
+    """
+    known = _files().methods
+    if name in known:
+        return known[name]
+    if faults := [str(fault) for fault in broken() if name in fault.names]:
+        raise MergingError(f"{name} cannot be used: {'; '.join(faults)}. Mend that line; other methods need none of it")
+    if (PACKAGE / f"{name}.py").is_file():
+        raise MergingError(f"methods/{name}.py declares no method: a function under @method(title=..., paper=...)")
+    raise nearest("method", name, list(known), "Type ./run_all.sh list to see all.")
 
 
 def get(name: str) -> Method:

@@ -3,7 +3,7 @@ import io
 import numpy as np
 import pandas as pd
 import pytest
-from helpers.records import TASKS, make_record, make_spec
+from helpers.records import TASKS, classified, make_record, make_spec
 
 from benchmark.board import columns, leaderboard, rows
 from benchmark.records.record import Array, Cost, Error, Provenance, TaskResult, Values
@@ -175,6 +175,25 @@ def test_metrics_that_differ_have_no_plain_mean_and_rank_by_normalised():
     assert board.rows["method"].tolist() == ["individual", "emr", "ties"]
     assert board.rows["mean"].isna().all() and row_of(board, "ties")["normalised"] == 65.0
     assert row_of(board, "ties")["worst_task"] == "fashion" and row_of(board, "emr")["mean_rank"] == 1.0
+
+
+def test_equal_counts_share_their_rank_whatever_float32_makes_of_them():
+    def run(method, seed, counts, n=750):
+        results = {}
+        for task, count in zip(TASKS, counts, strict=True):
+            exact = classified(np.arange(n) < count)
+            results[task] = exact.model_copy(update={"value": float(np.float32(exact.value))})
+        return make_record(method, seed).model_copy(update={"tasks": results})
+
+    equal = [(333, 335), (334, 334), (300, 368)]
+    records = [run(f"m{i}", seed, [pair[seed]] * 3) for i, pair in enumerate(equal) for seed in (0, 1)]
+    means = {np.mean([record.tasks["mnist"].value for record in records[2 * i : 2 * i + 2]]) for i in range(3)}
+    assert len(means) > 1, "as stored they differ"
+    (board,) = rows.boards([*records, run("better", None, [335] * 3)])
+    ranks = dict(zip(board.rows["method"], board.rows["mean_rank"], strict=True))
+    assert ranks == {"better": 1.0, "m0": 3.0, "m1": 3.0, "m2": 3.0}
+    assert len(set(board.rows["mean"])) == 2
+    assert board.rows["method"].tolist() == ["better", "m0", "m1", "m2"]
 
 
 def test_files_hold_the_same_rows_at_full_precision(tmp_path, board):

@@ -147,7 +147,7 @@ def test_help_answers_before_there_is_an_environment(clone):
     assert clone.called("-m benchmark run --help")
 
 
-@pytest.mark.parametrize("word", ["list", "board", "compare", "study", "assets", "submit"])
+@pytest.mark.parametrize("word", ["list", "board", "clean", "compare", "study", "assets", "submit"])
 def test_other_commands_are_passed_on(clone, word):
     assert clone.run(word, "--option", "a b").returncode == 0
     assert clone.called(f"-m benchmark {word} --option a b")
@@ -171,7 +171,8 @@ def test_the_hub_is_offline_unless_a_download_is_asked_for(clone):
 def test_the_text_suite_gets_its_model_and_texts_on_first_use_only(clone):
     assert clone.run("--methods", "ties").returncode == 0
     assert not clone.called("--require-hashes")
-    for command in (["list"], ["board"], ["compare", "a", "b", "--suite", "glue-mini"]):
+    named = ["--suite", "glue-mini"]
+    for command in (["list"], ["board"], ["clean", *named], ["compare", "a", "b", *named]):
         assert clone.run(*command).returncode == 0
     assert not clone.called("--require-hashes"), "a command that opens no suite installed it"
     first = clone.run("--suite", "glue-mini", "--methods", "ties")

@@ -313,7 +313,7 @@ def test_identity_holds_parameters_and_seed_but_not_the_evaluation_batch(store: 
     [
         ("symmerge", "Did you mean symerge"),
         ("ties:kep=0.1", "keep"),
-        ("ties:keep=much", "does not fit"),
+        ("ties:keep=much", "is not allowed"),
         ("ties:seed=3", "seed"),
     ],
 )

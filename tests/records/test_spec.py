@@ -1,4 +1,3 @@
-import functools
 
 import pytest
 from hypothesis import given
@@ -347,51 +346,6 @@ def test_definitions_that_later_statements_build_on_count_all(package, helper, o
     (package / "x.py").write_text("from methods.second import f\ndef x(e):\n    return f(e)\n")
     (package / "second.py").write_text(helper)
     assert changed(package, "second.py", old, new)
-
-
-HEAD = "from methods.api import LABELLED, UNLABELLED, Access, method\n"
-
-
-@pytest.mark.parametrize(
-    "text, words",
-    [
-        ("@method(title='T', paper='P', access=Access(None, None, LABELLED))\ndef x(experts, stream):\n    ...\n",
-         "must be literals"),
-        ("@method(**{'title': 'T'}, paper='P')\ndef x(experts):\n    ...\n", "must be literals"),
-        ("@method(title='T', paper='P')\ndef x(experts, scale=0.3):\n    ...\n", "keywords follow the '\\*'"),
-        ("@method(title='T', paper='P')\ndef x(experts, **keywords):\n    ...\n", "keywords follow the '\\*'"),
-        ("@method(title='T', paper='P')\ndef x(experts, stream):\n    ...\n", "declares no access"),
-        ("@method(title='T', paper='P', access=Access(test=UNLABELLED))\ndef x(experts):\n    ...\n", "has no stream"),
-        ("@method(title='T', paper='P', access='test')\ndef x(experts, stream):\n    ...\n", "expected Access"),
-        ("@method(title='T', paper=None)\ndef x(experts):\n    ...\n", "paper of x is None; expected str"),
-        ("@method(title='T', paper='P', access_if={1: Access()})\ndef x(experts):\n    ...\n", "keyword, value"),
-        ("@method(title='T', paper='P', note=1)\ndef x(experts):\n    ...\n", "knows no 'note'"),
-        ("@method(title='T', paper='P', grids={'s': (0, 1, 2)})\ndef x(experts):\n    ...\n", "no keyword of it"),
-        ("@method(title='T', paper='P', grids={'s': (0, 1)})\ndef x(experts, *, s=1):\n    ...\n", "last, count"),
-        ("@method(title='T', paper='P')\ndef x(experts, *, s={1, 2}):\n    ...\n", "s of x defaults to"),
-        ("@method(title='T', paper='P')\ndef x(experts, *, s=1e999):\n    ...\n", "s of x defaults to inf"),
-        ("@method(title='T', paper='P')\ndef all(experts):\n    ...\n", "cannot be called 'all'"),
-    ],
-)  # fmt: skip
-def test_a_declaration_that_would_mislead_is_refused_with_its_line(tmp_path, text, words):
-    (tmp_path / "x.py").write_text(HEAD + text)
-    with pytest.raises(registry.MergingError, match=rf"methods/x.py, line \d: .*{words}"):
-        registry._read(tmp_path / "x.py")
-
-
-def test_odd_files_beside_methods_are_passed_over_or_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(registry, "PACKAGE", tmp_path)
-    monkeypatch.setattr(registry, "_files", functools.lru_cache(registry._files.__wrapped__))
-    (tmp_path / ".#mine.py").symlink_to("nobody@nowhere")
-    (tmp_path / "._mine.py").write_bytes(b"\x00\x05")
-    (tmp_path / "folder.py").mkdir()
-    (tmp_path / "x.py").write_text(HEAD + "@method(title='T', paper='P')\ndef x(experts):\n    ...\n")
-    assert registry.names() == ["x"]
-    for content in ("# caf\u00e9".encode("latin-1"), b"a = 1\x00"):
-        (tmp_path / "odd.py").write_bytes(content)
-        registry._files.cache_clear()
-        with pytest.raises(registry.MergingError, match=r"methods/odd\.py"):
-            registry.names()
 
 
 def test_a_declaration_that_the_import_changes_is_refused(monkeypatch):

@@ -29,6 +29,20 @@ def test_mean_ranks_share_ties_and_know_the_direction():
     assert stats.mean_ranks([], {}) == []
 
 
+def test_scores_that_differ_by_rounding_share_a_rank_and_counts_only_when_equal():
+    rows = [{"a": 40.0}, {"a": 40.00001}, {"a": 39.99}, {"a": 40.0}]
+    assert stats.mean_ranks(rows, {"a": True}) == [2.0, 2.0, 4.0, 2.0]
+    assert stats.mean_ranks(rows, {"a": True}, exact=["a"]) == [2.5, 1.0, 4.0, 2.5]
+    assert stats.mean_ranks(rows, {"a": False}) == [3.0, 3.0, 1.0, 3.0]
+    assert stats.mean_ranks([{"a": 0.0}, {"a": 0.0}, {"a": 1e-9}], {"a": True}) == [2.5, 2.5, 1.0]
+
+
+def test_friedman_knows_the_same_ties_as_the_ranks():
+    tasks = {f"t{i}": True for i in range(8)}
+    noise = [{task: 40.0 + 1e-5 * ((i + m) % 3) for i, task in enumerate(tasks)} for m in range(3)]
+    assert stats.friedman(noise, tasks).p == 1.0 and stats.friedman(noise, tasks, list(tasks)).p < 1.0
+
+
 def test_the_bootstrap_is_that_of_resampled_samples():
     rng = np.random.default_rng(0)
     scores = {"a": rng.random(40) < 0.6, "b": rng.random(90) < 0.9}

@@ -1,0 +1,147 @@
+"""The command ``clean``: runs that only stand in the way are listed, and removed when the user says so. No torch.
+
+failed: a run that failed and was not put right. superseded: no board shows it, because a newer one stands in its place
+(see ``selection.current``). stale: of code or a suite that is no longer the present one, so that no command makes it
+again; a board may still show it, so it goes only where it is named. What is done and current is never removed, nor is
+a run that was interrupted, which the same command continues.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import methods
+from benchmark import suites
+from benchmark.board.selection import label, left_out
+from benchmark.cli import board as boards
+from benchmark.common.errors import UserError, shown, unknown
+from benchmark.records.record import Record
+from benchmark.records.spec import checked_parameters, present_version
+from benchmark.records.store import Store
+
+KINDS = ("failed", "superseded", "stale")
+#: What is removed where no kind is named: nothing of it is a row of a board.
+USUAL = ("failed", "superseded")
+
+
+class Leftover(NamedTuple):
+    """A run that may be removed: its kind of ``KINDS``, and why."""
+
+    record: Record
+    kind: str
+    why: str
+
+
+def leftovers(records: Iterable[Record]) -> list[Leftover]:
+    """Those of the records that are failed, superseded or stale, in their order."""
+    given = list(records)
+    gone = {id(each.record): each.why for each in left_out(given)}
+    found = []
+    for record in given:
+        if id(record) in gone:
+            found.append(Leftover(record, "superseded", gone[id(record)]))
+        elif record.status == "failed":
+            found.append(Leftover(record, "failed", record.error.line(160) if record.error else ""))
+        elif why := _stale(record):
+            found.append(Leftover(record, "stale", why))
+    return found
+
+
+def _stale(record: Record) -> str:
+    """Why no command makes this run again, or empty."""
+    spec = record.spec
+    if spec.suite not in suites.names():
+        return f"there is no suite {spec.suite} any more"
+    if spec.suite_version != suites.load(spec.suite).identity:
+        return "of an earlier version of the suite"
+    if spec.method not in methods.names():
+        broken = any(spec.method in fault.names for fault in methods.broken())
+        return "" if broken else f"there is no method {spec.method} any more"
+    try:
+        checked_parameters(spec.method, spec.parameters)
+    except (UserError, methods.MergingError) as error:
+        return getattr(error, "message", str(error))
+    if spec.method_version != present_version(spec.method, spec.parameters):
+        return "of an earlier version of the method's code"
+    return ""
+
+
+def command(arguments: argparse.Namespace) -> int:
+    """``clean``: say what would go, ask, remove it, and write the boards again. Returns 0, or 1 where a run stayed.
+
+    Raises:
+        UserError: there is no such folder, it cannot be written, or nobody is there to ask and ``--yes`` is not said.
+    """
+    folder = arguments.results or boards.LOCAL
+    if not folder.is_dir():
+        raise UserError(f"no records under {shown(folder)}", "Name a results folder: --results DIR")
+    store = Store(folder)
+    records = store.all()
+    known = {record.spec.suite for record in records}
+    for name in arguments.suite or []:
+        if name not in known:
+            raise unknown("suite", name, sorted(known), f"{shown(folder)} has no run of it")
+    chosen = [r for r in records if not arguments.suite or r.spec.suite in arguments.suite]
+    found = leftovers(chosen)
+    kinds = arguments.kinds or USUAL
+    gone = [each for each in found if each.kind in kinds]
+    for kind in KINDS:
+        _list(store, kind, [each for each in found if each.kind == kind], kind in kinds)
+    if not gone:
+        print(f"nothing to remove under {shown(folder)}")
+        return 0
+    size = sum(_size(store, each.record) for each in gone)
+    if not arguments.yes and not _agreed(f"Remove {_runs(len(gone))}, {size / 2**20:.1f} MiB, of {shown(folder)}?"):
+        print("nothing was removed")
+        return 0
+    kept = [each for each in gone if not store.remove(each.record)]
+    for each in kept:
+        print(f"stays, as another process has it: {label(each.record)} on {each.record.spec.suite}", file=sys.stderr)
+    print(f"removed {_runs(len(gone) - len(kept))}")
+    _write_boards(store, records)
+    return 1 if kept else 0
+
+
+def _list(store: Store, kind: str, found: Sequence[Leftover], goes: bool) -> None:
+    if not found:
+        return
+    what = "" if goes else f", which {'stays' if len(found) == 1 else 'stay'} unless named: clean {kind}"
+    print(f"{kind}: {_runs(len(found))}{what}")
+    for record, _, why in found:
+        seed = "" if record.spec.seed is None else f" seed {record.spec.seed}"
+        state = "" if record.status == "failed" else f" ({record.status})"
+        print(f"  {record.run_id}  {label(record)}{seed} on {record.spec.suite}, {record.spec.backbone}{state}: {why}")
+
+
+def _runs(count: int) -> str:
+    return f"{count} run" if count == 1 else f"{count} runs"
+
+
+def _size(store: Store, record: Record) -> int:
+    return sum(path.stat().st_size for path in store.folder(record.spec).rglob("*") if path.is_file())
+
+
+def _agreed(question: str) -> bool:
+    try:
+        return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        print()
+        raise UserError("nobody is there to ask, and nothing was removed", "Type the same with --yes") from None
+
+
+def _write_boards(store: Store, before: Iterable[Record]) -> None:
+    """The boards of what is left; those of places without any run go."""
+    out = boards.RESULTS if store.root.resolve() == boards.REFERENCE else store.root
+    left = {_board(record) for record in store.all()}
+    for name in {_board(record) for record in before} - left:
+        for suffix in (".md", ".csv"):
+            (out / "boards" / f"{name}{suffix}").unlink(missing_ok=True)
+    boards.write(store, out)
+
+
+def _board(record: Record) -> str:
+    spec = record.spec
+    return f"{spec.suite}--{spec.backbone}--{spec.family}".replace("/", "_")

@@ -1,0 +1,82 @@
+"""The command ``list``: suites, methods, and one method with its keywords. Read from the source, without torch."""
+
+from __future__ import annotations
+
+import ast
+import re
+import textwrap
+from collections.abc import Iterator
+
+import methods
+from benchmark import suites
+from benchmark.records.spec import format_value
+
+_WIDTH = 100
+
+
+def show(what: str | None) -> None:
+    """Print suites, methods, both (None), or what one method declares; broken files are named with their line.
+
+    Raises MergingError for an unknown or broken method.
+    """
+    if what not in (None, "suites", "methods"):
+        print("\n".join(method(what)))
+        return
+    if what != "methods":
+        print("suites")
+        width = max(map(len, suites.names()))
+        for name in suites.names():
+            suite = suites.load(name)
+            print(f"  {name:<{width}} {len(suite.tasks):>2} tasks  {', '.join(suite.backbones):<12} {suite.title}")
+    if what != "suites":
+        print("methods" + " " * 15 + "access" + " " * 19 + "paper")
+        for name in methods.names():
+            print("\n".join(_line(methods.describe(name))))
+        if faults := methods.broken():
+            print("broken files, left out with what they declare")
+            for fault in faults:
+                print(f"  {fault}")
+
+
+def _line(about: methods.Method) -> Iterator[str]:
+    yield f"  {about.name:<18}  {about.access.describe():<23}  {about.paper:<20} {about.title}"
+    if about.parameters:
+        yield f"{'':22}{', '.join(f'{key}={value!r}' for key, value in about.parameters.items())}"
+    if about.needs:
+        yield f"{'':22}only where the experts have: {', '.join(about.needs)}"
+
+
+def method(name: str) -> Iterator[str]:
+    """One method: title, paper, what it needs, and each keyword with default, allowed values and meaning."""
+    about = methods.describe(name)
+    meanings = _meanings(about)
+    yield f"{name}: {about.title}, {about.paper}"
+    yield from textwrap.wrap(about.summary, _WIDTH, initial_indent="  ", subsequent_indent="  ")
+    yield f"  file    methods/{about.path.name}"
+    yield f"  access  {about.access.describe()}"
+    for (key, value), more in about.access_if.items():
+        yield f"          {key}={format_value(value)}: {(about.access | more).describe()}"
+    if about.needs:
+        yield f"  needs   experts with {', '.join(about.needs)}"
+    if about.parameters:
+        yield "  keywords, with the paper's defaults (a suite may have its own)"
+    for key, value in about.parameters.items():
+        allowed = about.allowed_text(key)
+        yield f"    {key}={format_value(value)}" + (f"  ({allowed})" if allowed else "")
+        meaning = meanings.get(key, "")
+        yield from textwrap.wrap(meaning, _WIDTH, initial_indent=" " * 8, subsequent_indent=" " * 8)
+
+
+def _meanings(about: methods.Method) -> dict[str, str]:
+    """What the docstring says of each keyword under ``Args:``."""
+    tree = ast.parse(about.path.read_text(encoding="utf-8"))
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == about.name]
+    text = (ast.get_docstring(functions[0]) if functions else None) or ""
+    section = re.search(r"^Args:\n((?: +.*\n?|\n)+)", text, re.MULTILINE)
+    found: dict[str, str] = {}
+    for names, meaning in re.findall(
+        r"^ {4}(\w+(?:, \w+)*): (.*(?:\n {8,}.*)*)", section[1] if section else "", re.MULTILINE
+    ):
+        for key in names.split(", "):
+            found[key] = " ".join(meaning.replace("``", "").split())
+    return found
