@@ -141,12 +141,13 @@ class Copy:
         for file, number, row, problem in self._read(split, self.rows(split, image, label)):
             if problem:
                 yield Sample(self._name(file), problem=problem)
-            elif layout == FOLDER:
-                path = Path(row[image]["path"])
-                yield Sample(self._name(path), path, row[label])
+                continue
+            stored = row[image] or {}
+            if layout == FOLDER and stored.get("path"):
+                yield Sample(self._name(Path(stored["path"])), Path(stored["path"]), row[label])
             else:
-                content = (row[image] or {}).get("bytes")
-                yield Sample(f"{self._name(file)}, {row.get('__key__', f'row {number}')}", content, row[label])
+                name = f"{self._name(file)}, {row.get('__key__', f'row {number}')}"
+                yield Sample(name, stored.get("bytes"), row[label])
 
     def _read(self, split: str, rows: Any) -> Iterator[tuple[Path, int, dict[str, Any], str]]:
         """``(file, number in it, row, "")``; for a damaged file at last ``(file, rows read, {}, why no more)``."""
