@@ -5,18 +5,15 @@ Nothing is copied and nothing is fetched: rows are streamed from the files where
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmark.data.cache import cache_dir
+from benchmark.data import facts
 from benchmark.errors import UserError
-from benchmark.store import write_atomic
 
 EXPECTED = (
     "expected one of: data/test-*.parquet or test.parquet with columns image and label (as on the hub); "
@@ -101,25 +98,20 @@ class Copy:
     def facts(self, split: str) -> tuple[int, str]:
         """Number of rows, and a sha256 over the names and contents of the split's files.
 
-        Remembered in the cache folder for as long as names, sizes and times of the files stay.
+        Remembered in the cache folder for as long as the files stay as they are (`benchmark.data.facts`).
         """
         files = self.files(split)
-        seen = [(str(f.relative_to(self.folder)), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
-        known = hashlib.sha256(json.dumps([str(self.folder.resolve()), seen]).encode()).hexdigest()
-        memo = cache_dir() / "facts" / f"{known[:40]}.json"
-        try:
-            noted = json.loads(memo.read_text(encoding="utf-8"))
-            return int(noted["rows"]), str(noted["sha256"])
-        except (OSError, ValueError, KeyError, TypeError):
-            pass
-        digest = hashlib.sha256()
-        for file, (name, _, _) in zip(files, seen, strict=True):
-            with open(file, "rb") as opened:
-                digest.update(f"{name}\0{hashlib.file_digest(opened, 'sha256').hexdigest()}\n".encode())
-        rows = self._count(split, files)
-        with contextlib.suppress(UserError):  # remembered where that is possible
-            write_atomic(memo, json.dumps({"rows": rows, "sha256": digest.hexdigest()}) + "\n")
-        return rows, digest.hexdigest()
+        names = [str(file.relative_to(self.folder)) for file in files]
+
+        def read() -> tuple[int, str]:
+            digest = hashlib.sha256()
+            for file, name in zip(files, names, strict=True):
+                with open(file, "rb") as opened:
+                    digest.update(f"{name}\0{hashlib.file_digest(opened, 'sha256').hexdigest()}\n".encode())
+            return self._count(split, files), digest.hexdigest()
+
+        rows, sha256 = facts.remembered(f"rows and sha256 of {names}", files, read)
+        return int(rows), str(sha256)
 
     def _count(self, split: str, files: list[Path]) -> int:
         if all(file.suffix == ".parquet" for file in files):
