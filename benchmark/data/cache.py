@@ -20,6 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmark.paths import in_home, of_variable
+
 Chunks = Iterator[tuple[np.ndarray, np.ndarray]]
 
 
@@ -28,9 +30,8 @@ class CacheError(OSError):
 
 
 def cache_dir() -> Path:
-    """`$SYMERGE_CACHE`, else `~/.cache/symerge-bench`."""
-    chosen = os.environ.get("SYMERGE_CACHE")
-    return Path(chosen) if chosen else Path.home() / ".cache" / "symerge-bench"
+    """`$SYMERGE_CACHE`, else `~/.cache/symerge-bench`. Raises UserError for a user without a home folder."""
+    return of_variable("SYMERGE_CACHE") or in_home(instead="Set SYMERGE_CACHE to a folder.")
 
 
 def arrays_sha256(images: np.ndarray, labels: np.ndarray) -> str:

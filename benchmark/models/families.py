@@ -30,9 +30,9 @@ from safetensors.torch import load_file, save_file
 from benchmark.data import facts
 from benchmark.models.backbones import Backbone, create_encoder, get_backbone
 from benchmark.models.heads import ClassificationHead
+from benchmark.paths import in_home, of_variable, resolved
 
 MINI = Path(__file__).parent / "mini"
-CHECKPOINTS = Path.home() / ".cache" / "symerge-bench" / "checkpoints"
 FLOATING = {"F16", "BF16", "F32", "F64"}
 
 
@@ -79,9 +79,14 @@ class Family:
 
 
 def checkpoint_folder(family: str, backbone: str, root: str | os.PathLike | None = None) -> Path:
-    """Where a family's files for a backbone lie: ``ROOT/FAMILY/BACKBONE``, the root else ``$SYMERGE_CHECKPOINTS``."""
-    chosen = root or os.environ.get("SYMERGE_CHECKPOINTS") or CHECKPOINTS
-    return Path(chosen).expanduser() / family / backbone
+    """Where a family's files for a backbone lie: ``ROOT/FAMILY/BACKBONE``.
+
+    The root is else ``$SYMERGE_CHECKPOINTS``, else ``~/.cache/symerge-bench/checkpoints``. Raises UserError for a user
+    without a home folder.
+    """
+    chosen = resolved(root) if root is not None else of_variable("SYMERGE_CHECKPOINTS")
+    found = chosen or in_home("checkpoints", instead="Type --checkpoints DIR (or set SYMERGE_CHECKPOINTS).")
+    return found / family / backbone
 
 
 def load_family(folder: str | Path, backbone: str | Backbone, tasks: Sequence[str], *, verify: bool = True,
@@ -215,7 +220,7 @@ def check_file(path: Path, expected: Mapping[str, tuple[int, ...]], entry: Mappi
 
 
 def sha256(path: str | Path) -> str:
-    """The file's sha256 as hex. An unchanged file is hashed once a process, a large one once (`benchmark.data.facts`)."""
+    """The file's sha256 as hex; an unchanged file's is remembered (`benchmark.data.facts`), large ones' on disk."""
     return facts.sha256(Path(path), kept=_large(Path(path)))
 
 
