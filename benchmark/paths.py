@@ -50,5 +50,5 @@ def in_home(*parts: str, instead: str) -> Path:
     """``~/.cache/symerge-bench/PARTS``. Raises UserError, saying what to do ``instead``, for a user without a home."""
     found = home()
     if found is None:
-        raise UserError(f"no home folder is known for user id {os.getuid()}, and none else was named", instead)
+        raise UserError(f"no home folder is known for user id {os.getuid()}, and no other was named", instead)
     return found.joinpath(".cache", "symerge-bench", *parts)

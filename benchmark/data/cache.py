@@ -178,17 +178,24 @@ def _replacing(path: Path, stem: Path) -> Iterator[Path]:
 def _locked(stem: Path) -> Iterator[bool]:
     """Hold the entry as :func:`locked` does. Raises :class:`CacheError` where nothing can be written."""
     path = cache_dir() / "locks" / f"{stem.name}.lock"
-    try:
+    with written():
         for folder in (path.parent, stem.parent):
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder):
                 pass
+    with locked(path) as alone:
+        yield alone
+
+
+@contextlib.contextmanager
+def written() -> Iterator[None]:
+    """Around what writes into the cache: raises :class:`CacheError`, which names it, where the system refuses that."""
+    try:
+        yield
     except OSError as error:
         raise CacheError(
             f"the cache {cache_dir()} cannot be written: {error.strerror or error}; set SYMERGE_CACHE to another folder"
         ) from error
-    with locked(path) as alone:
-        yield alone
 
 
 @contextlib.contextmanager

@@ -5,40 +5,43 @@ Nothing is copied and nothing is fetched: rows are streamed from the files where
 
 from __future__ import annotations
 
+import atexit
 import functools
 import hashlib
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmark.data import facts
+from benchmark.data import facts, layout
+from benchmark.data.layout import EXPECTED
 from benchmark.errors import UserError
-
-EXPECTED = (
-    "expected one of: data/test-*.parquet or test.parquet with columns image and label (as on the hub); "
-    "test/CLASS/*.jpg or .png; test/*.tar (webdataset); and the same for train"
-)
 
 
 class Copy:
-    """A data set in a folder, with the splits and columns that `datasets` finds there."""
+    """A data set in a folder: the splits of its layout (`benchmark.data.layout`), the columns that `datasets` finds."""
 
     def __init__(self, folder: Path, config: str | None = None) -> None:
-        """Raises UserError where the folder is missing or holds nothing that `datasets` can read."""
+        """``folder`` is resolved. Raises UserError where it is missing or holds nothing that `datasets` can read."""
         self.folder = folder
-        if not folder.is_dir() or not any(folder.iterdir()):
+        if not folder.is_dir():
             raise UserError(f"no data in {folder}", EXPECTED)
-        import datasets
+        from datasets.data_files import DataFilesDict, DataFilesList
 
-        # The hub's README names configurations; a bare copy of the files has only "default".
+        found = layout.read(folder, config)
+        self._names, self.splits = found.splits, list(found.splits)
+        readable = _without_colons(folder)
+        # Lists of names, since patterns would be looked for, and a folder may have brackets in its name.
+        files = {s: DataFilesList([str(readable / name) for name in names], []) for s, names in found.splits.items()}
         try:
-            names = datasets.get_dataset_config_names(str(folder))
-            name = config if config in names else (names[0] if len(names) == 1 else None)
-            self.builder: Any = datasets.load_dataset_builder(str(folder), name=name)
+            reader = _reader(found.kind)
+            options = {key: value for key, value in found.options.items() if hasattr(reader.BUILDER_CONFIG_CLASS, key)}
+            self.builder: Any = reader(
+                cache_dir=str(_scratch() / "datasets"), data_files=DataFilesDict(files), info=found.info, **options
+            )
         except Exception as error:
             raise UserError(f"{folder} cannot be read as a data set: {error}", EXPECTED) from None
-        self.splits = [str(split) for split in self.builder.config.data_files or {}]
 
     def _check(self, split: str) -> None:
         if split not in self.splits:
@@ -48,8 +51,7 @@ class Copy:
     def files(self, split: str) -> list[Path]:
         """The split's files, sorted."""
         self._check(split)
-        found = {str(k): v for k, v in self.builder.config.data_files.items()}[split]
-        return sorted(Path(str(file)) for file in found)
+        return sorted(self.folder / name for name in self._names[split])
 
     def layout(self, split: str) -> str:
         """What kind of files the split is in, for people."""
@@ -123,6 +125,35 @@ class Copy:
             except (pa.ArrowException, OSError) as error:
                 raise UserError(f"{self.folder}, split {split}: {error}", "Fetch or copy the files again.") from None
         return sum(1 for _ in self.rows(split))
+
+
+def _reader(kind: str) -> Any:
+    """The class of `datasets` that reads files of one of `layout.KINDS`."""
+    from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
+    from datasets.packaged_modules.parquet.parquet import Parquet
+    from datasets.packaged_modules.webdataset.webdataset import WebDataset
+
+    return dict(zip(layout.KINDS, (Parquet, WebDataset, ImageFolder), strict=True))[kind]
+
+
+@functools.cache
+def _scratch() -> Path:
+    """A folder of this process alone, for `datasets`' locks; it goes at the end."""
+    made = tempfile.TemporaryDirectory(prefix="symerge-")
+    atexit.register(made.cleanup)
+    return Path(made.name)
+
+
+def _without_colons(folder: Path) -> Path:
+    """``folder``, or a link to it: `datasets` reads a path with ``::`` as a chain of addresses, whatever is there."""
+    if "::" not in str(folder):
+        return folder
+    link = _scratch() / hashlib.sha256(os.fsencode(folder)).hexdigest()[:20]
+    if "::" in str(link):
+        raise UserError(f"{folder}: a path with :: cannot be read", "Set TMPDIR to a folder without, or move the data.")
+    if not link.is_symlink():
+        link.symlink_to(folder, target_is_directory=True)
+    return link
 
 
 @functools.lru_cache(maxsize=64)

@@ -179,8 +179,8 @@ def _list(arguments: argparse.Namespace) -> None:
     for family in importers.definitions().values():
         print(f"{family.name}: {family.title}\n  {', '.join(family.backbones)}; {family.where}")
         for backbone in family.backbones:
-            folder = checkpoint_folder(family.name, backbone, arguments.out)
-            with contextlib.suppress(FamilyError):
+            with contextlib.suppress(FamilyError, UserError):  # nothing imported, or no home folder to look in
+                folder = checkpoint_folder(family.name, backbone, arguments.out)
                 files = read_manifest(folder)["files"]
                 tasks = [task for task in family.known_tasks() if f"{task}.safetensors" in files]
                 print(f"  imported: {backbone}, {len(tasks)} tasks, in {shown(folder)}")
