@@ -116,8 +116,8 @@ def test_what_is_no_data_is_left_out(tmp_path: Path) -> None:
     files(tmp_path, "train/a/0.png", "test/a/0.png", "logo.png", "train/a/Thumbs.db", ".cache/train/a/1.png",
           "__MACOSX/test/a/0.png", "test/a/._0.png", "LICENSE.txt")  # fmt: skip
     assert splits(tmp_path) == {"train": ["train/a/0.png"], "test": ["test/a/0.png"]}
-    files(tmp_path, "data/test-00000-of-00001.parquet")
-    assert layout.read(tmp_path).kind == "parquet" and splits(tmp_path) == {"test": ["data/test-00000-of-00001.parquet"]}
+    table = "data/test-00000-of-00001.parquet"
+    assert layout.read(files(tmp_path, table)).kind == "parquet" and splits(tmp_path) == {"test": [table]}
 
 
 def test_the_configuration_that_is_wanted_is_a_folder_where_no_readme_says_more(tmp_path: Path) -> None:
@@ -160,8 +160,9 @@ def test_a_readme_names_the_files_of_each_split_and_configuration(tmp_path: Path
 
 
 def test_a_readme_that_puts_a_file_into_two_splits_is_refused(tmp_path: Path) -> None:
-    text = "configs:\n- config_name: default\n  data_files:\n  - {split: train, path: '**'}\n  - {split: test, path: t*}\n"
-    files(card(tmp_path, text), "train.parquet", "other.parquet")
+    patterns = "  - {split: train, path: '**'}\n  - {split: test, path: t*}\n"
+    card(tmp_path, f"configs:\n- config_name: default\n  data_files:\n{patterns}")
+    files(tmp_path, "train.parquet", "other.parquet")
     with pytest.raises(UserError, match="puts train.parquet into more than one split"):
         splits(tmp_path)
 
