@@ -81,7 +81,7 @@ class _Reach:
     def module(self, file: Path) -> _Module:
         """The parsed file; what runs at its import counts from then on."""
         if file not in self.modules:
-            made = self.modules[file] = _read(file, self.folder.name, file.stat().st_mtime_ns, file.stat().st_size)
+            made = self.modules[file] = _read(file, self.folder.name, file.read_text(encoding="utf-8"))
             for number, statement in enumerate(made.running):
                 self._count(made, f"statement {number}", statement)
         return self.modules[file]
@@ -154,9 +154,9 @@ class _Reach:
 
 
 @functools.lru_cache(maxsize=256)
-def _read(file: Path, package: str, _mtime: int, _size: int) -> _Module:
+def _read(file: Path, package: str, text: str) -> _Module:
     made = _Module(file)
-    _sort_statements(ast.parse(file.read_text(encoding="utf-8")).body, made, package)
+    _sort_statements(ast.parse(text).body, made, package)
     return made
 
 

@@ -13,8 +13,8 @@ from safetensors import safe_open
 
 from benchmark.assets.vision import finetuning as finetune
 from benchmark.checkpoints.families import save_state, sha256
+from benchmark.common.cache import arrays_sha256, cache_dir
 from benchmark.common.errors import UserError
-from benchmark.domains.vision.embedded import cache_dir
 from benchmark.records.spec import derive_seed
 from benchmark.suites.bench import Bench
 
@@ -46,6 +46,7 @@ def weak_experts(
             "task": task,
             "schedule": dataclasses.asdict(schedule),
             "noise": label_noise,
+            "data": arrays_sha256(split.images, split.labels),
             "base": bench.checkpoints["base.safetensors"],
             "head": bench.checkpoints[f"heads/{task}.safetensors"],
         }

@@ -15,7 +15,7 @@ from benchmark.assets.vision.build.registry import ORDER
 from benchmark.assets.vision.build.restricted import load_array
 from benchmark.domains.vision import embedded as vision
 
-FETCHED = Path(os.environ.get("SYMERGE_SOURCES", run.DEFAULT_SOURCES))
+FETCHED = Path(os.environ.get("SYMERGE_SOURCES") or run.default_sources())
 
 
 @pytest.fixture(autouse=True)

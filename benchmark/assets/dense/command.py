@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from benchmark.common.errors import UserError
+from benchmark.common.paths import resolved
 from benchmark.domains.dense import nyuv2
 from benchmark.domains.dense import scenes as scenes_data
 from benchmark.domains.vision.public import data_root
@@ -33,7 +33,7 @@ def main(kind: str, rest: Sequence[str]) -> int:
     p = argparse.ArgumentParser(prog="symerge-bench assets data", description=__doc__)
     p.add_argument("verb", choices=["check", "fetch"])
     p.add_argument("suite", choices=["dense-mini", "nyuv2"])
-    p.add_argument("--root", type=Path, metavar="DIR", help="of nyuv2; default $SYMERGE_DATA")
+    p.add_argument("--root", type=resolved, metavar="DIR", help="of nyuv2; default $SYMERGE_DATA")
     args = p.parse_args(rest)
     if args.verb == "fetch":
         raise UserError(

@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 from benchmark.assets.text import vader
 from benchmark.assets.text import wordnet as net
 from benchmark.checkpoints.families import replacing, save_json
+from benchmark.common.cache import CacheError, cache_dir, written
 from benchmark.common.errors import UserError
 from benchmark.domains.text.embedded import FOLDER, MEND, ORDER, info, manifest, vader_cache, vader_texts
 from benchmark.domains.text.tokens import Texts
-from benchmark.domains.vision.embedded import cache_dir
 
 SIZES = {"train": 1250, "val": 250, "test": 500}
 
@@ -40,6 +40,11 @@ def prepare(sources: Path | None = None) -> Path:
     """Fetch the texts that are not committed, once, and put them into the cache. Raises :class:`UserError`."""
     path = vader_cache()
     if not path.is_file():
+        try:
+            with written():
+                path.parent.mkdir(parents=True, exist_ok=True)
+        except CacheError as error:
+            raise UserError(str(error)) from None
         data = vader.read(vader.fetch(sources or cache_dir() / "sources"))
         snippets = [s for part in data.values() for s in part]
         table = pa.table({"key": [f"{s.file}/{s.line}" for s in snippets], "text": [s.text for s in snippets]})

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from benchmark.common.cache import cache_dir
 from benchmark.common.errors import UserError, unknown
 from benchmark.common.project import DATA
 from benchmark.domains.text.tokens import Texts, Tokens, cached, tokenise, tokenizer_sha256
-from benchmark.domains.vision.embedded import cache_dir
 
 FOLDER = DATA / "glue"
 SPLITS = ("train", "val", "test")
@@ -111,7 +111,7 @@ def vader_texts() -> dict[str, str]:
     path = vader_cache()
     try:
         columns = pq.read_table(path).to_pydict()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(
             "three tasks of glue-mini use texts that may not be committed with the project and are not fetched yet",
             f"With a network, type: {FETCH}",

@@ -66,7 +66,7 @@ def read_members(file: Path, members: list[tuple[zipfile.ZipInfo, str]]) -> Iter
 
 
 def check_tar_names(file: Path) -> None:
-    """Raise UserError for a tar that is none, or whose first samples hold several images each."""
+    """Raise UserError for a tar whose first samples hold several images each."""
     seen: dict[str, str] = {}
     try:
         with tarfile.open(file) as opened:
@@ -87,9 +87,8 @@ def check_tar_names(file: Path) -> None:
                     if len(seen) == FIRST_SAMPLES:
                         return
                     seen[sample] = name
-    except (tarfile.TarError, OSError, EOFError) as error:
-        if not seen:
-            raise UserError(f"{file} cannot be read: {why(error)}", COPY_AGAIN) from None
+    except (tarfile.TarError, OSError, EOFError):
+        return  # what reads its samples names it
 
 
 def tar_ends(file: Path) -> bool:
@@ -106,11 +105,11 @@ def unreadable(file: Path) -> str | None:
     import pyarrow.parquet as pq
 
     try:
-        if file.suffix == ".parquet":
+        if file.suffix.lower() == ".parquet":
             pq.read_schema(file)
-        elif file.suffix == ".zip":
+        elif file.suffix.lower() == ".zip":
             zipfile.ZipFile(file).close()
-        elif file.suffix == ".tar":
+        elif file.suffix.lower() == ".tar":
             with tarfile.open(file) as opened:
                 opened.getmembers()
     except (pa.ArrowException, zipfile.BadZipFile, tarfile.TarError, OSError, EOFError) as error:

@@ -6,18 +6,20 @@ they lie, images stay encoded.
 
 from __future__ import annotations
 
-import contextlib
+import atexit
 import functools
 import hashlib
-import json
+import os
+import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmark.common.cache import cache_dir
+from benchmark.common import facts
 from benchmark.common.damage import Damage
 from benchmark.common.errors import UserError
+from benchmark.domains.vision import layout
 from benchmark.domains.vision.archives import (
     COPY_AGAIN,
     check_tar_names,
@@ -27,12 +29,8 @@ from benchmark.domains.vision.archives import (
     why,
     zipped_images,
 )
-from benchmark.records.store import write_atomic
+from benchmark.domains.vision.layout import EXPECTED
 
-EXPECTED = (
-    "expected one of: data/test-*.parquet or test.parquet with columns image and label (as on the hub); "
-    "test/CLASS/*.jpg or .png, or the class folders in test.zip; test/*.tar (webdataset); and the same for train"
-)
 FOLDER, ZIPPED = "image folder", "zipped image folder"
 MOST_COLUMNS_SHOWN = 8
 
@@ -62,28 +60,34 @@ class Sample:
 
 
 class Copy:
-    """A data set in a folder, with the splits and columns that `datasets` finds there."""
+    """A data set in a folder: the splits of its layout (`layout`), the columns that `datasets` finds."""
 
     def __init__(self, folder: Path, config: str | None = None) -> None:
-        """Raises UserError where the folder is missing or holds nothing that `datasets` can read."""
+        """``folder`` is resolved. Raises UserError where it is missing or holds nothing that `datasets` can read."""
         self.folder = folder
-        if not folder.is_dir() or not any(folder.iterdir()):
+        if not folder.is_dir():
             raise UserError(f"no data in {folder}", EXPECTED)
-        import datasets
+        from datasets.data_files import DataFilesDict, DataFilesList
 
-        # The hub's README names configurations; a bare copy of the files has only "default".
+        found = layout.read(folder, config)
+        self._names, self.splits = found.splits, list(found.splits)
+        self._readable, self._kind = _without_colons(folder), found.kind
+        # Lists of names, since patterns would be looked for, and a folder may have brackets in its name.
+        files = {
+            split: DataFilesList([str(self._readable / name) for name in names], [])
+            for split, names in found.splits.items()
+        }
         try:
-            names = datasets.get_dataset_config_names(str(folder))
-            name = config if config in names else (names[0] if len(names) == 1 else None)
-            self.builder: Any = datasets.load_dataset_builder(str(folder), name=name)
+            reader = _reader(found.kind)
+            options = {key: value for key, value in found.options.items() if hasattr(reader.BUILDER_CONFIG_CLASS, key)}
+            if found.kind == "imagefolder":
+                # Left to itself, `datasets` gives no labels to a split that it meets first and that has one class.
+                options.setdefault("drop_labels", False)
+            self.builder: Any = reader(
+                cache_dir=str(_scratch() / "datasets"), data_files=DataFilesDict(files), info=found.info, **options
+            )
         except Exception as error:
-            broken = self._unreadable(file for file in folder.rglob("*") if file.is_file())
-            raise UserError(f"{folder} cannot be read as a data set: {broken or error}", EXPECTED) from None
-        self.folders = hasattr(self.builder.config, "drop_labels")
-        if self.folders:
-            # Left to itself, `datasets` gives no labels to a split that it meets first and that has one class.
-            self.builder.config.drop_labels = False
-        self.splits = [str(split) for split in self.builder.config.data_files or {}]
+            raise UserError(f"{folder} cannot be read as a data set: {error}", EXPECTED) from None
 
     def _check(self, split: str) -> None:
         if split not in self.splits:
@@ -97,14 +101,17 @@ class Copy:
 
     def _listed(self) -> dict[str, list[Path]]:
         """The files of every split, in the order in which `datasets` reads them."""
-        return {str(k): [Path(str(file)) for file in v] for k, v in self.builder.config.data_files.items()}
+        return {split: [self.folder / name for name in names] for split, names in self._names.items()}
 
     def layout(self, split: str) -> str:
         """What kind of files the split is in, for people."""
-        suffix = {file.suffix for file in self.files(split)}
-        if self.folders:
-            return ZIPPED if suffix == {".zip"} else FOLDER
-        return "parquet" if suffix == {".parquet"} else "webdataset" if suffix == {".tar"} else "table"
+        self._check(split)
+        if self._kind != "imagefolder":
+            return self._kind
+        suffixes = {Path(name).suffix.lower() for name in self._names[split]}
+        if ".zip" in suffixes and len(suffixes) > 1:
+            raise UserError(f"{self.folder}, split {split} has archives and other files side by side", EXPECTED)
+        return ZIPPED if ".zip" in suffixes else FOLDER
 
     def rows(self, split: str, image: str | None = None, label: str | None = None) -> Any:
         """The split as a stream of rows in the files' order, images encoded (`{"bytes", "path"}`).
@@ -117,7 +124,7 @@ class Copy:
         self._check(split)
         files = [file for files in self._listed().values() for file in files]
         for file in files:
-            if file.suffix == ".tar":
+            if self._kind == "webdataset":
                 check_tar_names(file)
         try:
             stream = self.builder.as_streaming_dataset(split)
@@ -149,12 +156,13 @@ class Copy:
         for file, number, row, problem in self._read(split, self.rows(split, image, label)):
             if problem:
                 yield Sample(self._name(file), problem=problem)
-            elif layout == FOLDER:
-                path = Path(row[image]["path"])
-                yield Sample(self._name(path), path, row[label])
+                continue
+            stored = row[image] or {}
+            if layout == FOLDER and stored.get("path"):
+                yield Sample(self._name(Path(stored["path"])), Path(stored["path"]), row[label])
             else:
-                content = (row[image] or {}).get("bytes")
-                yield Sample(f"{self._name(file)}, {row.get('__key__', f'row {number}')}", content, row[label])
+                name = f"{self._name(file)}, {row.get('__key__', f'row {number}')}"
+                yield Sample(name, stored.get("bytes"), row[label])
 
     def _read(self, split: str, rows: Any) -> Iterator[tuple[Path, int, dict[str, Any], str]]:
         """``(file, number in it, row, "")``; for a damaged file at last ``(file, rows read, {}, why no more)``."""
@@ -168,7 +176,7 @@ class Copy:
                 for row in split_dataset_by_node(rows, rank=place, world_size=len(files)):
                     yield file, count, row, ""
                     count += 1
-                if file.suffix == ".tar" and not tar_ends(file):
+                if self._kind == "webdataset" and not tar_ends(file):
                     yield file, count, {}, f"is cut short after {count} samples"
             except Exception as error:  # `datasets` hands through whatever a reader meets in a foreign file
                 yield file, count, {}, f"cannot be read after {count} samples: {why(error)}"
@@ -182,6 +190,8 @@ class Copy:
 
         if self.layout(split) == ZIPPED:
             zips = [file for files in self._listed().values() for file in files if file.suffix == ".zip"]
+            if broken := self._unreadable(zips):
+                raise UserError(f"{self.folder}: {broken}", COPY_AGAIN)
             return "image", "label", sorted({folder for file in zips for _, folder in zipped_images(file)})
         features = self.rows(split).features
         listed = [f"{name} ({type(feature).__name__})" for name, feature in features.items()]
@@ -195,35 +205,30 @@ class Copy:
         if not candidates:
             raise UserError(f"{self.folder}, split {split} has the columns {described}", f"Expected the label {label}.")
         if self.layout(split) == FOLDER and set(features) == {"image", "label"}:
-            for file in self.files(split):
-                if len(Path(self._name(file)).parts) < len(("split", "class", "file")):
-                    raise UserError(f"{self.folder}: {self._name(file)} stands in no class folder", EXPECTED)
+            for name in self._names[split]:
+                if not layout.has_class_folder(name):
+                    raise UserError(f"{self.folder}: {name} stands in no class folder", EXPECTED)
         chosen = features[candidates[0]]
         return images[0], candidates[0], list(chosen.names) if isinstance(chosen, datasets.ClassLabel) else None
 
     def facts(self, split: str) -> tuple[int, str]:
         """Number of rows, and a sha256 over the names and contents of the split's files.
 
-        Remembered in the cache folder for as long as names, sizes and times of the files stay.
+        Remembered in the cache folder for as long as the files stay as they are (`benchmark.common.facts`).
         Raises UserError, naming each, for files that cannot be read to their end.
         """
         files = self.files(split)
-        seen = [(str(f.relative_to(self.folder)), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
-        known = hashlib.sha256(json.dumps([str(self.folder.resolve()), seen]).encode()).hexdigest()
-        memo = cache_dir() / "facts" / f"{known[:40]}.json"
-        try:
-            noted = json.loads(memo.read_text(encoding="utf-8"))
-            return int(noted["rows"]), str(noted["sha256"])
-        except (OSError, ValueError, KeyError, TypeError):
-            pass
-        digest = hashlib.sha256()
-        for file, (name, _, _) in zip(files, seen, strict=True):
-            with open(file, "rb") as opened:
-                digest.update(f"{name}\0{hashlib.file_digest(opened, 'sha256').hexdigest()}\n".encode())
-        rows = self._count(split, files)
-        with contextlib.suppress(UserError):  # remembered where that is possible
-            write_atomic(memo, json.dumps({"rows": rows, "sha256": digest.hexdigest()}) + "\n")
-        return rows, digest.hexdigest()
+        names = [str(file.relative_to(self.folder)) for file in files]
+
+        def read() -> tuple[int, str]:
+            digest = hashlib.sha256()
+            for file, name in zip(files, names, strict=True):
+                with open(file, "rb") as opened:
+                    digest.update(f"{name}\0{hashlib.file_digest(opened, 'sha256').hexdigest()}\n".encode())
+            return self._count(split, files), digest.hexdigest()
+
+        rows, sha256 = facts.remembered(f"rows and sha256 of {names}", files, read)
+        return int(rows), str(sha256)
 
     def _count(self, split: str, files: list[Path]) -> int:
         if self.layout(split) == ZIPPED:
@@ -247,13 +252,42 @@ class Copy:
 
     def _name(self, file: Path) -> str:
         """A file as it is said: from the data set's folder on."""
-        roots = [root for root in (self.folder, self.folder.resolve()) if file.is_relative_to(root)]
+        roots = [root for root in (self.folder, self._readable) if file.is_relative_to(root)]
         return str(file.relative_to(roots[0]) if roots else file)
 
     def _unreadable(self, files: Iterable[Path]) -> str:
         """Which of the files cannot be listed, and why; empty where all can."""
         problems = {file: unreadable(file) for file in sorted(files)}
         return "; ".join(f"{self._name(file)}: {why}" for file, why in problems.items() if why)
+
+
+def _reader(kind: str) -> Any:
+    """The class of `datasets` that reads files of one of `layout.KINDS`."""
+    from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
+    from datasets.packaged_modules.parquet.parquet import Parquet
+    from datasets.packaged_modules.webdataset.webdataset import WebDataset
+
+    return dict(zip(layout.KINDS, (Parquet, WebDataset, ImageFolder), strict=True))[kind]
+
+
+@functools.cache
+def _scratch() -> Path:
+    """A folder of this process alone, for `datasets`' locks; it goes at the end."""
+    made = tempfile.TemporaryDirectory(prefix="symerge-")
+    atexit.register(made.cleanup)
+    return Path(made.name)
+
+
+def _without_colons(folder: Path) -> Path:
+    """``folder``, or a link to it: `datasets` reads a path with ``::`` as a chain of addresses, whatever is there."""
+    if "::" not in str(folder):
+        return folder
+    link = _scratch() / hashlib.sha256(os.fsencode(folder)).hexdigest()[:20]
+    if "::" in str(link):
+        raise UserError(f"{folder}: a path with :: cannot be read", "Set TMPDIR to a folder without, or move the data.")
+    if not link.is_symlink():
+        link.symlink_to(folder, target_is_directory=True)
+    return link
 
 
 @functools.lru_cache(maxsize=64)
