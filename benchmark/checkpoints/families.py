@@ -98,7 +98,7 @@ def load_family(folder: str | Path, backbone: str | Backbone, tasks: Sequence[st
         folder: a family folder with ``manifest.json``.
         backbone: the architecture the weights must fit.
         tasks: whose experts are wanted; other files are not read.
-        verify: hash each file and look for NaN and Inf. Once per file: an unchanged one (`benchmark.data.facts`) is
+        verify: hash each file and look for NaN and Inf. Once per file: an unchanged one (`benchmark.common.facts`) is
             not read again, a large one not by later processes either. Names, shapes and dtypes are always checked,
             from the file's header.
         class_counts: classes each head must have, where the caller knows.
@@ -221,7 +221,7 @@ def check_file(path: Path, expected: Mapping[str, tuple[int, ...]], entry: Mappi
 
 
 def sha256(path: str | Path) -> str:
-    """The file's sha256 as hex; an unchanged file's is remembered (`benchmark.data.facts`), large ones' on disk."""
+    """The file's sha256 as hex; an unchanged file's is remembered (`benchmark.common.facts`), large ones' on disk."""
     return facts.sha256(Path(path), kept=_large(Path(path)))
 
 

@@ -36,7 +36,7 @@ from benchmark.executors import nodes
 from methods.api import Experts
 from methods.tools import spectral
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SETS = {"MNIST": parquet, "STL10": image_folder, "FER2013": web_dataset}
 
 
@@ -251,7 +251,7 @@ def nobody(*_): raise KeyError("getpwuid(): uid not found")
 pwd.getpwuid = pwd.getpwnam = nobody
 import benchmark.cli.main, benchmark.assets.vision.build, benchmark.checkpoints.families
 import benchmark.harness.provenance, benchmark.domains.vision.public
-from benchmark.data import full
+from benchmark.domains.vision import public as full
 real = full.info
 def few(*names):
     about = real(*names)

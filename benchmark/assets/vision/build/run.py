@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 from PIL import Image, features
 
-from benchmark.data import vision
-from benchmark.data.build.checks import near_duplicates, scores
-from benchmark.data.build.recipes import Arrays, Recipe
-from benchmark.data.build.registry import ORDER, recipe
-from benchmark.data.build.sources import Sources, entry
-from benchmark.paths import resolved
+from benchmark.assets.packages import Sources, entry
+from benchmark.assets.vision.build.checks import near_duplicates, scores
+from benchmark.assets.vision.build.recipes import Arrays, Recipe
+from benchmark.assets.vision.build.registry import ORDER, recipe
+from benchmark.common.paths import resolved
+from benchmark.domains.vision import embedded as vision
 
 
 def default_sources() -> Path:
