@@ -1,4 +1,4 @@
-"""Runs that failed, were superseded or are stale: what boards leave out, what validation skips, what `clean` removes."""
+"""Runs that failed, were superseded or are stale: what boards leave out, validation skips, and `clean` removes."""
 
 from __future__ import annotations
 
