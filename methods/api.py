@@ -18,6 +18,9 @@ A method is one file with one decorated function (see ``task_arithmetic.py`` for
 ``Merged``     ``model(task)``, ``state_dict(task)``, ``head(task)``, ``storage``, ``trace``
 =============  =======================================================================================
 
+What a keyword may be is said by its annotation and checked before anything runs: ``Literal["sum", "mean"]``, ``Share``,
+``Portion``, ``NonNegative``, ``Natural``, ``Count``, ``MethodName``, ``Annotated[float, "(-1, 1)"]`` (``values.py``).
+
 Shared arithmetic: ``vectors`` (thresholds, election, decompositions), ``coefficients`` (the differentiable merge),
 ``adaptation`` (the loop of every method that adapts on a stream).
 """

@@ -171,8 +171,8 @@ def test_the_hub_is_offline_unless_a_download_is_asked_for(clone):
 def test_the_text_suite_gets_its_model_and_texts_on_first_use_only(clone):
     assert clone.run("--methods", "ties").returncode == 0
     assert not clone.called("--require-hashes")
-    named = ["--suite", "glue-mini"]
-    for command in (["list"], ["board"], ["clean", *named], ["compare", "a", "b", *named]):
+    suite = ["--suite", "glue-mini"]
+    for command in (["list"], ["board"], ["clean", *suite], ["compare", "a", "b", *suite]):
         assert clone.run(*command).returncode == 0
     assert not clone.called("--require-hashes"), "a command that opens no suite installed it"
     first = clone.run("--suite", "glue-mini", "--methods", "ties")
