@@ -9,7 +9,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmark import metrics, suites
 from benchmark.errors import UserError, shown
@@ -18,6 +18,9 @@ from benchmark.spec import variant_label
 from benchmark.store import Store, write_atomic
 from benchmark.submissions import SUFFIX, load, pack, save, schema
 from benchmark.submit_checks import Known, check
+
+if TYPE_CHECKING:
+    import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "results" / "reference"
@@ -122,7 +125,7 @@ def manifests(suite: str, backbone: str, family: str) -> Known | str:
     )
 
 
-def _bench(suite: str, backbone: str, family: str, device: str, dtype: str = "float32") -> Any:
+def _bench(suite: str, backbone: str, family: str, device: str | torch.device, dtype: str = "float32") -> Any:
     return suites.open_bench(suites.load(suite), backbone=backbone, family=family, device=device, dtype=dtype)
 
 
@@ -143,7 +146,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def verify(record: Record, store: Store, device: str = "cpu", tolerance: float = 0.5) -> str:
+def verify(record: Record, store: Store, device: str | torch.device = "cpu", tolerance: float = 0.5) -> str:
     """Run a submitted record again in `store` and say how the two compare: "identical", "within ...", or "differs ...".
 
     Raises UserError where this checkout cannot make the same run (other code, checkpoints or parameters), naming what
