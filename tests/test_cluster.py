@@ -17,13 +17,14 @@ from typing import Any
 import cluster_benches
 import pytest
 from cluster_benches import RUNS, Tiny, opened, results, tasks
+from lacking import lacks_package
 from tiny import TinyBench, run
 
 from benchmark import cli, cluster, nodes
 from benchmark.runner import Options
 from benchmark.store import Store
 
-pytest.importorskip("ray", reason="Ray is not installed (pip install -e '.[cluster]')")
+pytest.importorskip("ray", reason=lacks_package("Ray", "cluster"))
 
 TESTS = Path(__file__).parent
 SMALL: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 100 << 20}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lacking import lacks_package
 from safetensors.torch import load_file, save_file
 from test_glue_data import small, write_rte
 from test_glue_import import WORDS, tokenizer_file, write
@@ -22,7 +23,7 @@ from benchmark.store import Store
 from benchmark.suites.glue import GlueBench, GlueMiniBench
 from methods.states import LowRankState
 
-transformers = pytest.importorskip("transformers", reason="transformers is not installed (extra: glue)")
+transformers = pytest.importorskip("transformers", reason=lacks_package("transformers", "glue"))
 
 
 def separable(seed: int):

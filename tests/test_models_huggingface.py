@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lacking import lacks_package
 from public import hub_config, random_model, without_text
 from towers import tiny
 
@@ -16,7 +17,7 @@ from benchmark.models.importers.huggingface import read_tower, rename, text_towe
 from benchmark.models.importers.towers import check_tower
 from benchmark.models.zeroshot import create_text
 
-transformers = pytest.importorskip("transformers")
+transformers = pytest.importorskip("transformers", reason=lacks_package("transformers", "glue"))
 NAMES = ("ViT-B-32", "ViT-B-16", "ViT-L-14")
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from forks import output
+from lacking import lacks
 from tiny import TinyBench, run
 
 import methods
@@ -41,7 +42,7 @@ def scores(folder: Path) -> dict[str, Any]:
 def mount(*words: str) -> None:
     done = subprocess.run(["mount", *words], capture_output=True, text=True)
     if done.returncode:
-        pytest.skip(f"cannot mount here: {done.stderr.strip()}")
+        pytest.skip(lacks(f"cannot mount here: {done.stderr.strip()}", "root, with the right to mount"))
 
 
 @pytest.fixture
