@@ -3,7 +3,10 @@ import os
 # Tiny models gain nothing from threads, and lose much to them on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from typing import Any  # noqa: E402
+
 import pytest  # noqa: E402
+from helpers.lacking import lacks, summary  # noqa: E402
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -14,8 +17,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     import torch
 
     if not torch.cuda.is_available():
+        skip = pytest.mark.skip(reason=lacks("no CUDA device", "./run_all.sh --test -m cuda, on a machine with a GPU"))
         for item in marked:
-            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+            item.add_marker(skip)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say at the end what was skipped, and what would run it."""
+    if lines := summary(terminalreporter.getreports("skipped")):
+        terminalreporter.section("skipped, and what would run it")
+        for line in lines:
+            terminalreporter.write_line(line)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

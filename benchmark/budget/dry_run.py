@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmark.budget import estimate
 from benchmark.budget.estimate import Machine, Need, Setting, amount, duration
@@ -14,6 +14,9 @@ from benchmark.common.errors import UserError
 from benchmark.domains.vision import embedded as vision
 from benchmark.domains.vision import public as full
 from benchmark.suites import Suite
+
+if TYPE_CHECKING:
+    import torch
 
 # What a validation split holds at most; its true size follows from that of train.
 VALIDATION = full.VALIDATION_MOST
@@ -34,12 +37,13 @@ class Planned:
 
 
 def setting(
-    bench: Any, *, device: str = "cpu", dtype: str = "float32", autocast: str | None = None,
+    bench: Any, *, device: torch.device | None = None, dtype: str = "float32", autocast: str | None = None,
     vectors: str = "float32", batch_size: int | None = None, keep_merged: bool = True, shapes: Shapes | None = None,
 ) -> Setting | None:
     """What surrounds a run of this bench, from shapes; None for a domain whose encoders cannot be outlined.
 
     Args:
+        device: where the runs compute; its type alone matters. None: the CPU.
         shapes: of the backbone, where they are known already.
     """
     suite: Suite = bench.suite
@@ -70,7 +74,7 @@ def setting(
         samples=samples,
         image_bytes=image,
         eval_batch=batch_size or suite.batch_size,
-        cuda=device.startswith("cuda"),
+        cuda=device is not None and device.type == "cuda",
         dtype_bytes=2 if dtype in ("float16", "bfloat16") else 4,
         autocast=autocast is not None,
         vector_bytes=4 if vectors == "float32" else 2,

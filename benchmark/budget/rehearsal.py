@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import psutil
@@ -33,6 +33,9 @@ from benchmark.harness.measure import anonymous_bytes
 from benchmark.records.record import Record
 from benchmark.records.spec import REFERENCE_ROWS, format_value
 from benchmark.suites import Suite
+
+if TYPE_CHECKING:
+    import torch
 
 FAMILY = "rehearsal"
 TRAIN, TEST = 64, 16
@@ -134,7 +137,7 @@ def variants(asked: Sequence[str] | None, suite: Suite) -> list[str]:
     return [*REFERENCE_ROWS, *found]
 
 
-def open_bench(suite: Suite, backbone: str, folder: Path, device: str, dtype: str) -> Any:
+def open_bench(suite: Suite, backbone: str, folder: Path, device: str | torch.device, dtype: str) -> Any:
     """The real bench on the generated files; sizes of test splits are not compared, files are not hashed again."""
     from benchmark.checkpoints.families import Family, checkpoint_folder, load_family
     from benchmark.domains.vision.backbones import get_backbone
@@ -229,7 +232,7 @@ def rehearse(
     asked: Sequence[str] | None = None,
     time_limit: float | None = None,
     memory_limit: int | None = None,
-    device: str = "cpu",
+    device: str | torch.device = "cpu",
     dtype: str = "float32",
     autocast: str | None = None,
     vectors: str = "float32",
@@ -247,10 +250,12 @@ def rehearse(
     from benchmark.domains.vision.backbones import get_backbone
     from benchmark.harness.runner import now
     from benchmark.records.store import Store
+    from benchmark.suites.bench import resolve_device
 
     texts = variants(asked, suite)
     how: dict[str, Any] = {
-        "device": device, "dtype": dtype, "autocast": autocast, "vectors": vectors, "batch_size": batch_size
+        "device": resolve_device(device), "dtype": dtype, "autocast": autocast, "vectors": vectors,
+        "batch_size": batch_size,
     }  # fmt: skip
     around = surroundings(suite, backbone, **how)
     with tempfile.TemporaryDirectory(prefix="symerge-rehearsal-") as temporary:
@@ -320,7 +325,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main(arguments: Any, suite: Suite, results: Path, argv: Sequence[str]) -> int:
+def main(arguments: Any, suite: Suite, device: torch.device, results: Path, argv: Sequence[str]) -> int:
     """``run --rehearse``: rehearse a suite and print the table; 1 if a run failed."""
     backbone = arguments.backbone or suite.backbones[0]
     if suite.scale != "full" or suite.domain != "vision":
@@ -337,7 +342,7 @@ def main(arguments: Any, suite: Suite, results: Path, argv: Sequence[str]) -> in
         asked=arguments.methods,
         time_limit=arguments.time_limit,
         memory_limit=int(limit),
-        device=arguments.device[0],
+        device=device,
         dtype=arguments.dtype,
         autocast=arguments.autocast,
         vectors=arguments.vectors,

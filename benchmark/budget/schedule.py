@@ -18,6 +18,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import methods
 from benchmark import suites
 from benchmark.budget import dry_run, estimate
@@ -142,7 +144,7 @@ def board(
         outlined = None
         for name in names:
             bench: Any = dry_run.Planned(suites.load(name), backbone, None)
-            around = dry_run.setting(bench, device="cuda", shapes=outlined)
+            around = dry_run.setting(bench, device=torch.device("cuda"), shapes=outlined)
             assert around is not None
             outlined = around.shapes
             asked = texts or [*bench.suite.methods, *runner.suite_methods(bench.suite, ["all"])]

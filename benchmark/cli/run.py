@@ -6,13 +6,16 @@ import argparse
 import contextlib
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import methods
 from benchmark import suites
 from benchmark.cli import board as boards
 from benchmark.common.errors import UserError, shown
 from benchmark.records.spec import check_texts, parse_set
+
+if TYPE_CHECKING:
+    import torch
 
 # A method that says in one line why it does not fit a suite's experts is no failure of the run.
 NOT_APPLICABLE = methods.NotApplicable.__name__
@@ -50,10 +53,11 @@ def command(arguments: argparse.Namespace, argv: list[str]) -> int:
             raise UserError(f"--{what.replace('_', '-')} is {value}; a positive number up to {LARGEST:,} is wanted")
 
     _check_executor(arguments)
+    places = _devices(arguments)
     if arguments.rehearse:
         from benchmark.budget import rehearsal as rehearse
 
-        return max(rehearse.main(arguments, suite, records_folder, argv) for suite in loaded)
+        return max(rehearse.main(arguments, suite, places[0], records_folder, argv) for suite in loaded)
 
     import torch
 
@@ -62,13 +66,12 @@ def command(arguments: argparse.Namespace, argv: list[str]) -> int:
     from benchmark.executors import processes as devices
     from benchmark.harness import runner
     from benchmark.records.store import Store
-    from benchmark.suites.bench import resolve_device
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     plans = []
     for suite in loaded:
-        bench = _open(arguments, suite)
+        bench = _open(arguments, suite, places[0])
         plans.append(
             (
                 bench,
@@ -85,15 +88,13 @@ def command(arguments: argparse.Namespace, argv: list[str]) -> int:
         )
     store = Store(records_folder)
     if arguments.dry_run:
-        return _print_plan(arguments, plans, store)
+        return _print_plan(arguments, plans, store, places[0])
     if not arguments.unchecked and not arguments.worker and arguments.executor == "here":
-        dry_run.refuse(plans, store, records_folder, **_how(arguments))
+        dry_run.refuse(plans, store, records_folder, **_how(arguments, places[0]))
     before = devices.told(arguments.worker) if arguments.worker else None
-    if len(arguments.device) > 1:
-        for name in arguments.device:
-            resolve_device(name)
+    if len(places) > 1:
         before = runner.before((run for _, runs in plans for run in runs), store)
-        devices.spread(argv, arguments.device, before, arguments.threads)
+        devices.spread(argv, places, before, arguments.threads)
     options = runner.Options(
         before=before,
         force=arguments.force,
@@ -156,6 +157,14 @@ def _check_executor(arguments: argparse.Namespace) -> None:
         )
 
 
+def _devices(arguments: argparse.Namespace) -> list[torch.device]:
+    """The devices of this machine that are named. A cluster's are its workers': here only the plan is made."""
+    from benchmark.suites.bench import resolve_device
+
+    names = ["cpu"] if arguments.executor == "ray" and not arguments.dry_run else arguments.device
+    return [resolve_device(name) for name in names]
+
+
 def _check_seeds(seeds: Sequence[int]) -> None:
     if len(set(seeds)) != len(seeds) or min(seeds) < 0:
         raise UserError(
@@ -164,15 +173,14 @@ def _check_seeds(seeds: Sequence[int]) -> None:
         )
 
 
-def _open(arguments: argparse.Namespace, suite: suites.Suite) -> Any:
+def _open(arguments: argparse.Namespace, suite: suites.Suite, device: torch.device) -> Any:
     """The suite's bench; for a dry run of a full suite without its files, what a plan needs of it."""
     try:
         return suites.open_bench(
             suite,
             backbone=arguments.backbone,
             family=arguments.family,
-            # A cluster's devices are its workers'; here only the plan is made.
-            device="cpu" if arguments.executor == "ray" else arguments.device[0],
+            device=device,
             dtype=arguments.dtype,
             data_root=arguments.data_root,
             checkpoints=arguments.checkpoints,
@@ -187,10 +195,10 @@ def _open(arguments: argparse.Namespace, suite: suites.Suite) -> Any:
         return planned
 
 
-def _how(arguments: argparse.Namespace) -> dict[str, Any]:
+def _how(arguments: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """The arguments that estimates depend on."""
     return {
-        "device": arguments.device[0],
+        "device": device,
         "dtype": arguments.dtype,
         "autocast": arguments.autocast,
         "vectors": arguments.vectors,
@@ -199,17 +207,18 @@ def _how(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _print_plan(arguments: argparse.Namespace, plans: Sequence[tuple[Any, Sequence[Any]]], store: Any) -> int:
+def _print_plan(
+    arguments: argparse.Namespace, plans: Sequence[tuple[Any, Sequence[Any]]], store: Any, device: torch.device
+) -> int:
     """Print the plan; 1 where a run of a full suite cannot fit."""
     from benchmark.budget import dry_run, estimate
-    from benchmark.suites.bench import resolve_device
 
     status = 0
     for bench, runs in plans:
-        around = dry_run.setting(bench, **_how(arguments))
+        around = dry_run.setting(bench, **_how(arguments, device))
         machine = None
         if around is not None:
-            machine = estimate.look(resolve_device(arguments.device[0]), store.root, estimate.cache_folder())
+            machine = estimate.look(device, store.root, estimate.cache_folder())
         print(dry_run.show(bench, runs, store, around, machine))
         found = dry_run.misfits(runs, around, machine) if around and machine else []
         for line in found:

@@ -9,7 +9,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmark import suites
 from benchmark.board.selection import left_out
@@ -22,6 +22,9 @@ from benchmark.records.store import Store, write_atomic
 from benchmark.scores import metrics
 from benchmark.submissions.package import SUFFIX, load, pack, save, schema
 from benchmark.submissions.validation import Known, check
+
+if TYPE_CHECKING:
+    import torch
 
 
 def parser() -> argparse.ArgumentParser:
@@ -134,7 +137,7 @@ def manifests(suite: str, backbone: str, family: str) -> Known | str:
     )
 
 
-def _bench(suite: str, backbone: str, family: str, device: str, dtype: str = "float32") -> Any:
+def _bench(suite: str, backbone: str, family: str, device: str | torch.device, dtype: str = "float32") -> Any:
     return suites.open_bench(suites.load(suite), backbone=backbone, family=family, device=device, dtype=dtype)
 
 
@@ -155,7 +158,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def verify(record: Record, store: Store, device: str = "cpu", tolerance: float = 0.5) -> str:
+def verify(record: Record, store: Store, device: str | torch.device = "cpu", tolerance: float = 0.5) -> str:
     """Run a submitted record again in `store` and say how the two compare: "identical", "within ...", or "differs ...".
 
     Raises UserError where this checkout cannot make the same run (other code, checkpoints or parameters), naming what

@@ -22,6 +22,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmark.budget import dry_run, estimate
 from benchmark.common.errors import UserError
 from benchmark.executors import nodes
@@ -189,12 +191,14 @@ def main(
     with connected(arguments.address) as ray:
         if device == "auto":
             device = "cuda" if ray.cluster_resources().get("GPU", 0) else "cpu"
+        kind = torch.device(device)
         there = nodes.look(ray, device == "cuda")
         tasks = []
         for bench, runs in plans:
             if not arguments.unchecked:
-                dry_run.refuse([(bench, runs)], store, store.root, machine=nodes.largest(there), device=device, **how)
-            around = dry_run.setting(bench, device=device, **how)
+                machine = nodes.largest(there)
+                dry_run.refuse([(bench, runs)], store, store.root, machine=machine, device=kind, **how)
+            around = dry_run.setting(bench, device=kind, **how)
             opening = Opening(
                 bench.suite.name, bench.backbone, bench.family, device, arguments.dtype,
                 arguments.data_root and arguments.data_root.resolve(),

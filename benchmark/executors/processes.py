@@ -14,15 +14,18 @@ import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from benchmark.common.errors import UserError
 from benchmark.common.project import ROOT
 
+if TYPE_CHECKING:
+    import torch
 
-def command(argv: Sequence[str], device: str, told: Path) -> list[str]:
+
+def command(argv: Sequence[str], device: torch.device, told: Path) -> list[str]:
     """The command line of one worker: the parent's own arguments on one device. A later option overrides an earlier."""
-    return [sys.executable, "-P", "-m", "benchmark", *argv, "--device", device, "--worker", str(told)]
+    return [sys.executable, "-P", "-m", "benchmark", *argv, "--device", str(device), "--worker", str(told)]
 
 
 def typed(argv: Sequence[str]) -> list[str]:
@@ -36,18 +39,18 @@ def told(path: Path) -> dict[str, str | None]:
     return found
 
 
-def labels(devices: Sequence[str]) -> list[str]:
+def labels(devices: Sequence[torch.device]) -> list[str]:
     """A name for each worker: its device, numbered where that is named more than once."""
-    often, seen = Counter(devices), Counter[str]()
+    often, seen = Counter(map(str, devices)), Counter[str]()
     found = []
-    for device in devices:
+    for device in map(str, devices):
         seen[device] += 1
         found.append(device if often[device] == 1 else f"{device}#{seen[device]}")
     return found
 
 
 def spread(
-    argv: Sequence[str], devices: Sequence[str], before: Mapping[str, str | None], threads: int | None = None
+    argv: Sequence[str], devices: Sequence[torch.device], before: Mapping[str, str | None], threads: int | None = None
 ) -> list[int]:
     """Run the command ``argv`` (of ``run``) once per device, at the same time, and wait; returns the exit statuses.
 

@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from benchmark.common.errors import UserError, unknown
 
 if TYPE_CHECKING:
+    import torch
+
     from benchmark.suites.bench import Bench
 
 FOLDER = Path(__file__).parent
@@ -106,7 +108,7 @@ def open_bench(
     *,
     backbone: str | None = None,
     family: str | None = None,
-    device: str = "cpu",
+    device: str | torch.device = "cpu",
     dtype: str = "float32",
     data_root: Path | None = None,
     checkpoints: Path | None = None,

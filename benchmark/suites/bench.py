@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -59,7 +60,9 @@ class Bench(ABC):
     """What streams read in place of a split, as records say it; empty where every split is itself."""
 
     @classmethod
-    def of_names(cls, suite: Suite, backbone: str, family: str, device: str, dtype: str, **folders: Any) -> Self:
+    def of_names(
+        cls, suite: Suite, backbone: str, family: str, device: str | torch.device, dtype: str, **folders: Any
+    ) -> Self:
         """A bench on the device and in the dtype of these names; see :func:`resolve_device`, :func:`resolve_dtype`."""
         found: Any = cls
         return found(suite, backbone, family, resolve_device(device), resolve_dtype(dtype), **folders)
@@ -85,19 +88,22 @@ class Bench(ABC):
         """A fresh meter of the task's metric."""
 
 
-def resolve_device(name: str) -> torch.device:
-    """The device of this name. Raises :class:`UserError` where it is not there."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UserError(f"unknown device {name!r}", "Type --device cpu, cuda, cuda:N or auto") from None
-    if device.type == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (device.index or 0) >= count:
-            raise UserError(f"device {name} is not there; this machine has {count} CUDA devices", "Type --device cpu")
-    return device
+def resolve_device(name: str | torch.device) -> torch.device:
+    """``cpu``, or a CUDA device of this machine with its index, without which ``torch.cuda`` does not take one.
+
+    ``cuda`` is ``cuda:0``; ``auto`` is that where there is one, and ``cpu`` elsewhere. Raises :class:`UserError` for
+    any other name and for a device that is not there.
+    """
+    parts = re.fullmatch(r"auto|cpu|cuda(?::([0-9]+))?", str(name))
+    if parts is None:
+        raise UserError(f"unknown device {str(name)!r}", "Type --device cpu, cuda, cuda:N or auto")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if parts[0] == "cpu" or (parts[0] == "auto" and not count):
+        return torch.device("cpu")
+    index = int(parts[1] or 0)
+    if index >= count:
+        raise UserError(f"device {name} is not there; this machine has {count} CUDA devices", "Type --device cpu")
+    return torch.device("cuda", index)
 
 
 def resolve_dtype(name: str) -> torch.dtype:

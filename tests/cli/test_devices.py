@@ -14,12 +14,17 @@ from helpers.tiny import TinyBench, TinySource
 from torch import Tensor, nn
 
 import methods
+from benchmark import cli, suites
 from benchmark.board.selection import label
-from benchmark.cli import main as cli
+from benchmark.budget import estimate
+from benchmark.budget import rehearsal as rehearse
+from benchmark.common.errors import UserError
 from benchmark.domains.vision.bench import Accuracy
 from benchmark.executors import processes as devices
-from benchmark.harness import runner
+from benchmark.executors.worker import Opening
+from benchmark.harness import provenance, runner
 from benchmark.harness.evaluate import autocast, batches, evaluate
+from benchmark.harness.measure import Measure
 from benchmark.harness.runner import Options, execute, plan
 from benchmark.records.store import Store
 from benchmark.suites.bench import resolve_device, resolve_dtype
@@ -167,9 +172,107 @@ def test_no_merge_mixes_the_experts_device_with_another() -> None:
     assert {t.device.type for t in found.values()} == {"meta"}
 
 
-def test_a_device_that_is_not_there_is_named() -> None:
-    with pytest.raises(Exception, match="unknown device 'gpu'|Type --device"):
-        resolve_device("gpu")
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, torch.device]]:
+    """Stand-ins of torch.cuda for a machine with two GPUs, as strict as ``set_device`` is. Returns the calls."""
+    calls: list[tuple[str, torch.device]] = []
+
+    def strict(name: str, answer: Any) -> None:
+        def called(device: torch.device | int | None = None) -> Any:
+            if not isinstance(device, int) and torch.device(device).index is None:  # type: ignore[arg-type]
+                raise ValueError(f"Expected a torch.device with a specified index or an integer, but got:{device}")
+            calls.append((name, torch.device(device)))  # type: ignore[arg-type]
+            return answer
+
+        monkeypatch.setattr(torch.cuda, name, called)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for name, answer in {
+        "set_device": None, "synchronize": None, "reset_peak_memory_stats": None, "max_memory_allocated": 0,
+        "mem_get_info": (8 << 30, 16 << 30), "get_device_name": "make-believe",
+    }.items():  # fmt: skip
+        strict(name, answer)
+    monkeypatch.setattr(estimate, "_speed", lambda device: (1e12, 1e11))
+    return calls
+
+
+@pytest.mark.parametrize(("name", "index"), [("cuda", 0), ("auto", 0), ("cuda:0", 0), ("cuda:1", 1)])
+def test_every_call_to_torch_cuda_names_the_device_by_its_index(
+    name: str, index: int, two_gpus: list[tuple[str, torch.device]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def one(run: Any, bench: Any, store: Store, options: Options, progress: Any) -> Any:
+        with Measure(bench.device):
+            record = runner._fresh(run, bench, options)
+        estimate.look(bench.device, tmp_path, tmp_path)
+        record.status, record.provenance = "done", provenance.describe(bench, ())
+        devices.append(record.provenance.device)
+        return record
+
+    devices: list[str] = []
+    monkeypatch.setattr(runner, "_one", one)
+    argv = ["run", "--methods", "weight_average", "--results", str(tmp_path), "--device", name]
+    assert cli.main(argv) == 0
+    assert devices == [f"cuda:{index}"] * 3, "pretrained, individual, weight_average"
+    assert {device for _, device in two_gpus} == {torch.device("cuda", index)}
+    assert len({call for call, _ in two_gpus}) == 6, "every stand-in was asked"
+
+
+def test_workers_and_benches_are_given_devices_with_an_index(
+    two_gpus: list[tuple[str, torch.device]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared: list[str] = []
+
+    def spread(argv: Any, places: Any, *_: Any) -> None:
+        shared.extend(devices.command(argv, place, tmp_path)[-3] for place in places)
+        shared.extend(devices.labels(places))
+
+    monkeypatch.setattr(devices, "spread", spread)
+    monkeypatch.setattr(runner, "execute", lambda *_: [])
+    run = ["run", "--methods", "weight_average", "--results", str(tmp_path), "--device", "cuda", "cuda:1", "auto"]
+    assert cli.main(run) == 0
+    assert shared == ["cuda:0", "cuda:1", "cuda:0", "cuda:0#1", "cuda:1", "cuda:0#2"]
+    opened = Opening("vision-mini-8", "ViT-mini", "mini", "cuda", "float32").open()
+    assert opened.device == torch.device("cuda", 0)
+    assert suites.open_bench(suites.load("dense-mini"), device=torch.device("cuda")).device == torch.device("cuda", 0)
+
+
+@pytest.mark.parametrize("name", ["cuda", "auto"])
+def test_a_plan_for_auto_asks_for_the_gpu_memory_it_will_take(
+    name: str, two_gpus: list[tuple[str, torch.device]], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert cli.main(["run", "--methods", "ties", "--results", str(tmp_path), "--device", name, "--dry-run"]) == 0
+    assert "free now: device memory 8.0 GiB" in capsys.readouterr().out
+
+
+def test_auto_is_the_cpu_where_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert resolve_device("auto") == resolve_device("cpu") == torch.device("cpu")
+
+
+@pytest.mark.parametrize("name", ["gpu", "mps", "cuda:", "cuda:-1", "cuda:x", "meta", ""])
+def test_a_device_that_no_run_could_use_is_unknown(name: str, two_gpus: list[tuple[str, torch.device]]) -> None:
+    with pytest.raises(UserError, match="unknown device .*\n.*cpu, cuda, cuda:N or auto"):
+        resolve_device(name)
+
+
+def test_a_device_that_is_not_there_is_named(two_gpus: list[tuple[str, torch.device]]) -> None:
+    for name in ("cuda:2", "cuda:300"):
+        with pytest.raises(UserError, match=f"device {name} is not there; this machine has 2 CUDA devices"):
+            resolve_device(name)
+
+
+def test_a_rehearsal_looks_for_its_device_before_it_writes_anything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(rehearse, "write_family", lambda *_: pytest.fail("written"))
+    argv = ["run", "--suite", "vision-8", "--backbone", "ViT-B-32", "--rehearse", "--results", str(tmp_path)]
+    assert cli.main([*argv, "--methods", "ties", "--device", "cuda"]) == 2
+    assert "device cuda is not there" in capsys.readouterr().err
+
+
+def test_a_dtype_that_is_not_there_is_named() -> None:
     with pytest.raises(Exception, match="unknown dtype 'int8'"):
         resolve_dtype("int8")
 
@@ -249,8 +352,6 @@ def test_cuda_gives_the_cpu_result(name: str) -> None:
 
 @pytest.mark.cuda
 def test_the_embedded_suite_runs_on_cuda(tmp_path: Path) -> None:
-    from benchmark import suites
-
     bench = suites.open_bench(suites.load("vision-mini-8"), device="cuda")
     runs = plan(bench, ["symerge:steps=2", "ties"], seeds=[0], autocast_dtype="bfloat16")
     records = execute(runs, bench, Store(tmp_path), Options())

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from lacking import lacks
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -119,7 +120,7 @@ def test_a_changed_pyproject_is_installed_again(clone):
 
 def test_two_runs_at_once_install_once(clone):
     if not shutil.which("flock"):
-        pytest.skip("no flock on this machine")
+        pytest.skip(lacks("no flock on this machine", "apt-get install util-linux"))
     first = clone.start("--setup", PIP_SLEEP=1)
     clone.wait_for_pip(1)
     second = clone.run("--setup")
@@ -203,11 +204,59 @@ def test_the_test_command_fails_when_any_check_fails_and_ends_with_pytest(clone,
     assert clone.called("-m pytest tests/records/test_spec.py -x")
 
 
-def test_ci_runs_the_tests_from_anywhere(clone, tmp_path):
+def test_ci_runs_the_tests_from_anywhere(machine, tmp_path):
+    clone = machine
     assert clone.run(command=".ci/run", cwd=tmp_path).returncode == 0
     assert clone.called("-m pytest -n auto --dist loadfile")
     assert all(call.startswith(f"{clone.root}|") for call in clone.called("-m pytest"))
     assert clone.run(command=".ci/run", cwd=tmp_path, PYTEST_FAILS=1).returncode != 0
+
+
+BROWSER = "install -y --no-install-recommends chromium chromium-driver"
+
+
+@pytest.fixture
+def machine(clone):
+    """Nothing on the path but what the scripts use; by stand-ins the user is root, and `apt-get` writes itself down."""
+    folder = clone.root / "bin"
+    folder.mkdir()
+    for name in ("bash", "cksum", "cat", "dirname", "mkdir", "cp", "rm", "sleep", "env"):
+        (folder / name).symlink_to(shutil.which(name))
+
+    def add(name, body):
+        (folder / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
+        (folder / name).chmod(0o755)
+
+    add("id", "echo 0")
+    add("apt-get", 'printf "%s\n" "apt-get $*" >>"$CALLS"; exit "${APT_FAILS:-0}"')
+    clone.environment["PATH"] = str(folder)
+    clone.add = add
+    return clone
+
+
+@pytest.mark.parametrize("failing", [0, 100])
+def test_ci_installs_a_browser_where_it_can_and_runs_the_tests_in_any_case(machine, failing):
+    done = machine.run(command=".ci/run", APT_FAILS=failing)
+    assert done.returncode == 0 and machine.called("-m pytest -n auto")
+    assert machine.called("apt-get update") and bool(machine.called("apt-get", BROWSER)) != bool(failing)
+    assert ("no browser could be installed" in done.err) == bool(failing)
+
+
+@pytest.mark.parametrize("name", ["chromium", "google-chrome"])
+def test_ci_keeps_to_a_browser_that_is_there(machine, name):
+    machine.add("chromedriver", "")
+    machine.add(name, "")
+    assert machine.run(command=".ci/run").returncode == 0
+    assert machine.called("-m pytest") and not machine.called("apt-get")
+
+
+def test_ci_installs_nothing_where_it_is_not_root_or_the_distribution_has_no_apt(machine):
+    machine.add("id", "echo 1000")
+    assert machine.run(command=".ci/run").returncode == 0
+    machine.add("id", "echo 0")
+    (machine.root / "bin" / "apt-get").unlink()
+    assert machine.run(command=".ci/run").returncode == 0
+    assert len(machine.called("-m pytest")) == 2 and not machine.called("apt-get")
 
 
 def test_bench_runs_the_timings(clone):

@@ -18,13 +18,14 @@ import pytest
 from helpers import cluster_benches
 from helpers.cluster_benches import RUNS, Tiny, opened, results, tasks
 from helpers.tiny import TinyBench, run
+from lacking import lacks_package
 
 from benchmark.cli import main as cli
 from benchmark.executors import cluster, nodes
 from benchmark.harness.runner import Options
 from benchmark.records.store import Store
 
-pytest.importorskip("ray", reason="Ray is not installed (pip install -e '.[cluster]')")
+pytest.importorskip("ray", reason=lacks_package("Ray", "cluster"))
 
 TESTS = Path(__file__).parents[1]
 SMALL: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 100 << 20}

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from helpers.tiny import TinyBench, only
 
 from benchmark import suites
@@ -76,7 +77,7 @@ def test_options_that_do_not_go_together_are_refused(
 
 def test_the_share_of_a_gpu_follows_the_estimated_memory() -> None:
     run = only(TinyBench(), "symerge")
-    around = dry_run.setting(dry_run.Planned(suites.load("vision-mini-8"), None, None), device="cuda")
+    around = dry_run.setting(dry_run.Planned(suites.load("vision-mini-8"), None, None), device=torch.device("cuda"))
     assert around is not None
     need = estimate.need("symerge", run.spec.parameters, around)
     shares = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from lacking import lacks_package
 
 from benchmark.domains.text.encoder import TextEncoder
 from benchmark.domains.text.heads import LinearHead
@@ -19,7 +20,7 @@ TASKS = {"mcc": 2, "accuracy_f1": 2, "accuracy": 3, "pearson_spearman": 1}
 
 def encoder(seed: int = 0) -> TextEncoder:
     """A random BERT of two layers."""
-    transformers = pytest.importorskip("transformers", reason="transformers is not installed (extra: glue)")
+    transformers = pytest.importorskip("transformers", reason=lacks_package("transformers", "glue"))
     torch.manual_seed(seed)
     config = transformers.BertConfig(
         vocab_size=WORDS, hidden_size=WIDTH, num_hidden_layers=2, num_attention_heads=2, intermediate_size=2 * WIDTH,

@@ -9,6 +9,7 @@ import pytest
 import torch
 from helpers.public import hub_config, random_model, without_text
 from helpers.towers import tiny
+from lacking import lacks_package
 
 from benchmark.checkpoints.families import FamilyError
 from benchmark.domains.vision.backbones import create_encoder
@@ -16,7 +17,7 @@ from benchmark.domains.vision.zeroshot import create_text
 from benchmark.importers.huggingface import read_tower, rename, text_tower, vision_tower
 from benchmark.importers.towers import check_tower
 
-transformers = pytest.importorskip("transformers")
+transformers = pytest.importorskip("transformers", reason=lacks_package("transformers", "glue"))
 NAMES = ("ViT-B-32", "ViT-B-16", "ViT-L-14")
 
 

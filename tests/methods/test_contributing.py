@@ -2,11 +2,10 @@ import re
 import sys
 from pathlib import Path
 
-import pytest
-
 
 def test_the_method_shown_to_contributors_works(tmp_path, monkeypatch):
-    torch = pytest.importorskip("torch")
+    import torch
+
     from methods.api import Experts
 
     text = (Path(__file__).resolve().parents[2] / "CONTRIBUTING.md").read_text()

@@ -14,6 +14,7 @@ import pytest
 from helpers.records import make_record, make_spec
 from hypothesis import given
 from hypothesis import strategies as st
+from lacking import lacks
 from pydantic import ValidationError
 
 from benchmark.common.errors import UserError
@@ -225,7 +226,7 @@ def test_a_write_that_fails_says_why_and_keeps_the_old_record(store, monkeypatch
     assert [item.name for item in path.parent.iterdir()] == ["record.json"]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+@pytest.mark.skipif(os.geteuid() == 0, reason=lacks("root may write everywhere", "./run_all.sh --test as another user"))
 def test_a_folder_that_may_not_be_written_is_a_clear_error(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(UserError, match="cannot be written"):

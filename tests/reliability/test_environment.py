@@ -16,6 +16,7 @@ import pytest
 import torch
 from helpers.forks import output
 from helpers.tiny import TinyBench, run
+from lacking import lacks
 
 import methods
 from benchmark.cli import main as cli
@@ -42,7 +43,7 @@ def scores(folder: Path) -> dict[str, Any]:
 def mount(*words: str) -> None:
     done = subprocess.run(["mount", *words], capture_output=True, text=True)
     if done.returncode:
-        pytest.skip(f"cannot mount here: {done.stderr.strip()}")
+        pytest.skip(lacks(f"cannot mount here: {done.stderr.strip()}", "root, with the right to mount"))
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from lacking import lacks
 
 from benchmark.board import leaderboard
 from benchmark.records.store import Store
@@ -19,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 def test_lines_are_the_means_of_the_boards(tmp_path: Path) -> None:
     boards = [b for b in leaderboard.load(ROOT / "results" / "reference") if b.suite.startswith("vision-mini-")]
     if not boards:
-        pytest.skip("no reference records in this checkout")
+        pytest.skip(lacks("no reference records in this checkout", "git checkout -- results/reference"))
     figure = plots.by_number_of_tasks(boards, ["individual", "ties", "no such method"])
     (axes,) = figure.axes
     drawn = {c.get_label(): [tuple(p) for p in c.lines[0].get_xydata()] for c in axes.containers}
@@ -37,7 +38,7 @@ def reference() -> tuple[list, dict]:
     """The reference records of vision-mini-8, and their board."""
     records = Store(ROOT / "results" / "reference", read_only=True).all("vision-mini-8")
     if not records:
-        pytest.skip("no reference records in this checkout")
+        pytest.skip(lacks("no reference records in this checkout", "git checkout -- results/reference"))
     return records, leaderboard.boards(records)[0]
 
 

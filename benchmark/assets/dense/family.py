@@ -227,7 +227,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--weights", type=resolved, metavar="FILE",
                    help="nyuv2: torchvision's resnet50-*.pth (or .safetensors) for the base")  # fmt: skip
     p.add_argument("--tasks", nargs="+", metavar="TASK", choices=list(KINDS), help="train only these experts now")
-    p.add_argument("--device", default="cpu", help="default cpu")
+    p.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N or auto; default cpu")
     p.add_argument("--threads", type=int, default=1, help="CPU threads; another number rounds differently")
     p.add_argument("--note", default="", help="a line for choice.json")
     p.add_argument("--out", type=resolved, metavar="DIR",

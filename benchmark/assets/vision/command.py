@@ -31,7 +31,8 @@ def parser() -> argparse.ArgumentParser:
                    help="with --base: of the base's initial weights and batches (default the committed base's: 0, of "
                         "the second base 1); another seed is an independent base")
     p.add_argument("--tasks", nargs="+", metavar="TASK", help="only these tasks of the suite")
-    p.add_argument("--device", default="cpu", help="default cpu; the committed files were made on the cpu")
+    p.add_argument("--device", default="cpu",
+                   help="cpu, cuda, cuda:N or auto; default cpu, on which the committed files were made")
     p.add_argument("--threads", type=int, default=1,
                    help="CPU threads (default 1, as for the committed experts; their base had 2; another number rounds "
                         "differently)")
@@ -45,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status. Tables go to stdout, progress to stderr."""
     args = parser().parse_args(argv)
     from benchmark.assets.vision.family import Settings, make_family, manifest_of
+    from benchmark.suites.bench import resolve_device
 
     try:
         folder, known, seed = _family(args.suite)
@@ -57,7 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ValueError(f"--seed {args.seed} is the base's; add --base")
         settings = Settings(base_seed=seed if args.seed is None else args.seed)
         out = args.out or RETRAINED / folder.name
-        made = make_family(args.suite, tasks, out, settings=settings, base=args.base, device=args.device,
+        device = str(resolve_device(args.device))
+        made = make_family(args.suite, tasks, out, settings=settings, base=args.base, device=device,
                            threads=args.threads, sources=args.sources, committed=folder)
         same_place = out.resolve() == folder.resolve()
         print(table(made, None if same_place else committed or None, tasks, args.suite))

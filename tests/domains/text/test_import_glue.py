@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from lacking import lacks_package
 from safetensors.torch import load_file, save_file
 
 from benchmark.common.errors import UserError
@@ -17,7 +18,7 @@ from benchmark.domains.text.glue import TASKS
 from benchmark.importers.text import SUBFOLDER, import_family
 from methods.api import Experts
 
-transformers = pytest.importorskip("transformers", reason="transformers is not installed (extra: glue)")
+transformers = pytest.importorskip("transformers", reason=lacks_package("transformers", "glue"))
 
 WORDS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", "a", "cat", "dog", "runs", "sits", "the", "."]
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.tiny_text import TASKS, TinyTextBench, experts, tokens
+from lacking import lacks_package
 from test_every_method import SMALL
 
 import methods
@@ -15,7 +16,7 @@ from benchmark.harness.evaluate import evaluate
 from methods.api import UNLABELLED, Access, Experts, NotApplicable, Stream
 from methods.tools.statistics import grams, layers
 
-pytest.importorskip("transformers", reason="transformers is not installed (extra: glue)")
+pytest.importorskip("transformers", reason=lacks_package("transformers", "glue"))
 
 #: Methods that cannot take these experts: an entropy for a regression, or a graph of convolutions.
 LEFT_OUT = {"adamerging", "adarank", "wemoe", "zipit"}

@@ -9,6 +9,7 @@ import pytest
 import torch
 from helpers.tiny import run
 from helpers.tiny_text import encoder, tokens
+from lacking import lacks_package
 from safetensors.torch import load_file, save_file
 from test_glue_data import small, write_rte
 from test_glue_import import WORDS, tokenizer_file, write
@@ -24,7 +25,7 @@ from benchmark.importers.text import import_family
 from benchmark.records.store import Store
 from methods.core.states import LowRankState
 
-transformers = pytest.importorskip("transformers", reason="transformers is not installed (extra: glue)")
+transformers = pytest.importorskip("transformers", reason=lacks_package("transformers", "glue"))
 
 
 def separable(seed: int):
