@@ -22,7 +22,7 @@ from benchmark.models.backbones import BACKBONES, Backbone, create_encoder
 from benchmark.models.families import load_family
 from benchmark.models.importers import hub
 from benchmark.models.importers.convert import class_order
-from benchmark.models.importers.towers import read_file
+from benchmark.models.importers.files import read_file
 
 TASKS = ["MNIST", "DTD"]
 

@@ -263,7 +263,8 @@ def test_what_torch_refuses_of_tensors_with_attributes_is_refused(
     runs = Runs(os.system, f"touch {target}")
     torch.save({"w": with_attribute(torch.ones(2), runs)}, tmp_path / "attribute.pt")
     torch.save({"w": torch.ones(2).as_subclass(Tagged)}, tmp_path / "subclass.pt")
-    torch.save({"w": Runs(torch._tensor._rebuild_from_type_v2, print, torch.Tensor, ("ran",), {})}, tmp_path / "call.pt")
+    rebuilt = Runs(torch._tensor._rebuild_from_type_v2, print, torch.Tensor, ("ran",), {})
+    torch.save({"w": rebuilt}, tmp_path / "call.pt")
     torch.save({"w": Runs(torch.Tensor, 3), "x": torch.ones(1)}, tmp_path / "type.pt")
     for name, words in {
         "attribute": r"refused to load (posix|nt).system", "subclass": "a tensor of the class clip.Tagged",
@@ -305,7 +306,7 @@ FOREIGN = {
                      "numpy scalars or arrays", "save the tensors alone"),
     "numpy array": (lambda: saved({"w": np.ones(3)}), "numpy scalars or arrays", "save the tensors alone"),
     "path": (lambda: saved({"from": Path("x"), **WEIGHTS}), "paths of files", "save the tensors alone"),
-    "unknown class": (lambda: saved({"w": collections.Counter("a")}), "objects of collections", "save the tensors alone"),
+    "other class": (lambda: saved({"w": collections.Counter("a")}), "objects of collections", "save the tensors alone"),
     "float8": (lambda: saved({"w": torch.ones(2).to(torch.float8_e5m2)}), "a dtype that is not merged", "as float32"),
     "sparse": (lambda: saved({"w": torch.eye(2).to_sparse()}), "sparse tensors", "to_dense"),
     "archive of arrays": (zipped, "a zip archive of w.npy", "a file of torch.save"),

@@ -21,9 +21,10 @@ from torch import Tensor
 
 from benchmark.data import glue_mini
 from benchmark.data.glue_tokens import Tokens, cached, tokenise, tokenizer_sha256
+from benchmark.models.adapters import load_adapters, save_adapters
 from benchmark.models.families import describe_files, save_json, save_state, sha256
 from benchmark.models.text_encoder import TextEncoder, load_encoder, load_tokenizer, minilm_folder
-from benchmark.models.text_families import FOLDER, load_adapters, save_adapters
+from benchmark.models.text_families import FOLDER
 from benchmark.models.text_heads import LinearHead
 from benchmark.models.text_training import Recipe, predict, train
 from benchmark.suites.glue_meters import meter

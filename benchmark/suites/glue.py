@@ -11,6 +11,7 @@ from benchmark.data import glue, glue_mini
 from benchmark.data.full import data_root as root_of
 from benchmark.data.glue_tokens import TextSource, Tokens
 from benchmark.models import text_families, text_make
+from benchmark.models.adapters import open_experts
 from benchmark.models.families import checkpoint_folder
 from benchmark.models.text_encoder import load_encoder, load_tokenizer, minilm_folder
 from benchmark.suites import Suite
@@ -69,12 +70,13 @@ class GlueBench(Bench):
             {task: glue.TASKS[task].outputs for task in suite.tasks},
         )
         self.checkpoints = dict(self._family.hashes)
+        self.notes = text_families.notes(self._family.manifest, suite.tasks)
         self.tokenizer = load_tokenizer(self._family.folder)
         self.data = {task: glue.fingerprint(self.root, task, "test") for task in suite.tasks}
         self.tasks = {task: _task(task, glue.TASKS[task].metric) for task in suite.tasks}
 
     def experts(self) -> Experts:
-        return Experts.from_state_dicts(
+        return open_experts(
             self._family.base, self._family.experts, heads=self._family.heads,
             encoder=text_families.create_encoder(self._family.folder, self.device),
             kinds={task: METRICS[glue.TASKS[task].metric] for task in self.tasks}, device=self.device,

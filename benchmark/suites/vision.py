@@ -16,8 +16,16 @@ from torchmetrics.functional.classification import multiclass_accuracy
 from benchmark.data import full
 from benchmark.data import vision as data
 from benchmark.errors import UserError
+from benchmark.models.adapters import open_experts
 from benchmark.models.backbones import create_encoder, get_backbone, preprocess
-from benchmark.models.families import Family, FamilyError, checkpoint_folder, load_embedded, load_family
+from benchmark.models.families import (
+    Family,
+    FamilyError,
+    checkpoint_folder,
+    head_notes,
+    load_embedded,
+    load_family,
+)
 from benchmark.record import CorrectBits, TaskResult
 from benchmark.suites import Suite
 from benchmark.suites.bench import Bench, Meter, Task, check_outputs
@@ -102,6 +110,7 @@ class VisionBench(Bench):
         except (data.DataError, FamilyError) as error:
             raise UserError(str(error)) from None
         self.checkpoints = dict(self._family.hashes)
+        self.notes = () if self.embedded else head_notes(self._family.manifest, suite.tasks)
         self.tasks = {task: Task(task, "classification", "accuracy") for task in suite.tasks}
 
     @property
@@ -138,7 +147,7 @@ class VisionBench(Bench):
 
     def experts(self) -> Experts:
         encoder = create_encoder(self.backbone, quick_gelu=self._family.quick_gelu, device=self.device).eval()
-        return Experts.from_state_dicts(
+        return open_experts(
             self._family.base, self._family.experts, heads=self._family.heads, encoder=encoder, device=self.device
         )
 

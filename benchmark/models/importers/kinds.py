@@ -60,10 +60,15 @@ _REBUILT = {
 }
 
 
-def of_bytes(start: bytes) -> Kind | None:
-    """The kind of a file that begins with ``start`` (some 64 bytes); None where nothing known does."""
-    if start[8:9] == b"{" and start[7:8] == b"\0":
+def of_bytes(start: bytes, safetensors: bool = False) -> Kind | None:
+    """The kind of a file that begins with ``start`` (some 64 bytes); None where nothing known does.
+
+    ``safetensors``: whether its name says that it is one.
+    """
+    if not safetensors and start[8:9] == b"{" and start[7:8] == b"\0":
         return Kind("a safetensors file under another name", "rename it to end in .safetensors")
+    if safetensors and start.startswith((b"PK\3\4", b"\x80")):
+        return Kind("a PyTorch checkpoint under another name", "rename it to end in .pt, or .bin in a model's folder")
     lowered = start.lstrip().lower()
     return next((k for b, k in _BEGINNINGS.items() if start.startswith(b) or lowered.startswith(b)), None)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from benchmark.errors import UserError
 from benchmark.models.importers import Definition
+from benchmark.models.importers.files import has_weights
 
 
 @dataclass
@@ -59,7 +60,7 @@ def _at(root: Path, name: str) -> Path | None:
     if name.count("/") == 1 and not name.endswith((".pt", ".safetensors")):
         snapshots = root / f"models--{name.replace('/', '--')}" / "snapshots"
         choices += [root / name.partition("/")[2], *(sorted(snapshots.iterdir()) if snapshots.is_dir() else [])]
-        choices = [choice for choice in choices if (choice / "config.json").exists()]
+        choices = [choice for choice in choices if (choice / "config.json").exists() or has_weights(choice)]
         if len(choices) > 1:
             raise UserError(
                 f"{root} holds {len(choices)} copies of {name}: {', '.join(str(c) for c in choices)}",

@@ -16,7 +16,7 @@ import pickle
 import re
 import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -288,15 +288,17 @@ def read_state(path: str | Path) -> State:
         return found
 
 
+def _values(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, Mapping) else ()
+
+
 def _described(value: Any) -> str:
     """What a checkpoint holds in the place of a state dict, and where in it there are tensors."""
     if isinstance(value, (Inert, TensorRef)):
         return value.of if isinstance(value, Inert) else "a single tensor"
-    parts = [] if not isinstance(value, Mapping) else [
-        str(key) for key, part in value.items()
-        if isinstance(part, Inert) or (isinstance(part, Mapping) and any(isinstance(v, TensorRef) for v in part.values()))
-    ]  # fmt: skip
-    return f"{type(value).__name__}{f' with tensors under ' + ', '.join(parts[:4]) if parts else ''}"
+    held = value.items() if isinstance(value, Mapping) else ()
+    parts = [str(k) for k, v in held if isinstance(v, Inert) or any(isinstance(t, TensorRef) for t in _values(v))]
+    return f"{type(value).__name__}{' with tensors under ' + ', '.join(parts[:4]) if parts else ''}"
 
 
 def _walk(module: Inert, prefix: str, refs: dict[str, TensorRef], found: State, left: list[int]) -> None:
