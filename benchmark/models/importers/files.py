@@ -102,7 +102,7 @@ def weights(source: Path) -> Weights:
         return _shards(indexes[0])
     if found:
         return Weights((found[0],))
-    if loose := sorted(path.name for end in WEIGHTS for path in source.glob(f"{Path(end).stem}-*-of-*")):
+    if loose := _loose(source):
         missing = next(f"{name}{INDEX}" for name in WEIGHTS if loose[0].startswith(Path(name).stem))
         raise FamilyError(f"{source} holds shards ({loose[0]}, ...) without {missing}; fetch it too")
     if config.is_file():
@@ -113,7 +113,12 @@ def weights(source: Path) -> Weights:
 def has_weights(folder: Path) -> bool:
     """Whether a folder holds a model's weights in some form, be they whole or not."""
     names = (*WEIGHTS, *ADAPTERS, ADAPTER_CONFIG, *(f"{name}{INDEX}" for name in WEIGHTS))
-    return any((folder / name).is_file() for name in names)
+    return any((folder / name).is_file() for name in names) or bool(_loose(folder))
+
+
+def _loose(folder: Path) -> list[str]:
+    """Names of shards, with or without their index."""
+    return sorted(path.name for name in WEIGHTS for path in folder.glob(f"{Path(name).stem}-*-of-*"))
 
 
 def _index(path: Path) -> dict[str, str]:
