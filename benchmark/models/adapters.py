@@ -1,12 +1,12 @@
 """LoRA adapters in files, and experts that are given by such files, by whole fine-tunings, or by both.
 
 A file holds `<module>.lora_A.weight [r, in]` and `<module>.lora_B.weight [out, r]`, and the factor of `B @ A` under
-`lora_scale`, or under `<module>.lora_scale` where modules differ.
+`lora_scale`, or under `<module>.lora_scale` where modules differ. `<module>` is the weight's name without `.weight`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +40,14 @@ def save_adapters(path: Path, adapters: Adapters, metadata: dict[str, str] | Non
     save_state(path, adapter_tensors(adapters), torch.float16, metadata)
 
 
-def load_adapters(path: Path) -> Adapters:
-    """The adapters of a file, in float32."""
+def load_adapters(path: Path, base: Container[str] = ()) -> Adapters:
+    """The adapters of a file, in float32. A name that `base` holds is that weight, another is its `.weight`."""
     tensors = load_file(path)
     found = {}
     for module in (name.removesuffix(f".{PARTS[0]}") for name in tensors if name.endswith(f".{PARTS[0]}")):
         a, b = (tensors[f"{module}.{part}"].float() for part in PARTS)
         own = f"{module}.{SCALE}"
-        found[f"{module}.weight"] = (a, b, float(tensors[own if own in tensors else SCALE]))
+        found[module if module in base else f"{module}.weight"] = (a, b, float(tensors[own if own in tensors else SCALE]))
     return found
 
 
@@ -59,9 +59,9 @@ def open_experts(base: Path, experts: Mapping[str, Path], **keywords: Any) -> Ex
     """
     opened = {task: StateFile(path) for task, path in experts.items()}
     given = [t for t, state in opened.items() if any(name.endswith(f".{PARTS[0]}") for name in state)]
-    adapters = {task: load_adapters(experts[task]) for task in given}
-    if adapters and len(adapters) == len(experts):
-        return Experts.from_lora(base, adapters, **keywords)
     first = StateFile(base)
+    adapters = {task: load_adapters(experts[task], first) for task in given}
+    if adapters and len(adapters) == len(experts):
+        return Experts.from_lora(first, adapters, **keywords)
     states = {t: LowRankState(first, adapters[t]) if t in adapters else state for t, state in opened.items()}
     return Experts.from_state_dicts(first, states, **keywords)
