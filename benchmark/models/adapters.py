@@ -41,13 +41,14 @@ def save_adapters(path: Path, adapters: Adapters, metadata: dict[str, str] | Non
 
 
 def load_adapters(path: Path, base: Container[str] = ()) -> Adapters:
-    """The adapters of a file, in float32. A name that `base` holds is that weight, another is its `.weight`."""
+    """The adapters of a file, in float32. A name that `base` holds is a weight; of others `.weight` is."""
     tensors = load_file(path)
     found = {}
     for module in (name.removesuffix(f".{PARTS[0]}") for name in tensors if name.endswith(f".{PARTS[0]}")):
         a, b = (tensors[f"{module}.{part}"].float() for part in PARTS)
         own = f"{module}.{SCALE}"
-        found[module if module in base else f"{module}.weight"] = (a, b, float(tensors[own if own in tensors else SCALE]))
+        scale = float(tensors[own if own in tensors else SCALE])
+        found[module if module in base else f"{module}.weight"] = (a, b, scale)
     return found
 
 
