@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from damage import ODD, json_of, places
 from peft_files import merge, write_adapter
 from safetensors.torch import load_file, save_file
 from test_glue_import import config, write
@@ -17,6 +18,10 @@ import methods
 from benchmark.data.glue import TASKS
 from benchmark.errors import UserError
 from benchmark.models.adapters import open_experts
+from benchmark.models.families import FamilyError
+from benchmark.models.importers.files import read_json, weights
+from benchmark.models.importers.labels import order_of
+from benchmark.models.importers.peft import read_adapter
 from benchmark.models.importers_text import SUBFOLDER, import_family
 from benchmark.models.text_encoder import load_tokenizer
 from benchmark.models.text_families import TextFamily, create_encoder, load_family
@@ -217,6 +222,33 @@ def test_an_adapter_that_does_not_fit_says_why(tmp_path: Path) -> None:
     (place / "adapter_model.safetensors").unlink()
     with pytest.raises(UserError, match="holds adapter_config.json without adapter_model.safetensors"):
         imported(tmp_path, ["RTE"])
+
+
+@pytest.mark.parametrize("file", ["adapter_config.json", "model.safetensors.index.json", "config.json"])
+def test_settings_of_any_kind_are_read_or_refused(file: str, tmp_path: Path) -> None:
+    read: Callable[[], object]
+    if file.startswith("adapter"):
+        place, model = adapted(tmp_path)
+        write_adapter(place, model, QUERIES, whole=head_of(model), alpha_pattern={"query": 3}, rank_pattern={"key": 2})
+        read = lambda: read_adapter(weights(place))  # noqa: E731
+    else:
+        place = sharded(tmp_path)
+        read = lambda: weights(place).read()  # noqa: E731
+    good = json.loads((place / file).read_text())
+    if file == "config.json":
+        good = {"id2label": {"0": "entailment", "1": "no"}, "label2id": {"entailment": 0, "no": 1}}
+        read = lambda: order_of(read_json(place / file), ("no", "entailment"), place / file)  # noqa: E731
+    (place / file).write_text(json.dumps(good))
+    read()
+    refused = 0
+    for path in places(good):
+        for odd in (..., *ODD):
+            (place / file).write_text(json.dumps(json_of(good, path, odd)))
+            try:
+                read()
+            except (FamilyError, UserError):
+                refused += 1
+    assert refused > 20
 
 
 def test_an_adapter_that_changes_nothing_is_no_expert(tmp_path: Path) -> None:
