@@ -135,6 +135,7 @@ def _board(records: list[Record], reference: list[Record]) -> Board:
     rows, friedman = table.ranked(rows, list(groups.values()))
     if not table.averaged and expert is None and rows:
         notes.append(f"Nothing is ranked: {REFERENCE_ROWS[-1]}, which scores are normalised by, has no complete run.")
+    notes += _unique(note for record in finished for note in record.provenance.notes)
     if table.averaged:
         _beside(rows, first.spec)
     frame = pd.DataFrame(rows, columns=[*FIRST, *tasks, *LAST])

@@ -4,7 +4,7 @@ A family is a folder::
 
     manifest.json            sha256, bytes and dtype of every file; shapes; backbone; quick_gelu; classes; how made
     base.safetensors         the base's image tower, keys visual.*
-    <Task>.safetensors       one expert per task, the same keys and shapes
+    <Task>.safetensors       one expert per task, the same keys and shapes; or an adapter (its shapes in the manifest)
     heads/<Task>.safetensors weight [C, D] and bias [C]
     text.safetensors         (the mini family) the text tower and its vocabulary
 
@@ -48,6 +48,7 @@ class _File(BaseModel):
     sha256: str
     bytes: int
     dtype: str = ""
+    adapter: dict[str, list[int]] = {}
 
 
 class _Manifest(BaseModel):
@@ -124,7 +125,9 @@ def load_family(folder: str | Path, backbone: str | Backbone, tasks: Sequence[st
     names = ["base.safetensors", *(f"{t}.safetensors" for t in tasks)]
     heads: dict[str, ClassificationHead] = {}
     for name in names:
-        check_file(folder / name, expected, manifest["files"][name], verify=verify, mend=mend)
+        entry = manifest["files"][name]
+        factors = {key: tuple(shape) for key, shape in entry.get("adapter", {}).items()}
+        check_file(folder / name, factors or expected, entry, verify=verify, mend=mend)
     for task in tasks:
         name = f"heads/{task}.safetensors"
         if name not in manifest["files"]:
@@ -140,6 +143,16 @@ def load_family(folder: str | Path, backbone: str | Backbone, tasks: Sequence[st
     return Family(name=manifest["name"], folder=folder, base=folder / names[0],
                   experts={t: folder / f"{t}.safetensors" for t in tasks}, heads=heads,
                   hashes={n: manifest["files"][n]["sha256"] for n in files}, manifest=manifest)
+
+
+def head_notes(manifest: Mapping[str, Any], tasks: Sequence[str]) -> tuple[str, ...]:
+    """What boards must say of an imported family's heads: whose text side was fine-tuned, and which head they have."""
+    choices = {task: about.get("head") for task in tasks
+               if (about := manifest.get("sources", {}).get(f"{task}.safetensors", {})).get("head")}
+    if not choices:
+        return ()
+    listed = ", ".join(f"{task} ({choice})" for task, choice in choices.items())
+    return (f"More than the image tower of these experts is not the base's; where their heads are from: {listed}.",)
 
 
 def load_embedded(family: str, backbone: str, tasks: Sequence[str], *,

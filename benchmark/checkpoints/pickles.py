@@ -2,8 +2,9 @@
 
 While a file is unpickled no class of it exists: a module becomes an :class:`Inert` object that keeps its state, a
 tensor a :class:`TensorRef` that says where its bytes lie. Only the rebuild functions of tensors are known, and these
-are this file's own; every other global is refused. The three formats of ``torch.save`` and ``pickle.dump`` are read:
-zip (torch >= 1.6), legacy (before), and a plain pickle of a module, as the first task-arithmetic files are.
+are this file's own; every other global is refused, and said what it is (``kinds``). The three formats of ``torch.save``
+and ``pickle.dump`` are read: zip (torch >= 1.6), legacy (before), and a plain pickle of a module, as the first
+task-arithmetic files are.
 """
 
 from __future__ import annotations
@@ -15,16 +16,18 @@ import pickle
 import re
 import struct
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, ClassVar
+from typing import IO, Any
 
 import torch
 from torch import Tensor
 
 from benchmark.checkpoints.families import FamilyError
-from benchmark.common.untrusted import Global, RestrictedUnpickler
+from benchmark.checkpoints.kinds import AGAIN, ALONE, TORCHSCRIPT, Unsuitable, of_bytes, of_global
+from benchmark.checkpoints.stand_ins import Function, Inert, Storage, StorageType, TensorRef, TensorType
+from benchmark.common.untrusted import Global, Refused, RestrictedUnpickler
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 MOST_MODULES = 100_000
@@ -41,98 +44,6 @@ _DTYPES = {
 }  # fmt: skip
 
 
-class _Frozen:
-    """An object on the unpickler's stack that no pickle can change: no attributes to set, no state to take."""
-
-    __slots__ = ()
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        raise pickle.UnpicklingError(f"refused to set {name} of {type(self).__name__}")
-
-    def _set(self, name: str, value: Any) -> None:
-        object.__setattr__(self, name, value)
-
-
-class StorageType(_Frozen):
-    """``torch.FloatStorage`` and its like: a dtype."""
-
-    __slots__ = ("dtype",)
-    dtype: torch.dtype
-
-    def __init__(self, dtype: torch.dtype) -> None:
-        self._set("dtype", dtype)
-
-
-class Storage(_Frozen):
-    """The bytes of one storage: ``numel`` values under ``key`` of the file, or already read (``data``)."""
-
-    __slots__ = ("dtype", "key", "numel", "data")
-    dtype: torch.dtype
-    key: str
-    numel: int
-    data: bytes | None
-
-    def __init__(self, dtype: torch.dtype, key: str, numel: int, data: bytes | None = None) -> None:
-        for name, value in zip(self.__slots__, (dtype, key, numel, data), strict=True):
-            self._set(name, value)
-
-
-class TensorRef(_Frozen):
-    """A view of a storage: ``size`` and ``stride`` from ``offset`` on, all in values."""
-
-    __slots__ = ("storage", "offset", "size", "stride")
-    storage: Storage
-    offset: int
-    size: tuple[int, ...]
-    stride: tuple[int, ...]
-
-    def __init__(self, storage: Storage, offset: int, size: tuple[int, ...], stride: tuple[int, ...]) -> None:
-        numbers = (offset, *size, *stride)
-        if not isinstance(storage, Storage) or len(size) != len(stride) or not all(
-            type(n) is int and n >= 0 for n in numbers
-        ):
-            raise pickle.UnpicklingError(f"a tensor of size {size}, stride {stride} and offset {offset} makes no sense")
-        last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) + 1
-        if 0 not in size and last > storage.numel:
-            raise pickle.UnpicklingError(f"a tensor of size {size} reaches past its storage of {storage.numel} values")
-        for name, value in zip(self.__slots__, (storage, offset, tuple(size), tuple(stride)), strict=True):
-            self._set(name, value)
-
-
-class Function(_Frozen):
-    """A callable of this file's own that stands for one of PyTorch's."""
-
-    __slots__ = ("call",)
-    call: Callable[..., Any]
-
-    def __init__(self, call: Callable[..., Any]) -> None:
-        self._set("call", call)
-
-    def __call__(self, *arguments: Any) -> Any:
-        return self.call(*arguments)
-
-
-class Inert:
-    """Stands for an object of a class that is not imported: what it was made of, and its state.
-
-    The class itself cannot be given a state: unpickling calls ``__setstate__`` of it, which then lacks an argument.
-    """
-
-    __slots__ = ("arguments", "state")
-    of: ClassVar[str] = ""
-    arguments: tuple[Any, ...]
-    state: Any
-
-    def __new__(cls, *arguments: Any, **keywords: Any) -> Inert:
-        """Keeps the arguments; runs nothing."""
-        made = object.__new__(cls)
-        made.arguments, made.state = arguments, {}
-        return made
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
-
-
 def _rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> TensorRef:
     return TensorRef(storage, offset, size, stride)
 
@@ -141,10 +52,15 @@ def _first(value: Any, *_: Any) -> Any:
     return value
 
 
-def _rebuild_from_type(function: Any, kind: Any, arguments: Any, state: Any) -> Any:
-    if not isinstance(function, Function):
+def _rebuild_from_type(function: Any, kind: Any, arguments: Any, state: Any) -> TensorRef:
+    """A tensor that has attributes (``state``, left out). Of a subclass, whose values may mean another, it is none."""
+    if not (isinstance(kind, TensorType) or getattr(kind, "of", None) == "torch.nn.parameter.Parameter"):
+        named = getattr(kind, "of", type(kind).__name__)
+        raise Unsuitable(f"a tensor of the class {named}, whose values may mean another", ALONE)
+    made = function(*arguments) if isinstance(function, Function) else None
+    if not isinstance(made, TensorRef):
         raise pickle.UnpicklingError("refused a tensor that is rebuilt by something unknown")
-    return function(*arguments)
+    return made
 
 
 def _latin1(text: Any, encoding: Any = "latin1") -> bytes:
@@ -171,6 +87,7 @@ _ALLOWED: dict[Global, Any] = {
     ("__builtin__", "set"): set,
     ("_codecs", "encode"): Function(_latin1),
     ("torch", "Size"): Function(tuple),
+    ("torch", "Tensor"): TensorType(),
     ("torch", "device"): Function(_first),
     ("torch._utils", "_rebuild_tensor"): Function(_rebuild_tensor),
     ("torch._utils", "_rebuild_tensor_v2"): Function(_rebuild_tensor),
@@ -240,10 +157,11 @@ class _Zip(Checkpoint):
         names = self.archive.namelist()
         roots = [n.removesuffix("data.pkl") for n in names if n.endswith("/data.pkl")]
         if len(roots) != 1:
-            raise ValueError(f"a zip file with {len(roots)} entries data.pkl, expected one")
+            held = ", ".join(names[:3]) or "nothing"
+            raise Unsuitable(f"a zip archive of {held}{', ...' if len(names) > 3 else ''}", "give a file of torch.save")
         self.root = roots[0]
-        if any(n.startswith(f"{self.root}code/") for n in names):
-            raise ValueError("a TorchScript archive, which holds code; expected a file of torch.save")
+        if any(n == f"{self.root}constants.pkl" or n.startswith(f"{self.root}code/") for n in names):
+            raise Unsuitable(TORCHSCRIPT, ALONE)
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in self.archive.infolist()):
             raise ValueError("a compressed zip file; torch.save writes uncompressed ones")
         order = f"{self.root}byteorder"
@@ -312,6 +230,8 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
             start = file.read(64)
         if start.startswith(b"version https://git-lfs"):
             raise FamilyError(f"{path} is a git-lfs pointer, not the file. In its clone type: git lfs pull")
+        if kind := of_bytes(start):
+            raise Unsuitable(*kind)
         if zipfile.is_zipfile(path):
             return _Zip(path)
         opened = path.open("rb")
@@ -360,13 +280,25 @@ def read_state(path: str | Path) -> State:
             inner = next((value[k] for k in ("state_dict", "model") if isinstance(value.get(k), Mapping)), value)
             refs = {str(k): v for k, v in inner.items() if isinstance(v, TensorRef)}
         if not refs:
-            described = value.of if isinstance(value, Inert) else type(value).__name__
-            raise FamilyError(f"{path} holds no module and no dictionary of tensors but: {described}")
+            raise FamilyError(f"{path} holds no module and no dictionary of tensors but: {_described(value)}; {ALONE}")
         try:
             found.tensors = {name: checkpoint.tensor(ref) for name, ref in refs.items()}
         except Exception as error:  # of a storage that is missing, damaged or shorter than it should be
             raise _unreadable(Path(path), error) from None
         return found
+
+
+def _values(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, Mapping) else ()
+
+
+def _described(value: Any) -> str:
+    """What a checkpoint holds in the place of a state dict, and where in it there are tensors."""
+    if isinstance(value, (Inert, TensorRef)):
+        return value.of if isinstance(value, Inert) else "a single tensor"
+    held = value.items() if isinstance(value, Mapping) else ()
+    parts = [str(k) for k, v in held if isinstance(v, Inert) or any(isinstance(t, TensorRef) for t in _values(v))]
+    return f"{type(value).__name__}{' with tensors under ' + ', '.join(parts[:4]) if parts else ''}"
 
 
 def _walk(module: Inert, prefix: str, refs: dict[str, TensorRef], found: State, left: list[int]) -> None:
@@ -389,8 +321,12 @@ def _walk(module: Inert, prefix: str, refs: dict[str, TensorRef], found: State, 
 
 
 def _unreadable(path: Path, error: BaseException) -> FamilyError:
-    reason = str(error) or type(error).__name__
+    reason, mend = str(error) or type(error).__name__, AGAIN
     if isinstance(error, (EOFError, struct.error)):
         reason = f"truncated ({reason})"
-    return FamilyError(f"cannot read {path} as a PyTorch checkpoint: {reason}. Nothing of it was run; fetch it again")
-
+    elif isinstance(error, Refused):
+        kind = of_global(error.module, error.name)
+        reason, mend = f"{reason}. It holds {kind.what}", kind.mend
+    elif isinstance(error, Unsuitable):
+        reason, mend = f"it is {reason}", error.mend
+    return FamilyError(f"cannot read {path} as a PyTorch checkpoint: {reason}. Nothing of it was run; {mend}")

@@ -9,6 +9,14 @@ from typing import IO, Any
 Global = tuple[str, str]
 
 
+class Refused(pickle.UnpicklingError):
+    """A pickle names something that is not on the reader's list: ``module`` and ``name``."""
+
+    def __init__(self, module: str, name: str, only: str) -> None:
+        super().__init__(f"refused to load {module}.{name}: only {only} may stand in this pickle")
+        self.module, self.name = module, name
+
+
 class RestrictedUnpickler(pickle.Unpickler):
     """An unpickler that knows only the globals of ``allowed``, ``{(module, name): object}``.
 
@@ -20,9 +28,9 @@ class RestrictedUnpickler(pickle.Unpickler):
         self.allowed, self.only = allowed, only
 
     def find_class(self, module: str, name: str) -> Any:
-        """The allowed object of this name. Raises ``pickle.UnpicklingError`` for any other."""
+        """The allowed object of this name. Raises :class:`Refused` for any other."""
         if (module, name) not in self.allowed:
-            raise pickle.UnpicklingError(f"refused to load {module}.{name}: only {self.only} may stand in this pickle")
+            raise Refused(module, name, self.only)
         return self.allowed[module, name]
 
     def persistent_load(self, pid: Any) -> Any:

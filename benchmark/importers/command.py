@@ -20,6 +20,7 @@ EXAMPLES = """examples:
   symerge-bench assets checkpoints import tall --backbone ViT-L-14 --download --revision COMMIT
   symerge-bench assets checkpoints import fusionbench HUB_CACHE --backbone ViT-B-16 --suite vision-8
   symerge-bench assets checkpoints import local MY_FOLDER --activation quick_gelu
+  symerge-bench assets checkpoints import fusionbench HUB_CACHE --head from-own-text
   symerge-bench assets checkpoints heads local --text openai/clip-vit-base-patch32
   symerge-bench assets checkpoints check tall --backbone ViT-B-32 --suite vision-8
 
@@ -52,6 +53,12 @@ def parser() -> argparse.ArgumentParser:
     brought = add("import", "convert a family's files; again to add tasks or go on")
     brought.add_argument("path", nargs="?", type=resolved, metavar="PATH", help="folder that holds the files")
     brought.add_argument("--activation", choices=["quick_gelu", "gelu"], help="of a family whose owner must say")
+    brought.add_argument(
+        "--head",
+        choices=importers.HEADS,
+        help="for experts whose text tower is not the base's, or that have a classifier: the head from their own text "
+        "tower and the prompts, or the one they would have without it",
+    )
     brought.add_argument("--download", action="store_true", help="fetch the files from the hub instead of PATH")
     brought.add_argument(
         "--revision", action="append", default=[], metavar="[REPO=]REV", help="with --download: where none is pinned"
@@ -122,7 +129,10 @@ def _import(arguments: argparse.Namespace) -> None:
     else:
         found = layouts.find(family, arguments.path, arguments.backbone, tasks)
     activation = None if arguments.activation is None else arguments.activation == "quick_gelu"
-    made = Importer(family, arguments.backbone, out, quick_gelu=activation, hub=commits, say=_say).run(found)
+    importer = Importer(
+        family, arguments.backbone, out, quick_gelu=activation, head=arguments.head, hub=commits, say=_say
+    )
+    made = importer.run(found)
     print(table(made, list(found.experts)))
     _say(f"\nwritten to {shown(out)}; to merge these: ./run_all.sh --suite SUITE --family {family.name} "
          f"--backbone {arguments.backbone} --data-root DIR")  # fmt: skip
@@ -145,11 +155,11 @@ def _check(arguments: argparse.Namespace) -> int:
     family = importers.get(arguments.family)
     tasks, out = _tasks(arguments, family), _folder(arguments, family)
     from benchmark.checkpoints.families import load_family, read_manifest
+    from benchmark.checkpoints.files import read_file
     from benchmark.domains.vision import public as full
     from benchmark.domains.vision import zeroshot
     from benchmark.domains.vision.backbones import get_backbone
     from benchmark.importers.convert import TEXT, class_order
-    from benchmark.importers.towers import read_file
 
     manifest = read_manifest(out)
     chosen = tasks or [task for task in family.known_tasks() if f"{task}.safetensors" in manifest["files"]]

@@ -5,23 +5,42 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from benchmark.checkpoints.adapters import adapter_tensors
 from benchmark.checkpoints.families import FamilyError, describe_files, read_manifest, save_json, save_state, sha256
+from benchmark.checkpoints.files import read_file, weights
 from benchmark.common.cache import locked
 from benchmark.domains.vision import public as full
 from benchmark.domains.vision import zeroshot
 from benchmark.domains.vision.backbones import Backbone, get_backbone
-from benchmark.importers import Definition, huggingface
+from benchmark.domains.vision.heads import ClassificationHead
+from benchmark.importers import HEADS, OWN_TEXT, Definition, huggingface
 from benchmark.importers.layouts import Found
-from benchmark.importers.towers import Tower, check_tower, distance, from_open_clip, moved, read_file
+from benchmark.importers.towers import Tower, check_tower, distance, from_open_clip, moved
 
 TEXT = "text.safetensors"
+#: How a manifest says that a head was made from the expert's own text tower.
+BY_OWN_TEXT = "prompts, own text"
 Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class _Base:
+    """The base's tower, the state dict it came from (Hugging Face's), and its text side where all of it is there."""
+
+    tower: Tower
+    state: Mapping[str, Tensor] = field(default_factory=dict)
+    text: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def dtypes(self) -> set[torch.dtype]:
+        """The precisions of the tower."""
+        return {value.dtype for value in self.tower.visual.values()}
 
 
 class Importer:
@@ -34,6 +53,7 @@ class Importer:
         family, backbone: what is imported.
         out: the family's folder.
         quick_gelu: the activation, for a family that leaves it to the owner of the files.
+        head: one of :data:`HEADS`, for experts whose text side is not the base's; without it these are refused.
         hub: commits by repository, where files were fetched.
         say: is told of every file.
     """
@@ -45,10 +65,12 @@ class Importer:
         out: Path,
         *,
         quick_gelu: bool | None = None,
+        head: str | None = None,
         hub: Mapping[str, str] | None = None,
         say: Say = print,
     ) -> None:
         self.family, self.backbone, self.out, self.say = family, get_backbone(backbone), out, say
+        self.choice = head
         self.manifest = self._begin(quick_gelu, dict(hub or {}))
         self.quick_gelu = bool(self.manifest["quick_gelu"])
 
@@ -92,9 +114,14 @@ class Importer:
                     f"{self.out} has no text tower. Type --text CLIP: a folder of the hub's openai/clip-vit-... or a "
                     "whole CLIP saved by open_clip."
                 )
-            own = [] if replace else [t for t in tasks if f"heads/{t}.safetensors" in self.manifest["sources"]]
-            if own:
-                self.say(f"kept, being the family's own files: heads of {', '.join(own)} (--replace makes them too)")
+            kept = {
+                "the family's own files": [t for t in tasks if f"heads/{t}.safetensors" in self.manifest["sources"]],
+                "made from the experts' own text": [t for t in tasks if self.manifest["heads"].get(t) == BY_OWN_TEXT],
+            }
+            for why, named in kept.items() if not replace else ():
+                if named:
+                    self.say(f"kept, being {why}: heads of {', '.join(named)} (--replace makes them too)")
+            own = set() if replace else {task for named in kept.values() for task in named}
             self.prompt_heads([task for task in tasks if task not in own])
             return self.manifest
 
@@ -108,21 +135,24 @@ class Importer:
             yield
 
     def _run(self, found: Found) -> dict[str, Any]:
-        base, text, projection = self._read_base(found.base)
+        base = self._read_base(found.base)
         before = self.manifest["sources"].get("base.safetensors", {}).get("sha256")
-        if before not in (None, sha256(_file(found.base))):
-            self._check_all(found, base, projection)
-        self._save("base.safetensors", base.visual, found.base, base.stored)
-        if text:
-            self._save(TEXT, text, found.base, base.stored)
-        self.manifest["dropped"] = sorted(base.rest)
+        if before not in (None, weights(found.base).sha256()):
+            self._check_all(found, base)
+        self._save("base.safetensors", base.tower.visual, found.base, base.tower.stored)
+        if base.text:
+            self._save(TEXT, base.text, found.base, base.tower.stored)
+        dropped = sorted(base.tower.rest.keys() - base.text.keys())
+        self.manifest["dropped"] = dropped
         for task, path in found.experts.items():
-            self._expert(task, path, base, projection)
-        if base.rest:
-            names = ", ".join(sorted(base.rest))
-            self.say(f"left out, since no expert moves them: {len(base.rest)} tensors beside the image tower ({names})")
+            self._expert(task, path, base)
+        if dropped:
+            self.say(
+                f"left out, since no expert moves them: {len(dropped)} tensors beside the image tower "
+                f"({', '.join(dropped)})"
+            )
         for task in found.experts:
-            if task in found.heads:
+            if task in found.heads and self.manifest["heads"].get(task) != BY_OWN_TEXT:
                 self._head(task, found.heads[task])
         missing = [task for task in found.experts if f"heads/{task}.safetensors" not in self.manifest["files"]]
         if missing and (self.out / TEXT).is_file():
@@ -134,18 +164,16 @@ class Importer:
             )
         return self.manifest
 
-    def _read_base(self, path: Path) -> tuple[Tower, dict[str, Tensor], Tensor | None]:
-        """The base's tower, its text side (where the whole of it is there), and the projection experts may lack."""
+    def _read_base(self, path: Path) -> _Base:
         if self.family.layout == "huggingface":
             tower, state = huggingface.read_tower(path)
-            text = huggingface.text_tower(state) if "logit_scale" in state else {}
-            projection = state.get(huggingface.PROJECTION)
+            base = _Base(tower, state, huggingface.text_tower(state) if huggingface.SCALE in state else {})
         else:
-            tower, text, projection = from_open_clip(read_file(path), path), {}, None
-        check_tower(tower, self.backbone, self.quick_gelu, path)
-        return tower, text, projection
+            base = _Base(from_open_clip(read_file(path), path))
+        check_tower(base.tower, self.backbone, self.quick_gelu, path)
+        return base
 
-    def _check_all(self, found: Found, base: Tower, projection: Tensor | None) -> None:
+    def _check_all(self, found: Found, base: _Base) -> None:
         """Before another base takes the place of the one there: all experts of the folder are imported, and are its."""
         others = [t for t in self.manifest["distance"] if t not in found.experts]
         if others:
@@ -154,37 +182,72 @@ class Importer:
                 "too. Import all of them again together, or give another --out"
             )
         for path in found.experts.values():
-            self._read_expert(path, base, projection)
+            self._read_expert(path, base)
 
-    def _expert(self, task: str, path: Path, base: Tower, projection: Tensor | None) -> None:
+    def _expert(self, task: str, path: Path, base: _Base) -> None:
         name = f"{task}.safetensors"
-        before = self.manifest["sources"]["base.safetensors"]["sha256"]
-        if self._kept(name, path) and self.manifest["sources"][name].get("base") == before:
+        before, known = self.manifest["sources"]["base.safetensors"]["sha256"], self.manifest["sources"].get(name, {})
+        settled = "head" in known and (known["head"] == "" or self.choice in (None, known["head"]))
+        if self._kept(name, path) and known.get("base") == before and settled:
             return
-        tower, apart = self._read_expert(path, base, projection)
+        tower, apart, beside = self._read_expert(path, base)
+        # The head first: an expert that is there is not read again, and its head would then be taken for settled.
+        if beside and self.choice == OWN_TEXT:
+            own = self._own_head(task, path, tower)
+            self._put_head(task, own.weight.detach(), own.bias.detach(), None, BY_OWN_TEXT)
+        elif self.manifest["heads"].get(task) == BY_OWN_TEXT:
+            for part, key in (("heads", task), ("classes", task), ("files", f"heads/{task}.safetensors")):
+                self.manifest[part].pop(key, None)
         self.manifest["distance"][task] = apart
         self.manifest["sources"].pop(name, None)
-        self._save(name, tower.visual, path, tower.stored, base=before)
+        tensors = tower.visual if tower.adapters is None else adapter_tensors(tower.adapters)
+        settled_by = self.choice if beside and self.choice else ""
+        self._save(name, tensors, path, tower.stored, tower.adapters is not None, base=before, head=settled_by)
         self.say(f"{task}: {apart:.2%} away from the base; {tower.stored}")
+        if beside:
+            self.say(f"{task}: its head is {self.choice}, though {beside}")
+        if base.dtypes() != {value.dtype for value in tower.visual.values()} and tower.adapters is None:
+            self.say(f"{task}: stored in another precision than the base, whose rounding is in its task vector")
 
-    def _read_expert(self, path: Path, base: Tower, projection: Tensor | None) -> tuple[Tower, float]:
-        """An expert's tower, known to be fine-tuned from the base, and how far it lies from it."""
+    def _read_expert(self, path: Path, base: _Base) -> tuple[Tower, float, str]:
+        """An expert's tower, how far it lies from the base, and what beside its tower is not the base's, in words.
+
+        Raises :class:`FamilyError` where the tower is the base's own, or where something beside it is not the base's
+        and it was not said which head it shall have.
+        """
         if self.family.layout == "huggingface":
-            tower, _ = huggingface.read_tower(path, projection)
+            tower, _ = huggingface.read_tower(path, base.state.get(huggingface.PROJECTION), base.state)
         else:
             tower = from_open_clip(read_file(path), path)
         check_tower(tower, self.backbone, self.quick_gelu, path)
-        others = moved(base.rest, tower.rest)
+        others = moved(base.tower.beside(), tower.beside())
+        beside = ""
         if others:
-            listed = ", ".join(f"{n} by {by:.3g}" for n, by in list(others.items())[:3])
+            named = [(tower.prefix + n if tower.prefix + n in tower.rest else n, by) for n, by in others.items()]
+            listed = ", ".join(f"{n} by {by:.3g}" if by < float("inf") else n for n, by in named[:3])
+            beside = f"{len(others)} tensors outside the image tower are not the base's ({listed})"
+        if others and self.choice is None:
             raise FamilyError(
-                f"{path}: {len(others)} tensors outside the image tower are not the base's ({listed}); only those that "
-                "fine-tuning left alone can be dropped. Is it fine-tuned from this base?"
+                f"{path}: {beside}. Is it fine-tuned from this base? If so its head is another too. Type "
+                f"--head {HEADS[0]} to make it from its own text tower and the prompts, or --head {HEADS[1]} to give "
+                "it the head it would have without them"
             )
-        apart = distance(base.visual, tower.visual)
-        if apart == 0.0:
+        if not moved(base.tower.visual, tower.visual):
             raise FamilyError(f"{path} equals the base in every tensor of the image tower: no expert")
-        return tower, apart
+        return tower, distance(base.tower.visual, tower.visual), beside
+
+    def _own_head(self, task: str, path: Path, tower: Tower) -> ClassificationHead:
+        """The zero-shot head of an expert's own text tower."""
+        if tower.text_quick_gelu not in (None, self.quick_gelu):
+            raise FamilyError(f"{path}: its text tower has another activation than this family; --head {HEADS[1]}")
+        own = {name.removeprefix("text."): value for name, value in tower.beside().items()}
+        text = {name: own[name] for name in zeroshot.text_names(self.backbone) if name in own}
+        try:
+            clip = zeroshot.create_text(self.backbone, text, self.quick_gelu)
+        except FamilyError as error:
+            raise FamilyError(f"{path} has no text tower of its own ({error}). Type --head {HEADS[1]}") from None
+        classes = full.info(task, self.family.name).classes
+        return zeroshot.head(clip, task, classes, self.backbone.text_cfg["context_length"])
 
     def _head(self, task: str, path: Path) -> None:
         name = f"heads/{task}.safetensors"
@@ -204,6 +267,8 @@ class Importer:
         if tuple(weight.shape) != wanted or bias.shape != weight.shape[:1]:
             traps = " ".join(full.info(task, self.family.name).traps)
             raise FamilyError(f"head of {task}: weight is {list(weight.shape)}, expected {list(wanted)}. {traps}")
+        if bad := [n for n, v in (("weight", weight), ("bias", bias)) if not torch.isfinite(v).all()]:
+            raise FamilyError(f"head of {task}{f', {source}' if source else ''}: NaN or Inf in {' and '.join(bad)}")
         self.manifest["classes"][task] = list(classes)
         self.manifest["heads"][task] = made
         self._save(f"heads/{task}.safetensors", {"weight": weight, "bias": bias}, source, made)
@@ -229,19 +294,29 @@ class Importer:
         path = self.out / name
         if not known or not entry or not path.is_file() or sha256(path) != entry["sha256"]:
             return False
-        return known["sha256"] == sha256(_file(source))
+        return bool(known["sha256"] == weights(source).sha256())
 
     def _save(
-        self, name: str, tensors: Mapping[str, Tensor], source: Path | None, stored: str, **more: str
+        self,
+        name: str,
+        tensors: Mapping[str, Tensor],
+        source: Path | None,
+        stored: str,
+        adapter: bool = False,
+        **more: str,
     ) -> None:
         if source is not None and self._kept(name, source):
             return
         save_state(self.out / name, tensors)
         self.manifest["files"].update(describe_files(self.out, [name]))
+        if adapter:
+            self.manifest["files"][name]["adapter"] = {n: list(value.shape) for n, value in tensors.items()}
         self.manifest["sources"].pop(name, None)
         if source is not None:
-            file = _file(source)
-            about = {"file": f"{file.parent.name}/{file.name}", "sha256": sha256(file), "stored": stored, **more}
+            file = weights(source)
+            about = {
+                "file": f"{file.name.parent.name}/{file.name.name}", "sha256": file.sha256(), "stored": stored, **more
+            }  # fmt: skip
             self.manifest["sources"][name] = about
         save_json(self.out / "manifest.json", self.manifest)
 
@@ -273,8 +348,3 @@ def read_text(path: Path, quick_gelu: bool) -> dict[str, Tensor]:
     if "token_embedding.weight" not in text or "logit_scale" not in text:
         raise FamilyError(f"{path} holds no text tower: no token_embedding.weight and logit_scale among its tensors")
     return text
-
-
-def _file(source: Path) -> Path:
-    """The weights' file of a source, which may be a model's folder."""
-    return source if source.is_file() else next(source / n for n in huggingface.WEIGHTS if (source / n).is_file())

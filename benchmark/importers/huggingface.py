@@ -2,12 +2,12 @@
 
 ``q_proj``, ``k_proj``, ``v_proj`` become the rows of one ``in_proj``; the two projections are stored transposed. A
 ``CLIPVisionModel`` has no projection: FusionBench uses the base's, so it is given here. Both implementations give the
-same outputs (``tests/importers/test_huggingface.py``).
+same outputs (``tests/importers/test_huggingface.py``). The factors of a LoRA adapter follow the weights that they
+change.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,11 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmark.checkpoints.adapters import Adapters
 from benchmark.checkpoints.families import FamilyError
-from benchmark.importers.towers import EPSILON, Tower, read_file
+from benchmark.checkpoints.files import Weights, read_json, weights
+from benchmark.checkpoints.peft import applied, read_adapter
+from benchmark.importers.towers import EPSILON, Tower
 
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-PROJECTION = "visual_projection.weight"
+PROJECTION, TEXT_PROJECTION, SCALE = "visual_projection.weight", "text_projection.weight", "logit_scale"
+_OF_VISION = ("embeddings.", "encoder.", "pre_layrnorm.", "post_layernorm.")
 
 _VISION = {
     "embeddings.class_embedding": "class_embedding",
@@ -64,6 +67,12 @@ def rename(state: Mapping[str, Tensor], table: Mapping[str, str], what: str) -> 
     return made | {name: torch.cat([parts[p] for p in "qkv"]) for name, parts in joined.items()}
 
 
+def _vision(state: Mapping[str, Any]) -> dict[str, Any]:
+    """What of ``state`` is the image tower's, without ``vision_model.``, which transformers 5 leaves out."""
+    inside = {n.removeprefix("vision_model."): v for n, v in state.items() if n.startswith("vision_model.")}
+    return inside or {n: v for n, v in state.items() if n.startswith(_OF_VISION)}
+
+
 def vision_tower(state: Mapping[str, Tensor], projection: Tensor | None) -> dict[str, Tensor]:
     """The image tower ``visual.*`` of a ``CLIPModel`` or ``CLIPVisionModel``.
 
@@ -71,49 +80,129 @@ def vision_tower(state: Mapping[str, Tensor], projection: Tensor | None) -> dict
         state: its state dict; ``vision_model.`` may be missing from the names, as transformers 5 leaves it out.
         projection: ``visual_projection.weight`` ``[D, width]`` where the state has none.
     """
-    inside = {n.removeprefix("vision_model."): v for n, v in state.items() if n.startswith("vision_model.")}
-    if not inside:
-        inside = {n: v for n, v in state.items() if n != PROJECTION and not n.startswith("text_model.")}
     projection = state.get(PROJECTION, projection)
     if projection is None:
         raise FamilyError("neither this model nor the base has visual_projection.weight; give the base as a CLIPModel")
-    tower = {**rename(inside, _VISION, "vision"), "proj": projection.T.contiguous()}
+    tower = {**rename(_vision(state), _VISION, "vision"), "proj": projection.T.contiguous()}
     return {f"visual.{name}": value for name, value in tower.items()}
 
 
-def text_tower(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The text side of a ``CLIPModel`` as open_clip's CLIP names it: ``transformer.*``, ..., ``logit_scale``."""
+def beside(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """All of a model that is no image tower: its text side as open_clip's CLIP names it, else under its own name."""
     inside = {n.removeprefix("text_model."): v for n, v in state.items() if n.startswith("text_model.")}
-    tower = rename(inside, _TEXT, "text")
-    return {**tower, "text_projection": state["text_projection.weight"].T.contiguous(),
-            "logit_scale": state["logit_scale"].reshape(())}  # fmt: skip
+    found = rename(inside, _TEXT, "text")
+    taken = {PROJECTION, *(n for n in state if n.startswith(("vision_model.", "text_model.")))}
+    taken |= set() if any(n.startswith("vision_model.") for n in state) else set(_vision(state))
+    for name in state.keys() - taken:
+        value = state[name]
+        if name == TEXT_PROJECTION:
+            found["text_projection"] = value.T.contiguous()
+        else:
+            found[name] = value.reshape(()) if name == SCALE else value
+    return found
 
 
-def read_folder(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], Path]:
-    """``(state dict, configuration, file)`` of a model's folder. Raises :class:`FamilyError` where one is missing."""
-    path = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+def text_tower(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The text side of a ``CLIPModel`` as open_clip's CLIP names it: ``transformer.*``, ..., ``logit_scale``.
+
+    Raises :class:`FamilyError` where it has none.
+    """
+    if absent := [name for name in (TEXT_PROJECTION, SCALE) if name not in state]:
+        raise FamilyError(f"no text side of a CLIPModel: it has no {' and no '.join(absent)}")
+    inside = {n: v for n, v in state.items() if n.startswith("text_model.") or n in (TEXT_PROJECTION, SCALE)}
+    return beside(inside)
+
+
+def vision_factors(factors: Adapters) -> Adapters:
+    """The factors of an adapter that change the image tower, under open_clip's names ``visual.*``.
+
+    Those of ``q_proj``, ``k_proj`` and ``v_proj`` become one pair for ``in_proj``: ``A`` one above the other, ``B`` in
+    the rows of its own third.
+    """
+    made: Adapters = {}
+    joined: dict[str, dict[str, tuple[Tensor, Tensor, float]]] = {}
+    for name, (a, b, scale) in _vision(factors).items():
+        block = _NAME.fullmatch(name)
+        if name in _VISION:
+            made[_VISION[name]] = (a, b, scale)
+        elif block and block[2] in _BLOCK:
+            made[f"transformer.resblocks.{block[1]}.{_BLOCK[block[2]]}.{block[3]}"] = (a, b, scale)
+        elif block and (part := re.fullmatch(r"self_attn\.([qkv])_proj", block[2])):
+            joined.setdefault(f"transformer.resblocks.{block[1]}.attn.in_proj_weight", {})[part[1]] = (a, b, scale)
+        else:
+            raise FamilyError(f"an adapter of {name}, which is no weight of a CLIP vision tower")
+    for name, parts in joined.items():
+        scales = {scale for _, _, scale in parts.values()}
+        scale = scales.pop() if len(scales) == 1 else 1.0  # of unlike ones each goes into its B
+        placed = []
+        for which, (_, b, own) in parts.items():
+            rows = b if own == scale else b.float() * own
+            placed.append(torch.cat([rows if which == third else torch.zeros_like(rows) for third in "qkv"]))
+        made[name] = (torch.cat([a for a, _, _ in parts.values()]), torch.cat(placed, dim=1), scale)
+    if PROJECTION in factors:
+        a, b, scale = factors[PROJECTION]
+        made["proj"] = (b.T.contiguous(), a.T.contiguous(), scale)
+    return {f"visual.{name}": value for name, value in made.items()}
+
+
+def read_folder(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], Weights]:
+    """``(state dict, configuration, where it lies)`` of a model's folder. Raises :class:`FamilyError`."""
+    found = weights(folder)
+    if found.adapter:
+        raise FamilyError(f"{folder} holds an adapter; expected a whole model")
     config = folder / "config.json"
-    if path is None or not config.is_file():
-        raise FamilyError(f"{folder} holds no {' or '.join(WEIGHTS)} with a config.json; expected a model of the hub")
-    try:
-        found = json.loads(config.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise FamilyError(f"{config} is not JSON ({error}); fetch it again") from None
-    return read_file(path).tensors, found, path
+    if not config.is_file():
+        raise FamilyError(f"{folder} holds {found.name.name} without a config.json; expected a model of the hub")
+    return found.read().tensors, read_json(config), found
 
 
-def read_tower(folder: Path, projection: Tensor | None = None) -> tuple[Tower, dict[str, Tensor]]:
-    """The image tower of a model's folder, with what its configuration says, and the state dict it came from."""
-    state, config, path = read_folder(folder)
-    vision = config.get("vision_config", config)
+def read_tower(
+    folder: Path, projection: Tensor | None = None, base: Mapping[str, Tensor] | None = None
+) -> tuple[Tower, dict[str, Tensor]]:
+    """The image tower of a model's folder, with what its configuration says, and the state dict it came from.
+
+    Args:
+        projection: ``visual_projection.weight`` for a model that has none.
+        base: the base's state dict, for an adapter of it.
+    """
+    found = weights(folder)
+    if found.adapter:
+        return _read_adapter(found, base, projection)
+    state, config, _ = read_folder(folder)
+    vision, text = config.get("vision_config", config), config.get("text_config") or {}
+    act = {kind: about.get("hidden_act", "quick_gelu") for kind, about in (("vision", vision), ("text", text))}
+    for name in act.values():
+        if name not in ("quick_gelu", "gelu"):
+            raise FamilyError(f"{folder}/config.json says hidden_act {name!r}; known: quick_gelu, gelu")
     tower = Tower(
         vision_tower(state, projection),
+        beside(state),
         # transformers' own defaults, for what a configuration leaves out
-        quick_gelu=vision.get("hidden_act", "quick_gelu") == "quick_gelu",
+        quick_gelu=act["vision"] == "quick_gelu",
         heads=vision.get("num_attention_heads", 12),
         eps=vision.get("layer_norm_eps", EPSILON),
-        stored=f"{path.name}, {(config.get('architectures') or [config.get('model_type')])[0]}",
+        text_quick_gelu=act["text"] == "quick_gelu",
+        stored=f"{found.name.name}, {(config.get('architectures') or [config.get('model_type')])[0]}",
     )
-    if vision.get("hidden_act", "quick_gelu") not in ("quick_gelu", "gelu"):
-        raise FamilyError(f"{folder}/config.json says hidden_act {vision['hidden_act']!r}; known: quick_gelu, gelu")
+    return tower, state
+
+
+def _read_adapter(
+    found: Weights, base: Mapping[str, Tensor] | None, projection: Tensor | None
+) -> tuple[Tower, dict[str, Tensor]]:
+    if base is None:
+        raise FamilyError(f"{found.name} is an adapter; expected a whole model")
+    adapter = read_adapter(found)
+    # The base's names, whichever version of transformers left out vision_model. there or here.
+    named = {n.removeprefix("vision_model."): n for n in base}
+
+    def ours(values: Mapping[str, Any]) -> dict[str, Any]:
+        return {named.get(n.removeprefix("vision_model."), n): value for n, value in values.items()}
+
+    factors, whole = ours(adapter.factors), ours(adapter.whole)
+    state = {**applied(base, factors, found.name), **whole}
+    tower = Tower(vision_tower(state, projection), beside(state))
+    if not _vision(whole) and PROJECTION not in whole:
+        tower.adapters = vision_factors(factors)
+    tower.stored = f"{found.name.name}, LoRA of {adapter.base or 'a base it does not name'}"
     return tower, state

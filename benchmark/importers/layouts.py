@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmark.checkpoints.files import has_weights
 from benchmark.common.errors import UserError
 from benchmark.importers import Definition
 
@@ -59,7 +60,7 @@ def _at(root: Path, name: str) -> Path | None:
     if name.count("/") == 1 and not name.endswith((".pt", ".safetensors")):
         snapshots = root / f"models--{name.replace('/', '--')}" / "snapshots"
         choices += [root / name.partition("/")[2], *(sorted(snapshots.iterdir()) if snapshots.is_dir() else [])]
-        choices = [choice for choice in choices if (choice / "config.json").exists()]
+        choices = [choice for choice in choices if (choice / "config.json").exists() or has_weights(choice)]
         if len(choices) > 1:
             raise UserError(
                 f"{root} holds {len(choices)} copies of {name}: {', '.join(str(c) for c in choices)}",

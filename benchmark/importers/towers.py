@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
+from benchmark.checkpoints.adapters import Adapters
 from benchmark.checkpoints.families import FamilyError
-from benchmark.checkpoints.pickles import State, read_state
+from benchmark.checkpoints.kinds import MERGED
+from benchmark.checkpoints.pickles import State
 from benchmark.domains.vision.backbones import Backbone, create_encoder
 
 EPSILON = 1e-5
@@ -22,7 +22,10 @@ EPSILON = 1e-5
 class Tower:
     """What one file holds: the image tower ``visual.*``, all other tensors, and what the file says of itself.
 
-    ``quick_gelu``, ``heads`` and ``eps`` are None where it does not say (a state dict does not).
+    ``quick_gelu``, ``heads``, ``eps`` and ``text_quick_gelu`` (of the text tower) are None where it does not say (a
+    state dict does not). ``rest`` has the file's own names, which begin with ``prefix`` where a CLIP's would begin.
+    ``adapters``: of an expert that is an adapter its factors, under the names of ``visual``, which then is the base's
+    with their change.
     """
 
     visual: dict[str, Tensor]
@@ -30,17 +33,14 @@ class Tower:
     quick_gelu: bool | None = None
     heads: int | None = None
     eps: float | None = None
+    text_quick_gelu: bool | None = None
     stored: str = ""
+    prefix: str = ""
+    adapters: Adapters | None = None
 
-
-def read_file(path: Path) -> State:
-    """The tensors of a safetensors file or of a PyTorch checkpoint. Raises :class:`FamilyError`."""
-    if path.suffix != ".safetensors":
-        return read_state(path)
-    try:
-        return State(load_file(path), layout="safetensors")
-    except (SafetensorError, OSError) as error:
-        raise FamilyError(f"{path} cannot be read as safetensors ({error}); fetch it again") from None
+    def beside(self) -> dict[str, Tensor]:
+        """``rest`` under the names that a CLIP has for it, however the file's model was wrapped."""
+        return {name.removeprefix(self.prefix): value for name, value in self.rest.items()}
 
 
 def from_open_clip(state: State, path: Path) -> Tower:
@@ -51,6 +51,8 @@ def from_open_clip(state: State, path: Path) -> Tower:
     """
     marks = [name for name in state.tensors if name.endswith("conv1.weight") and "layer" not in name]
     prefixes = [name.removesuffix("conv1.weight") for name in marks]
+    if any(".lora_" in name for name in state.tensors):
+        raise FamilyError(f"{path} is an adapter, not a model; {MERGED}")
     if len(prefixes) != 1 or (prefixes[0] and not prefixes[0].endswith("visual.")):
         raise FamilyError(
             f"{path} holds {len(prefixes)} tensors named ...visual.conv1.weight, expected one: not one vision "
@@ -73,6 +75,7 @@ def from_open_clip(state: State, path: Path) -> Tower:
         heads=next((int(n) for n in said[".attn.num_heads"]), None),
         eps=next(iter(said[".ln_1.eps"]), None),
         stored=", ".join(filter(None, (state.layout, state.classes.get("")))),
+        prefix=prefix.removesuffix("visual."),
     )
 
 
@@ -105,18 +108,32 @@ def check_tower(tower: Tower, backbone: Backbone, quick_gelu: bool, path: Path) 
 
 
 def moved(base: Mapping[str, Tensor], tuned: Mapping[str, Tensor]) -> dict[str, float]:
-    """The largest difference of each tensor of ``tuned`` that is not the base's; Inf where that lacks or shapes it."""
+    """The largest difference of each tensor of ``tuned`` that is not the base's; Inf where that lacks or shapes it.
+
+    Of tensors in two precisions, values that differ by no more than the coarser one rounds are the same.
+    """
     found = {}
     for name, b in tuned.items():
         a = base.get(name)
         if a is None or a.shape != b.shape:
             found[name] = float("inf")
-        elif not torch.equal(a, b):
+        elif not _same(a, b):
             found[name] = float((a.double() - b.double()).abs().max())
     return found
 
 
+def _same(a: Tensor, b: Tensor) -> bool:
+    if a.dtype == b.dtype:
+        return torch.equal(a, b)
+    x, y = a.double(), b.double()
+    if not (a.is_floating_point() and b.is_floating_point()):
+        return torch.equal(x, y)
+    coarse = max((torch.finfo(a.dtype), torch.finfo(b.dtype)), key=lambda about: about.eps)
+    allowed = coarse.eps * torch.maximum(x.abs(), y.abs()) + coarse.eps * coarse.smallest_normal
+    return bool(((x - y).abs() <= allowed).all())
+
+
 def distance(base: Mapping[str, Tensor], tuned: Mapping[str, Tensor]) -> float:
-    """``||tuned - base|| / ||base||`` over all tensors."""
-    apart = sum(float((tuned[n].float() - v.float()).square().sum(dtype=torch.float64)) for n, v in base.items())
-    return (apart / sum(float(v.float().square().sum(dtype=torch.float64)) for v in base.values())) ** 0.5
+    """``||tuned - base|| / ||base||`` over all tensors, in float64: squares of large values leave float32's range."""
+    apart = sum(float((tuned[n].double() - v.double()).square().sum()) for n, v in base.items())
+    return (apart / sum(float(v.double().square().sum()) for v in base.values())) ** 0.5

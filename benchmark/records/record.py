@@ -184,6 +184,7 @@ class Provenance(_Model):
     batch_size: int | None = Field(default=None, description="batch size of the evaluation")
     argv: list[str] = Field(default_factory=list, description="the command, paths relative")
     data: dict[str, str] = Field(default_factory=dict, description="sha256 of each task's data by name")
+    notes: list[str] = Field(default_factory=list, description="what boards must say of the checkpoints")
     source: Source = Field(default="measured here", description="measured here, or how a submitted record was checked")
 
 

@@ -33,7 +33,7 @@ class Variant(Bench):
         self.device, self.dtype = bench.device, bench.dtype
         self.checkpoints, self.data = bench.checkpoints, {task: bench.data[task] for task in chosen}
         self.tasks = {task: bench.tasks[task] for task in chosen}
-        self.access, self.reads = bench.access, bench.reads
+        self.access, self.reads, self.notes = bench.access, bench.reads, bench.notes
 
     def experts(self) -> Experts:
         return self.inner.experts()

@@ -55,6 +55,8 @@ class Bench(ABC):
     tasks: dict[str, Task]
     access: tuple[str, ...] = ()
     """Data that the suite's protocol uses for every method, e.g. to estimate statistics again."""
+    notes: tuple[str, ...] = ()
+    """What boards must say of these checkpoints, e.g. an order of classes that was assumed."""
 
     reads: Mapping[str, str] = MappingProxyType({})
     """What streams read in place of a split, as records say it; empty where every split is itself."""

@@ -94,8 +94,11 @@ def leading(matrix: Tensor, rank: int) -> Triplets:
         m, n = matrix.shape
         return matrix.new_zeros(m, rank), matrix.new_zeros(rank), matrix.new_zeros(rank, n)
     tall = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
-    values, right = _top_eigenpairs(_gram(tall), rank)
-    smallest, largest = float(values[0]), float(values[-1])
+    gram = _gram(tall)
+    smallest, largest, right = 0.0, 0.0, gram
+    if bool(torch.isfinite(gram.diagonal()).all()):  # else its squares have left float32's range
+        values, right = _top_eigenpairs(gram, rank)
+        smallest, largest = float(values[0]), float(values[-1])
     if not 1e-24 < largest < min(1e24, smallest * _CONDITION):
         _, right = _top_eigenpairs(_gram(tall.double()), rank)
         right = right.float()

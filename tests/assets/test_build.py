@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from lacking import lacks, lacks_package
+from helpers.lacking import lacks, lacks_package
 
 from benchmark.assets import packages as sources
 from benchmark.assets.vision import build as entry_points

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lacking import lacks_package
+from helpers.lacking import lacks_package
 
 pytest.importorskip("ray", reason=lacks_package("Ray", "cluster"))
 

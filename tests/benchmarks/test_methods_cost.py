@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from lacking import lacks
+from helpers.lacking import lacks
 from safetensors.torch import save_file
 from torch import Tensor
 from turns import compare, trim

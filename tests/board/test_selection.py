@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.records import TASKS, make_record, make_spec
-from test_unlike_metrics import dense, record, row_of
+from helpers.unlike import dense, record, row_of
 
 from benchmark.board import comparison as compare
 from benchmark.board import leaderboard, rows, selection

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
 import collections
+import gzip
 import io
 import os
 import pickle
 import struct
 import sys
+import types
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from safetensors.torch import load_file
 from torch import nn
@@ -223,3 +228,105 @@ def test_parts_within_themselves_end(tmp_path: Path) -> None:
     (tmp_path / "loop.pt").write_bytes(pickle.dumps(module))
     with pytest.raises(FamilyError, match="parts within themselves"):
         read_state(tmp_path / "loop.pt")
+
+
+class Tagged(torch.Tensor):
+    """A subclass: nobody but its code knows what its values mean."""
+
+
+def with_attribute(value: torch.Tensor, attribute: object) -> torch.Tensor:
+    value.tag = attribute
+    return value
+
+
+@pytest.mark.parametrize("layout", ["zip", "legacy"])
+@pytest.mark.parametrize("kind", ["tensor", "parameter", "buffer"])
+def test_tensors_with_attributes_are_read_as_torch_reads_them(kind: str, layout: str, tmp_path: Path) -> None:
+    make = {"tensor": torch.Tensor.clone, "parameter": nn.Parameter, "buffer": nn.Buffer}[kind]
+    state = {"w": with_attribute(make(torch.randn(3, 2)), {"a": [1, "x"]}), "x": torch.ones(2)}
+    torch.save(state, tmp_path / "w.pt", _use_new_zipfile_serialization=layout == "zip")
+    expected = torch.load(tmp_path / "w.pt", weights_only=True)
+    found = read_state(tmp_path / "w.pt").tensors
+    assert set(found) == set(expected) and all(torch.equal(found[n], v) for n, v in expected.items())
+    module = nn.Linear(2, 3)
+    with_attribute(module.weight, "kept")
+    torch.save(module, tmp_path / "m.pt", _use_new_zipfile_serialization=layout == "zip")
+    assert torch.equal(read_state(tmp_path / "m.pt").tensors["weight"], module.weight)
+
+
+def test_what_torch_refuses_of_tensors_with_attributes_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "clip", types.SimpleNamespace(Tagged=Tagged))  # a package whose modules are read
+    monkeypatch.setattr(Tagged, "__module__", "clip")
+    target = tmp_path / "ran"
+    runs = Runs(os.system, f"touch {target}")
+    torch.save({"w": with_attribute(torch.ones(2), runs)}, tmp_path / "attribute.pt")
+    torch.save({"w": torch.ones(2).as_subclass(Tagged)}, tmp_path / "subclass.pt")
+    rebuilt = Runs(torch._tensor._rebuild_from_type_v2, print, torch.Tensor, ("ran",), {})
+    torch.save({"w": rebuilt}, tmp_path / "call.pt")
+    torch.save({"w": Runs(torch.Tensor, 3), "x": torch.ones(1)}, tmp_path / "type.pt")
+    for name, words in {
+        "attribute": r"refused to load (posix|nt).system", "subclass": "a tensor of the class clip.Tagged",
+        "call": "refused to load (__builtin__|builtins).print", "type": "not callable",
+    }.items():  # fmt: skip
+        if name != "type":
+            with pytest.raises(pickle.UnpicklingError):
+                torch.load(tmp_path / f"{name}.pt", weights_only=True)
+        with pytest.raises(FamilyError, match=words):
+            read_state(tmp_path / f"{name}.pt")
+    assert not target.exists()
+
+
+def traced() -> bytes:
+    """A module that ``torch.jit.save`` wrote."""
+    stream = io.BytesIO()
+    torch.jit.save(torch.jit.trace(nn.Linear(2, 2), torch.ones(1, 2)), stream)
+    return stream.getvalue()
+
+
+def saved(value: object) -> bytes:
+    stream = io.BytesIO()
+    torch.save(value, stream)
+    return stream.getvalue()
+
+
+def zipped() -> bytes:
+    stream = io.BytesIO()
+    np.savez(stream, w=np.ones(3))
+    return stream.getvalue()
+
+
+WEIGHTS = {"w": torch.ones(2)}
+FOREIGN = {
+    "torchscript": (traced, "a TorchScript archive, which holds code beside its weights", "save the tensors alone"),
+    "namespace": (lambda: saved({"args": argparse.Namespace(lr=0.1), "state_dict": WEIGHTS}),
+                  "settings of a training run .argparse.Namespace.", "save the tensors alone"),
+    "numpy scalar": (lambda: saved({"accuracy": np.float64(1.0), "state_dict": WEIGHTS}),
+                     "numpy scalars or arrays", "save the tensors alone"),
+    "numpy array": (lambda: saved({"w": np.ones(3)}), "numpy scalars or arrays", "save the tensors alone"),
+    "path": (lambda: saved({"from": Path("x"), **WEIGHTS}), "paths of files", "save the tensors alone"),
+    "other class": (lambda: saved({"w": collections.Counter("a")}), "objects of collections", "save the tensors alone"),
+    "float8": (lambda: saved({"w": torch.ones(2).to(torch.float8_e5m2)}), "a dtype that is not merged", "as float32"),
+    "sparse": (lambda: saved({"w": torch.eye(2).to_sparse()}), "sparse tensors", "to_dense"),
+    "archive of arrays": (zipped, "a zip archive of w.npy", "a file of torch.save"),
+    "web page": (lambda: b"\n<!DOCTYPE html><html>", "a web page", "fetch the file itself"),
+    "gzip": (lambda: gzip.compress(saved(WEIGHTS)), "a gzip archive", "unpack it"),
+    "gguf": (lambda: b"GGUF" + bytes(60), "a GGUF file", "safetensors weights"),
+    "json": (lambda: b'{"hidden_size": 3}', "a text in JSON", "the weights beside it"),
+    "safetensors": (lambda: safetensors.torch.save(WEIGHTS), "a safetensors file under another name", "rename it"),
+    "one tensor": (lambda: saved(torch.ones(2)), "but: a single tensor", "save the tensors alone"),
+    "parts": (lambda: saved({"net": WEIGHTS, "ema": WEIGHTS, "epoch": 3}), "but: dict with tensors under net, ema",
+              "save the tensors alone"),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+@pytest.mark.filterwarnings("ignore:Sparse")
+@pytest.mark.parametrize("what", FOREIGN)
+def test_a_file_that_is_not_read_is_named_with_what_to_do(what: str, tmp_path: Path) -> None:
+    make, said, mend = FOREIGN[what]
+    (tmp_path / "x.pt").write_bytes(make())
+    with pytest.raises(FamilyError, match=f"x.pt .*{said}.*{mend}") as error:
+        read_state(tmp_path / "x.pt")
+    assert "fetch it again" not in str(error.value)

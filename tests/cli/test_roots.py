@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 import torch
 from helpers.dense import SHAPE
+from helpers.glue_files import small as small_glue
+from helpers.glue_files import write_rte
 from helpers.hub_data import image_folder, parquet, web_dataset
+from helpers.nyuv2_files import COUNTS, write_root
 from helpers.public import open_clip_family
+from helpers.public_sets import small as small
 from helpers.towers import tiny
-from test_data_full import small as small
-from test_dense_nyuv2 import COUNTS, write_root
-from test_glue_data import small as small_glue
-from test_glue_data import write_rte
 
 from benchmark import cli, suites
 from benchmark.checkpoints.families import checkpoint_folder
@@ -233,7 +233,7 @@ def test_a_home_that_cannot_be_written_is_no_fault_of_the_data(
 
 
 def test_tokens_that_cannot_be_kept_name_the_cache(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from test_glue_data import made, tokenizer_file
+    from helpers.glue_files import made, tokenizer_file
 
     from benchmark.domains.text.encoder import load_tokenizer
     from benchmark.domains.text.tokens import cached

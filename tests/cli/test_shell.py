@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from lacking import lacks
+from helpers.lacking import lacks
 
 ROOT = Path(__file__).resolve().parents[2]
 

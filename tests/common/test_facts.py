@@ -15,10 +15,10 @@ import pytest
 import torch
 from helpers.hub_data import parquet
 from helpers.public import open_clip_family
+from helpers.public_sets import small as small
 from helpers.tiny import TinyBench, only, run
 from helpers.towers import tiny
 from safetensors.torch import load_file
-from test_data_full import small as small
 
 from benchmark import cli
 from benchmark.checkpoints import families

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 from helpers import cluster_benches
 from helpers.cluster_benches import RUNS, Tiny, opened, results, tasks
+from helpers.lacking import lacks_package
 from helpers.tiny import TinyBench, run
-from lacking import lacks_package
 
 from benchmark.cli import main as cli
 from benchmark.executors import cluster, nodes

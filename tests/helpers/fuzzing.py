@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import random
@@ -77,6 +78,19 @@ def _pickles(name: str) -> Callable[[], list[bytes]]:
     return lambda: [path.read_bytes() for path in sorted(CHECKPOINTS.glob(f"*/{name}.pt"))]
 
 
+def _attributed() -> list[bytes]:
+    """A state dict whose tensors have attributes, as ``torch.save`` and its predecessor write it."""
+    state = _tensors()
+    for value in state.values():
+        value.tag = {"a": [1, "x"]}  # type: ignore[attr-defined]
+    made = []
+    for modern in (True, False):
+        stream = io.BytesIO()
+        torch.save(state, stream, _use_new_zipfile_serialization=modern)
+        made.append(stream.getvalue())
+    return made
+
+
 Target = tuple[Callable[[Path], None], str, Callable[[], list[bytes]]]
 TARGETS: dict[str, Target] = {
     "safetensors, read as an expert": (
@@ -87,6 +101,7 @@ TARGETS: dict[str, Target] = {
         f"pickle, {name}": (_as_pickle, ".pt", _pickles(name))
         for name in ("zip", "state_dict", "legacy", "plain", "plain2", "head")
     },
+    "pickle, attributes": (_as_pickle, ".pt", _attributed),
 }  # fmt: skip
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from lacking import lacks_package
 
 from benchmark.domains.text.encoder import TextEncoder
 from benchmark.domains.text.heads import LinearHead
@@ -12,6 +11,7 @@ from benchmark.domains.text.meters import METRICS, TextMeter, meter
 from benchmark.domains.text.tokens import TextSource, Tokens
 from benchmark.suites import Suite
 from benchmark.suites.bench import Bench, Task
+from helpers.lacking import lacks_package
 from methods.api import Experts
 
 WIDTH, WORDS, RANK = 16, 40, 3

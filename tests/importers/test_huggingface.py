@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.lacking import lacks_package
 from helpers.public import hub_config, random_model, without_text
 from helpers.towers import tiny
-from lacking import lacks_package
 
 from benchmark.checkpoints.families import FamilyError
 from benchmark.domains.vision.backbones import create_encoder

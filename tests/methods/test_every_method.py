@@ -6,14 +6,13 @@ import inspect
 from pathlib import Path
 
 import pytest
+from helpers.small import SMALL
 from helpers.support import random_experts
 from helpers.tiny import TinyBench, run
 
 import methods
 from benchmark.records.store import Store
 from methods.api import LABELLED
-
-SMALL = {"steps": 2, "batch_size": 8, "examples": 8, "proxies": 4}
 
 
 def few(name: str) -> str:

@@ -195,7 +195,7 @@ def test_decompositions_are_as_near_to_float64_as_the_header_says(
         torch.testing.assert_close(c @ c.T, torch.eye(rank), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("scale", [1e-25, 1e-12, 1e12])
+@pytest.mark.parametrize("scale", [1e-25, 1e-12, 1e12, 1e20, 1e30])
 def test_decompositions_do_not_depend_on_the_unit(scale: float) -> None:
     matrix = spectrum(420, 200, 10)
     torch.testing.assert_close(spectral.polar(matrix * scale)[0], spectral.polar(matrix)[0], atol=1e-5, rtol=0)
@@ -215,6 +215,15 @@ def wide_experts(count: int = 3) -> Experts:
         for k in range(count)
     }
     return Experts.from_state_dicts(base, tuned)
+
+
+@pytest.mark.parametrize("name", ["iso_c", "iso_cts", "tsv_m", "tsv_c", "optmerge", "wudi"])
+def test_a_single_huge_weight_is_merged(name: str) -> None:
+    experts = wide_experts()
+    huge = {n: t.clone() for n, t in experts.expert("t1").items()}
+    huge["blocks.0.up.weight"][3, 5] = 1e20
+    merged = merge(name, experts.with_experts({"t1": huge}), **({"steps": 2} if name in ("optmerge", "wudi") else {}))
+    assert all(torch.isfinite(t).all() for state in states(merged) for t in state.values())
 
 
 def test_iso_c_flattens_the_spectrum_of_the_sum_and_nothing_else() -> None:

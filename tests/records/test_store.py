@@ -11,10 +11,10 @@ import warnings
 
 import numpy as np
 import pytest
+from helpers.lacking import lacks
 from helpers.records import make_record, make_spec
 from hypothesis import given
 from hypothesis import strategies as st
-from lacking import lacks
 from pydantic import ValidationError
 
 from benchmark.common.errors import UserError

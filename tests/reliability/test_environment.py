@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import torch
 from helpers.forks import output
+from helpers.lacking import lacks
 from helpers.tiny import TinyBench, run
-from lacking import lacks
 
 import methods
 from benchmark.cli import main as cli

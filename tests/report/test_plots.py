@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from lacking import lacks
+from helpers.lacking import lacks
 
 from benchmark.board import leaderboard
 from benchmark.records.store import Store

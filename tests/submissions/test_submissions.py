@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.records import classified, make_record, make_spec
-from test_unlike_metrics import dense, glue
+from helpers.unlike import dense, glue
 
 from benchmark.board import leaderboard, rows
 from benchmark.cli import main as cli

@@ -20,11 +20,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from benchmark.assets.text.training import Recipe, predict, train
+from benchmark.checkpoints.adapters import load_adapters, save_adapters
 from benchmark.checkpoints.families import describe_files, save_json, save_state
 from benchmark.domains.text import embedded as glue_mini
 from benchmark.domains.text.embedded import outputs_of, tokens_of
 from benchmark.domains.text.encoder import TextEncoder, base_hashes, load_encoder, load_tokenizer, minilm_folder
-from benchmark.domains.text.family import FOLDER, load_adapters, save_adapters
+from benchmark.domains.text.family import FOLDER
 from benchmark.domains.text.heads import LinearHead
 from benchmark.domains.text.meters import meter
 from benchmark.domains.text.tokens import Tokens

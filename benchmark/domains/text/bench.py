@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from benchmark.checkpoints.adapters import open_experts
 from benchmark.checkpoints.families import checkpoint_folder
 from benchmark.domains.text import embedded as glue_mini
 from benchmark.domains.text import family as text_families
@@ -70,12 +71,13 @@ class GlueBench(Bench):
             {task: glue.TASKS[task].outputs for task in suite.tasks},
         )
         self.checkpoints = dict(self._family.hashes)
+        self.notes = text_families.notes(self._family.manifest, suite.tasks)
         self.tokenizer = load_tokenizer(self._family.folder)
         self.data = {task: glue.fingerprint(self.root, task, "test") for task in suite.tasks}
         self.tasks = {task: _task(task, glue.TASKS[task].metric) for task in suite.tasks}
 
     def experts(self) -> Experts:
-        return Experts.from_state_dicts(
+        return open_experts(
             self._family.base, self._family.experts, heads=self._family.heads,
             encoder=text_families.create_encoder(self._family.folder, self.device),
             kinds={task: METRICS[glue.TASKS[task].metric] for task in self.tasks}, device=self.device,

@@ -1,8 +1,8 @@
 """Families of LoRA experts for text: adapters and heads on disk, and their manifest.
 
-A folder holds `<Task>.safetensors` (`<module>.lora_A.weight [r, in]` and `<module>.lora_B.weight [out, r]`, and under
-`lora_scale` the factor of `B @ A`), `heads/<Task>.safetensors` and `manifest.json`. The base is not in it: it is named
-by the hashes of its files.
+A folder of the embedded family holds `<Task>.safetensors` (adapters, see `adapters`), `heads/<Task>.safetensors` and
+`manifest.json`. The base is not in it: it is named by the hashes of its files. An imported family has its base, and
+experts that are whole fine-tunings or adapters.
 """
 
 from __future__ import annotations
@@ -15,17 +15,14 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
 
-from benchmark.checkpoints.families import MINI, FamilyError, check_file, save_state, sha256
+from benchmark.checkpoints.adapters import Adapters, load_adapters
+from benchmark.checkpoints.families import MINI, FamilyError, check_file, sha256
 from benchmark.common.errors import UserError
 from benchmark.domains.text.encoder import TextEncoder, empty_encoder
 from benchmark.domains.text.heads import ClassificationHead, LinearHead
 
-Adapters = dict[str, tuple[Tensor, Tensor, float]]
 FOLDER = MINI / "MiniLM-L6"
-PARTS = ("lora_A.weight", "lora_B.weight")
-SCALE = "lora_scale"
 BASE = "base.safetensors"
 
 
@@ -37,25 +34,6 @@ class LoraFamily:
     heads: dict[str, LinearHead]
     hashes: dict[str, str]
     manifest: dict[str, Any]
-
-
-def save_adapters(path: Path, adapters: Adapters, metadata: dict[str, str] | None = None) -> None:
-    """Write the adapters of one expert in float16, atomically."""
-    tensors: dict[str, Tensor] = {}
-    for name, (a, b, scale) in adapters.items():
-        module = name.removesuffix(".weight")
-        tensors[f"{module}.{PARTS[0]}"], tensors[f"{module}.{PARTS[1]}"] = a, b
-        tensors[SCALE] = torch.tensor(scale)
-    save_state(path, tensors, torch.float16, metadata)
-
-
-def load_adapters(path: Path) -> Adapters:
-    """What :func:`save_adapters` wrote, in float32."""
-    tensors = load_file(path)
-    scale = float(tensors.pop(SCALE))
-    modules = [n.removesuffix(f".{PARTS[0]}") for n in tensors if n.endswith(PARTS[0])]
-    return {f"{m}.weight": (tensors[f"{m}.{PARTS[0]}"].float(), tensors[f"{m}.{PARTS[1]}"].float(), scale)
-            for m in modules}
 
 
 def read_manifest(folder: Path, mend: str) -> dict[str, Any]:
@@ -108,7 +86,7 @@ def load_lora_family(
 
 @dataclass(frozen=True)
 class TextFamily:
-    """Full fine-tunings on disk: base and experts as paths, heads, hashes by name, the folder (with the tokenizer)."""
+    """An imported family: base and experts as paths, heads, hashes by name, the folder (with the tokenizer)."""
 
     folder: Path
     base: Path
@@ -116,6 +94,16 @@ class TextFamily:
     heads: dict[str, ClassificationHead]
     hashes: dict[str, str]
     manifest: dict[str, Any]
+
+
+def notes(manifest: Mapping[str, Any], tasks: Sequence[str]) -> tuple[str, ...]:
+    """What boards must say of an imported family: for which tasks the order of the head's outputs was assumed."""
+    said = {task: about for task, about in manifest.get("labels", {}).items() if task in tasks and about["assumed"]}
+    if not said:
+        return ()
+    orders = "; ".join(f"{task}: {', '.join(about['classes'])}" for task, about in said.items())
+    return (f"The experts' files do not name the outputs of these heads; the data's order of classes was assumed: "
+            f"{orders}.",)
 
 
 def load_family(folder: Path, name: str, tasks: Sequence[str], outputs: Mapping[str, int]) -> TextFamily:
@@ -145,6 +133,9 @@ def load_family(folder: Path, name: str, tasks: Sequence[str], outputs: Mapping[
         if head.out_proj.out_features != outputs[task]:
             found = head.out_proj.out_features
             raise UserError(f"the head of {task} has {found} outputs, the task {outputs[task]}", mend)
+    if unread := [task for task in tasks if outputs[task] > 1 and task not in manifest.get("labels", {})]:
+        raise UserError(f"{folder} does not say which outputs of the heads of {', '.join(unread)} are which classes: "
+                        "it was imported before this was read", mend)
     experts = {task: folder / f"{task}.safetensors" for task in tasks}
     return TextFamily(folder, folder / BASE, experts, heads, hashes, manifest)
 

@@ -25,13 +25,15 @@ MOST_VAL = 2000
 
 @dataclass(frozen=True)
 class GlueTask:
-    """One of GLUE's tasks: its configuration's name, columns of text, outputs, metric, rows of train and validation."""
+    """One of GLUE's tasks: its configuration's name, columns of text, outputs, metric, rows of train and validation,
+    and the names of its classes in the order of their numbers, as nyu-mll/glue has them (none for a regression)."""
 
     config: str
     columns: tuple[str, ...]
     outputs: int
     metric: str
     counts: tuple[int, int]
+    classes: tuple[str, ...] = ()
 
     @property
     def validation(self) -> str:
@@ -40,14 +42,20 @@ class GlueTask:
 
 
 TASKS = {
-    "CoLA": GlueTask("cola", ("sentence",), 2, "mcc", (8551, 1043)),
-    "SST-2": GlueTask("sst2", ("sentence",), 2, "accuracy", (67349, 872)),
-    "MRPC": GlueTask("mrpc", ("sentence1", "sentence2"), 2, "accuracy_f1", (3668, 408)),
+    "CoLA": GlueTask("cola", ("sentence",), 2, "mcc", (8551, 1043), ("unacceptable", "acceptable")),
+    "SST-2": GlueTask("sst2", ("sentence",), 2, "accuracy", (67349, 872), ("negative", "positive")),
+    "MRPC": GlueTask(
+        "mrpc", ("sentence1", "sentence2"), 2, "accuracy_f1", (3668, 408), ("not_equivalent", "equivalent")
+    ),
     "STS-B": GlueTask("stsb", ("sentence1", "sentence2"), 1, "pearson_spearman", (5749, 1500)),
-    "QQP": GlueTask("qqp", ("question1", "question2"), 2, "accuracy_f1", (363846, 40430)),
-    "MNLI": GlueTask("mnli", ("premise", "hypothesis"), 3, "accuracy", (392702, 9815)),
-    "QNLI": GlueTask("qnli", ("question", "sentence"), 2, "accuracy", (104743, 5463)),
-    "RTE": GlueTask("rte", ("sentence1", "sentence2"), 2, "accuracy", (2490, 277)),
+    "QQP": GlueTask(
+        "qqp", ("question1", "question2"), 2, "accuracy_f1", (363846, 40430), ("not_duplicate", "duplicate")
+    ),
+    "MNLI": GlueTask(
+        "mnli", ("premise", "hypothesis"), 3, "accuracy", (392702, 9815), ("entailment", "neutral", "contradiction")
+    ),
+    "QNLI": GlueTask("qnli", ("question", "sentence"), 2, "accuracy", (104743, 5463), ("entailment", "not_entailment")),
+    "RTE": GlueTask("rte", ("sentence1", "sentence2"), 2, "accuracy", (2490, 277), ("entailment", "not_entailment")),
 }
 
 
@@ -125,6 +133,10 @@ def load(root: Path | None, task: str, split: str) -> Texts:
     absent = [c for c in (*about.columns, "label") if c not in rows.column_names]
     if absent:
         raise UserError(f"{task}, {own}: no column {absent[0]}; found {', '.join(rows.column_names)}", expected(root))
+    named = getattr(rows.features["label"], "names", None)
+    if named and about.classes and tuple(named) != about.classes:
+        raise UserError(f"{task}, {own}: its classes are {', '.join(named)}, GLUE's {', '.join(about.classes)}",
+                        "Experts predict classes by number, so their order must be GLUE's: " + expected(root))
     table = {column: list(rows[column]) for column in (*about.columns, "label")}
     if damaged := _damaged(about, table):
         raise damage.error(f"{task}, {own} (rows counted from 0)", damaged, expected(root), "row")

@@ -13,7 +13,15 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_accuracy
 
-from benchmark.checkpoints.families import Family, FamilyError, checkpoint_folder, load_embedded, load_family
+from benchmark.checkpoints.adapters import open_experts
+from benchmark.checkpoints.families import (
+    Family,
+    FamilyError,
+    checkpoint_folder,
+    head_notes,
+    load_embedded,
+    load_family,
+)
 from benchmark.common.errors import UserError
 from benchmark.domains.vision import embedded as data
 from benchmark.domains.vision import public as full
@@ -102,6 +110,7 @@ class VisionBench(Bench):
         except (data.DataError, FamilyError) as error:
             raise UserError(str(error)) from None
         self.checkpoints = dict(self._family.hashes)
+        self.notes = () if self.embedded else head_notes(self._family.manifest, suite.tasks)
         self.tasks = {task: Task(task, "classification", "accuracy") for task in suite.tasks}
 
     @property
@@ -138,7 +147,7 @@ class VisionBench(Bench):
 
     def experts(self) -> Experts:
         encoder = create_encoder(self.backbone, quick_gelu=self._family.quick_gelu, device=self.device).eval()
-        return Experts.from_state_dicts(
+        return open_experts(
             self._family.base, self._family.experts, heads=self._family.heads, encoder=encoder, device=self.device
         )
 

@@ -11,6 +11,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
 import yaml
 from open_clip import CLIP, SimpleTokenizer
 from torch import Tensor
@@ -34,6 +35,13 @@ def templates(task: str) -> list[str]:
     if task not in _templates():
         raise unknown("data set with prompts", task, _templates())
     return list(_templates()[task])
+
+
+def text_names(backbone: Backbone) -> list[str]:
+    """The tensors of a CLIP's text side, under open_clip's names."""
+    with torch.device("meta"):
+        state = create_clip(backbone, backbone.text_cfg["vocab_size"]).state_dict()
+    return [name for name in state if not name.startswith("visual.")]
 
 
 def create_text(backbone: Backbone, text: Mapping[str, Tensor], quick_gelu: bool) -> CLIP:

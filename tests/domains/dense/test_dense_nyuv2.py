@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.dense import SHAPE
+from helpers.nyuv2_files import COUNTS, SIZE, root, write_root  # noqa: F401
 
 from benchmark import suites
 from benchmark.assets.dense.family import imagenet, main, make_family, settings_of
@@ -23,32 +24,11 @@ from benchmark.domains.dense.model import Encoder
 from benchmark.harness.runner import Options, execute, plan
 from benchmark.records.store import Store
 
-COUNTS, SIZE = {"train": 12, "val": 4}, SHAPE.size
 ARGUMENTS = {"size": SIZE, "counts": COUNTS}
 
 
-def write_root(root: Path) -> Path:
-    """A root of 12 and 4 random images of 16 x 16 with invalid pixels, in the published types."""
-    random = np.random.default_rng(0)
-    for folder, count in COUNTS.items():
-        for part in nyuv2.PARTS:
-            (root / folder / part).mkdir(parents=True)
-        for number in range(count):
-            label = random.integers(-1, nyuv2.CLASSES, SIZE).astype(np.float64)
-            depth = random.uniform(0.5, 9.9, (*SIZE, 1)).astype(np.float32)
-            normal = random.normal(size=(*SIZE, 3))
-            normal /= np.linalg.norm(normal, axis=-1, keepdims=True)
-            depth[:2], normal[:2] = 0, 0
-            for part, array in (
-                ("image", random.random((*SIZE, 3))), ("label", label), ("depth", depth), ("normal", normal)
-            ):  # fmt: skip
-                np.save(root / folder / part / f"{number}.npy", array)
-    return root
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return write_root(tmp_path / "nyuv2")
 
 
 @pytest.fixture

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from lacking import lacks_package
+from helpers.glue_files import WORDS, config, tokenizer_file, transformers, write
 from safetensors.torch import load_file, save_file
 
 from benchmark.common.errors import UserError
@@ -17,51 +16,6 @@ from benchmark.domains.text.family import create_encoder, load_family
 from benchmark.domains.text.glue import TASKS
 from benchmark.importers.text import SUBFOLDER, import_family
 from methods.api import Experts
-
-transformers = pytest.importorskip("transformers", reason=lacks_package("transformers", "glue"))
-
-WORDS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", "a", "cat", "dog", "runs", "sits", "the", "."]
-
-
-def tokenizer_file(folder: Path, words: list[str] = WORDS) -> None:
-    """A whole-word tokenizer with RoBERTa's special tokens, as the hub's files are laid out."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-
-    made = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
-    made.pre_tokenizer = pre_tokenizers.Whitespace()
-    made.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
-    folder.mkdir(parents=True, exist_ok=True)
-    transformers.PreTrainedTokenizerFast(
-        tokenizer_object=made, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>",
-        mask_token="<mask>", sep_token="</s>", cls_token="<s>", model_input_names=["input_ids", "attention_mask"],
-    ).save_pretrained(folder)
-
-
-def config(**changes: Any) -> Any:
-    return transformers.RobertaConfig(**{
-        "vocab_size": len(WORDS), "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
-        "intermediate_size": 32, "max_position_embeddings": 20, "pad_token_id": 1, "bos_token_id": 0,
-        "eos_token_id": 2, **changes,
-    })
-
-
-def write(folder: Path, tasks: list[str], subfolder: str = SUBFOLDER, binary: bool = False) -> dict[str, Any]:
-    """A base with its language head, and an expert a task, as transformers saves them; returns the experts."""
-    torch.manual_seed(0)
-    transformers.RobertaForMaskedLM(config()).save_pretrained(folder / "roberta-base")
-    tokenizer_file(folder / "roberta-base")
-    made = {}
-    for task in tasks:
-        place = folder / TASKS[task].config / subfolder
-        model = transformers.RobertaForSequenceClassification(config(num_labels=TASKS[task].outputs)).eval()
-        model.save_pretrained(place)
-        tokenizer_file(place)
-        if binary:
-            state = {**model.state_dict(), "roberta.embeddings.position_ids": torch.arange(20)[None]}
-            torch.save(state, place / "pytorch_model.bin")
-            (place / "model.safetensors").unlink()
-        made[task] = model
-    return made
 
 
 @pytest.mark.parametrize("family,binary,subfolder", [("ovo", False, SUBFOLDER), ("lu", True, SUBFOLDER),

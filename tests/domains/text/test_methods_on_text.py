@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.lacking import lacks_package
+from helpers.small import SMALL
 from helpers.tiny_text import TASKS, TinyTextBench, experts, tokens
-from lacking import lacks_package
-from test_every_method import SMALL
 
 import methods
 from benchmark.domains.text.tokens import TextSource

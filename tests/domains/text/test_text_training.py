@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.glue_files import WORDS, small, tokenizer_file, write, write_rte
+from helpers.lacking import lacks_package
 from helpers.tiny import run
 from helpers.tiny_text import encoder, tokens
-from lacking import lacks_package
 from safetensors.torch import load_file, save_file
-from test_glue_data import small, write_rte
-from test_glue_import import WORDS, tokenizer_file, write
 
 from benchmark import suites
 from benchmark.assets.text import family as text_make

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from test_glue_import import tokenizer_file
+from helpers.glue_files import SENTENCES, small, tokenizer_file, write_rte
 
 from benchmark.assets.text import vader as glue_vader
 from benchmark.assets.text import wordnet as glue_wordnet
@@ -20,8 +20,6 @@ from benchmark.domains.text import embedded as glue_mini
 from benchmark.domains.text import glue
 from benchmark.domains.text.encoder import load_tokenizer
 from benchmark.domains.text.tokens import Texts, TextSource, Tokens, cached, tokenise
-
-SENTENCES = ["the cat runs .", "a dog", "the dog sits .", "the cat"]
 
 
 @pytest.fixture
@@ -79,17 +77,8 @@ def test_the_cache_of_tokens_survives_a_kill(tokenizer, tmp_path, monkeypatch) -
     assert len(cached("t", {"k": 2}, make)) == 4 and len(calls) == 3
 
 
-def write_rte(folder: Path, rows: int = 6, **columns: list) -> None:
-    for split in ("train", "validation"):
-        table = {"sentence1": SENTENCES[:1] * rows, "sentence2": SENTENCES[1:2] * rows, "label": [0, 1] * (rows // 2),
-                 "idx": list(range(rows)), **columns}
-        (folder / "rte").mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.table(table), folder / "rte" / f"{split}-00000-of-00001.parquet")
 
 
-def small(monkeypatch: pytest.MonkeyPatch, rows: int = 6) -> None:
-    about = glue.GlueTask("rte", ("sentence1", "sentence2"), 2, "accuracy", (rows, rows))
-    monkeypatch.setitem(glue.TASKS, "RTE", about)
 
 
 def test_glue_is_read_from_the_hubs_files_and_validation_is_the_test_split(tmp_path, monkeypatch) -> None:

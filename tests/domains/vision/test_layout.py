@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from helpers.hub_data import image_folder, parquet
-from test_data_full import small as small
+from helpers.public_sets import small as small
 
 from benchmark import cli
 from benchmark.common.errors import UserError

@@ -29,21 +29,6 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "cache"
 
 
-@pytest.fixture
-def small(monkeypatch):
-    """Manifests that expect other test sizes."""
-    real = full.info
-
-    def expecting(**sizes: int):
-        def found(task: str, family: str | None = None) -> full.SetInfo:
-            about = real(task, family)
-            if task in sizes:
-                about = about.model_copy(update={"test": about.test.model_copy(update={"n": sizes[task]})})
-            return about
-
-        monkeypatch.setattr(full, "info", found)
-
-    return expecting
 
 
 def test_every_task_of_the_twenty_has_a_manifest_with_distinct_classes():

@@ -1,0 +1,201 @@
+"""The tensors of a file or of a model's folder: one file, shards with their index, or an adapter with its settings.
+
+transformers writes ``model.safetensors``, or shards ``model-00001-of-00002.safetensors`` with
+``model.safetensors.index.json`` that says which holds what; earlier ``pytorch_model.bin`` and the like. PEFT writes
+``adapter_model.safetensors`` with ``adapter_config.json``. A folder that holds two of these does not say which one is
+the model, and is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from benchmark.checkpoints.families import FamilyError, sha256
+from benchmark.checkpoints.kinds import of_bytes
+from benchmark.checkpoints.pickles import State, read_state
+
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
+ADAPTER_CONFIG = "adapter_config.json"
+INDEX = ".index.json"
+#: What torch.compile, fully sharded data parallelism and activation checkpoints add to the path of a module.
+WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+READ = {
+    torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8,
+    torch.uint8, torch.bool,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where a model's tensors lie: ``files``; of shards also the index, of an adapter also its settings (``about``)."""
+
+    files: tuple[Path, ...]
+    about: Path | None = None
+    adapter: bool = False
+
+    @property
+    def name(self) -> Path:
+        """The path that stands for all of them in messages and manifests."""
+        return self.about if self.about and not self.adapter else self.files[0]
+
+    def sha256(self) -> str:
+        """The hash of the one file, or of the hashes of all files that decide the weights."""
+        if self.about is None:
+            return sha256(self.files[0])
+        each = "".join(f"{path.name} {sha256(path)}\n" for path in sorted((*self.files, self.about)))
+        return hashlib.sha256(each.encode()).hexdigest()
+
+    def read(self) -> State:
+        """All tensors. Raises :class:`FamilyError` for what :func:`read_file` does, and where index and shards differ.
+
+        An adapter's are its own, not the model's.
+        """
+        if self.about is None or self.adapter:
+            return read_file(self.files[0])
+        tensors: dict[str, torch.Tensor] = {}
+        index, layout = _index(self.about), ""
+        for path in self.files:
+            state = _read(path)
+            said = {name for name, file in index.items() if file == path.name}
+            if wrong := sorted(said ^ set(state.tensors)):
+                raise FamilyError(
+                    f"{path} and {self.about.name} differ in {', '.join(wrong[:3])}: they are not of one model; fetch "
+                    "both again"
+                )
+            tensors, layout = tensors | state.tensors, f"{len(self.files)} shards, {state.layout}"
+        return unwrapped(State(tensors, layout=layout))
+
+
+def weights(source: Path) -> Weights:
+    """The weights of a file, or of a model's folder. Raises :class:`FamilyError` where there are none, or two."""
+    if source.is_file():
+        return Weights((source,))
+    found = [source / name for name in WEIGHTS if (source / name).is_file()]
+    indexes = [source / f"{name}{INDEX}" for name in WEIGHTS if (source / f"{name}{INDEX}").is_file()]
+    adapters = [source / name for name in ADAPTERS if (source / name).is_file()]
+    config = source / ADAPTER_CONFIG
+    if adapters and (found or indexes):
+        held = (found or indexes)[0].name
+        raise FamilyError(
+            f"{source} holds an adapter ({adapters[0].name}) and a whole model ({held}); keep one of them there"
+        )
+    if adapters:
+        if not config.is_file():
+            raise FamilyError(f"{adapters[0]} is an adapter without {ADAPTER_CONFIG}, which has its scale; fetch both")
+        return Weights((adapters[0],), config, adapter=True)
+    if indexes and found and (found[0].name == WEIGHTS[0] or indexes[0].name == f"{found[0].name}{INDEX}"):
+        raise FamilyError(
+            f"{source} holds {found[0].name} beside shards ({indexes[0].name}), which may be another model's; keep one "
+            "of them there"
+        )
+    if indexes:
+        return _shards(indexes[0])
+    if found:
+        return Weights((found[0],))
+    if loose := _loose(source):
+        missing = next(f"{name}{INDEX}" for name in WEIGHTS if loose[0].startswith(Path(name).stem))
+        raise FamilyError(f"{source} holds shards ({loose[0]}, ...) without {missing}; fetch it too")
+    if config.is_file():
+        raise FamilyError(f"{source} holds {ADAPTER_CONFIG} without {ADAPTERS[0]}; fetch it too")
+    raise FamilyError(f"{source} holds none of {', '.join((*WEIGHTS, ADAPTERS[0]))}; expected a model of the hub")
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether a folder holds a model's weights in some form, be they whole or not."""
+    names = (*WEIGHTS, *ADAPTERS, ADAPTER_CONFIG, *(f"{name}{INDEX}" for name in WEIGHTS))
+    return any((folder / name).is_file() for name in names) or bool(_loose(folder))
+
+
+def _loose(folder: Path) -> list[str]:
+    """Names of shards, with or without their index."""
+    return sorted(path.name for name in WEIGHTS for path in folder.glob(f"{Path(name).stem}-*-of-*"))
+
+
+def _index(path: Path) -> dict[str, str]:
+    """``{tensor: file}`` of an index. Raises :class:`FamilyError`; files are names without a folder."""
+    found = read_json(path).get("weight_map")
+    if not isinstance(found, dict) or not found or not all(isinstance(file, str) for file in found.values()):
+        raise FamilyError(f"{path} has no weight_map of tensors and files; fetch it again")
+    if outside := [file for file in found.values() if Path(file).name != file or file in ("", ".", "..")]:
+        raise FamilyError(f"{path} names {outside[0]!r}, which is no file beside it")
+    return found
+
+
+def _shards(index: Path) -> Weights:
+    names = sorted(set(_index(index).values()))
+    if absent := [name for name in names if not (index.parent / name).is_file()]:
+        raise FamilyError(f"{index.parent} lacks {len(absent)} of {len(names)} shards, e.g. {absent[0]}; fetch them")
+    return Weights(tuple(index.parent / name for name in names), index)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """An object in JSON. Raises :class:`FamilyError`."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise FamilyError(f"{path} is not JSON ({error}); fetch it again") from None
+    if not isinstance(found, dict):
+        raise FamilyError(f"{path} holds {type(found).__name__}, not an object of names and values; fetch it again")
+    return found
+
+
+def read_file(path: Path) -> State:
+    """The tensors of a safetensors file or of a PyTorch checkpoint, without the names of wrappers.
+
+    Raises :class:`FamilyError`: what the readers raise, or a dtype that is not merged.
+    """
+    return unwrapped(_read(path))
+
+
+def _read(path: Path) -> State:
+    if path.suffix != ".safetensors":
+        return read_state(path)
+    try:
+        state = State(load_file(path), layout="safetensors")
+    except (SafetensorError, OSError) as error:
+        if not path.is_file():
+            raise FamilyError(f"{path} does not exist") from None
+        with path.open("rb") as file:
+            kind = of_bytes(file.read(64), safetensors=True)
+        said = f"it is {kind.what}; {kind.mend}" if kind else f"{error}; fetch it again"
+        raise FamilyError(f"{path} cannot be read as safetensors: {said}") from None
+    if odd := [name for name, value in state.tensors.items() if value.dtype not in READ]:
+        dtype = str(state.tensors[odd[0]].dtype).removeprefix("torch.")
+        raise FamilyError(f"{path}: {odd[0]} is {dtype}, which is not merged; save it as float32, bfloat16 or float16")
+    return state
+
+
+def unwrapped(state: State) -> State:
+    """``state`` with the names its model has by itself, without those that a wrapper gave it for training.
+
+    ``module.`` goes where all tensors have it (DataParallel and DistributedDataParallel), :data:`WRAPPERS` anywhere.
+    """
+    plain = {name: [part for part in name.split(".") if part not in WRAPPERS] for name in state.tensors}
+    outer = 0
+    while plain and all(len(parts) > outer + 1 and parts[outer] == "module" for parts in plain.values()):
+        outer += 1
+    names = {name: ".".join(parts[outer:]) for name, parts in plain.items()}
+    if len(set(names.values())) < len(names) or all(name == new for name, new in names.items()):
+        return state
+
+    def inside(values: Mapping[str, Any]) -> dict[str, Any]:
+        paths = {path: [part for part in path.split(".") if part and part not in WRAPPERS] for path in values}
+        kept = {path: parts for path, parts in paths.items() if parts[:outer] == ["module"] * outer}
+        return {".".join(parts[outer:]): values[path] for path, parts in kept.items()}
+
+    return replace(
+        state,
+        tensors={names[name]: value for name, value in state.tensors.items()},
+        classes=inside(state.classes),
+        attributes=inside(state.attributes),
+    )

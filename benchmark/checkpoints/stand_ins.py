@@ -1,0 +1,111 @@
+"""What stands on an unpickler's stack in the place of a checkpoint's objects: nothing of it can be run or changed.
+
+A module becomes an :class:`Inert` object that keeps its state, a tensor a :class:`TensorRef` that says where its bytes
+lie, a function of PyTorch's one of this package's own (:class:`Function`).
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+
+
+class _Frozen:
+    """An object on the unpickler's stack that no pickle can change: no attributes to set, no state to take."""
+
+    __slots__ = ()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise pickle.UnpicklingError(f"refused to set {name} of {type(self).__name__}")
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+
+class StorageType(_Frozen):
+    """``torch.FloatStorage`` and its like: a dtype."""
+
+    __slots__ = ("dtype",)
+    dtype: torch.dtype
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self._set("dtype", dtype)
+
+
+class TensorType(_Frozen):
+    """``torch.Tensor`` where a pickle says what a rebuilt tensor is: a name, which cannot be called."""
+
+    __slots__ = ()
+
+
+class Storage(_Frozen):
+    """The bytes of one storage: ``numel`` values under ``key`` of the file, or already read (``data``)."""
+
+    __slots__ = ("dtype", "key", "numel", "data")
+    dtype: torch.dtype
+    key: str
+    numel: int
+    data: bytes | None
+
+    def __init__(self, dtype: torch.dtype, key: str, numel: int, data: bytes | None = None) -> None:
+        for name, value in zip(self.__slots__, (dtype, key, numel, data), strict=True):
+            self._set(name, value)
+
+
+class TensorRef(_Frozen):
+    """A view of a storage: ``size`` and ``stride`` from ``offset`` on, all in values."""
+
+    __slots__ = ("storage", "offset", "size", "stride")
+    storage: Storage
+    offset: int
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+
+    def __init__(self, storage: Storage, offset: int, size: tuple[int, ...], stride: tuple[int, ...]) -> None:
+        numbers = (offset, *size, *stride)
+        if not isinstance(storage, Storage) or len(size) != len(stride) or not all(
+            type(n) is int and n >= 0 for n in numbers
+        ):
+            raise pickle.UnpicklingError(f"a tensor of size {size}, stride {stride} and offset {offset} makes no sense")
+        last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) + 1
+        if 0 not in size and last > storage.numel:
+            raise pickle.UnpicklingError(f"a tensor of size {size} reaches past its storage of {storage.numel} values")
+        for name, value in zip(self.__slots__, (storage, offset, tuple(size), tuple(stride)), strict=True):
+            self._set(name, value)
+
+
+class Function(_Frozen):
+    """A callable of this file's own that stands for one of PyTorch's."""
+
+    __slots__ = ("call",)
+    call: Callable[..., Any]
+
+    def __init__(self, call: Callable[..., Any]) -> None:
+        self._set("call", call)
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self.call(*arguments)
+
+
+class Inert:
+    """Stands for an object of a class that is not imported: what it was made of, and its state.
+
+    The class itself cannot be given a state: unpickling calls ``__setstate__`` of it, which then lacks an argument.
+    """
+
+    __slots__ = ("arguments", "state")
+    of: ClassVar[str] = ""
+    arguments: tuple[Any, ...]
+    state: Any
+
+    def __new__(cls, *arguments: Any, **keywords: Any) -> Inert:
+        """Keeps the arguments; runs nothing."""
+        made = object.__new__(cls)
+        made.arguments, made.state = arguments, {}
+        return made
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
