@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from benchmark.domains.dense import nyuv2
 from helpers.dense import SHAPE
@@ -30,8 +29,3 @@ def write_root(root: Path) -> Path:
             ):  # fmt: skip
                 np.save(root / folder / part / f"{number}.npy", array)
     return root
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return write_root(tmp_path / "nyuv2")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.dense import SHAPE
-from helpers.nyuv2_files import COUNTS, SIZE, root, write_root  # noqa: F401
+from helpers.nyuv2_files import COUNTS, SIZE, write_root
 
 from benchmark import suites
 from benchmark.assets.dense.family import imagenet, main, make_family, settings_of
@@ -25,6 +25,11 @@ from benchmark.harness.runner import Options, execute, plan
 from benchmark.records.store import Store
 
 ARGUMENTS = {"size": SIZE, "counts": COUNTS}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return write_root(tmp_path / "nyuv2")
 
 
 
