@@ -95,5 +95,7 @@ def write_rte(folder: Path, rows: int = 6, **columns: list) -> None:
 
 
 def small(monkeypatch: pytest.MonkeyPatch, rows: int = 6) -> None:
-    about = glue.GlueTask("rte", ("sentence1", "sentence2"), 2, "accuracy", (rows, rows))
+    about = glue.GlueTask(
+        "rte", ("sentence1", "sentence2"), 2, "accuracy", (rows, rows), ("entailment", "not_entailment")
+    )
     monkeypatch.setitem(glue.TASKS, "RTE", about)
