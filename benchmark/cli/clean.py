@@ -76,7 +76,7 @@ def command(arguments: argparse.Namespace) -> int:
         UserError: there is no such folder, it cannot be written, or nobody is there to ask and ``--yes`` is not said.
     """
     folder = arguments.results or boards.LOCAL
-    if not folder.is_dir():
+    if not folder.is_dir() and arguments.results:
         raise UserError(f"no records under {shown(folder)}", "Name a results folder: --results DIR")
     store = Store(folder)
     records = store.all()

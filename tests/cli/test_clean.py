@@ -174,6 +174,11 @@ def test_clean_removes_the_kinds_and_suites_that_are_named(folder: Path, capsys:
     assert len(variants(folder)) == 7
 
 
+def test_a_folder_that_is_named_must_be_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["clean", "--yes", "--results", str(tmp_path / "typo")]) == 2
+    assert "no records under" in capsys.readouterr().err
+
+
 def test_the_board_of_a_suite_without_runs_goes_too(tmp_path: Path) -> None:
     Store(tmp_path).save(run("emr", 1, "a", failed=True))
     assert cli.main(["board", "--results", str(tmp_path)]) == 0
