@@ -36,8 +36,10 @@ class ImageSource:
         std: tuple[float, ...],
         device: torch.device,
         dtype: torch.dtype,
+        size: int | None = None,
     ) -> None:
         self.split, self.mean, self.std, self.device, self.dtype = split, mean, std, device, dtype
+        self.size = size
         self.labels = torch.from_numpy(split.labels.copy())
 
     def __len__(self) -> int:
@@ -47,7 +49,7 @@ class ImageSource:
         images = torch.from_numpy(self.split.images[index.numpy()])
         if self.device.type == "cuda":
             images = images.pin_memory()
-        return preprocess(images, self.mean, self.std, self.device, self.dtype), self.labels[index]
+        return preprocess(images, self.mean, self.std, self.device, self.dtype, self.size), self.labels[index]
 
 
 class Accuracy(Meter):
@@ -145,7 +147,8 @@ class VisionBench(Bench):
     def source(self, task: str, split: str, dtype: torch.dtype = torch.float32) -> Source:
         shape = get_backbone(self.backbone)
         try:
-            return ImageSource(self._split(task, SPLITS[split]), shape.mean, shape.std, self.device, dtype)
+            found = self._split(task, SPLITS[split])
+            return ImageSource(found, shape.mean, shape.std, self.device, dtype, shape.image_size)
         except data.DataError as error:
             raise UserError(str(error)) from None
 

@@ -1,0 +1,1 @@
+"""What makes embedded bases and experts; nothing at run time needs it."""

@@ -1,0 +1,1 @@
+"""Embedded image towers and their experts."""
