@@ -33,6 +33,7 @@ from benchmark.models.backbones import Backbone, create_encoder, get_backbone
 from benchmark.models.heads import ClassificationHead
 
 MINI = Path(__file__).parent / "mini"
+SMALL = Path(__file__).parent / "small"
 CHECKPOINTS = Path.home() / ".cache" / "symerge-bench" / "checkpoints"
 FLOATING = {"F16", "BF16", "F32", "F64"}
 
