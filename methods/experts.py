@@ -107,7 +107,7 @@ class Experts:
         statistics: Sequence[str] = (),
         device: torch.device | str = "cpu",
     ) -> Experts:
-        """Experts from state dicts of equal keys and shapes, or paths of safetensors files, whole or packed over the base.
+        """Experts from state dicts of equal keys and shapes, or from safetensors files, whole or packed over the base.
 
         Args:
             base: the pretrained state dict.

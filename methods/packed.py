@@ -6,7 +6,7 @@ Layout of the safetensors file, for a base of tensors ``NAME``::
                   the lowest bits of the first byte; the last group is filled up with zeros
     NAME.scale    float32 [rows]: the root mean square of each row of the task vector; ``NAME`` is cut into rows along
                   its first dimension, a tensor of one dimension is one row
-    metadata      format ``task-vector``, and the number of ``bits``
+    metadata      ``task-vector``: JSON with the number of ``bits``, the sha256 of the ``base``'s file, and more
 
 The expert is *defined* as ``base[NAME] + scale * LEVELS[bits][code]`` in float32. The levels are those that a Gaussian
 of deviation 1 is rounded to with the least squared error (Lloyd 1957, Max 1960).
@@ -15,9 +15,11 @@ of deviation 1 is rounded to with the least squared error (Lloyd 1957, Max 1960)
 from __future__ import annotations
 
 import functools
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -58,9 +60,17 @@ def pack(base: Mapping[str, Tensor], expert: Mapping[str, Tensor], bits: int) ->
     return packed
 
 
-def metadata(bits: int) -> dict[str, str]:
-    """What tells the reader of a file that it holds a task vector."""
-    return {"format": FORMAT, "bits": str(bits)}
+def metadata(bits: int, base: str, **more: Any) -> dict[str, str]:
+    """What tells the reader of a file that it holds a task vector; ``base`` is the sha256 of the base's file.
+
+    It is one entry, since safetensors writes several in any order.
+    """
+    return {FORMAT: json.dumps({"bits": bits, "base": base, **more}, sort_keys=True)}
+
+
+def described(metadata: Mapping[str, str] | None) -> dict[str, Any] | None:
+    """What the metadata of a file say of its task vector; ``None`` where it holds whole weights."""
+    return json.loads(metadata[FORMAT]) if metadata and FORMAT in metadata else None
 
 
 def rows_of(shape: tuple[int, ...] | torch.Size) -> int:
@@ -109,7 +119,7 @@ class PackedState(StateFile):
 
     def __init__(self, path: str | Path, base: Mapping[str, Tensor]) -> None:
         super().__init__(path)
-        self.base, self.bits = base, int(self.metadata["bits"])
+        self.base, self.bits = base, int(json.loads(self.metadata[FORMAT])["bits"])
         found = self.shapes
         self.shapes = dict(base.shapes) if isinstance(base, StateFile) else {n: tuple(t.shape) for n, t in base.items()}
         if found != layout(self.shapes, self.bits):
@@ -131,4 +141,4 @@ class PackedState(StateFile):
 def open_state(path: str | Path, base: Mapping[str, Tensor]) -> StateFile:
     """A safetensors file of an expert, whole or as a task vector over ``base``."""
     state = StateFile(path)
-    return PackedState(path, base) if state.metadata.get("format") == FORMAT else state
+    return PackedState(path, base) if FORMAT in state.metadata else state

@@ -1,7 +1,7 @@
 """Image classification: CLIP image towers, zero-shot heads, top-1 accuracy.
 
-A mini suite's data and checkpoints are committed; a full one's lie in folders of the user's: the data root, and
-``CHECKPOINTS/FAMILY/BACKBONE`` as ``symerge-bench assets checkpoints import`` writes it.
+The data and checkpoints of a mini or small suite are committed; a full one's lie in folders of the user's: the data
+root, and ``CHECKPOINTS/FAMILY/BACKBONE`` as ``symerge-bench assets checkpoints import`` writes it.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class VisionBench(Bench):
     @property
     def embedded(self) -> bool:
         """Whether data and checkpoints are committed files instead of the user's."""
-        return self.suite.scale == "mini"
+        return self.suite.embedded
 
     def _load_family(self, checkpoints: str | os.PathLike | None) -> Family:
         counts = {task: len(names) for task, names in self.classes.items()}

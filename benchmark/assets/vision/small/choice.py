@@ -24,8 +24,7 @@ from torch import Tensor
 from benchmark.assets.vision.small.make import FOLDER, SOURCES, Settings, load_expert, load_head, make_family
 from benchmark.data import vision
 from benchmark.models import finetune
-from benchmark.models.families import save_json
-from benchmark.models.training import Schedule
+from benchmark.models.families import read_manifest, save_json
 
 TASKS = "vision-mini-8"
 SCALE = 0.3
@@ -88,12 +87,10 @@ def numbers_of(out: Path, tasks: Sequence[str], settings: Settings) -> dict[str,
     base = {k: v.float() for k, v in load_file(out / "base.safetensors").items()}
     states = {t: load_expert(out, t) for t in tasks}
     total = {k: sum((s[k] - base[k] for s in states.values()), torch.zeros_like(base[k])) for k in base}
-    merged = {"pretrained": base, "weight_average": added(base, total, 1 / len(tasks)),
-              "task_arithmetic": added(base, total, SCALE)}
-    scores: dict[str, dict[str, float]] = {}
+    merged = {"weight_average": added(base, total, 1 / len(tasks)), "task_arithmetic": added(base, total, SCALE)}
+    scores: dict[str, dict[str, float]] = dict(read_manifest(out)["validation"])
     rows = {row: finetune.load_encoder(state, settings.backbone()) for row, state in merged.items()}
     for task in tasks:
-        rows["individual"] = finetune.load_encoder(states[task], settings.backbone())
         data, head = vision.load_split(task, "validation"), load_head(out / f"heads/{task}.safetensors")
         for row, encoder in rows.items():
             scores.setdefault(row, {})[task] = round(finetune.accuracy(encoder, head, data.images, data.labels), 2)
@@ -119,7 +116,7 @@ def norm(state: Mapping[str, Tensor]) -> float:
 def run_trial(name: str, folder: Path, sources: Path) -> dict[str, Any]:
     """Make one trial's family in ``folder/NAME`` and measure it: its entry of ``choice.json``."""
     settings, tasks = TRIALS[name], vision.tasks(TASKS)
-    make_family(tasks, folder / name, settings=settings, sources=sources)
+    make_family(tasks, folder / name, settings=settings, sources=sources, whole=True)
     entry = {"trial": name, "settings": settings.describe(), **numbers_of(folder / name, tasks, settings)}
     return {**entry, "distance": round(distance(entry["numbers"]), 3), "outside": broken(entry["numbers"])}
 

@@ -4,15 +4,15 @@ Every file appears atomically and carries what it was made from, so a second cal
 from something else. The manifest, without which no family is read, is written last.
 
 The base is *defined* as its float16 values, and an expert as the base and a task vector in few bits
-(``methods.packed``). The expert in float32 that it was rounded from lies in ``whole/``, to be compared with.
+(``methods.packed``). The expert in float32 that it was rounded from is kept in ``whole/`` where that is asked for.
 """
 
 from __future__ import annotations
 
 import json
 import platform
+import shutil
 import sys
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ class Settings:
         image_size: in pixels, a multiple of the patch; images of 28 pixels are resized to it.
         shots: training images a class that make a head; ``None``: all.
         head_scale: length of a head's rows, in the place of CLIP's logit scale. At 10 the base is about as confident on
-            training images (43 %) as it is right; at 20 it is 63 % sure, and methods that minimise an entropy feel that.
+            training images (43 %) as it is right; at 20 it is 63 % sure, and methods that minimise an entropy feel it.
         pixels: how far training images are moved at random, at most.
         bits: of a task vector's weights.
     """
@@ -126,32 +126,37 @@ def make_heads(out: Path, tasks: list[str], settings: Settings, device: str = "c
         save_state(path, head.state_dict(), torch.float16, provenance(run))
 
 
-def make_expert(out: Path, task: str, settings: Settings, device: str = "cpu") -> float:
-    """``<Task>.safetensors`` in ``out``, and ``whole/<Task>.safetensors``; returns the seconds it took, 0 if there."""
+def make_expert(out: Path, task: str, settings: Settings, device: str = "cpu", whole: bool = False) -> None:
+    """``<Task>.safetensors`` in ``out``, and ``whole/<Task>.safetensors`` where that is asked for."""
     base, head = out / "base.safetensors", out / f"heads/{task}.safetensors"
     run = {"task": task, "schedule": asdict(settings.expert), "pixels": settings.pixels, "seed": settings.seed,
            "base": sha256(base), "head": sha256(head), "data": vision.info(task).arrays_sha256["train"]}
-    whole, path = out / f"whole/{task}.safetensors", out / f"{task}.safetensors"
-    weights, start = load_file(base), time.monotonic()
-    if not made_from(whole, run):
+    path, kept = out / f"{task}.safetensors", out / f"whole/{task}.safetensors"
+    if made_from(path, run, settings.bits) and (made_from(kept, run) or not whole):
+        return
+    weights = load_file(base)
+    if made_from(kept, run):
+        state = load_file(kept)
+    else:
         data = vision.load_split(task, "train")
         expert, _ = finetune.finetune(weights, load_head(head), data.images, data.labels, task=task,
                                       backbone=settings.backbone(), schedule=settings.expert, seed=settings.seed,
                                       pixels=settings.pixels, device=device)
-        save_state(whole, expert.state_dict(), torch.float32, provenance(run))
-    about = {**provenance({**run, "bits": settings.bits}), **packed.metadata(settings.bits)}
-    if not made_from(path, {**run, "bits": settings.bits}):
-        save_state(path, packed.pack(weights, load_file(whole), settings.bits), metadata=about)
-    return round(time.monotonic() - start, 1)
+        state = {name: value.cpu() for name, value in expert.state_dict().items()}
+        if whole:
+            save_state(kept, state, torch.float32, provenance(run))
+    save_state(path, packed.pack(weights, state, settings.bits),
+               metadata=packed.metadata(settings.bits, run["base"], run=run))
 
 
 def make_family(tasks: list[str], out: Path, *, settings: Settings, device: str = "cpu", threads: int = 1,
-                sources: Path = SOURCES, committed: Path | None = None) -> dict[str, Any]:
+                sources: Path = SOURCES, committed: Path | None = None, whole: bool = False) -> dict[str, Any]:
     """Make, or go on making, base, heads and the experts of ``tasks`` in ``out``; returns the manifest.
 
     Args:
         threads: of torch on the CPU. Another number rounds differently.
         committed: take base and heads over from this family instead of making them from the package.
+        whole: keep the experts in float32, too.
 
     Raises:
         UserError: the package is missing, another one, or damaged.
@@ -162,19 +167,16 @@ def make_family(tasks: list[str], out: Path, *, settings: Settings, device: str 
         make_heads(out, tasks, settings, device)
     else:
         take_over(out, committed, tasks, settings, device)
-    seconds = {}
     for number, task in enumerate(tasks, 1):
         print(f"expert {number} of {len(tasks)}: {task}", file=sys.stderr)
-        seconds[task] = make_expert(out, task, settings, device)
+        make_expert(out, task, settings, device, whole)
     return write_manifest(out, tasks, settings, {
-        "device": device, "machine": platform.machine(), "threads": threads, "seconds": seconds,
+        "device": device, "machine": platform.machine(), "threads": threads,
         "versions": {"torch": torch.__version__, "open_clip": open_clip.__version__}})
 
 
 def take_over(out: Path, committed: Path, tasks: list[str], settings: Settings, device: str) -> None:
     """The committed base and heads in ``out``; heads of tasks that are not committed are made."""
-    import shutil
-
     known = read_manifest(committed)
     wanted = ["base.safetensors", *(f"heads/{t}.safetensors" for t in tasks)]
     for name in wanted:
@@ -186,7 +188,15 @@ def take_over(out: Path, committed: Path, tasks: list[str], settings: Settings, 
 
 
 def write_manifest(out: Path, tasks: list[str], settings: Settings, made: dict[str, Any]) -> dict[str, Any]:
-    """The family's manifest, with every file's hash: what makes a folder a family."""
+    """The family's manifest, with every file's hash: what makes a folder a family.
+
+    Experts that lie there from an earlier call stay in it where they are of the same base and settings.
+    """
+    base = sha256(out / "base.safetensors")
+    earlier = read_manifest(out) if (out / "manifest.json").exists() else {}
+    alike = earlier.get("settings") == settings.describe() and earlier["files"]["base.safetensors"]["sha256"] == base
+    tasks = [t for t in vision.tasks() if t in tasks or (alike and t in earlier["classes"])]
+    scores = evaluate(out, tasks, settings, made["device"], earlier)
     names = ["base.safetensors", *(f"{t}.safetensors" for t in tasks), *(f"heads/{t}.safetensors" for t in tasks)]
     package = entry(PACKAGE)
     manifest = {
@@ -196,9 +206,31 @@ def write_manifest(out: Path, tasks: list[str], settings: Settings, made: dict[s
         "classes": {t: vision.info(t).classes for t in tasks},
         "data": {t: vision.info(t).arrays_sha256["train"] for t in tasks},
         "files": describe_files(out, names),
+        "validation": scores,
     }
     save_json(out / "manifest.json", manifest)
     return manifest
+
+
+def evaluate(out: Path, tasks: list[str], settings: Settings, device: str,
+             earlier: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """``{"pretrained": {task: per cent}, "individual": ...}`` on validation images; known ones of unchanged files."""
+    base = load_file(out / "base.safetensors")
+    encoders = {"pretrained": finetune.load_encoder(base, settings.backbone(), device)}
+    scores: dict[str, dict[str, float]] = {"pretrained": {}, "individual": {}}
+    for task in tasks:
+        files = [f"{task}.safetensors", f"heads/{task}.safetensors"]
+        known = earlier.get("files", {})
+        if all(known.get(n, {}).get("sha256") == sha256(out / n) for n in [*files, "base.safetensors"]):
+            for row in scores:
+                scores[row][task] = earlier["validation"][row][task]
+            continue
+        encoders["individual"] = finetune.load_encoder(load_expert(out, task), settings.backbone(), device)
+        data, head = vision.load_split(task, "validation"), load_head(out / files[1])
+        for row, encoder in encoders.items():
+            value = finetune.accuracy(encoder, head, data.images, data.labels, device=device)
+            scores[row][task] = round(value, 2)
+    return scores
 
 
 def load_head(path: Path) -> ClassificationHead:
@@ -216,9 +248,10 @@ def provenance(run: dict[str, Any]) -> dict[str, str]:
     return {"run": json.dumps(run, sort_keys=True)}
 
 
-def made_from(path: Path, run: dict[str, Any]) -> bool:
-    """Whether a file is there and was made from this."""
+def made_from(path: Path, run: dict[str, Any], bits: int | None = None) -> bool:
+    """Whether a file is there and was made from this; a task vector in so many bits."""
     if not path.exists():
         return False
+    expected = provenance(run) if bits is None else packed.metadata(bits, run["base"], run=run)
     with safe_open(path, "pt") as file:
-        return (file.metadata() or {}).get("run") == provenance(run)["run"]
+        return (file.metadata() or {}) == expected

@@ -57,7 +57,7 @@ def _graph(path: Path) -> Any:
     except FileNotFoundError:
         raise UserError(f"{path} is missing", "Delete its folder, so that the package is unpacked again") from None
     except DecodeError as error:
-        raise UserError(f"{path} is no ONNX file ({error})", "Delete it, so that the package is unpacked again") from None
+        raise UserError(f"{path} is no ONNX file ({error})", "Delete its folder, to unpack the package again") from None
 
 
 def _tensors(graph: Any) -> dict[str, Any]:
