@@ -129,8 +129,9 @@ def make_heads(out: Path, tasks: list[str], settings: Settings, device: str = "c
 def make_expert(out: Path, task: str, settings: Settings, device: str = "cpu", whole: bool = False) -> None:
     """``<Task>.safetensors`` in ``out``, and ``whole/<Task>.safetensors`` where that is asked for."""
     base, head = out / "base.safetensors", out / f"heads/{task}.safetensors"
-    run = {"task": task, "schedule": asdict(settings.expert), "pixels": settings.pixels, "seed": settings.seed,
-           "base": sha256(base), "head": sha256(head), "data": vision.info(task).arrays_sha256["train"]}
+    run: dict[str, Any] = {
+        "task": task, "schedule": asdict(settings.expert), "pixels": settings.pixels, "seed": settings.seed,
+        "base": sha256(base), "head": sha256(head), "data": vision.info(task).arrays_sha256["train"]}
     path, kept = out / f"{task}.safetensors", out / f"whole/{task}.safetensors"
     if made_from(path, run, settings.bits) and (made_from(kept, run) or not whole):
         return
