@@ -100,11 +100,12 @@ def unpack_levels(packed: Tensor, bits: int, count: int) -> Tensor:
 
     Half a group, four codes, is one index into a table of all combinations of four levels.
     """
-    pieces = packed.view(-1, bits).to(torch.int64)
-    words = functools.reduce(torch.Tensor.bitwise_or, (pieces[:, i] << 8 * i for i in range(bits)))
-    half = 4 * bits
-    index = torch.stack([words & ((1 << half) - 1), words >> half], dim=1).flatten()
-    return _quadruples(bits).index_select(0, index).flatten()[:count]
+    pieces = packed.view(-1, bits).to(torch.int32)
+    words = pieces[:, 0].clone()
+    for i in range(1, bits):
+        words |= pieces[:, i] << 8 * i
+    index = torch.stack([words, words >> 4 * bits], dim=1).bitwise_and_((1 << 4 * bits) - 1)
+    return _quadruples(bits).index_select(0, index.flatten()).flatten()[:count]
 
 
 @functools.lru_cache
@@ -132,10 +133,10 @@ class PackedState(StateFile):
     def __getitem__(self, name: str) -> Tensor:
         if name not in self.shapes:
             raise KeyError(name)
-        start = self.base[name].float()
+        shape = self.shapes[name]
         scale = self._handle.get_tensor(name + SCALE)
-        step = unpack_levels(self._handle.get_tensor(name), self.bits, start.numel()).view(len(scale), -1)
-        return start.to(step.device).add(step.mul_(scale[:, None]).view(start.shape))
+        step = unpack_levels(self._handle.get_tensor(name), self.bits, math.prod(shape)).view(len(scale), -1)
+        return step.mul_(scale[:, None]).view(shape).add_(self.base[name].to(step.device))
 
 
 def open_state(path: str | Path, base: Mapping[str, Tensor]) -> StateFile:
