@@ -1,8 +1,11 @@
 """The rule that chose the small family: five numbers, their tolerances, and a tie-break that was fixed beforehand."""
 
+import json
+
 import pytest
 
 from benchmark.assets.vision.small import choice
+from benchmark.errors import UserError
 
 ON_TARGET = {name: wanted.value for name, wanted in choice.RULE.items()}
 
@@ -53,3 +56,26 @@ def test_a_trial_that_is_run_again_takes_its_own_place_and_discarded_ones_stay()
     assert [t["trial"] for t in log["trials"]] == ["a", "b"] and log["chosen"] == "b"
     log = choice.logged(log, trial("b", individual=60.0))
     assert [t["trial"] for t in log["trials"]] == ["a", "b"] and log["chosen"] is None
+
+
+def family(folder, settings):
+    folder.mkdir(parents=True)
+    (folder / "base.safetensors").write_bytes(b"base")
+    (folder / "left over").write_bytes(b"not in the manifest")
+    (folder / "manifest.json").write_text(json.dumps({
+        "name": "small", "backbone": "ViT-S-14", "quick_gelu": False, "classes": {}, "settings": settings,
+        "files": {"base.safetensors": {"sha256": "", "bytes": 4}}}))
+
+
+def test_the_chosen_trial_and_only_its_files_are_adopted(tmp_path):
+    log = choice.logged(choice.logged({}, trial("a", image_size=42)), trial("b"))
+    for entry in log["trials"]:
+        family(tmp_path / entry["trial"], entry["settings"])
+    assert choice.adopt(log, tmp_path, tmp_path / "out") == "b"
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["base.safetensors", "manifest.json"]
+    with pytest.raises(UserError, match="no trial keeps the rule"):
+        choice.adopt(choice.logged({}, trial("a", individual=1.0)), tmp_path, tmp_path / "none")
+    log["trials"][1]["settings"] = {**log["trials"][1]["settings"], "image_size": 56}
+    with pytest.raises(UserError, match="made with other settings than the trial 'b'"):
+        choice.adopt(log, tmp_path, tmp_path / "none")
+    assert not (tmp_path / "none").exists()

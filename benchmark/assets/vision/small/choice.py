@@ -2,8 +2,8 @@
 
 A trial is a family made with some settings. Five numbers of it are looked at, means over the eight tasks on validation
 images, each beside the public value at full scale (CLIP ViT-B/32, eight tasks) and a tolerance. No other merge's score
-and no test image is looked at before the choice is committed; every trial stays in ``choice.json``. These rows of a
-board therefore say nothing of how well it predicts another.
+is looked at before the choice is committed; every trial stays in ``choice.json``. These rows of a board therefore say
+nothing of how well it predicts another. ``--adopt`` puts the chosen trial's files where the suites read them.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,8 +24,9 @@ from torch import Tensor
 
 from benchmark.assets.vision.small.make import FOLDER, SOURCES, Settings, load_expert, load_head, make_family
 from benchmark.data import vision
+from benchmark.errors import UserError
 from benchmark.models import finetune
-from benchmark.models.families import read_manifest, save_json
+from benchmark.models.families import read_manifest, replacing, save_json
 
 TASKS = "vision-mini-8"
 SCALE = 0.3
@@ -121,6 +123,27 @@ def run_trial(name: str, folder: Path, sources: Path) -> dict[str, Any]:
     return {**entry, "distance": round(distance(entry["numbers"]), 3), "outside": broken(entry["numbers"])}
 
 
+def adopt(log: Mapping[str, Any], folder: Path, out: Path = FOLDER) -> str:
+    """Copy the chosen trial's family from ``folder/NAME`` to ``out``, the manifest last; returns its name.
+
+    Raises:
+        UserError: no trial keeps the rule, or the family there was made with other settings.
+    """
+    name = log.get("chosen")
+    if not name:
+        raise UserError("no trial keeps the rule, so there is nothing to adopt", "Run another trial, or add one")
+    trial = next(t for t in log["trials"] if t["trial"] == name)
+    manifest = read_manifest(folder / name)
+    if manifest["settings"] != trial["settings"]:
+        raise UserError(f"{folder / name} was made with other settings than the trial {name!r} in the log",
+                        f"Type: python -m benchmark.assets.vision.small.choice {name!r} --out {folder}")
+    for file in [*manifest["files"], "manifest.json"]:
+        (out / file).parent.mkdir(parents=True, exist_ok=True)
+        with replacing(out / file) as temporary:
+            shutil.copyfile(folder / name / file, temporary)
+    return name
+
+
 def logged(log: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:
     """The log with this trial in it, and the choice made over all."""
     trials = [t for t in log.get("trials", []) if t["trial"] != entry["trial"]] + [dict(entry)]
@@ -137,18 +160,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run trials, print their numbers, and keep them in ``choice.json``."""
     p = argparse.ArgumentParser(prog="python -m benchmark.assets.vision.small.choice",
                                 description=(__doc__ or "").splitlines()[0])
-    p.add_argument("trials", nargs="+", choices=list(TRIALS))
+    p.add_argument("trials", nargs="*", metavar="TRIAL", help=", ".join(TRIALS))
     p.add_argument("--out", type=Path, required=True, metavar="DIR", help="a folder for the trials' files")
     p.add_argument("--log", type=Path, default=FOLDER / "choice.json", help="default: beside the committed family")
     p.add_argument("--sources", type=Path, default=SOURCES, metavar="DIR", help="where the pinned package is kept")
+    p.add_argument("--adopt", action="store_true", help="put the chosen trial's files where the suites read them")
     args = p.parse_args(argv)
+    if missing := [name for name in args.trials if name not in TRIALS]:
+        p.error(f"unknown trial {missing[0]!r}; known: {', '.join(TRIALS)}")
+    log = json.loads(args.log.read_text(encoding="utf-8")) if args.log.exists() else {}
     for name in args.trials:
         entry = run_trial(name, args.out, args.sources)
-        log = json.loads(args.log.read_text(encoding="utf-8")) if args.log.exists() else {}
-        log = logged(log, entry)
+        log = logged(json.loads(args.log.read_text(encoding="utf-8")) if args.log.exists() else {}, entry)
         save_json(args.log, log)
         print(json.dumps({k: entry[k] for k in ("trial", "numbers", "outside", "distance")}))
-    print(f"chosen: {log['chosen']}")
+    print(f"chosen: {log.get('chosen')}")
+    if args.adopt:
+        print(f"adopted: {adopt(log, args.out)}")
     return 0
 
 

@@ -83,8 +83,9 @@ def compare(folder: Path, methods: Sequence[str] = (), split: str = "validation"
 
 def leading(vector: Mapping[str, Tensor]) -> float:
     """The share of a task vector's energy in the first ``RANK`` directions of each of its matrices."""
-    energies = [torch.linalg.svdvals(v).square() for v in vector.values() if v.ndim == 2]
-    return float(sum(e[:RANK].sum() for e in energies) / sum(e.sum() for e in energies))
+    matrices = [v if len(v) <= v.shape[1] else v.T for v in vector.values() if v.ndim == 2]
+    energies = [torch.linalg.eigvalsh(m.double() @ m.T.double()) for m in matrices]
+    return float(sum(e[-RANK:].sum() for e in energies) / sum(e.sum() for e in energies))
 
 
 def cosines(vectors: Sequence[Mapping[str, Tensor]]) -> Tensor:
