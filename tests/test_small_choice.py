@@ -6,6 +6,7 @@ import pytest
 
 from benchmark.assets.vision.small import choice
 from benchmark.errors import UserError
+from benchmark.models.backbones import BACKBONES
 
 ON_TARGET = {name: wanted.value for name, wanted in choice.RULE.items()}
 
@@ -67,7 +68,8 @@ def family(folder, settings):
         "files": {"base.safetensors": {"sha256": "", "bytes": 4}}}))
 
 
-def test_the_chosen_trial_and_only_its_files_are_adopted(tmp_path):
+def test_the_chosen_trial_and_only_its_files_are_adopted(tmp_path, monkeypatch):
+    monkeypatch.setattr(choice, "get_backbone", lambda name: BACKBONES[name].at(28))
     log = choice.logged(choice.logged({}, trial("a", image_size=42)), trial("b"))
     for entry in log["trials"]:
         family(tmp_path / entry["trial"], entry["settings"])
@@ -75,6 +77,9 @@ def test_the_chosen_trial_and_only_its_files_are_adopted(tmp_path):
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["base.safetensors", "manifest.json"]
     with pytest.raises(UserError, match="no trial keeps the rule"):
         choice.adopt(choice.logged({}, trial("a", individual=1.0)), tmp_path, tmp_path / "none")
+    monkeypatch.setattr(choice, "get_backbone", lambda name: BACKBONES[name].at(42))
+    with pytest.raises(UserError, match="for images of 42 pixels, the chosen trial 'b' for 28"):
+        choice.adopt(log, tmp_path, tmp_path / "none")
     log["trials"][1]["settings"] = {**log["trials"][1]["settings"], "image_size": 56}
     with pytest.raises(UserError, match="made with other settings than the trial 'b'"):
         choice.adopt(log, tmp_path, tmp_path / "none")

@@ -22,10 +22,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from benchmark.assets.vision.small.make import FOLDER, SOURCES, Settings, load_expert, load_head, make_family
+from benchmark.assets.vision.small.make import BACKBONE, FOLDER, SOURCES, Settings, load_expert, load_head, make_family
 from benchmark.data import vision
 from benchmark.errors import UserError
 from benchmark.models import finetune
+from benchmark.models.backbones import get_backbone
 from benchmark.models.families import read_manifest, replacing, save_json
 
 TASKS = "vision-mini-8"
@@ -127,7 +128,8 @@ def adopt(log: Mapping[str, Any], folder: Path, out: Path = FOLDER) -> str:
     """Copy the chosen trial's family from ``folder/NAME`` to ``out``, the manifest last; returns its name.
 
     Raises:
-        UserError: no trial keeps the rule, or the family there was made with other settings.
+        UserError: no trial keeps the rule; the family there was made with other settings; or the backbone is one for
+            images of another size.
     """
     name = log.get("chosen")
     if not name:
@@ -137,6 +139,10 @@ def adopt(log: Mapping[str, Any], folder: Path, out: Path = FOLDER) -> str:
     if manifest["settings"] != trial["settings"]:
         raise UserError(f"{folder / name} was made with other settings than the trial {name!r} in the log",
                         f"Type: python -m benchmark.assets.vision.small.choice {name!r} --out {folder}")
+    size, expected = get_backbone(BACKBONE).image_size, trial["settings"]["image_size"]
+    if size != expected:
+        raise UserError(f"{BACKBONE} is for images of {size} pixels, the chosen trial {name!r} for {expected}",
+                        f"Write image_size {expected} at {BACKBONE} in benchmark/models/backbones.py")
     for file in [*manifest["files"], "manifest.json"]:
         (out / file).parent.mkdir(parents=True, exist_ok=True)
         with replacing(out / file) as temporary:

