@@ -14,7 +14,14 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+from benchmark.common.cache import cache_dir
+
 LIST = Path(__file__).with_name("packages.json")
+
+
+def default_sources() -> Path:
+    """Where packages are fetched to, in the cache folder."""
+    return cache_dir() / "sources"
 
 
 class SourceError(RuntimeError):

@@ -62,11 +62,11 @@ def board_csv(board: Board) -> str:
 
 
 def overview(found: Sequence[Board]) -> pd.DataFrame:
-    """One row per board and method, with the columns OVERVIEW; `scale` keeps mini and full suites apart."""
+    """One row per board and method, with the columns OVERVIEW; `scale` keeps mini, small and full suites apart."""
     parts = [
         board.rows.assign(
             suite=board.suite,
-            scale="mini" if board.mini else "full",
+            scale=board.scale,
             suite_version=board.suite_version,
             backbone=board.backbone,
             family=board.family,
@@ -221,7 +221,8 @@ def _title(board: Board) -> str:
 
 def _scale_note(board: Board) -> list[str]:
     size = f"{len(board.tasks)} tasks, version {board.suite_version} of the suite."
-    return [f"{size} A mini suite: compare with nothing full-scale or published." if board.mini else size, ""]
+    alone = f" A {board.scale} suite: compare with nothing full-scale or published." if board.scale != "full" else ""
+    return [size + alone, ""]
 
 
 def _footer(names: set[str]) -> list[str]:

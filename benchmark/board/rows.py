@@ -66,9 +66,14 @@ class Board:
         return f"{self.suite}--{self.backbone}--{self.family}"
 
     @property
+    def scale(self) -> str:
+        """`mini`, `small` or `full`: numbers of two scales never share a table."""
+        return next((scale for scale in ("mini", "small") if scale in self.suite.split("-")), "full")
+
+    @property
     def mini(self) -> bool:
-        """Whether its numbers are of a mini suite, which never share a table with full-scale ones."""
-        return "mini" in self.suite.split("-")
+        """Whether its numbers are of a mini suite."""
+        return self.scale == "mini"
 
 
 class _Key(NamedTuple):

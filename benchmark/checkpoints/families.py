@@ -4,7 +4,9 @@ A family is a folder::
 
     manifest.json            sha256, bytes and dtype of every file; shapes; backbone; quick_gelu; classes; how made
     base.safetensors         the base's image tower, keys visual.*
-    <Task>.safetensors       one expert per task, the same keys and shapes; or an adapter (its shapes in the manifest)
+    <Task>.safetensors       one expert per task, the same keys and shapes; or an adapter (its shapes in the manifest);
+                             or ("bits" in the manifest) a task vector in few bits over the base, in the layout of
+                             methods/core/packed.py
     heads/<Task>.safetensors weight [C, D] and bias [C]
     text.safetensors         (the mini family) the text tower and its vocabulary
 
@@ -33,7 +35,11 @@ from benchmark.common.project import ROOT
 from benchmark.common.project import WEIGHTS as MINI
 from benchmark.domains.vision.backbones import Backbone, create_encoder, get_backbone
 from benchmark.domains.vision.heads import ClassificationHead
+from methods.core import packed
 
+#: Families for seconds, and the really pretrained one for minutes.
+SMALL = ROOT / "benchmark" / "models" / "small"
+EMBEDDED = (MINI, SMALL)
 FLOATING = {"F16", "BF16", "F32", "F64"}
 
 
@@ -49,6 +55,8 @@ class _File(BaseModel):
     bytes: int
     dtype: str = ""
     adapter: dict[str, list[int]] = {}
+    bits: int | None = None
+    base: str | None = None
 
 
 class _Manifest(BaseModel):
@@ -126,6 +134,8 @@ def load_family(folder: str | Path, backbone: str | Backbone, tasks: Sequence[st
     heads: dict[str, ClassificationHead] = {}
     for name in names:
         entry = manifest["files"][name]
+        if entry.get("bits") and (of := entry.get("base")) != (base := manifest["files"][names[0]]["sha256"]):
+            raise FamilyError(f"{folder / name} is a task vector over the base {of}; the base here is {base}. {mend}")
         factors = {key: tuple(shape) for key, shape in entry.get("adapter", {}).items()}
         check_file(folder / name, factors or expected, entry, verify=verify, mend=mend)
     for task in tasks:
@@ -157,7 +167,10 @@ def head_notes(manifest: Mapping[str, Any], tasks: Sequence[str]) -> tuple[str, 
 
 def load_embedded(family: str, backbone: str, tasks: Sequence[str], *,
                   class_counts: Mapping[str, int] | None = None) -> Family:
-    """The committed family of this name: ``mini``, or ``mini-NAME``, whose experts come from two bases.
+    """The committed family of this name: ``mini``; ``small``; or ``mini-NAME``, whose experts come from two bases.
+
+    Experts of ``small`` that are not committed are looked for where the user's own checkpoints lie, and must have been
+    fine-tuned from the committed base.
 
     Of ``mini-NAME`` the experts in the folder ``BACKBONE-NAME`` were fine-tuned from the base there, each under that
     base's head; the base and all other experts are those of ``mini``. Their hashes go by folder and file name.
@@ -165,6 +178,8 @@ def load_embedded(family: str, backbone: str, tasks: Sequence[str], *,
     Raises:
         FamilyError: as :func:`load_family`.
     """
+    if family == "small":
+        return _load_small(backbone, tasks, class_counts)
     whole = MINI / backbone
     if family == "mini":
         return load_family(whole, backbone, tasks, class_counts=class_counts)
@@ -172,9 +187,33 @@ def load_embedded(family: str, backbone: str, tasks: Sequence[str], *,
     theirs = read_manifest(other)["classes"]
     own = load_family(whole, backbone, [t for t in tasks if t not in theirs], class_counts=class_counts)
     added = load_family(other, backbone, [t for t in tasks if t in theirs], class_counts=class_counts)
+    hashes = {f"{other.name}/{name}": known for name, known in added.hashes.items()}
+    return replace(_joined(own, added, tasks), name=family, hashes=own.hashes | hashes)
+
+
+def _load_small(backbone: str, tasks: Sequence[str], class_counts: Mapping[str, int] | None) -> Family:
+    committed = read_manifest(SMALL / backbone)["classes"]
+    own = load_family(SMALL / backbone, backbone, [t for t in tasks if t in committed], class_counts=class_counts)
+    absent = [t for t in tasks if t not in committed]
+    if not absent:
+        return own
+    folder = checkpoint_folder("small", backbone)
+    make = ("To make them (1 to 2 minutes each): symerge-bench assets experts vision-small-20 --retrain "
+            f"--tasks {' '.join(absent)}")
+    if not (folder / "manifest.json").exists():
+        raise FamilyError(f"the experts of {', '.join(absent)} are not committed, and not made in {folder}. {make}")
+    added = load_family(folder, backbone, absent, class_counts=class_counts)
+    if (found := added.hashes["base.safetensors"]) != own.hashes["base.safetensors"]:
+        raise FamilyError(f"the experts in {folder} were fine-tuned from another base ({found[:12]}) than the "
+                          f"committed one ({own.hashes['base.safetensors'][:12]}). {make}")
+    return _joined(own, added, tasks)
+
+
+def _joined(own: Family, added: Family, tasks: Sequence[str]) -> Family:
+    """One family of the experts and heads of two, in the order of ``tasks``; all else is the first one's."""
     experts, heads = own.experts | added.experts, own.heads | added.heads
-    return replace(own, name=family, experts={t: experts[t] for t in tasks}, heads={t: heads[t] for t in tasks},
-                   hashes=own.hashes | {f"{other.name}/{name}": known for name, known in added.hashes.items()})
+    return replace(own, experts={t: experts[t] for t in tasks}, heads={t: heads[t] for t in tasks},
+                   hashes=own.hashes | added.hashes)
 
 
 def second_base(family: str, backbone: str) -> Path:
@@ -205,9 +244,10 @@ def check_file(path: Path, expected: Mapping[str, tuple[int, ...]], entry: Mappi
                verify: bool = True, mend: str = "") -> None:
     """Raise :class:`FamilyError` unless ``path`` is a safetensors file with exactly these keys and shapes.
 
-    ``entry`` is the file's manifest entry (``sha256``, ``bytes``, ``dtype``); ``verify`` reads the whole file: hash,
-    NaN and Inf.
+    ``entry`` is the file's manifest entry (``sha256``, ``bytes``, ``dtype``; ``bits`` and ``base`` of a task vector
+    over tensors of these shapes); ``verify`` reads the whole file: hash, NaN and Inf.
     """
+    bits, base = (entry or {}).get("bits"), (entry or {}).get("base")
     if not path.is_file():
         raise FamilyError(f"{path} is missing. {mend}")
     size = path.stat().st_size
@@ -217,6 +257,9 @@ def check_file(path: Path, expected: Mapping[str, tuple[int, ...]], entry: Mappi
     if entry and verify and (found := sha256(path)) != entry["sha256"]:
         raise FamilyError(f"{path} has sha256 {found}, the manifest says {entry['sha256']}. {mend}")
     with _opened(path, mend) as file:
+        if bits:
+            said = packed.described(file.metadata())
+            expected = _packed_layout(path, said, expected, {"bits": bits, "base": base}, mend)
         keys = set(file.keys())
         if keys != set(expected):
             raise FamilyError(f"{path}: {_differ(set(expected) - keys, keys - set(expected))}. {mend}")
@@ -225,12 +268,22 @@ def check_file(path: Path, expected: Mapping[str, tuple[int, ...]], entry: Mappi
             if tuple(piece.get_shape()) != tuple(shape):
                 raise FamilyError(f"{path}: {name} is {list(piece.get_shape())}, expected {list(shape)}. {mend}")
             allowed = set(entry["dtype"].split("+")) if entry and "dtype" in entry else FLOATING
+            if bits and not name.endswith(packed.SCALE):
+                allowed = {"U8"}
             if piece.get_dtype() not in allowed:
                 raise FamilyError(f"{path}: {name} is {piece.get_dtype()}, expected {' or '.join(sorted(allowed))}. "
                                   f"{mend}")
     if verify and (bad := _not_finite(path)):
         raise FamilyError(f"{path}: NaN or Inf in {', '.join(bad[:3])}{' and more' if len(bad) > 3 else ''}; "
                           f"a merge would spread it. {mend}")
+
+
+def _packed_layout(path: Path, said: Mapping[str, Any] | None, expected: Mapping[str, tuple[int, ...]],
+                   wanted: Mapping[str, Any], mend: str) -> Mapping[str, tuple[int, ...]]:
+    found = {k: said[k] for k in wanted if k in said} if said is not None else "that it holds whole weights"
+    if found != wanted:
+        raise FamilyError(f"{path} says {found}, expected {wanted}: of another version or base. {mend}")
+    return packed.layout(expected, wanted["bits"])
 
 
 def sha256(path: str | Path) -> str:
@@ -274,7 +327,8 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def describe_files(folder: str | Path, names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """The manifest's ``files`` for these names: sha256, bytes, floating dtype and number of values of each."""
+    """The manifest's ``files`` for these names: sha256, bytes, floating dtype and number of values of each; of a task
+    vector in few bits also those, and the base's sha256."""
     described = {}
     for name in names:
         path = Path(folder) / name
@@ -282,8 +336,11 @@ def describe_files(folder: str | Path, names: Sequence[str]) -> dict[str, dict[s
             pieces = {k: file.get_slice(k) for k in file.keys()}
             dtypes = {p.get_dtype() for p in pieces.values() if p.get_dtype() in FLOATING}
             values = sum(torch.Size(p.get_shape()).numel() for p in pieces.values())
+            vector = packed.described(file.metadata())
         described[name] = {"sha256": sha256(path), "bytes": path.stat().st_size, "dtype": "+".join(sorted(dtypes)),
                            "values": values}
+        if vector:
+            described[name] |= {"bits": vector["bits"], "base": vector["base"]}
     return described
 
 
@@ -323,7 +380,7 @@ def _differ(missing: set[str], extra: set[str]) -> str:
 
 
 def _mend(folder: Path) -> str:
-    if MINI in folder.resolve().parents:
+    if any(root in folder.resolve().parents for root in EMBEDDED):
         return f"To restore it: git checkout -- {folder.resolve().relative_to(ROOT)}"
     return ("Check --family, --backbone and --checkpoints, or import them: "
             "symerge-bench assets checkpoints import FAMILY PATH --backbone BACKBONE (see assets checkpoints --help)")

@@ -129,6 +129,10 @@ def _assets(arguments: argparse.Namespace, argv: list[str]) -> int:
         from benchmark.assets.dense.command import main as dense
 
         return dense(arguments.kind, rest)
+    if arguments.kind == "experts" and any(n in suites.names() and suites.load(n).scale == "small" for n in rest):
+        from benchmark.assets.vision.small.command import main as small
+
+        return small(rest)
     if "RoBERTa-base" in rest or any(n in suites.names() and suites.load(n).domain == "text" for n in rest):
         from benchmark.assets.text.command import main as text
 

@@ -171,7 +171,8 @@ def _board(board: Board, links: Mapping[str, str]) -> dict[str, Any]:
     score = "mean" if board.averaged else "normalised"
     low, high = ("low", "high") if board.averaged else ("normalised_low", "normalised_high")
     note = f"{len(board.tasks)} tasks, version {board.suite_version} of the suite. "
-    note += "A mini suite: compare with nothing full-scale or published." if board.mini else ""
+    if board.scale != "full":
+        note += f"A {board.scale} suite: compare with nothing full-scale or published."
     facts = [f"Command: {command}" for command in board.commands]
     facts += [f"Commit: {', '.join(board.commits)}"] if board.commits else []
     facts += [f"Protocol: {suite.notes}"] if suite and suite.notes else []
@@ -184,7 +185,7 @@ def _board(board: Board, links: Mapping[str, str]) -> dict[str, Any]:
         )
     return {
         "name": board.name,
-        "tab": board.suite if board.mini else f"{board.suite} {board.backbone} {board.family}",
+        "tab": board.suite if board.scale != "full" else f"{board.suite} {board.backbone} {board.family}",
         "title": f"{board.suite} · {board.backbone} · {board.family}",
         "domain": suite.domain if suite else "other",
         "note": note.strip(),

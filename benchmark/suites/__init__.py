@@ -32,7 +32,7 @@ class Suite(BaseModel):
     version: int = Field(description="raised when a change makes older numbers incomparable")
     title: str = Field(description="one line for lists and boards")
     domain: Literal["vision", "dense", "text"] = Field(description="the module that loads it")
-    scale: Literal["mini", "full"] = Field(description="numbers of the two scales never share a table")
+    scale: Literal["mini", "small", "full"] = Field(description="numbers of two scales never share a table")
     tasks: list[str] = Field(description="task names, in the suite's order")
     backbones: list[str] = Field(description="backbones it is defined for; the first is the default")
     families: list[str] = Field(description="checkpoint families it is defined for; the first is the default")
@@ -54,6 +54,11 @@ class Suite(BaseModel):
         default=False, description="whether unlike metrics are averaged, all being percents with higher better"
     )
     notes: str = Field(default="", description="what a board says of the protocol, e.g. the budget of images")
+
+    @property
+    def embedded(self) -> bool:
+        """Whether its data and checkpoints are the project's own files instead of the user's."""
+        return self.scale != "full"
 
     @property
     def identity(self) -> str:
@@ -130,10 +135,10 @@ def open_bench(
     domain = importlib.import_module(f"benchmark.domains.{suite.domain}.bench")
     folders = {"data_root": data_root, "checkpoints": checkpoints}
     given = {name: folder for name, folder in folders.items() if folder is not None}
-    if given and suite.scale == "mini":
+    if given and suite.embedded:
         raise UserError(
             f"{suite.name} is embedded: --{' and --'.join(n.replace('_', '-') for n in given)} change nothing there",
-            "Leave them out, or name a full suite: " + ", ".join(n for n in names() if load(n).scale == "full"),
+            "Leave them out, or name a full suite: " + ", ".join(n for n in names() if not load(n).embedded),
         )
     bench: Bench = domain.bench_class(suite).of_names(suite, backbone, family, device, dtype, **given)
     return bench

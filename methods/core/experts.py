@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from methods.core.blocks import place
+from methods.core.packed import open_state
 from methods.core.registry import NEEDS, MergingError, NotApplicable, nearest
 from methods.core.states import LowRankState, StateFile, is_floating, shapes_of
 
@@ -106,7 +107,7 @@ class Experts:
         statistics: Sequence[str] = (),
         device: torch.device | str = "cpu",
     ) -> Experts:
-        """Experts from state dicts (or paths of safetensors files) of equal keys and shapes.
+        """Experts from state dicts of equal keys and shapes, or from safetensors files, whole or packed over the base.
 
         Args:
             base: the pretrained state dict.
@@ -122,8 +123,8 @@ class Experts:
         Raises:
             MergingError: keys missing or extra, shapes that differ, tensors that are not finite.
         """
-        opened = {t: StateFile(s) if isinstance(s, (str, Path)) else s for t, s in experts.items()}
         first = StateFile(base) if isinstance(base, (str, Path)) else base
+        opened = {t: open_state(s, first) if isinstance(s, (str, Path)) else s for t, s in experts.items()}
         return cls(
             first,
             opened,
@@ -346,7 +347,7 @@ class Experts:
     def with_experts(self, experts: Mapping[str, Mapping[str, Tensor] | str | Path]) -> Experts:
         """The same with other state dicts (or safetensors files) for some tasks. Raises :class:`MergingError`."""
         made = copy.copy(self)
-        opened = {t: StateFile(s) if isinstance(s, (str, Path)) else s for t, s in experts.items()}
+        opened = {t: open_state(s, self.base) if isinstance(s, (str, Path)) else s for t, s in experts.items()}
         made._experts = {task: opened.get(task, state) for task, state in self._experts.items()}
         made._lora, made._checked = None, set()
         made._check_layout()

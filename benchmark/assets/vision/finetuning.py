@@ -21,7 +21,7 @@ SCHEDULE = Schedule(steps=600, lr=1e-3, warmup=60, batch=128, weight_decay=0.0)
 
 def finetune(base: Mapping[str, torch.Tensor], head: ClassificationHead, images: np.ndarray | torch.Tensor,
              labels: np.ndarray | torch.Tensor, *, task: str, backbone: str | Backbone = "ViT-mini",
-             schedule: Schedule = SCHEDULE, seed: int = SEED, device: torch.device | str = "cpu",
+             schedule: Schedule = SCHEDULE, seed: int = SEED, pixels: int = SHIFT, device: torch.device | str = "cpu",
              checkpoint: Path | None = None, stop_at: int | None = None) -> tuple[ImageEncoder, list[float]]:
     """Fine-tune every weight of the image tower with cross-entropy; the head stays as it is.
 
@@ -30,6 +30,7 @@ def finetune(base: Mapping[str, torch.Tensor], head: ClassificationHead, images:
         head: the task's head, frozen.
         images: uint8 ``[N, H, W]`` or ``[N, H, W, 3]``; labels int64 ``[N]``.
         task: names the run: order of samples and augmentation are drawn from (seed, task, step).
+        pixels: how far an image is moved at random, at most; 0 trains on the images as they are.
         checkpoint, stop_at: as in :func:`benchmark.assets.training.train`.
 
     Returns:
@@ -44,8 +45,8 @@ def finetune(base: Mapping[str, torch.Tensor], head: ClassificationHead, images:
 
     def loss_at(step: int) -> torch.Tensor:
         chosen = epoch_indices(len(images), schedule.batch, step, seed, task)
-        batch = shift(images[chosen], SHIFT, generator(seed, task, "shift", step))
-        x = preprocess(batch, backbone.mean, backbone.std, device, torch.float32)
+        batch = shift(images[chosen], pixels, generator(seed, task, "shift", step))
+        x = preprocess(batch, backbone.mean, backbone.std, device, torch.float32, backbone.image_size)
         return F.cross_entropy(head(encoder(x)), labels[chosen.to(device)])
 
     losses = train(encoder, loss_at, schedule, title=f"expert {task}", checkpoint=checkpoint, stop_at=stop_at,
@@ -74,7 +75,8 @@ def accuracy(encoder: ImageEncoder, head: ClassificationHead, images: np.ndarray
     b = encoder.backbone
     right = 0
     for start in range(0, len(images), batch):
-        x = preprocess(torch.from_numpy(np.array(images[start:start + batch])), b.mean, b.std, device, torch.float32)
+        x = preprocess(torch.from_numpy(np.array(images[start:start + batch])), b.mean, b.std, device, torch.float32,
+                       b.image_size)
         predicted = head(encoder(x)).argmax(dim=-1).cpu()
         right += int((predicted == torch.from_numpy(np.array(labels[start:start + batch]))).sum())
     return 100.0 * right / len(images)

@@ -1,7 +1,7 @@
 """Image classification: CLIP image towers, zero-shot heads, top-1 accuracy.
 
-A mini suite's data and checkpoints are committed; a full one's lie in folders of the user's: the data root, and
-``CHECKPOINTS/FAMILY/BACKBONE`` as ``symerge-bench assets checkpoints import`` writes it.
+The data and checkpoints of a mini or small suite are committed; a full one's lie in folders of the user's: the data
+root, and ``CHECKPOINTS/FAMILY/BACKBONE`` as ``symerge-bench assets checkpoints import`` writes it.
 """
 
 from __future__ import annotations
@@ -44,8 +44,10 @@ class ImageSource:
         std: tuple[float, ...],
         device: torch.device,
         dtype: torch.dtype,
+        size: int | None = None,
     ) -> None:
         self.split, self.mean, self.std, self.device, self.dtype = split, mean, std, device, dtype
+        self.size = size
         self.labels = torch.from_numpy(split.labels.copy())
 
     def __len__(self) -> int:
@@ -55,7 +57,7 @@ class ImageSource:
         images = torch.from_numpy(self.split.images[index.numpy()])
         if self.device.type == "cuda":
             images = images.pin_memory()
-        return preprocess(images, self.mean, self.std, self.device, self.dtype), self.labels[index]
+        return preprocess(images, self.mean, self.std, self.device, self.dtype, self.size), self.labels[index]
 
 
 class Accuracy(Meter):
@@ -116,7 +118,7 @@ class VisionBench(Bench):
     @property
     def embedded(self) -> bool:
         """Whether data and checkpoints are committed files instead of the user's."""
-        return self.suite.scale == "mini"
+        return self.suite.embedded
 
     def _load_family(self, checkpoints: str | os.PathLike | None) -> Family:
         counts = {task: len(names) for task, names in self.classes.items()}
@@ -154,7 +156,8 @@ class VisionBench(Bench):
     def source(self, task: str, split: str, dtype: torch.dtype = torch.float32) -> Source:
         shape = get_backbone(self.backbone)
         try:
-            return ImageSource(self._split(task, SPLITS[split]), shape.mean, shape.std, self.device, dtype)
+            found = self._split(task, SPLITS[split])
+            return ImageSource(found, shape.mean, shape.std, self.device, dtype, shape.image_size)
         except data.DataError as error:
             raise UserError(str(error)) from None
 

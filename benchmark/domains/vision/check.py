@@ -122,7 +122,7 @@ def tasks_of(names: Sequence[str]) -> Iterator[tuple[str, bool]]:
             suite = suites.load(name)
             if suite.domain != "vision":
                 raise UserError(f"{name} is no vision suite", "Its data are checked when it is run.")
-            found = [(task, suite.scale == "mini") for task in suite.tasks]
+            found = [(task, suite.embedded) for task in suite.tasks]
         elif name in full.names():
             found = [(name, False)]
         else:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
-from open_clip.transformer import QuickGELU, VisionTransformer
+from open_clip.transformer import LayerNorm, QuickGELU, VisionTransformer
 from torch import nn
 
 from benchmark.domains.vision.backbones import Backbone
 
 
 class ImageEncoder(nn.Module):
-    """The image tower of a CLIP. Its state-dict keys are ``visual.*``, as in open_clip's ``CLIP``."""
+    """An image tower. Its state-dict keys are ``visual.*``, as in open_clip's ``CLIP``."""
 
     def __init__(self, backbone: Backbone, quick_gelu: bool | None = None, device: torch.device | str | None = None,
                  dtype: torch.dtype | None = None) -> None:
@@ -22,7 +24,8 @@ class ImageEncoder(nn.Module):
             self.visual = VisionTransformer(
                 image_size=cfg["image_size"], patch_size=cfg["patch_size"], width=cfg["width"], layers=cfg["layers"],
                 heads=backbone.heads, mlp_ratio=cfg.get("mlp_ratio", 4.0), output_dim=backbone.embed_dim,
-                act_layer=QuickGELU if self.quick_gelu else nn.GELU)
+                act_layer=QuickGELU if self.quick_gelu else nn.GELU, no_ln_pre=cfg.get("no_ln_pre", False),
+                norm_layer=partial(LayerNorm, **cfg.get("norm_kwargs", {})))
         if dtype is not None:
             self.to(dtype)
 

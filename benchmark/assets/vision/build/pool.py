@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmark.assets.packages import Sources
+from benchmark.assets.packages import Sources, default_sources
 from benchmark.assets.vision.build.glyph_tasks import CHARACTERS, LETTER, character_words, distort_text, pick
 from benchmark.assets.vision.build.recipes import EMOJI_GROUPS, emoji_table, emoji_view, photo, rng_for
 from benchmark.assets.vision.build.registry import studio
-from benchmark.assets.vision.build.run import default_sources, write_bytes
+from benchmark.assets.vision.build.run import write_bytes
 from benchmark.domains.vision import embedded as vision
 
 RANGES = [

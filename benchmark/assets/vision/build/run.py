@@ -16,17 +16,12 @@ from typing import Any
 import numpy as np
 from PIL import Image, features
 
-from benchmark.assets.packages import Sources, entry
+from benchmark.assets.packages import Sources, default_sources, entry
 from benchmark.assets.vision.build.checks import near_duplicates, scores
 from benchmark.assets.vision.build.recipes import Arrays, Recipe
 from benchmark.assets.vision.build.registry import ORDER, recipe
 from benchmark.common.paths import resolved
 from benchmark.domains.vision import embedded as vision
-
-
-def default_sources() -> Path:
-    """Where packages are fetched to, in the cache folder."""
-    return vision.cache_dir() / "sources"
 
 
 def versions() -> dict[str, str]:

@@ -1,0 +1,191 @@
+"""How base, heads and experts were chosen: ``python -m benchmark.assets.vision.small.choice TRIAL ... --out DIR``.
+
+A trial is a family made with some settings. Five numbers of it are looked at, means over the eight tasks on validation
+images, each beside the public value at full scale (CLIP ViT-B/32, eight tasks) and a tolerance. No other merge's score
+is looked at before the choice is committed; every trial stays in ``choice.json``. These rows of a board therefore say
+nothing of how well it predicts another. ``--adopt`` puts the chosen trial's files where the suites read them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from benchmark.assets.vision import finetuning as finetune
+from benchmark.assets.vision.small.make import BACKBONE, FOLDER, Settings, load_expert, load_head, make_family
+from benchmark.checkpoints.families import read_manifest, replacing, save_json
+from benchmark.common.errors import UserError
+from benchmark.common.paths import resolved
+from benchmark.domains.vision import embedded as vision
+from benchmark.domains.vision.backbones import get_backbone
+
+TASKS = "vision-mini-8"
+SCALE = 0.3
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One number's public value, and how far a trial's may lie from it."""
+
+    value: float
+    tolerance: float
+    what: str
+
+
+RULE: dict[str, Wanted] = {
+    "pretrained": Wanted(48.0, 8.0, "accuracy of the base under the heads, per cent"),
+    "individual": Wanted(90.5, 3.0, "accuracy of the experts, per cent"),
+    "weight_average": Wanted(65.8, 6.0, "accuracy of the mean of the experts' weights, per cent"),
+    "gain": Wanted(3.3, 2.0, "task arithmetic at 0.3 above the weight average, points"),
+    "relative_norm": Wanted(0.4, 0.2, "norm of the experts' task vectors, per cent of the base's"),
+}
+TIE_BREAK = ("of the trials that keep all five tolerances the smallest image, then the fewest optimiser steps (what "
+             "costs least to evaluate and to make), then the least distance")
+
+EXPERT = Settings().expert
+TRIALS: dict[str, Settings] = {
+    "28 pixels": Settings(),
+    "28 pixels, lr 2.5e-5": Settings(expert=replace(EXPERT, lr=2.5e-5)),
+    "28 pixels, 100 steps": Settings(expert=replace(EXPERT, steps=100, warmup=10)),
+    "28 pixels, 300 steps of lr 2e-5": Settings(expert=replace(EXPERT, steps=300, warmup=30, lr=2e-5)),
+    "28 pixels, scale 20": Settings(head_scale=20.0),
+    "28 pixels, 64 shots": Settings(shots=64),
+    "42 pixels": Settings(image_size=42),
+    "42 pixels, lr 2.5e-5": Settings(image_size=42, expert=replace(EXPERT, lr=2.5e-5)),
+}
+
+
+def distance(numbers: Mapping[str, float]) -> float:
+    """Root mean square, over the five numbers, of their distance from the public value in tolerances."""
+    return math.sqrt(sum(((numbers[n] - w.value) / w.tolerance) ** 2 for n, w in RULE.items()) / len(RULE))
+
+
+def broken(numbers: Mapping[str, float]) -> list[str]:
+    """Which of the five lie outside their tolerance."""
+    return [name for name, wanted in RULE.items() if not abs(numbers[name] - wanted.value) <= wanted.tolerance]
+
+
+def decide(trials: Sequence[Mapping[str, Any]]) -> str | None:
+    """The chosen trial's name by rule and tie-break; ``None`` where no trial keeps the rule."""
+    kept = [t for t in trials if t.get("numbers", {}).keys() >= RULE.keys() and not broken(t["numbers"])]
+    if not kept:
+        return None
+    best = min(kept, key=lambda t: (t["settings"]["image_size"], t["settings"]["expert"]["steps"],
+                                    distance(t["numbers"]), t["trial"]))
+    return str(best["trial"])
+
+
+def numbers_of(out: Path, tasks: Sequence[str], settings: Settings) -> dict[str, Any]:
+    """The five numbers of a made family on validation images, and the scores behind them by task."""
+    base = {k: v.float() for k, v in load_file(out / "base.safetensors").items()}
+    states = {t: load_expert(out, t) for t in tasks}
+    total = {k: sum((s[k] - base[k] for s in states.values()), torch.zeros_like(base[k])) for k in base}
+    merged = {"weight_average": added(base, total, 1 / len(tasks)), "task_arithmetic": added(base, total, SCALE)}
+    scores: dict[str, dict[str, float]] = dict(read_manifest(out)["validation"])
+    rows = {row: finetune.load_encoder(state, settings.backbone()) for row, state in merged.items()}
+    for task in tasks:
+        data, head = vision.load_split(task, "validation"), load_head(out / f"heads/{task}.safetensors")
+        for row, encoder in rows.items():
+            scores.setdefault(row, {})[task] = round(finetune.accuracy(encoder, head, data.images, data.labels), 2)
+    means = {row: sum(values.values()) / len(tasks) for row, values in scores.items()}
+    norms = {t: 100 * norm({k: s[k] - base[k] for k in base}) / norm(base) for t, s in states.items()}
+    numbers = {"pretrained": means["pretrained"], "individual": means["individual"],
+               "weight_average": means["weight_average"], "gain": means["task_arithmetic"] - means["weight_average"],
+               "relative_norm": sum(norms.values()) / len(norms)}
+    return {"numbers": {k: round(v, 3) for k, v in numbers.items()}, "validation": scores,
+            "relative_norms": {t: round(v, 3) for t, v in norms.items()}}
+
+
+def added(base: Mapping[str, Tensor], vector: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:
+    """``base + scale * vector``."""
+    return {k: base[k] + scale * vector[k] for k in base}
+
+
+def norm(state: Mapping[str, Tensor]) -> float:
+    """The Euclidean norm of all tensors together."""
+    return math.sqrt(sum(float(v.double().square().sum()) for v in state.values()))
+
+
+def run_trial(name: str, folder: Path, sources: Path | None) -> dict[str, Any]:
+    """Make one trial's family in ``folder/NAME`` and measure it: its entry of ``choice.json``."""
+    settings, tasks = TRIALS[name], vision.tasks(TASKS)
+    make_family(tasks, folder / name, settings=settings, sources=sources, whole=True)
+    entry = {"trial": name, "settings": settings.describe(), **numbers_of(folder / name, tasks, settings)}
+    return {**entry, "distance": round(distance(entry["numbers"]), 3), "outside": broken(entry["numbers"])}
+
+
+def adopt(log: Mapping[str, Any], folder: Path, out: Path = FOLDER) -> str:
+    """Copy the chosen trial's family from ``folder/NAME`` to ``out``, the manifest last; returns its name.
+
+    Raises:
+        UserError: no trial keeps the rule; the family there was made with other settings; or the backbone is one for
+            images of another size.
+    """
+    name = log.get("chosen")
+    if not name:
+        raise UserError("no trial keeps the rule, so there is nothing to adopt", "Run another trial, or add one")
+    trial = next(t for t in log["trials"] if t["trial"] == name)
+    manifest = read_manifest(folder / name)
+    if manifest["settings"] != trial["settings"]:
+        raise UserError(f"{folder / name} was made with other settings than the trial {name!r} in the log",
+                        f"Type: python -m benchmark.assets.vision.small.choice {name!r} --out {folder}")
+    size, expected = get_backbone(BACKBONE).image_size, trial["settings"]["image_size"]
+    if size != expected:
+        raise UserError(f"{BACKBONE} is for images of {size} pixels, the chosen trial {name!r} for {expected}",
+                        f"Write image_size {expected} at {BACKBONE} in benchmark/domains/vision/backbones.py")
+    for file in [*manifest["files"], "manifest.json"]:
+        (out / file).parent.mkdir(parents=True, exist_ok=True)
+        with replacing(out / file) as temporary:
+            shutil.copyfile(folder / name / file, temporary)
+    return name
+
+
+def logged(log: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The log with this trial in it, and the choice made over all."""
+    trials = [t for t in log.get("trials", []) if t["trial"] != entry["trial"]] + [dict(entry)]
+    return {
+        "rule": {name: vars(wanted) for name, wanted in RULE.items()},
+        "tie_break": TIE_BREAK,
+        "judged_on": "validation images, experts as they are stored",
+        "chosen": decide(trials),
+        "trials": trials,
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run trials, print their numbers, and keep them in ``choice.json``."""
+    p = argparse.ArgumentParser(prog="python -m benchmark.assets.vision.small.choice",
+                                description=(__doc__ or "").splitlines()[0])
+    p.add_argument("trials", nargs="*", metavar="TRIAL", help=", ".join(TRIALS))
+    p.add_argument("--out", type=resolved, required=True, metavar="DIR", help="a folder for the trials' files")
+    p.add_argument("--log", type=resolved, default=FOLDER / "choice.json", help="default: beside the committed family")
+    p.add_argument("--sources", type=resolved, metavar="DIR", help="where the pinned package is kept")
+    p.add_argument("--adopt", action="store_true", help="put the chosen trial's files where the suites read them")
+    args = p.parse_args(argv)
+    if missing := [name for name in args.trials if name not in TRIALS]:
+        p.error(f"unknown trial {missing[0]!r}; known: {', '.join(TRIALS)}")
+    log = json.loads(args.log.read_text(encoding="utf-8")) if args.log.exists() else {}
+    for name in args.trials:
+        entry = run_trial(name, args.out, args.sources)
+        log = logged(json.loads(args.log.read_text(encoding="utf-8")) if args.log.exists() else {}, entry)
+        save_json(args.log, log)
+        print(json.dumps({k: entry[k] for k in ("trial", "numbers", "outside", "distance")}))
+    print(f"chosen: {log.get('chosen')}")
+    if args.adopt:
+        print(f"adopted: {adopt(log, args.out)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
