@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from benchmark.checkpoints import families
 from benchmark.domains.vision import embedded as vision
+from benchmark.domains.vision.family import load_family
 from benchmark.records.record import Array, CorrectBits, Record, Sums, TaskResult, Values
 from benchmark.records.spec import RunSpec
 from benchmark.records.store import Store
@@ -122,7 +123,7 @@ def test_a_family_manifest_of_another_kind_is_refused_or_gives_the_family(data: 
             (tmp_path / name).symlink_to(folder / name)
     (tmp_path / "manifest.json").write_text(json.dumps(altered))
     try:
-        found = families.load_family(tmp_path, "ViT-mini", ["MNIST"])
+        found = load_family(tmp_path, "ViT-mini", ["MNIST"])
     except families.FamilyError:
         return
     assert list(found.experts) == ["MNIST"] and found.heads["MNIST"].weight.shape == (10, 64)

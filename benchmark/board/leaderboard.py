@@ -14,8 +14,9 @@ from benchmark.board import columns
 from benchmark.board.columns import MEANING, Column
 from benchmark.board.rows import Board
 from benchmark.board.rows import boards as boards
+from benchmark.common.files import write_atomic
 from benchmark.records.record import Record
-from benchmark.records.store import Store, write_atomic
+from benchmark.records.store import Store
 from benchmark.scores import metrics
 
 OVERVIEW = [

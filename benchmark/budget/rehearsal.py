@@ -139,9 +139,10 @@ def variants(asked: Sequence[str] | None, suite: Suite) -> list[str]:
 
 def open_bench(suite: Suite, backbone: str, folder: Path, device: str | torch.device, dtype: str) -> Any:
     """The real bench on the generated files; sizes of test splits are not compared, files are not hashed again."""
-    from benchmark.checkpoints.families import Family, checkpoint_folder, load_family
+    from benchmark.checkpoints.families import checkpoint_folder
     from benchmark.domains.vision.backbones import get_backbone
     from benchmark.domains.vision.bench import VisionBench
+    from benchmark.domains.vision.family import Family, load_family
     from benchmark.suites.bench import resolve_device, resolve_dtype
 
     class Rehearsal(VisionBench):

@@ -1,6 +1,7 @@
 """Checkpoint families on disk: who trained the base and its experts, and whether the files are what they should be.
 
-A family is a folder::
+What every domain shares: where families lie, what a manifest says, how a file is checked and written. A domain opens a
+family of its own kind (`domains/*/family.py`). A family of image towers is a folder::
 
     manifest.json            sha256, bytes and dtype of every file; shapes; backbone; quick_gelu; classes; how made
     base.safetensors         the base's image tower, keys visual.*
@@ -9,8 +10,6 @@ A family is a folder::
                              methods/core/packed.py
     heads/<Task>.safetensors weight [C, D] and bias [C]
     text.safetensors         (the mini family) the text tower and its vocabulary
-
-``load_family`` verifies and returns paths: the caller maps the tensors itself.
 """
 
 from __future__ import annotations
@@ -18,23 +17,20 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from benchmark.common import facts
+from benchmark.common.files import replacing
 from benchmark.common.paths import in_home, of_variable, resolved
 from benchmark.common.project import ROOT
 from benchmark.common.project import WEIGHTS as MINI
-from benchmark.domains.vision.backbones import Backbone, create_encoder, get_backbone
-from benchmark.domains.vision.heads import ClassificationHead
 from methods.core import packed
 
 #: Families for seconds, and the really pretrained one for minutes.
@@ -70,22 +66,6 @@ class _Manifest(BaseModel):
     files: dict[str, _File]
 
 
-@dataclass(frozen=True)
-class Family:
-    """A verified family. ``experts`` are paths in the order asked for; ``hashes`` maps file name to sha256."""
-
-    name: str
-    folder: Path
-    base: Path
-    experts: dict[str, Path]
-    heads: dict[str, ClassificationHead]
-    hashes: dict[str, str]
-    manifest: dict[str, Any] = field(repr=False)
-
-    @property
-    def quick_gelu(self) -> bool:
-        """The activation these weights were trained with."""
-        return bool(self.manifest["quick_gelu"])
 
 
 def checkpoint_folder(family: str, backbone: str, root: str | os.PathLike | None = None) -> Path:
@@ -99,126 +79,16 @@ def checkpoint_folder(family: str, backbone: str, root: str | os.PathLike | None
     return found / family / backbone
 
 
-def load_family(folder: str | Path, backbone: str | Backbone, tasks: Sequence[str], *, verify: bool = True,
-                class_counts: Mapping[str, int] | None = None) -> Family:
-    """The base, experts and heads of ``tasks`` in ``folder``, checked against the manifest and the backbone.
-
-    Args:
-        folder: a family folder with ``manifest.json``.
-        backbone: the architecture the weights must fit.
-        tasks: whose experts are wanted; other files are not read.
-        verify: hash each file and look for NaN and Inf. Once per file: an unchanged one (`benchmark.common.facts`) is
-            not read again, a large one not by later processes either. Names, shapes and dtypes are always checked,
-            from the file's header.
-        class_counts: classes each head must have, where the caller knows.
-
-    Raises:
-        FamilyError: a missing, truncated or altered file, missing or extra keys, a wrong shape, dtype or class count,
-            NaN or Inf.
-    """
-    folder, backbone = Path(folder), get_backbone(backbone)
-    manifest = read_manifest(folder)
-    mend = _mend(folder)
-    if manifest["backbone"] != backbone.name:
-        raise FamilyError(f"{folder} holds {manifest['backbone']} weights; asked for {backbone.name}. "
-                          f"Type --backbone {manifest['backbone']}, or give another --family")
-    known = [n.removesuffix(".safetensors") for n in manifest["files"] if "/" not in n]
-    absent = [t for t in tasks if t not in known]
-    if absent:
-        raise FamilyError(f"{folder} has no expert for {', '.join(absent)}; it has "
-                          f"{', '.join(k for k in known if k not in ('base', 'text'))}. {mend}")
-    if "base" not in known:
-        raise FamilyError(f"{folder}/manifest.json names no base.safetensors. {mend}")
-    expected = {k: tuple(v.shape) for k, v in create_encoder(backbone, device="meta").state_dict().items()}
-    names = ["base.safetensors", *(f"{t}.safetensors" for t in tasks)]
-    heads: dict[str, ClassificationHead] = {}
-    for name in names:
-        entry = manifest["files"][name]
-        if entry.get("bits") and (of := entry.get("base")) != (base := manifest["files"][names[0]]["sha256"]):
-            raise FamilyError(f"{folder / name} is a task vector over the base {of}; the base here is {base}. {mend}")
-        factors = {key: tuple(shape) for key, shape in entry.get("adapter", {}).items()}
-        check_file(folder / name, factors or expected, entry, verify=verify, mend=mend)
-    for task in tasks:
-        name = f"heads/{task}.safetensors"
-        if name not in manifest["files"]:
-            raise FamilyError(f"{folder}/manifest.json names no {name}. {mend}")
-        wanted = (class_counts or {}).get(task) or len(manifest["classes"].get(task, ()))
-        if not wanted:
-            raise FamilyError(f"{folder}/manifest.json names no classes of {task}. {mend}")
-        shapes = {"weight": (wanted, backbone.embed_dim), "bias": (wanted,)}
-        check_file(folder / name, shapes, manifest["files"][name], verify=verify, mend=mend)
-        tensors = load_file(folder / name)
-        heads[task] = ClassificationHead(tensors["weight"].float(), tensors["bias"].float())
-    files = [*names, *(f"heads/{t}.safetensors" for t in tasks)]
-    return Family(name=manifest["name"], folder=folder, base=folder / names[0],
-                  experts={t: folder / f"{t}.safetensors" for t in tasks}, heads=heads,
-                  hashes={n: manifest["files"][n]["sha256"] for n in files}, manifest=manifest)
 
 
-def head_notes(manifest: Mapping[str, Any], tasks: Sequence[str]) -> tuple[str, ...]:
-    """What boards must say of an imported family's heads: whose text side was fine-tuned, and which head they have."""
-    choices = {task: about.get("head") for task in tasks
-               if (about := manifest.get("sources", {}).get(f"{task}.safetensors", {})).get("head")}
-    if not choices:
-        return ()
-    listed = ", ".join(f"{task} ({choice})" for task, choice in choices.items())
-    return (f"More than the image tower of these experts is not the base's; where their heads are from: {listed}.",)
 
 
-def load_embedded(family: str, backbone: str, tasks: Sequence[str], *,
-                  class_counts: Mapping[str, int] | None = None) -> Family:
-    """The committed family of this name: ``mini``; ``small``; or ``mini-NAME``, whose experts come from two bases.
-
-    Experts of ``small`` that are not committed are looked for where the user's own checkpoints lie, and must have been
-    fine-tuned from the committed base.
-
-    Of ``mini-NAME`` the experts in the folder ``BACKBONE-NAME`` were fine-tuned from the base there, each under that
-    base's head; the base and all other experts are those of ``mini``. Their hashes go by folder and file name.
-
-    Raises:
-        FamilyError: as :func:`load_family`.
-    """
-    if family == "small":
-        return _load_small(backbone, tasks, class_counts)
-    whole = MINI / backbone
-    if family == "mini":
-        return load_family(whole, backbone, tasks, class_counts=class_counts)
-    other = second_base(family, backbone)
-    theirs = read_manifest(other)["classes"]
-    own = load_family(whole, backbone, [t for t in tasks if t not in theirs], class_counts=class_counts)
-    added = load_family(other, backbone, [t for t in tasks if t in theirs], class_counts=class_counts)
-    hashes = {f"{other.name}/{name}": known for name, known in added.hashes.items()}
-    return replace(_joined(own, added, tasks), name=family, hashes=own.hashes | hashes)
 
 
-def _load_small(backbone: str, tasks: Sequence[str], class_counts: Mapping[str, int] | None) -> Family:
-    committed = read_manifest(SMALL / backbone)["classes"]
-    own = load_family(SMALL / backbone, backbone, [t for t in tasks if t in committed], class_counts=class_counts)
-    absent = [t for t in tasks if t not in committed]
-    if not absent:
-        return own
-    folder = checkpoint_folder("small", backbone)
-    make = ("To make them (1 to 2 minutes each): symerge-bench assets experts vision-small-20 --retrain "
-            f"--tasks {' '.join(absent)}")
-    if not (folder / "manifest.json").exists():
-        raise FamilyError(f"the experts of {', '.join(absent)} are not committed, and not made in {folder}. {make}")
-    added = load_family(folder, backbone, absent, class_counts=class_counts)
-    if (found := added.hashes["base.safetensors"]) != own.hashes["base.safetensors"]:
-        raise FamilyError(f"the experts in {folder} were fine-tuned from another base ({found[:12]}) than the "
-                          f"committed one ({own.hashes['base.safetensors'][:12]}). {make}")
-    return _joined(own, added, tasks)
 
 
-def _joined(own: Family, added: Family, tasks: Sequence[str]) -> Family:
-    """One family of the experts and heads of two, in the order of ``tasks``; all else is the first one's."""
-    experts, heads = own.experts | added.experts, own.heads | added.heads
-    return replace(own, experts={t: experts[t] for t in tasks}, heads={t: heads[t] for t in tasks},
-                   hashes=own.hashes | added.hashes)
 
 
-def second_base(family: str, backbone: str) -> Path:
-    """The folder of the second base of a committed family ``mini-NAME``, with the experts fine-tuned from it."""
-    return MINI / f"{backbone}-{family.removeprefix('mini-')}"
 
 
 def read_manifest(folder: str | Path) -> dict[str, Any]:
@@ -227,16 +97,16 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise FamilyError(f"{path} does not exist. {_mend(Path(folder))}") from None
+        raise FamilyError(f"{path} does not exist. {remedy(Path(folder))}") from None
     except ValueError as error:
-        raise FamilyError(f"{path} is not JSON ({error}). {_mend(Path(folder))}") from None
+        raise FamilyError(f"{path} is not JSON ({error}). {remedy(Path(folder))}") from None
     try:
         _Manifest.model_validate(manifest)
     except ValidationError as error:
         wrong = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, wrong["loc"])) or "it"
         said = f" lacks {where}" if wrong["type"] == "missing" else f": {where}: {wrong['msg']}"
-        raise FamilyError(f"{path}{said}. {_mend(Path(folder))}") from None
+        raise FamilyError(f"{path}{said}. {remedy(Path(folder))}") from None
     return manifest
 
 
@@ -309,23 +179,6 @@ def save_json(path: str | Path, content: Any) -> Path:
     return Path(path)
 
 
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path in the same folder that takes the place of ``path`` on success: whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o644)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def describe_files(folder: str | Path, names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """The manifest's ``files`` for these names: sha256, bytes, floating dtype and number of values of each; of a task
     vector in few bits also those, and the base's sha256."""
@@ -379,7 +232,8 @@ def _differ(missing: set[str], extra: set[str]) -> str:
     return "; ".join(f"{label} {some(names)}" for label, names in found if names)
 
 
-def _mend(folder: Path) -> str:
+def remedy(folder: Path) -> str:
+    """What to type where a family's folder is not what it should be."""
     if any(root in folder.resolve().parents for root in EMBEDDED):
         return f"To restore it: git checkout -- {folder.resolve().relative_to(ROOT)}"
     return ("Check --family, --backbone and --checkpoints, or import them: "

@@ -76,7 +76,7 @@ def command(arguments: argparse.Namespace) -> int:
         print(f"executing {notebook.NAME} on {shown(folder)}, a minute or two", file=sys.stderr)
         print(f"wrote {shown(notebook.execute(RESULTS / notebook.NAME, out))}", file=sys.stderr)
     if arguments.reference:
-        from benchmark.records.store import write_atomic
+        from benchmark.common.files import write_atomic
         from benchmark.report.methods_page import methods_page
         from benchmark.scores import published
 

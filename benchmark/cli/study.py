@@ -10,10 +10,10 @@ from typing import Any
 
 from benchmark import suites
 from benchmark.common.errors import UserError, shown
+from benchmark.common.files import write_atomic
 from benchmark.common.paths import resolved
 from benchmark.common.project import RESULTS
 from benchmark.records.record import Record
-from benchmark.records.store import write_atomic
 from benchmark.studies import KINDS, settings
 from benchmark.studies.places import Places
 

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 from benchmark import suites
 from benchmark.board.selection import left_out
 from benchmark.common.errors import UserError, shown
+from benchmark.common.files import write_atomic
 from benchmark.common.paths import resolved
 from benchmark.common.project import REFERENCE, ROOT, SUBMITTED
 from benchmark.records.record import SOURCES, Record, TaskResult
 from benchmark.records.spec import variant_label
-from benchmark.records.store import Store, write_atomic
+from benchmark.records.store import Store
 from benchmark.scores import metrics
 from benchmark.submissions.package import SUFFIX, load, pack, save, schema
 from benchmark.submissions.validation import Known, check

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmark.common.files import TEMPORARY, replacing
 from benchmark.common.paths import in_home, of_variable
 
 Chunks = Iterator[tuple[np.ndarray, np.ndarray]]
@@ -77,7 +78,7 @@ def load(
         if found is not None:
             return found
         if alone:
-            for left in stem.parent.glob(f".{stem.name}.*"):
+            for left in stem.parent.glob(f"{TEMPORARY}{stem.name}.*"):
                 left.unlink(missing_ok=True)
         _build(stem, shape, chunks())
         found = _open(stem, shape, sha256)
@@ -119,7 +120,7 @@ def _open(stem: Path, shape: tuple[int, ...], sha256: str | None) -> tuple[np.nd
 def _build(stem: Path, shape: tuple[int, ...], chunks: Chunks) -> None:
     labels = np.empty(shape[0], dtype=np.int64)
     digest = hashlib.sha256()
-    with _replacing(_file(stem, "images.npy"), stem) as temporary:
+    with replacing(_file(stem, "images.npy")) as temporary:
         images = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
         _make_room(temporary, stem)
         done = 0
@@ -135,9 +136,9 @@ def _build(stem: Path, shape: tuple[int, ...], chunks: Chunks) -> None:
         images.flush()
         del images
     digest.update(labels.astype("<i8").data)
-    with _replacing(_file(stem, "labels.npy"), stem) as temporary, open(temporary, "wb") as file:
+    with replacing(_file(stem, "labels.npy")) as temporary, open(temporary, "wb") as file:
         np.save(file, labels, allow_pickle=False)
-    with _replacing(_file(stem, "json"), stem) as temporary:
+    with replacing(_file(stem, "json")) as temporary:
         noted = {"shape": list(shape), "sha256": digest.hexdigest()}
         temporary.write_text(json.dumps(noted) + "\n", encoding="utf-8")
 
@@ -156,22 +157,6 @@ def _make_room(path: Path, stem: Path) -> None:
                     f"{stem.name} needs {size / 2**20:.0f} MiB of the cache {stem.parent}: {error.strerror}; free some "
                     "space, or set SYMERGE_CACHE to another folder"
                 ) from error
-
-
-@contextlib.contextmanager
-def _replacing(path: Path, stem: Path) -> Iterator[Path]:
-    """A temporary file that takes the place of ``path`` once it is written and flushed to the disk."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{stem.name}.")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 @contextlib.contextmanager

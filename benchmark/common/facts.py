@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmark.common.cache import cache_dir
 from benchmark.common.errors import UserError
-from benchmark.records.store import write_atomic
+from benchmark.common.files import write_atomic
 
 #: Seconds; the coarsest clock of a file system still in use (FAT) ticks every two.
 TICK = 2.0

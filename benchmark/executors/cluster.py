@@ -26,13 +26,14 @@ import torch
 
 from benchmark.budget import dry_run, estimate
 from benchmark.common.errors import UserError
+from benchmark.common.files import replace_file
 from benchmark.executors import nodes
 from benchmark.executors.worker import Folder, Opening, Reply, work
 from benchmark.harness import runner
 from benchmark.harness.progress import Progress
 from benchmark.harness.runner import Options, Run
 from benchmark.records.record import Record
-from benchmark.records.store import Store, replace_file
+from benchmark.records.store import Store
 from benchmark.suites.bench import Bench
 
 RETRIES = 2

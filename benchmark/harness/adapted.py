@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmark.records.store import replace_file
+from benchmark.common.files import replace_file
 from methods.api import Experts, Merged, NotApplicable
 
 ADAPTED = "adapted.safetensors"

@@ -18,6 +18,7 @@ import torch
 import methods
 from benchmark.budget.estimate import holds_vectors
 from benchmark.common.errors import UserError, line_in
+from benchmark.common.files import cannot_write, file_sha256, replace_file
 from benchmark.harness import adapted, provenance, tuning
 from benchmark.harness.evaluate import autocast, evaluate
 from benchmark.harness.guard import RunTimeout, apart, time_limit
@@ -34,7 +35,7 @@ from benchmark.records.spec import (
     present_version,
     variant_label,
 )
-from benchmark.records.store import Store, cannot_write, file_sha256, replace_file
+from benchmark.records.store import Store
 from benchmark.suites import Suite
 from benchmark.suites.bench import Bench, resolve_dtype
 from methods.api import Experts, Merged, MergingError, Stream, TimeLimit

@@ -154,11 +154,12 @@ def _heads(arguments: argparse.Namespace) -> None:
 def _check(arguments: argparse.Namespace) -> int:
     family = importers.get(arguments.family)
     tasks, out = _tasks(arguments, family), _folder(arguments, family)
-    from benchmark.checkpoints.families import load_family, read_manifest
+    from benchmark.checkpoints.families import read_manifest
     from benchmark.checkpoints.files import read_file
     from benchmark.domains.vision import public as full
     from benchmark.domains.vision import zeroshot
     from benchmark.domains.vision.backbones import get_backbone
+    from benchmark.domains.vision.family import load_family
     from benchmark.importers.convert import TEXT, class_order
 
     manifest = read_manifest(out)

@@ -10,15 +10,15 @@ import json
 import os
 import re
 import shutil
-import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from benchmark.common.errors import UserError
+from benchmark.common.files import TEMPORARY, cannot_write, write_atomic
 from benchmark.records.migrations import migrate
 from benchmark.records.record import RECORD_VERSION, Record
 from benchmark.records.record import CorrectBits as CorrectBits
@@ -34,89 +34,10 @@ from benchmark.records.record import unpack_bits as unpack_bits
 from benchmark.records.spec import RunSpec
 
 RECORD = "record.json"
-_TEMPORARY = ".writing-"
 
 
 class DamagedRecord(ValueError):
     """A record file that does not hold a valid record; the message says why."""
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Replace `path` by `text` so that a reader, or a machine that stops, sees the old file or the new one, whole.
-
-    The temporary file lies in the same folder, is flushed to the disk, takes the old one's place, and the folder is
-    flushed too: some milliseconds a call, for never losing a finished task.
-    Raises UserError where the folder cannot be written or the disk is full; the old file is then as it was.
-    """
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=_TEMPORARY, dir=path.parent)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fchmod(file.fileno(), 0o644)
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        temporary = None
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except OSError as error:
-        raise cannot_write(path, error) from error
-    finally:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-
-
-def replace_file(path: Path, save: Callable[[Path], object]) -> str:
-    """Let `save` write a temporary file in the same folder, flush it, and put it in the place of `path`; its sha256.
-
-    Raises UserError, caused by an OSError, where the folder cannot be written or the disk is full.
-    """
-    temporary = path.with_name(f"{_TEMPORARY}{path.name}")
-    try:
-        save(temporary)
-        with open(temporary, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise cannot_write(path, error) from error
-    except Exception as error:
-        # safetensors reports the system's errors by their number in its own exception's text.
-        number = re.search(r"os error (\d+)", str(error))
-        if number is None:
-            raise
-        cause = OSError(int(number[1]), os.strerror(int(number[1])))
-        raise cannot_write(path, cause) from cause
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-    return digest
-
-
-def file_sha256(path: Path) -> str | None:
-    """The sha256 of a file, or None where it cannot be read."""
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        return None
-
-
-def cannot_write(path: Path, error: OSError) -> UserError:
-    """The error for a file that could not be written, saying why and what to do."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        what, hint = "the disk is full", "Free some space and run the same command again; finished runs are kept."
-    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        what, hint = "the folder cannot be written", "Choose another with --results DIR, or mend its permissions."
-    else:
-        what, hint = error.strerror or str(error), "Choose another folder with --results DIR."
-    return UserError(f"cannot write {path}: {what}", hint)
 
 
 def read_record(path: Path) -> Record:
@@ -253,7 +174,7 @@ class Store:
             if not _flock(handle) or not _is_at(handle, folder / ".lock"):
                 yield False
                 return
-            for left in folder.glob(_TEMPORARY + "*"):
+            for left in folder.glob(TEMPORARY + "*"):
                 with contextlib.suppress(OSError):
                     left.unlink()
             self._held.add(folder)

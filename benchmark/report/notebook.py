@@ -16,9 +16,10 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 from benchmark.common.errors import UserError, shown
+from benchmark.common.files import write_atomic
 from benchmark.common.project import RESULTS as DEFAULT_RESULTS
 from benchmark.records.record import Record
-from benchmark.records.store import Store, write_atomic
+from benchmark.records.store import Store
 from benchmark.studies.places import Places
 
 NAME = "plots.ipynb"

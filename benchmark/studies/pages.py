@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from benchmark.common.errors import UserError, shown
+from benchmark.common.files import write_atomic
 from benchmark.records.record import Record, commits_text
-from benchmark.records.store import write_atomic
 from benchmark.studies.settings import Ablation
 from benchmark.studies.tables import CrossTask
 

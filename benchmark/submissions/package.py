@@ -13,10 +13,11 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from benchmark.common.errors import UserError
+from benchmark.common.files import write_atomic
 from benchmark.records.migrations import migrate
 from benchmark.records.record import Record
 from benchmark.records.spec import REFERENCE_ROWS
-from benchmark.records.store import RECORD, DamagedRecord, read_record, reason, write_atomic
+from benchmark.records.store import RECORD, DamagedRecord, read_record, reason
 
 SUFFIX = ".submission.json"
 _LARGEST_FILE = 1 << 30

@@ -16,7 +16,7 @@ from benchmark.assets.vision.build.registry import ORDER
 from benchmark.assets.vision.build.restricted import load_array
 from benchmark.domains.vision import embedded as vision
 
-FETCHED = Path(os.environ.get("SYMERGE_SOURCES") or packages.default_sources())
+FETCHED = Path(os.environ.get("SYMERGE_SOURCES") or sources.default_sources())
 
 
 @pytest.fixture(autouse=True)

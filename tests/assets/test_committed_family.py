@@ -13,8 +13,9 @@ from benchmark.assets.vision import command as retrain
 from benchmark.assets.vision import family as make
 from benchmark.assets.vision import finetuning as finetune
 from benchmark.assets.vision.family import BACKBONE, FOLDER, Settings, load_head, make_family, manifest_of
-from benchmark.checkpoints.families import load_family, sha256
+from benchmark.checkpoints.families import sha256
 from benchmark.domains.vision import embedded as vision
+from benchmark.domains.vision.family import load_family
 from benchmark.domains.vision.heads import zero_shot_head
 from benchmark.domains.vision.vocabulary import join_towers
 

@@ -16,10 +16,11 @@ from benchmark.assets.vision.small.heads import class_mean_head
 from benchmark.assets.vision.small.layout import position_table, to_open_clip
 from benchmark.assets.vision.small.onnx_weights import read_weights
 from benchmark.checkpoints import families
-from benchmark.checkpoints.families import FamilyError, load_embedded, load_family, sha256
+from benchmark.checkpoints.families import FamilyError, sha256
 from benchmark.cli import main
 from benchmark.common.errors import UserError
 from benchmark.domains.vision.backbones import BACKBONES, Backbone, preprocess
+from benchmark.domains.vision.family import load_embedded, load_family
 from methods.api import Experts
 
 WIDTH, LAYERS, SIDE = 32, 2, 4

@@ -6,16 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from benchmark.checkpoints.families import (
-    FamilyError,
-    check_file,
-    describe_files,
-    load_family,
-    save_json,
-    save_state,
-    sha256,
-)
+from benchmark.checkpoints.families import FamilyError, check_file, describe_files, save_json, save_state, sha256
 from benchmark.domains.vision.backbones import create_encoder
+from benchmark.domains.vision.family import load_family
 
 TASKS = ["Letters", "Shapes"]
 FILES = ["base.safetensors", *(f"{t}.safetensors" for t in TASKS), *(f"heads/{t}.safetensors" for t in TASKS)]

@@ -22,17 +22,19 @@ from safetensors.torch import load_file
 
 from benchmark import cli
 from benchmark.checkpoints import families
-from benchmark.checkpoints.families import FamilyError, load_family, save_state
+from benchmark.checkpoints.families import FamilyError, save_state
 from benchmark.common import facts
 from benchmark.common.errors import UserError
+from benchmark.common.files import file_sha256
 from benchmark.domains.dense import nyuv2
 from benchmark.domains.text import glue
 from benchmark.domains.vision import public as full
 from benchmark.domains.vision.backbones import BACKBONES
 from benchmark.domains.vision.embedded import ImageSplit
+from benchmark.domains.vision.family import load_family
 from benchmark.domains.vision.local import Copy
 from benchmark.records.method_version import method_version
-from benchmark.records.store import Store, file_sha256
+from benchmark.records.store import Store
 from benchmark.studies import weak_experts as quality
 from benchmark.studies.derived import adapted_of, merged_of
 

@@ -19,8 +19,8 @@ from torch import nn
 
 import methods
 from benchmark.checkpoints.adapters import open_experts
-from benchmark.checkpoints.families import Family, load_family
 from benchmark.domains.vision.backbones import BACKBONES, Backbone, create_encoder
+from benchmark.domains.vision.family import Family, load_family
 from methods.api import Experts
 
 transformers = pytest.importorskip("transformers")

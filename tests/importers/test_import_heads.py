@@ -15,10 +15,10 @@ from helpers.public import encoder, hub_family, open_clip_family, random_model, 
 from helpers.towers import tiny
 from safetensors.torch import load_file, save_file
 
-from benchmark.checkpoints.families import head_notes, load_family
 from benchmark.domains.vision import public as full
 from benchmark.domains.vision import zeroshot
 from benchmark.domains.vision.backbones import BACKBONES, Backbone, create_encoder
+from benchmark.domains.vision.family import head_notes, load_family
 
 transformers = pytest.importorskip("transformers")
 

@@ -15,12 +15,12 @@ from helpers.towers import tiny, write_family
 from safetensors.torch import load_file, save_file
 
 from benchmark import cli, importers
-from benchmark.checkpoints.families import load_family
 from benchmark.checkpoints.files import read_file
 from benchmark.common.errors import UserError
 from benchmark.domains.vision import public as full
 from benchmark.domains.vision import zeroshot
 from benchmark.domains.vision.backbones import BACKBONES, Backbone, create_encoder
+from benchmark.domains.vision.family import load_family
 from benchmark.importers import hub
 from benchmark.importers.convert import class_order
 

@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from benchmark.common.errors import UserError
+from benchmark.common.files import write_atomic
 from benchmark.records import store as store_module
 from benchmark.records.record import Array, CorrectBits, Record, Sums, TaskResult, Values, pack_bits, unpack_bits
-from benchmark.records.store import RECORD, Store, write_atomic
+from benchmark.records.store import RECORD, Store
 
 
 @pytest.fixture

@@ -13,9 +13,10 @@ import pyarrow.parquet as pq
 
 from benchmark.assets.text import vader
 from benchmark.assets.text import wordnet as net
-from benchmark.checkpoints.families import replacing, save_json
+from benchmark.checkpoints.families import save_json
 from benchmark.common.cache import CacheError, cache_dir, written
 from benchmark.common.errors import UserError
+from benchmark.common.files import replacing
 from benchmark.domains.text.embedded import FOLDER, MEND, ORDER, info, manifest, vader_cache, vader_texts
 from benchmark.domains.text.tokens import Texts
 

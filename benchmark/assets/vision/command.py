@@ -100,8 +100,9 @@ def _family(suite: str) -> tuple[Path, list[str], int]:
     """The folder of a suite's committed experts, or of its second base's; their tasks; the seed of their base."""
     from benchmark import suites
     from benchmark.assets.vision.family import BACKBONE, FOLDER
-    from benchmark.checkpoints.families import read_manifest, second_base
+    from benchmark.checkpoints.families import read_manifest
     from benchmark.domains.vision import embedded as vision
+    from benchmark.domains.vision.family import second_base
 
     if suite in vision.SUITES or suite not in suites.names() or suites.load(suite).scale != "mini":
         return FOLDER, vision.tasks(suite), 0

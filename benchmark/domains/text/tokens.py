@@ -18,9 +18,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from benchmark.checkpoints.families import replacing
 from benchmark.common.cache import CacheError, cache_dir, written
 from benchmark.common.errors import UserError
+from benchmark.common.files import replacing
 
 
 @dataclass(frozen=True)

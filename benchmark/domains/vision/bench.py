@@ -14,18 +14,12 @@ from torch import Tensor
 from torchmetrics.functional.classification import multiclass_accuracy
 
 from benchmark.checkpoints.adapters import open_experts
-from benchmark.checkpoints.families import (
-    Family,
-    FamilyError,
-    checkpoint_folder,
-    head_notes,
-    load_embedded,
-    load_family,
-)
+from benchmark.checkpoints.families import FamilyError, checkpoint_folder
 from benchmark.common.errors import UserError
 from benchmark.domains.vision import embedded as data
 from benchmark.domains.vision import public as full
 from benchmark.domains.vision.backbones import create_encoder, get_backbone, preprocess
+from benchmark.domains.vision.family import Family, head_notes, load_embedded, load_family
 from benchmark.records.record import CorrectBits, TaskResult
 from benchmark.suites import Suite
 from benchmark.suites.bench import Bench, Meter, Task, check_outputs

@@ -17,11 +17,11 @@ from benchmark import suites
 from benchmark.common import damage
 from benchmark.common.damage import Damage
 from benchmark.common.errors import UserError, unknown
+from benchmark.common.files import write_atomic
 from benchmark.common.paths import resolved
 from benchmark.domains.vision import embedded as vision
 from benchmark.domains.vision import public as full
 from benchmark.domains.vision.images import picture
-from benchmark.records.store import write_atomic
 
 ORIGIN = ".origin.json"
 

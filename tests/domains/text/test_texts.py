@@ -71,7 +71,7 @@ def test_the_cache_of_tokens_survives_a_kill(tokenizer, tmp_path, monkeypatch) -
     assert len(calls) == 1 and torch.equal(first.ids, again.ids) and again.padding == first.padding
     (path,) = (tmp_path / "cache/glue").glob("*.safetensors")
     path.write_bytes(path.read_bytes()[:-9])
-    path.with_name(f".{path.name}.left.tmp").write_bytes(b"half")
+    path.with_name(f".writing-{path.name}.left").write_bytes(b"half")
     third = cached("t", {"k": 1}, make)
     assert len(calls) == 2 and torch.equal(third.labels, first.labels)
     assert len(cached("t", {"k": 2}, make)) == 4 and len(calls) == 3

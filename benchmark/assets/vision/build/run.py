@@ -6,9 +6,7 @@ import argparse
 import hashlib
 import io
 import json
-import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from benchmark.assets.packages import Sources, default_sources, entry
 from benchmark.assets.vision.build.checks import near_duplicates, scores
 from benchmark.assets.vision.build.recipes import Arrays, Recipe
 from benchmark.assets.vision.build.registry import ORDER, recipe
+from benchmark.common.files import replacing
 from benchmark.common.paths import resolved
 from benchmark.domains.vision import embedded as vision
 
@@ -185,19 +184,9 @@ def png(image: np.ndarray) -> bytes:
 
 
 def write_bytes(path: Path, blob: bytes) -> None:
-    """Atomically: temporary file in the same folder, fsync, replace."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(blob)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    """Replace the file whole, or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(blob)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -24,8 +24,9 @@ from torch import Tensor
 
 from benchmark.assets.vision import finetuning as finetune
 from benchmark.assets.vision.small.make import BACKBONE, FOLDER, Settings, load_expert, load_head, make_family
-from benchmark.checkpoints.families import read_manifest, replacing, save_json
+from benchmark.checkpoints.families import read_manifest, save_json
 from benchmark.common.errors import UserError
+from benchmark.common.files import replacing
 from benchmark.common.paths import resolved
 from benchmark.domains.vision import embedded as vision
 from benchmark.domains.vision.backbones import get_backbone
