@@ -16,7 +16,6 @@ from typing import Any
 import torch
 
 import methods
-from benchmark.budget.estimate import holds_vectors
 from benchmark.common.errors import UserError, line_in
 from benchmark.harness import adapted, provenance, tuning
 from benchmark.harness.evaluate import autocast, evaluate
@@ -130,7 +129,7 @@ def plan(
                 seed=seed,
                 dtype=dtype,
                 autocast=autocast_dtype,  # type: ignore[arg-type]
-                vectors=vectors if holds_vectors(name, parameters) else "float32",  # type: ignore[arg-type]
+                vectors=vectors if about.holds_vectors(parameters) else "float32",  # type: ignore[arg-type]
             )
             if spec.run_id not in seen:
                 seen.add(spec.run_id)
