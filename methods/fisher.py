@@ -30,7 +30,7 @@ from methods.tools.vectors import choice
     title="Fisher Merging",
     paper="arXiv:2111.09832",
     access=Access(train=UNLABELLED),
-    footprint=Footprint(statistics="fisher"),
+    footprint=Footprint(statistics="gradients"),
 )
 def fisher(
     experts: Experts,

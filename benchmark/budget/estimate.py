@@ -136,9 +136,9 @@ def _phases(part: Part, s: Setting) -> Iterator[tuple[str, float]]:
         yield "Gram matrices", m + 8.0 * (3 * linear + outputs) + half * shape.forward * OBSERVED
     elif of.statistics == "inputs":
         yield "layer inputs", 2 * m + 8.0 * linear + half * shape.forward * OBSERVED
-    elif of.statistics == "fisher":
+    elif of.statistics == "gradients":
         together = max(1, min(OBSERVED, (1 << 25) // shape.parameters))
-        yield "Fisher information", (4 + 3 * together) * m + shape.training * together
+        yield "squared gradients", (4 + 3 * together) * m + shape.training * together
     if any(of.decompositions):
         kept = 4.0 * sum(min(pair) * sum(pair) for pair in shape.matrices) if of.factors else 0.0
         yield "decompositions", result + kept + 16.0 * max((a * b for a, b in shape.matrices), default=0)
@@ -194,7 +194,7 @@ def operations(name: str, parameters: Mapping[str, Any], s: Setting) -> float:
             total += shape.flops * distinct * (of.teacher + of.frozen)
             total += 0 if of.frozen else 3 * shape.flops * part.drawn * k
         if part.access:
-            total += shape.flops * part.examples * k * (6 if of.statistics == "fisher" else 1)
+            total += shape.flops * part.examples * k * (6 if of.statistics == "gradients" else 1)
         total += 10 * _times(of.decompositions, k) * cubes
         total += 2 * (_times(of.products, k) + (part.steps or 0) * _times(of.step_products, k)) * squares
     return float(total)
@@ -290,8 +290,8 @@ def _settings(
         small = replace(s, autocast=True, eval_batch=min(s.eval_batch, 64), vector_bytes=2)
         yield "--vectors bfloat16", plain, replace(small, autocast=s.autocast)
         yield "--vectors bfloat16 --autocast bfloat16", plain, small
-    key = methods.describe(name).footprint.batch
-    batch = int(parameters.get(key) or 0) if isinstance(key, str) else 0
+    key = str(methods.describe(name).footprint.batch)
+    batch = int(parameters.get(key) or 0)
     while batch > 4:
         batch //= 2
         yield (

@@ -22,6 +22,7 @@ from benchmark.harness.evaluate import autocast, evaluate
 from benchmark.harness.guard import RunTimeout, apart, time_limit
 from benchmark.harness.measure import Measure
 from benchmark.harness.progress import Progress
+from benchmark.records import access as accesses
 from benchmark.records.record import Cost, Error, MethodInfo, Record
 from benchmark.records.spec import (
     REFERENCE_ROWS,
@@ -227,7 +228,6 @@ def settled(record: Record, options: Options) -> bool:
 
 def _fresh(run: Run, bench: Bench, options: Options) -> Record:
     about = run.method
-    access = about.access_for(run.spec.parameters)
     return Record(
         run_id=run.spec.run_id,
         spec=run.spec,
@@ -236,7 +236,7 @@ def _fresh(run: Run, bench: Bench, options: Options) -> Record:
         status="running",
         started=now(),
         method=MethodInfo(title=about.title, paper=about.paper),
-        access=[*(f"{level} {bench.reads.get(split, split)}" for split, level in access.items()), *bench.access],
+        access=accesses.parts(about.access_for(run.spec.parameters), bench.reads, bench.access),
         provenance=provenance.describe(bench, options.argv, options.batch_size),
         suite_tasks=list(bench.tasks),
     )

@@ -36,6 +36,16 @@ class Access:
         rank = {None: 0, UNLABELLED: 1, LABELLED: 2}
         return Access(**{s: max(getattr(self, s), getattr(other, s), key=rank.__getitem__) for s in SPLITS})
 
+    def labelled(self, split: str) -> bool:
+        """Whether the labels of a split are handed out."""
+        return getattr(self, split) == LABELLED
+
+    @property
+    def level(self) -> str | None:
+        """The highest level of all splits."""
+        levels = {level for _, level in self.items()}
+        return LABELLED if LABELLED in levels else UNLABELLED if levels else None
+
     def describe(self) -> str:
         """``"unlabelled test"``, ``"labelled val + unlabelled test"`` or ``"none"``."""
         return " + ".join(f"{level} {split}" for split, level in self.items()) or "none"

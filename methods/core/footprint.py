@@ -16,7 +16,7 @@ from methods.core.errors import MergingError
 
 #: What may be gathered of samples before merging: a Gram matrix of each layer's inputs and the product with the
 #: outputs; a covariance of the inputs; squared gradients of each weight.
-STATISTICS = ("grams", "inputs", "fisher")
+STATISTICS = ("grams", "inputs", "gradients")
 #: Fields that say how many, by a number or the name of the keyword that says it.
 COUNTS = ("steps", "batch", "batches", "examples")
 Pair = tuple[float, float]
@@ -24,7 +24,7 @@ Pair = tuple[float, float]
 
 @dataclass(frozen=True)
 class Footprint:
-    """What one run of a method reads, computes, holds and keeps.
+    """What one run of a method reads, computes, holds and keeps, without a method it stands on, which is added.
 
     Work:
         passes: how often every expert is read; a first pass for lengths or thresholds is in the default.
@@ -45,12 +45,12 @@ class Footprint:
         vectors: the base and all task vectors while it adapts; ``--vectors`` says in which type.
         spectra: the base and the triplets U, S, V of all task vectors instead, in float32.
         workspace: further GiB while it adapts, whatever the model's size.
+        factors: low-rank factors of all tasks, together of full rank, beside what is merged.
+        serves: models while the model of one task runs, in M.
 
-    Kept:
+    Kept on disk:
         keeps: models, in M; 0 where the base or the experts serve as they are.
         masks: a bit for each weight and task.
-        factors: low-rank factors of all tasks, together of full rank.
-        serves: models held while the model of one task runs, in M.
 
     Raises:
         MergingError: a value of another kind.
@@ -73,10 +73,10 @@ class Footprint:
     vectors: bool = False
     spectra: bool = False
     workspace: float = 0.0
-    keeps: Pair = (1, 0)
-    masks: bool = False
     factors: bool = False
     serves: Pair = (1, 0)
+    keeps: Pair = (1, 0)
+    masks: bool = False
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

@@ -124,9 +124,10 @@ class Method:
         inner = resolved.get("inner")
         # An ``inner`` that lists its choices is a rule of the method's own, whatever it is called.
         own = values.choices(_files().methods.get(self.name, self).allowed.get("inner", Any))
-        named = isinstance(inner, str) and inner in _files().methods and inner != self.name and not own
-        below = describe(inner) if named else None
-        return [(self, resolved), *([(below, below.parameters)] if below else [])]
+        if not isinstance(inner, str) or inner == self.name or inner not in _files().methods or own:
+            return [(self, resolved)]
+        below = describe(inner)
+        return [(self, resolved), (below, below.parameters)]
 
     def holds_vectors(self, keywords: Mapping[str, Any]) -> bool:
         """Whether a run keeps all task vectors on the device while it adapts: ``--vectors`` applies to it."""
