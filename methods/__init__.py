@@ -1,18 +1,8 @@
 """Model-merging methods. ``get(name)`` and ``names()``; importing this imports no torch."""
 
-from methods.core.registry import (
-    LABELLED,
-    UNLABELLED,
-    Access,
-    MergingError,
-    Method,
-    NotApplicable,
-    UnknownName,
-    broken,
-    describe,
-    get,
-    names,
-)
+from methods.core.access import LABELLED, UNLABELLED, Access
+from methods.core.errors import MergingError, NotApplicable, UnknownName
+from methods.core.registry import Method, broken, describe, get, names
 
 __all__ = [
     "LABELLED",

@@ -17,13 +17,31 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from methods.api import UNLABELLED, Access, Count, Experts, Merged, Natural, NonNegative, Share, Stream, method
+from methods.api import (
+    UNLABELLED,
+    Access,
+    Count,
+    Experts,
+    Footprint,
+    Merged,
+    Natural,
+    NonNegative,
+    Share,
+    Stream,
+    method,
+)
 from methods.tools.adaptation import adapt_merge, entropy
 from methods.tools.coefficients import LayerwiseMerge
 from methods.tools.vectors import elect, fraction
 
 
-@method(title="AdaMerging", paper="arXiv:2310.02575", access=Access(test=UNLABELLED), needs=("classes",))
+@method(
+    title="AdaMerging",
+    paper="arXiv:2310.02575",
+    access=Access(test=UNLABELLED),
+    needs=("classes",),
+    footprint=Footprint(vectors=True),
+)
 def adamerging(
     experts: Experts,
     stream: Stream,

@@ -25,7 +25,19 @@ import torch
 from torch import Tensor, nn
 
 from methods.adamerging import class_entropy, coefficient_trace
-from methods.api import UNLABELLED, Access, Count, Experts, Merged, Natural, NonNegative, Portion, Stream, method
+from methods.api import (
+    UNLABELLED,
+    Access,
+    Count,
+    Experts,
+    Footprint,
+    Merged,
+    Natural,
+    NonNegative,
+    Portion,
+    Stream,
+    method,
+)
 from methods.tools.adaptation import adapt_merge
 from methods.tools.coefficients import combine
 from methods.tools.spectral import task_svd
@@ -35,7 +47,13 @@ TEMPERATURE = 10.0
 START = 0.1
 
 
-@method(title="AdaRank", paper="arXiv:2503.22178", access=Access(test=UNLABELLED), needs=("classes", "matrices"))
+@method(
+    title="AdaRank",
+    paper="arXiv:2503.22178",
+    access=Access(test=UNLABELLED),
+    needs=("classes", "matrices"),
+    footprint=Footprint(spectra=True, decompositions=(2, 1)),
+)
 def adarank(
     experts: Experts,
     stream: Stream,

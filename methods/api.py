@@ -12,6 +12,7 @@ A method is one file with one decorated function (see ``task_arithmetic.py`` for
 =============  =======================================================================================
 ``method``     registers the function; its keyword defaults are its configuration
 ``Access``     the data it is handed, ``Access(test=UNLABELLED)``; default none, then there is no stream
+``Footprint``  what it takes, ``Footprint(vectors=True)``; default: it streams the experts' tensors
 ``Experts``    ``tasks``, ``names``, ``base[name]``, ``expert(task)[name]``, ``task_vectors(name)``,
                ``head(task)``, ``kind(task)``, ``adaptable(task)``, ``forward(state, task, inputs)``
 ``Stream``     ``draw(task, n)`` -> ``Batch(inputs, index, labels)``, ``rounds(steps)``
@@ -25,9 +26,12 @@ Shared arithmetic: ``vectors`` (thresholds, election, decompositions), ``coeffic
 ``adaptation`` (the loop of every method that adapts on a stream).
 """
 
+from methods.core.access import LABELLED, UNLABELLED, Access
+from methods.core.errors import MergingError, NotApplicable, UnknownName
 from methods.core.experts import Experts, last_block
+from methods.core.footprint import Footprint
 from methods.core.merged import Merged, TaskModel, pack_mask, unpack_mask
-from methods.core.registry import LABELLED, UNLABELLED, Access, MergingError, NotApplicable, UnknownName, method
+from methods.core.registry import method
 from methods.core.states import LowRankState, StateFile
 from methods.core.stream import Batch, Source, Stream, TimeLimit, place
 from methods.core.values import Count, MethodName, Natural, NonNegative, Portion, Share
@@ -39,6 +43,7 @@ __all__ = [
     "Batch",
     "Count",
     "Experts",
+    "Footprint",
     "LowRankState",
     "Merged",
     "MergingError",

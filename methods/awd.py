@@ -24,13 +24,13 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from methods.api import Experts, Merged, MergingError, MethodName, Natural, NonNegative, Stream, method
+from methods.api import Experts, Footprint, Merged, MergingError, MethodName, Natural, NonNegative, Stream, method
 from methods.tools.inner import run_edited
 
 TINY = 1e-12
 
 
-@method(title="AWD", paper="arXiv:2411.18729", grids={"scale": (0.05, 1.0, 20)})
+@method(title="AWD", paper="arXiv:2411.18729", grids={"scale": (0.05, 1.0, 20)}, footprint=Footprint(holds=(2, 0)))
 def awd(experts: Experts, stream: Stream | None = None, *, inner: MethodName = "task_arithmetic",
         alpha: NonNegative = 0.1, steps: Natural = 300, lr: Annotated[float, "(0, inf)"] = 1e-2,
         scale: float = 0.3) -> Merged:

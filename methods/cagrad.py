@@ -16,13 +16,25 @@ import numpy as np
 from scipy.optimize import minimize
 from torch import Tensor, tensor
 
-from methods.api import LABELLED, Access, Count, Experts, Merged, Natural, NonNegative, Portion, Stream, method
+from methods.api import (
+    LABELLED,
+    Access,
+    Count,
+    Experts,
+    Footprint,
+    Merged,
+    Natural,
+    NonNegative,
+    Portion,
+    Stream,
+    method,
+)
 from methods.tools.multitask import products, train
 
 TINY = 1e-8
 
 
-@method(title="CAGrad", paper="arXiv:2110.14048", access=Access(train=LABELLED))
+@method(title="CAGrad", paper="arXiv:2110.14048", access=Access(train=LABELLED), footprint=Footprint(adapting=(7, 1)))
 def cagrad(
     experts: Experts,
     stream: Stream,

@@ -21,7 +21,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from methods.api import Experts, Merged, MergingError, MethodName, Portion, method
+from methods.api import Experts, Footprint, Merged, MergingError, MethodName, Portion, method
 from methods.core.experts import Edit
 from methods.core.stream import derive
 from methods.tools.inner import run_edited
@@ -29,7 +29,7 @@ from methods.tools.statistics import per_task
 from methods.tools.vectors import choice, fraction
 
 
-@method(title="DARE", paper="arXiv:2311.03099", grids={"scale": (0.1, 1.0, 10)})
+@method(title="DARE", paper="arXiv:2311.03099", grids={"scale": (0.1, 1.0, 10)}, footprint=Footprint(passes=0))
 def dare(experts: Experts, *, drop: Portion = 0.9, scale: float = 0.3,
          select: Literal["random", "magnitude"] = "random", rescale: bool = True,
          inner: MethodName = "task_arithmetic", seed: int = 0) -> Merged:

@@ -20,12 +20,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from methods.api import Experts, Merged, method
+from methods.api import Experts, Footprint, Merged, method
 from methods.tools.masks import fill, masked, room
 from methods.tools.vectors import choice, total
 
 
-@method(title="EMR-Merging", paper="arXiv:2405.17461")
+@method(title="EMR-Merging", paper="arXiv:2405.17461", footprint=Footprint(masks=True, serves=(2, 0)))
 def emr(experts: Experts, *, rescale: Literal["code", "paper"] = "code") -> Merged:
     """One unified task vector, and a mask and a factor per task.
 

@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from methods.api import UNLABELLED, Access, Count, Experts, Merged, MergingError, Stream, method
+from methods.api import UNLABELLED, Access, Count, Experts, Footprint, Merged, MergingError, Stream, method
 from methods.tools.interference import BLOCK, block_weights
 from methods.tools.spectral import leading, mean_vector, polar, significant
 from methods.tools.statistics import by_name, layers, observe, per_task, samples
@@ -44,6 +44,7 @@ Factors = tuple[Tensor, Tensor, Tensor]
     access=Access(val=UNLABELLED),
     grids={"scale": (0.1, 3.0, 30)},
     needs=("matrices",),
+    footprint=Footprint(statistics="inputs", examples="proxies", decompositions=(3, 1)),
 )
 def esm(experts: Experts, stream: Stream, *, proxies: Count = 32, scale: float = 1.0) -> Merged:
     """Merge in the subspaces that move the features of a few unlabelled samples.

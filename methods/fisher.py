@@ -21,12 +21,17 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from methods.api import UNLABELLED, Access, Count, Experts, Merged, MergingError, NonNegative, Stream, method
+from methods.api import UNLABELLED, Access, Count, Experts, Footprint, Merged, MergingError, NonNegative, Stream, method
 from methods.tools.statistics import fisher_information, per_task
 from methods.tools.vectors import choice
 
 
-@method(title="Fisher Merging", paper="arXiv:2111.09832", access=Access(train=UNLABELLED))
+@method(
+    title="Fisher Merging",
+    paper="arXiv:2111.09832",
+    access=Access(train=UNLABELLED),
+    footprint=Footprint(statistics="gradients"),
+)
 def fisher(
     experts: Experts,
     stream: Stream,

@@ -30,7 +30,7 @@ from typing import Annotated, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from methods.api import Experts, Merged, MergingError, Natural, Share, method
+from methods.api import Experts, Footprint, Merged, MergingError, Natural, Share, method
 from methods.core.blocks import parts
 from methods.emr import elect, rescalers, unify
 from methods.ties import disjoint_mean
@@ -47,7 +47,7 @@ class Step(NamedTuple):
     clusters: Clusters
 
 
-@method(title="FlexMerge", paper="arXiv:2505.23209")
+@method(title="FlexMerge", paper="arXiv:2505.23209", footprint=Footprint(masks=True))
 def flexmerge(experts: Experts, *, inner: Literal["avg", "ta", "ties", "emr"] = "avg",
               size: Annotated[float, "[1, inf)"] = 1.0, merges: Natural | None = None, scale: float = 1.5,
               keep: Share = 1.0, similarity: Literal["merged", "constituents"] = "merged",

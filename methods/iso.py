@@ -20,12 +20,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from methods.api import Experts, Merged, Portion, method
+from methods.api import Experts, Footprint, Merged, Portion, method
 from methods.tools.spectral import leading, merge_matrices, polar, significant, sum_vector, svd
 from methods.tools.vectors import fraction
 
 
-@method(title="Iso-C", paper="arXiv:2502.04959", grids={"scale": (0.1, 3.0, 30)}, needs=("matrices",))
+@method(
+    title="Iso-C",
+    paper="arXiv:2502.04959",
+    grids={"scale": (0.1, 3.0, 30)},
+    needs=("matrices",),
+    footprint=Footprint(decompositions=(1, 0)),
+)
 def iso_c(experts: Experts, *, scale: float = 1.0) -> Merged:
     """The sum of task vectors with every singular value replaced by their mean.
 
@@ -35,7 +41,13 @@ def iso_c(experts: Experts, *, scale: float = 1.0) -> Merged:
     return Merged(experts, merge_matrices(experts, scale, lambda name: flattened(sum_vector(experts, name))))
 
 
-@method(title="Iso-CTS", paper="arXiv:2502.04959", grids={"scale": (0.1, 3.0, 30)}, needs=("matrices",))
+@method(
+    title="Iso-CTS",
+    paper="arXiv:2502.04959",
+    grids={"scale": (0.1, 3.0, 30)},
+    needs=("matrices",),
+    footprint=Footprint(decompositions=(3, 0)),
+)
 def iso_cts(experts: Experts, *, scale: float = 1.0, common_fraction: Portion = 0.8) -> Merged:
     """The common space of the sum, enriched with directions of each task, under a flat spectrum.
 

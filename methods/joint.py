@@ -24,6 +24,7 @@ from methods.api import (
     Access,
     Count,
     Experts,
+    Footprint,
     Merged,
     MergingError,
     Natural,
@@ -39,7 +40,12 @@ from methods.tools.vectors import choice
 _TOP = ("ln_post", "ln_final", "proj", "text_projection", "pooler", "norm", "fc", "head", "classifier")
 
 
-@method(title="Joint training", paper="arXiv:2107.11359", access=Access(train=LABELLED))
+@method(
+    title="Joint training",
+    paper="arXiv:2107.11359",
+    access=Access(train=LABELLED),
+    footprint=Footprint(adapting=(5, 0)),
+)
 def joint(
     experts: Experts,
     stream: Stream,

@@ -24,12 +24,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from methods.api import UNLABELLED, Access, Count, Experts, Merged, Stream, method
+from methods.api import UNLABELLED, Access, Count, Experts, Footprint, Merged, Stream, method
 from methods.tools.spectral import mean_vector
 from methods.tools.statistics import grams, layers, least_squares, per_task
 
 
-@method(title="LOT Merging", paper="arXiv:2505.23859", access=Access(train=UNLABELLED), needs=("matrices",))
+@method(
+    title="LOT Merging",
+    paper="arXiv:2505.23859",
+    access=Access(train=UNLABELLED),
+    needs=("matrices",),
+    footprint=Footprint(statistics="grams"),
+)
 def lot(experts: Experts, stream: Stream, *, examples: Count = 32) -> Merged:
     """Merge linear and norm layers by least squares on the features of a few samples, everything else by the mean.
 

@@ -22,6 +22,7 @@ from methods.api import (
     Access,
     Count,
     Experts,
+    Footprint,
     Merged,
     MergingError,
     Natural,
@@ -35,7 +36,7 @@ from methods.tools.multitask import products, train
 RIDGE = 1e-9
 
 
-@method(title="Nash-MTL", paper="arXiv:2202.01017", access=Access(train=LABELLED))
+@method(title="Nash-MTL", paper="arXiv:2202.01017", access=Access(train=LABELLED), footprint=Footprint(adapting=(7, 1)))
 def nash_mtl(
     experts: Experts,
     stream: Stream,

@@ -24,13 +24,18 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from methods.api import Experts, Merged, Natural, method
+from methods.api import Experts, Footprint, Merged, Natural, method
 from methods.tools.interference import Term, descend, filtered, merge_parts, moments
 from methods.tools.spectral import leading, mean_vector, sum_vector, task_svd
 from methods.tools.vectors import choice
 
 
-@method(title="OptMerge", paper="arXiv:2505.19892", needs=("matrices",))
+@method(
+    title="OptMerge",
+    paper="arXiv:2505.19892",
+    needs=("matrices",),
+    footprint=Footprint(decompositions=(2, 1), products=(0, 2), step_products=(1, 0)),
+)
 def optmerge(experts: Experts, *, variant: Literal["internvl", "qwen"] = "internvl", steps: Natural = 300,
              scale: float | None = None) -> Merged:
     """Optimise the merged matrix against the leading inputs of each task vector.

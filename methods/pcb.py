@@ -21,7 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from methods.api import Experts, Merged, Share, method
+from methods.api import Experts, Footprint, Merged, Share, method
 from methods.tools.vectors import fraction, order_statistic, slices
 
 OUTLIERS = 0.0001
@@ -36,7 +36,12 @@ class Range(NamedTuple):
     top: float = 0.0
 
 
-@method(title="PCB-Merging", paper="arXiv:2410.02396", grids={"scale": (0.1, 3.0, 30)})
+@method(
+    title="PCB-Merging",
+    paper="arXiv:2410.02396",
+    grids={"scale": (0.1, 3.0, 30)},
+    footprint=Footprint(holds=(2, 0)),
+)
 def pcb(experts: Experts, *, keep: Share = 0.2, scale: float = 1.2) -> Merged:
     """Average the entries weighted by competition scores.
 

@@ -27,6 +27,7 @@ from methods.api import (
     Access,
     Count,
     Experts,
+    Footprint,
     Merged,
     MergingError,
     Natural,
@@ -38,7 +39,7 @@ from methods.api import (
 from methods.tools.multitask import train
 
 
-@method(title="PCGrad", paper="arXiv:2001.06782", access=Access(train=LABELLED))
+@method(title="PCGrad", paper="arXiv:2001.06782", access=Access(train=LABELLED), footprint=Footprint(adapting=(7, 1)))
 def pcgrad(
     experts: Experts,
     stream: Stream,
@@ -61,7 +62,12 @@ def pcgrad(
     )
 
 
-@method(title="Weighted PCGrad", paper="arXiv:2409.01793", access=Access(train=LABELLED))
+@method(
+    title="Weighted PCGrad",
+    paper="arXiv:2409.01793",
+    access=Access(train=LABELLED),
+    footprint=Footprint(adapting=(7, 1)),
+)
 def pcgrad_weighted(
     experts: Experts,
     stream: Stream,

@@ -24,6 +24,7 @@ from methods.api import (
     Batch,
     Count,
     Experts,
+    Footprint,
     Merged,
     MethodName,
     Natural,
@@ -35,7 +36,12 @@ from methods.surgery import Correction, Frozen, features_last, inner_merge, on_t
 from methods.tools.adaptation import adapt
 
 
-@method(title="ProbSurgery", paper="PMLR 267:66015-66032", access=Access(test=UNLABELLED))
+@method(
+    title="ProbSurgery",
+    paper="PMLR 267:66015-66032",
+    access=Access(test=UNLABELLED),
+    footprint=Footprint(passes=0, teacher=True, frozen=True),
+)
 def prob_surgery(
     experts: Experts,
     stream: Stream,

@@ -18,13 +18,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from methods.api import UNLABELLED, Access, Count, Experts, Merged, Portion, Stream, method
+from methods.api import UNLABELLED, Access, Count, Experts, Footprint, Merged, Portion, Stream, method
 from methods.tools.spectral import mean_vector
 from methods.tools.statistics import grams, layers, least_squares
 from methods.tools.vectors import fraction
 
 
-@method(title="RegMean", paper="arXiv:2212.09849", access=Access(train=UNLABELLED), needs=("matrices",))
+@method(
+    title="RegMean",
+    paper="arXiv:2212.09849",
+    access=Access(train=UNLABELLED),
+    needs=("matrices",),
+    footprint=Footprint(statistics="grams"),
+)
 def regmean(experts: Experts, stream: Stream, *, reduce: Portion = 0.9, examples: Count = 256) -> Merged:
     """Merge linear layers by regression on their inputs, everything else by the mean.
 

@@ -20,7 +20,19 @@ import torch
 from torch import Tensor, nn
 
 from methods.adamerging import coefficient_trace
-from methods.api import LABELLED, Access, Count, Experts, Merged, MergingError, Natural, NonNegative, Stream, method
+from methods.api import (
+    LABELLED,
+    Access,
+    Count,
+    Experts,
+    Footprint,
+    Merged,
+    MergingError,
+    Natural,
+    NonNegative,
+    Stream,
+    method,
+)
 from methods.core.blocks import place
 from methods.tools.adaptation import adapt_merge
 from methods.tools.coefficients import LayerwiseMerge
@@ -28,7 +40,7 @@ from methods.tools.losses import supervised_loss
 from methods.tools.vectors import choice
 
 
-@method(title="SuperMerge", paper="arXiv:2412.10416", access=Access(val=LABELLED))
+@method(title="SuperMerge", paper="arXiv:2412.10416", access=Access(val=LABELLED), footprint=Footprint(vectors=True))
 def supermerge(
     experts: Experts,
     stream: Stream,

@@ -27,6 +27,7 @@ from methods.api import (
     Batch,
     Count,
     Experts,
+    Footprint,
     Merged,
     MergingError,
     MethodName,
@@ -40,7 +41,12 @@ from methods.tools.adaptation import ExpertOutputs, adapt
 from methods.tools.inner import run
 
 
-@method(title="Representation Surgery", paper="arXiv:2402.02705", access=Access(test=UNLABELLED))
+@method(
+    title="Representation Surgery",
+    paper="arXiv:2402.02705",
+    access=Access(test=UNLABELLED),
+    footprint=Footprint(passes=0, teacher=True, frozen=True),
+)
 def surgery(
     experts: Experts,
     stream: Stream,

@@ -38,6 +38,7 @@ from methods.api import (
     Batch,
     Count,
     Experts,
+    Footprint,
     Merged,
     MergingError,
     Natural,
@@ -61,6 +62,7 @@ Select = Literal["agreement", "top_p", "all"]
     paper="arXiv:2412.19098",
     access=Access(test=UNLABELLED),
     access_if={("labels", "truth"): Access(test=LABELLED)},
+    footprint=Footprint(vectors=True, teacher=True, merges=(0, 1)),
 )
 def symerge(
     experts: Experts,
@@ -118,6 +120,7 @@ def symerge(
     paper="arXiv:2412.19098v2",
     access=Access(test=UNLABELLED),
     access_if={("labels", "truth"): Access(test=LABELLED)},
+    footprint=Footprint(vectors=True, teacher=True, merges=(0, 1)),
 )
 def model_tinting(
     experts: Experts,
@@ -159,6 +162,7 @@ def model_tinting(
     paper="arXiv:2412.19098v2",
     access=Access(test=UNLABELLED),
     access_if={("labels", "truth"): Access(test=LABELLED)},
+    footprint=Footprint(vectors=True, teacher=True, merges=(0, 1)),
 )
 def model_tinting_pp(
     experts: Experts,

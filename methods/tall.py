@@ -20,12 +20,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from methods.api import Experts, Merged, MergingError, Natural, NonNegative, method
+from methods.api import Experts, Footprint, Merged, MergingError, Natural, NonNegative, method
 from methods.tools.masks import fill, masked, room
 from methods.tools.vectors import per_tensor
 
 
-@method(title="TALL-masks", paper="arXiv:2405.07813", grids={"mask_scale": (0.2, 0.6, 5)})
+@method(
+    title="TALL-masks",
+    paper="arXiv:2405.07813",
+    grids={"mask_scale": (0.2, 0.6, 5)},
+    footprint=Footprint(masks=True, serves=(2, 0)),
+)
 def tall_mask(experts: Experts, *, mask_scale: NonNegative | Sequence[NonNegative] = 0.4, scale: float = 1.0) -> Merged:
     """Each task's part of the summed task vectors, by its mask.
 

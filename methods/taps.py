@@ -19,14 +19,27 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from methods.api import LABELLED, Access, Batch, Count, Experts, Merged, Natural, NonNegative, Portion, Stream, method
+from methods.api import (
+    LABELLED,
+    Access,
+    Batch,
+    Count,
+    Experts,
+    Footprint,
+    Merged,
+    Natural,
+    NonNegative,
+    Portion,
+    Stream,
+    method,
+)
 from methods.tools.losses import supervised_loss
 from methods.tools.multitask import descend, layered, trainable
 
 START = 0.15
 
 
-@method(title="TAPS", paper="arXiv:2203.16708", access=Access(train=LABELLED))
+@method(title="TAPS", paper="arXiv:2203.16708", access=Access(train=LABELLED), footprint=Footprint(adapting=(3, 3)))
 def taps(
     experts: Experts,
     stream: Stream,

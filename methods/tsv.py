@@ -21,12 +21,18 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from methods.api import Experts, Merged, Share, method
+from methods.api import Experts, Footprint, Merged, Share, method
 from methods.tools.spectral import merge_matrices, polar, significant, task_svd
 from methods.tools.vectors import fraction
 
 
-@method(title="TSV-M", paper="arXiv:2412.00081", grids={"scale": (0.1, 3.0, 30)}, needs=("matrices",))
+@method(
+    title="TSV-M",
+    paper="arXiv:2412.00081",
+    grids={"scale": (0.1, 3.0, 30)},
+    needs=("matrices",),
+    footprint=Footprint(decompositions=(3, 1)),
+)
 def tsv_m(experts: Experts, *, scale: float = 1.0, keep: Share | None = None) -> Merged:
     """Merge the tasks' leading singular vectors after making them orthogonal.
 
@@ -39,7 +45,12 @@ def tsv_m(experts: Experts, *, scale: float = 1.0, keep: Share | None = None) ->
     return Merged(experts, merge_matrices(experts, scale, lambda name: orthogonal_sum(experts, name, keep)))
 
 
-@method(title="TSV-C", paper="arXiv:2412.00081", needs=("matrices",))
+@method(
+    title="TSV-C",
+    paper="arXiv:2412.00081",
+    needs=("matrices",),
+    footprint=Footprint(decompositions=(2, 1), factors=True, serves=(2, 0)),
+)
 def tsv_c(experts: Experts, *, scale: float = 1.0, keep: Share | None = None) -> Merged:
     """Each task's own low-rank task vector on the shared base.
 

@@ -29,6 +29,7 @@ from methods.api import (
     Batch,
     Count,
     Experts,
+    Footprint,
     Merged,
     Natural,
     NonNegative,
@@ -46,7 +47,12 @@ from methods.tools.vectors import fraction, per_tensor
 AT_ONCE = 1 << 26
 
 
-@method(title="Twin-Merging", paper="arXiv:2406.15479", access=Access(val=LABELLED))
+@method(
+    title="Twin-Merging",
+    paper="arXiv:2406.15479",
+    access=Access(val=LABELLED),
+    footprint=Footprint(teacher=True, frozen=True, decompositions=(2, 0), factors=True, serves=(1, 1)),
+)
 def twin(
     experts: Experts,
     stream: Stream,

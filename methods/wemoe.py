@@ -30,6 +30,7 @@ from methods.api import (
     Batch,
     Count,
     Experts,
+    Footprint,
     Merged,
     MergingError,
     Natural,
@@ -46,7 +47,13 @@ LINEAR = ("c_fc", "c_proj")
 AT_ONCE = 1 << 26
 
 
-@method(title="WEMoE", paper="arXiv:2402.00433", access=Access(test=UNLABELLED), needs=("classes",))
+@method(
+    title="WEMoE",
+    paper="arXiv:2402.00433",
+    access=Access(test=UNLABELLED),
+    needs=("classes",),
+    footprint=Footprint(adapting=(2.6667, 0.6667), workspace=0.75, serves=(1, 0.6667)),
+)
 def wemoe(
     experts: Experts,
     stream: Stream,

@@ -24,7 +24,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from methods.api import Experts, Merged, Natural, NonNegative, Share, method
+from methods.api import Experts, Footprint, Merged, Natural, NonNegative, Share, method
 from methods.tools.interference import Moments, descend, filtered, merge_parts, moments
 from methods.tools.spectral import significant, sum_vector
 from methods.tools.vectors import choice, fraction
@@ -32,7 +32,12 @@ from methods.tools.vectors import choice, fraction
 SOLVERS = ("adam", "closed_form", "auto_rank")
 
 
-@method(title="WUDI-Merging", paper="arXiv:2503.08099", needs=("matrices",))
+@method(
+    title="WUDI-Merging",
+    paper="arXiv:2503.08099",
+    needs=("matrices",),
+    footprint=Footprint(products=(0, 2), step_products=(1, 0)),
+)
 def wudi(
     experts: Experts,
     *,

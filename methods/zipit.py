@@ -31,6 +31,7 @@ from methods.api import (
     Access,
     Count,
     Experts,
+    Footprint,
     Merged,
     MergingError,
     NotApplicable,
@@ -47,7 +48,7 @@ Groups = dict[str, tuple[Tensor, Tensor]]
 CHUNK = 1 << 15
 
 
-@method(title="ZipIt!", paper="arXiv:2305.03053", access=Access(train=UNLABELLED))
+@method(title="ZipIt!", paper="arXiv:2305.03053", access=Access(train=UNLABELLED), footprint=Footprint(holds=(2, 1)))
 def zipit(
     experts: Experts,
     stream: Stream,

@@ -121,6 +121,21 @@ def test_the_harness_names_no_method(name):
     assert not named, f"{name} names {', '.join(sorted(named))}; it knows methods by the registry only"
 
 
+@pytest.mark.parametrize("name", [n for n in MODULES if n.startswith("benchmark.") and house.room(n) != "studies"])
+def test_no_method_has_a_case_of_its_own(name):
+    """Suites, studies and published tables name methods as data; everywhere else only the two reference rows stand."""
+    methods = names_of_methods() - {"pretrained", "individual"}
+    named = set()
+    for node in ast.walk(ast.parse(MODULES[name].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            word, _, rest = node.value.partition(":")
+            named |= {node.value} if word in methods and not rest[:1].isspace() else set()
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            paths = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+            named |= {path for path in paths if house.room(path) == "methods" and path in MODULES and "." in path}
+    assert not named - {"methods.api"}, f"{name} names {', '.join(sorted(named))}; declarations say what a method is"
+
+
 @pytest.mark.parametrize("name", list(MODULES))
 def test_nothing_is_unpickled_as_python_does(name):
     calls = set()

@@ -14,6 +14,7 @@ import pandas as pd
 
 from benchmark import suites
 from benchmark.board.selection import Current, by_time, by_trust, complete, current, generation, label
+from benchmark.records import access as accesses
 from benchmark.records.record import Record, TaskResult
 from benchmark.records.spec import REFERENCE_ROWS, RunSpec, canonical_json
 from benchmark.scores import metrics, published, relative
@@ -276,7 +277,7 @@ class _Table:
             "worst_task": worst,
             "worst": worst_value,
             **values,
-            "access": " + ".join(first.access) or "none",
+            "access": accesses.text(first.access),
             "task_id": "yes" if first.needs_task_id else "no",
             "n": len(records),
             "seeds": " ".join(str(seed) for seed in sorted(seed for seed in own if seed is not None)),
@@ -372,7 +373,7 @@ def _named(name: str, interval: Sequence[float]) -> dict[str, float]:
 def _kind(record: Record) -> str:
     if record.spec.method in REFERENCE_ROWS:
         return "reference"
-    return "oracle" if "labelled test" in record.access else "method"
+    return "oracle" if accesses.read(record.access).labelled("test") else "method"
 
 
 def _cost(records: Sequence[Record]) -> dict[str, Any]:

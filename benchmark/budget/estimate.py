@@ -1,14 +1,11 @@
-"""What a run will take before anything starts: memory, disk and time, from shapes and the code a method reaches.
+"""What a run will take before anything starts: memory, disk and time, from shapes and what its method declares.
 
-A method's kind of work is not declared; it is seen in the shared definitions of ``methods/`` that its code reaches
-(``records.method_version``):
-who uses ``LayerwiseMerge`` holds all task vectors, who uses ``grams`` a Gram matrix a layer.
+Everything about a method is in its ``Footprint`` (``methods/core/footprint.py``); its code is neither read nor known.
 M below is one model in float32, K the number of tasks. docs/data.md says how near the estimates come.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 import shutil
 import time
@@ -19,13 +16,14 @@ from typing import Any
 
 import methods
 from benchmark.budget.shapes import Shapes
-from benchmark.records.method_version import reached
+from methods.core.access import Access
+from methods.core.footprint import COUNTS, Footprint, Pair
 
 GIB = float(2**30)
 # Of a process that has imported everything and computed nothing: measured in anonymous memory, and a CUDA context.
 RUNTIME, CONTEXT = 0.55 * GIB, 0.5 * GIB
-# Samples that methods run together: see methods/tools/adaptation.py, methods/tools/statistics.py and methods/wemoe.py.
-OUTPUTS, OBSERVED, AT_ONCE = 256, 32, 1 << 28
+# Samples that methods run together: see methods/tools/adaptation.py and methods/tools/statistics.py.
+OUTPUTS, OBSERVED = 256, 32
 
 
 @dataclass(frozen=True)
@@ -74,88 +72,88 @@ class Machine:
     bandwidth: float | None = None
 
 
-@functools.cache
-def pieces(name: str, inner: str | None = None) -> frozenset[str]:
-    """The definitions a method reaches, as ``file:definition``; ``inner`` is a method it runs by name."""
-    found: set[str] = set()
-    for each in filter(None, (name, inner)):
-        found |= {f"{Path(file).stem}:{what}" for file, what in reached(methods.describe(each).path, each)}
-    return frozenset(found)
+@dataclass(frozen=True)
+class Part:
+    """The work of one method of a run: of the run's own, or of the one that it stands on."""
+
+    footprint: Footprint
+    access: Access
+    steps: int | None
+    """Updates on data, or steps of its own; None where it has none."""
+    batch: int
+    batches: int
+    examples: int
+
+    @property
+    def adapts(self) -> bool:
+        """Whether its steps are updates on data."""
+        return bool(self.access) and self.steps is not None
+
+    @property
+    def drawn(self) -> int:
+        """Samples of one task that its updates draw."""
+        return (self.steps or 0) * self.batch * self.batches
 
 
-def holds_vectors(name: str, parameters: Mapping[str, Any]) -> bool:
-    """Whether a run keeps all task vectors on the device while it adapts: ``--vectors`` applies to it."""
-    adapts = bool(methods.describe(name).access_for(parameters))
-    return adapts and "coefficients:LayerwiseMerge" in pieces(name, _inner(parameters))
-
-
-def _inner(parameters: Mapping[str, Any]) -> str | None:
-    inner = parameters.get("inner")
-    return inner if isinstance(inner, str) and inner in methods.names() else None
-
-
-def _joins_gradients(name: str) -> bool:
-    """Whether joint training keeps every task's gradient apart, in order to combine them."""
-    text = "".join(methods.describe(name).path.read_text(encoding="utf-8").split())
-    return "train(experts,stream,None" not in text
+def parts(name: str, parameters: Mapping[str, Any]) -> list[Part]:
+    """The work of a run, method by method."""
+    found = []
+    for about, given in methods.describe(name).stack(parameters):
+        footprint = about.footprint
+        steps, batch, batches, examples = (footprint.count(each, given) for each in COUNTS)
+        found.append(Part(footprint, about.handed(given), steps, batch or 0, batches or 1, examples or 0))
+    return found
 
 
 def phases(name: str, parameters: Mapping[str, Any], s: Setting) -> dict[str, float]:
     """Bytes that each part of a run holds at its peak, where it computes, beyond the encoder's own weights."""
-    shape, k, m = s.shapes, s.tasks, float(s.shapes.bytes)
-    has = pieces(name, _inner(parameters)).__contains__
-    about = methods.describe(name)
-    adapts = bool(about.access_for(parameters)) and "steps" in parameters
-    half = 0.6 if s.autocast else 1.0
-    batch = int(parameters.get("batch_size") or 0)
-    training = half * shape.training * batch
-    linear = sum(width * width for _, width in shape.linear)
-    factors = 4.0 * k * sum(min(pair) * sum(pair) for pair in shape.matrices)
-    # In another dtype than float32 one tensor's are read as float32 at a time.
-    vectors = k * (m if s.vector_bytes == 4 else m * s.vector_bytes / 4 + 4.0 * shape.largest)
-    computes = has("experts:Experts.base_tensor") or has("experts:Experts.task_vectors")
-    result = m if computes else 0.0
-    found = {"merging": result + 4.0 * (k + 3) * shape.largest * bool(result)}
-    if has("vectors:thresholds"):
-        found["thresholds"] = m + 4.0 * (k + 3) * shape.largest
-    elif has("vectors:order_statistic"):
-        found["order statistics"] = 2 * m
-    if has("masks:room"):
-        found["masks"] = result + k * m / 32 + 4.0 * (k + 3) * shape.largest
-    if has("statistics:grams"):
-        part = sum(rows * width for rows, width in shape.linear)
-        found["Gram matrices"] = m + 8.0 * (3 * linear + part) + half * shape.forward * OBSERVED
-    elif has("statistics:observe"):
-        found["layer inputs"] = 2 * m + 8.0 * linear + half * shape.forward * OBSERVED
-    if has("statistics:fisher_information"):
-        together = max(1, min(OBSERVED, (1 << 25) // shape.parameters))
-        found["Fisher information"] = (4 + 3 * together) * m + shape.training * together
-    if has("zipit:zipit"):
-        found["matching"] = (k + 2) * m
-    if has("spectral:task_svd") or has("spectral:leading"):
-        kept = factors / k if has("tsv:compressed_state") or has("twin:restored") else 0.0
-        found["decompositions"] = result + kept + 16.0 * max(a * b for a, b in shape.matrices)
-    if adapts and has("coefficients:LayerwiseMerge"):
-        found["adaptation"] = vectors + 3 * m + training
-    elif adapts and has("adarank:RankMerge"):
-        spectrum = 4.0 * k * sum(min(pair) * pair[0] for pair in shape.matrices)
-        found["adaptation"] = 3 * m + factors + spectrum + training
-    elif adapts and has("taps:active"):
-        found["adaptation"] = (3 * k + 3) * m + training
-    elif adapts and has("multitask:train"):
-        found["adaptation"] = (5 + (k + 2) * _joins_gradients(name)) * m + training
-    elif adapts and has("wemoe:RoutedMLP"):
-        found["adaptation"] = 2 * m + (k + 1) * m * 2 / 3 + 3 * AT_ONCE + training
-    elif adapts and not has("adaptation:ExpertOutputs"):
-        found["adaptation"] = 2 * m + training
-    if has("adaptation:ExpertOutputs"):
-        together = min(OUTPUTS, (parameters.get("steps") or 1) * batch * int(parameters.get("batches_per_task") or 1))
-        rest = vectors + 2 * m if has("coefficients:LayerwiseMerge") else result
-        found["experts' predictions"] = rest + m + half * shape.forward * together
-    differs = has("masks:masked") or has("tsv:compressed_state") or has("reference:individual")
-    own = (1 + differs) * m + (k * m if has("twin:restored") else 2 / 3 * k * m if has("wemoe:RoutedMLP") else 0.0)
-    found["evaluation"] = own * s.dtype_bytes / 4 + half * s.dtype_bytes / 4 * shape.forward * s.eval_batch
+    found: dict[str, float] = {}
+    for part in parts(name, parameters):
+        for phase, size in _phases(part, s):
+            found[phase] = max(size, found.get(phase, 0.0))
     return found
+
+
+def _phases(part: Part, s: Setting) -> Iterator[tuple[str, float]]:
+    shape, k, m, of = s.shapes, s.tasks, float(s.shapes.bytes), part.footprint
+    half = 0.6 if s.autocast else 1.0
+    training = half * shape.training * part.batch
+    linear = sum(width * width for _, width in shape.linear)
+    result, tensor = _times(of.keeps, k) * m, 4.0 * (k + 3) * shape.largest
+    vectors = 0.0
+    if of.vectors:
+        # In another dtype than float32 one tensor's are read as float32 at a time.
+        vectors = m + k * (m if s.vector_bytes == 4 else m * s.vector_bytes / 4 + 4.0 * shape.largest)
+    if result:
+        yield "merging", result + tensor
+    if any(of.holds):
+        yield "whole models", _times(of.holds, k) * m
+    if of.masks:
+        yield "masks", result + k * m / 32 + tensor
+    if of.statistics == "grams":
+        outputs = sum(rows * width for rows, width in shape.linear)
+        yield "Gram matrices", m + 8.0 * (3 * linear + outputs) + half * shape.forward * OBSERVED
+    elif of.statistics == "inputs":
+        yield "layer inputs", 2 * m + 8.0 * linear + half * shape.forward * OBSERVED
+    elif of.statistics == "gradients":
+        together = max(1, min(OBSERVED, (1 << 25) // shape.parameters))
+        yield "squared gradients", (4 + 3 * together) * m + shape.training * together
+    if any(of.decompositions):
+        kept = 4.0 * sum(min(pair) * sum(pair) for pair in shape.matrices) if of.factors else 0.0
+        yield "decompositions", result + kept + 16.0 * max((a * b for a, b in shape.matrices), default=0)
+    if part.adapts and not of.frozen:
+        triplets = sum(min(pair) * (sum(pair) + pair[0]) for pair in shape.matrices)
+        spectra = m + 4.0 * k * triplets if of.spectra else 0.0
+        yield "adaptation", _times(of.adapting, k) * m + vectors + spectra + of.workspace * GIB + training
+    if part.adapts and of.teacher:
+        together = min(OUTPUTS, max(1, part.steps or 0) * part.batch * part.batches)
+        yield "experts' predictions", result + vectors + m + half * shape.forward * together
+    width = s.dtype_bytes / 4
+    yield "evaluation", _times(of.serves, k) * m * width + half * width * shape.forward * s.eval_batch
+
+
+def _times(pair: Pair, tasks: int) -> float:
+    return pair[0] + pair[1] * tasks
 
 
 def need(name: str, parameters: Mapping[str, Any], s: Setting, machine: Machine | None = None) -> Need:
@@ -164,7 +162,8 @@ def need(name: str, parameters: Mapping[str, Any], s: Setting, machine: Machine 
     held = phases(name, parameters, s)
     phase = max(held, key=held.__getitem__)
     computing = m + held[phase]
-    result = held["merging"] and m + max(0.0, held.get("masks", 0.0) - held["merging"])
+    kept = [each.footprint for each in parts(name, parameters)]
+    result = max(_times(each.keeps, k) * m + (k * m / 32 if each.masks else 0.0) for each in kept)
     # Saving copies the result; on the CPU it lies in the same memory as the rest.
     saving = 2 * result
     device, host = (computing + CONTEXT, RUNTIME + 2 * m + saving) if s.cuda else (0.0, computing)
@@ -184,36 +183,30 @@ def need(name: str, parameters: Mapping[str, Any], s: Setting, machine: Machine 
 def operations(name: str, parameters: Mapping[str, Any], s: Setting) -> float:
     """Float operations of a run, within a factor of two or three: passes of the encoder and decompositions."""
     shape, k = s.shapes, s.tasks
-    has = pieces(name, _inner(parameters)).__contains__
-    access = methods.describe(name).access_for(parameters)
-    steps, batch = int(parameters.get("steps") or 0), int(parameters.get("batch_size") or 0)
-    drawn = steps * batch * k * int(parameters.get("batches_per_task") or 1)
     total = shape.flops * (s.samples.get("test") or 0)
-    if access and drawn:
-        distinct = min(drawn, s.samples.get(access.items()[-1][0]) or drawn)
-        if has("adaptation:ExpertOutputs"):
-            total += shape.flops * distinct * (1 if has("coefficients:LayerwiseMerge") else 2)
-        if not has("adaptation:ExpertOutputs") or has("coefficients:LayerwiseMerge"):
-            total += 3 * shape.flops * drawn
-    examples = parameters.get("examples") or parameters.get("proxies")
-    if access and examples:
-        total += shape.flops * int(examples) * k * (6 if has("statistics:fisher_information") else 1)
     cubes = sum(a * b * min(a, b) for a, b in shape.matrices)
-    for piece, work in (("spectral:task_svd", 10 * k), ("spectral:polar", 10), ("spectral:svd", 20)):
-        total += work * cubes if has(piece) else 0
-    if has("interference:moments"):
-        total += sum(4 * k * a * b * b + 2 * (0 if access else steps) * a * b * b for a, b in shape.matrices)
+    squares = sum(a * b * b for a, b in shape.matrices)
+    for part in parts(name, parameters):
+        of = part.footprint
+        if part.access and part.drawn:
+            distinct = min(part.drawn * k, s.samples.get(part.access.items()[-1][0]) or part.drawn * k)
+            total += shape.flops * distinct * (of.teacher + of.frozen)
+            total += 0 if of.frozen else 3 * shape.flops * part.drawn * k
+        if part.access:
+            total += shape.flops * part.examples * k * (6 if of.statistics == "gradients" else 1)
+        total += 10 * _times(of.decompositions, k) * cubes
+        total += 2 * (_times(of.products, k) + (part.steps or 0) * _times(of.step_products, k)) * squares
     return float(total)
 
 
 def traffic(name: str, parameters: Mapping[str, Any], s: Setting) -> float:
-    """Bytes that a run reads or writes: experts once or twice, and every step of a merge that is differentiated."""
+    """Bytes that a run reads or writes: experts, the result, and every step of a merge that is differentiated."""
     k, m = s.tasks, float(s.shapes.bytes)
-    has = pieces(name, _inner(parameters)).__contains__
-    total = 3 * (k + 1) * m
-    if has("coefficients:LayerwiseMerge") and methods.describe(name).access_for(parameters):
-        rounds = int(parameters.get("steps") or 0)
-        total += rounds * (2 * (k + 2) * m) * (k if has("adaptation:ExpertOutputs") else 1)
+    every = parts(name, parameters)
+    total = (1 + sum(part.footprint.passes for part in every)) * (k + 1) * m
+    for part in every:
+        if part.footprint.vectors and part.adapts:
+            total += (part.steps or 0) * 2 * (k + 2) * m * _times(part.footprint.merges, k)
     return total
 
 
@@ -292,16 +285,17 @@ def _settings(
             yield f"--batch-size {size}", plain, replace(s, eval_batch=size)
     if not s.autocast:
         yield "--autocast bfloat16", plain, replace(s, autocast=True, eval_batch=min(s.eval_batch, 64))
-    if s.vector_bytes == 4 and holds_vectors(name, parameters):
+    if s.vector_bytes == 4 and methods.describe(name).holds_vectors(parameters):
         small = replace(s, autocast=True, eval_batch=min(s.eval_batch, 64), vector_bytes=2)
         yield "--vectors bfloat16", plain, replace(small, autocast=s.autocast)
         yield "--vectors bfloat16 --autocast bfloat16", plain, small
-    batch = int(parameters.get("batch_size") or 0)
+    key = str(methods.describe(name).footprint.batch)
+    batch = int(parameters.get(key) or 0)
     while batch > 4:
         batch //= 2
         yield (
-            f"--set {name}.batch_size={batch} (another run than the paper's)",
-            {**plain, "batch_size": batch},
+            f"--set {name}.{key}={batch} (another run than the paper's)",
+            {**plain, key: batch},
             replace(s, eval_batch=min(s.eval_batch, 64)),
         )
 

@@ -131,8 +131,9 @@ def variants(asked: Sequence[str] | None, suite: Suite) -> list[str]:
     for text in suite_methods(suite, asked or ["all"]):
         name, given = parse_method(text)
         about = methods.describe(name)
-        if about.access_for({**about.parameters, **given}) and "steps" in about.parameters and "steps" not in given:
-            given["steps"] = 1
+        steps = about.footprint.steps
+        if about.access_for({**about.parameters, **given}) and steps in about.parameters and steps not in given:
+            given[str(steps)] = 1
         found.append(":".join([name, *([",".join(f"{k}={format_value(v)}" for k, v in given.items())] * bool(given))]))
     return [*REFERENCE_ROWS, *found]
 

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 
 import methods
-from benchmark.budget.estimate import holds_vectors
 from benchmark.common.errors import UserError, line_in
 from benchmark.common.files import cannot_write, file_sha256, replace_file
 from benchmark.harness import adapted, provenance, tuning
@@ -24,6 +23,7 @@ from benchmark.harness.evaluate import autocast, evaluate
 from benchmark.harness.guard import RunTimeout, apart, time_limit
 from benchmark.harness.measure import Measure
 from benchmark.harness.progress import Progress
+from benchmark.records import access as accesses
 from benchmark.records.record import Cost, Error, MethodInfo, Record
 from benchmark.records.spec import (
     REFERENCE_ROWS,
@@ -131,7 +131,7 @@ def plan(
                 seed=seed,
                 dtype=dtype,
                 autocast=autocast_dtype,  # type: ignore[arg-type]
-                vectors=vectors if holds_vectors(name, parameters) else "float32",  # type: ignore[arg-type]
+                vectors=vectors if about.holds_vectors(parameters) else "float32",  # type: ignore[arg-type]
             )
             if spec.run_id not in seen:
                 seen.add(spec.run_id)
@@ -229,7 +229,6 @@ def settled(record: Record, options: Options) -> bool:
 
 def _fresh(run: Run, bench: Bench, options: Options) -> Record:
     about = run.method
-    access = about.access_for(run.spec.parameters)
     return Record(
         run_id=run.spec.run_id,
         spec=run.spec,
@@ -238,7 +237,7 @@ def _fresh(run: Run, bench: Bench, options: Options) -> Record:
         status="running",
         started=now(),
         method=MethodInfo(title=about.title, paper=about.paper),
-        access=[*(f"{level} {bench.reads.get(split, split)}" for split, level in access.items()), *bench.access],
+        access=accesses.parts(about.access_for(run.spec.parameters), bench.reads, bench.access),
         provenance=provenance.describe(bench, options.argv, options.batch_size),
         suite_tasks=list(bench.tasks),
     )

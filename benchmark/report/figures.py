@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from benchmark.board.rows import Board
 from benchmark.board.selection import label
 from benchmark.common.errors import unknown
+from benchmark.records import access as accesses
 from benchmark.records.record import Record
 from benchmark.report import critical_difference as critical
 from benchmark.report import plots, study_figures
@@ -107,7 +108,7 @@ def _coefficients(board: Board, records: Sequence[Record]) -> Figure | None:
 def _adaptation(board: Board, records: Sequence[Record]) -> Figure | None:
     groups = _runs(board, records)
     # Training on labels is the upper bound of a merge, no adaptation of one: shown where there is room.
-    trained = board.rows["access"].str.contains("labelled train")
+    trained = board.rows["access"].map(lambda cell: accesses.read(cell).labelled("train")).astype(bool)
     ordered = [*board.rows["method"][~trained], *board.rows["method"][trained]]
     curves = {n: groups[n] for n in ordered if groups[n] and len(_losses(groups[n][0])) > 20}
     return plots.adaptation(dict(list(curves.items())[:8])) if curves else None

@@ -19,6 +19,7 @@ from benchmark.board import columns
 from benchmark.board.columns import MEANING
 from benchmark.board.rows import Board
 from benchmark.common.files import write_atomic
+from benchmark.records import access as accesses
 from benchmark.records.spec import canonical_json
 from benchmark.records.store import RECORD, safe_name
 from benchmark.scores import metrics, published
@@ -231,8 +232,7 @@ def _row(board: Board, row: Mapping[Any, Any], links: Mapping[str, str]) -> dict
 
 def _level(access: str) -> str:
     """The strongest data a method is handed, none, unlabelled or labelled, without what every row of its suite gets."""
-    words = " ".join(part for part in access.split(" + ") if not part.endswith("(statistics)")).split()
-    return "labelled" if "labelled" in words else ("unlabelled" if "unlabelled" in words else "none")
+    return accesses.read(access).level or accesses.NONE
 
 
 def _plain(value: Any) -> Any:

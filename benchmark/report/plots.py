@@ -24,6 +24,7 @@ from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.ticker import NullFormatter  # noqa: E402
 
 from benchmark.board.rows import Board  # noqa: E402
+from benchmark.records import access as accesses
 from benchmark.records.record import Record, commits_text  # noqa: E402
 from benchmark.report import labels
 from benchmark.scores import metrics  # noqa: E402
@@ -284,10 +285,7 @@ def _access_colours(rows: pd.DataFrame) -> dict[str, str]:
     """A colour for each kind of access, the same in every figure; estimating statistics does not change it."""
     usual = ["none", "unlabelled test", "labelled val", "unlabelled train", "unlabelled val", "labelled train"]
     colours = dict(zip(usual, ["#0072B2", "#D55E00", "#E69F00", "#009E73", "#56B4E9", "#CC79A7"], strict=True))
-    adapted = {
-        access: " + ".join(part for part in access.split(" + ") if not part.endswith("(statistics)")) or "none"
-        for access in set(rows["access"])
-    }
+    adapted = {access: accesses.text(accesses.own(access)) for access in set(rows["access"])}
     order = sorted(adapted, key=lambda access: (usual.index(a) if (a := adapted[access]) in usual else 99, access))
     free = [colours.pop(name) for name in usual if name not in adapted.values()]
     return {access: colours.pop(adapted[access], "") or (free.pop(0) if free else "#777777") for access in order}

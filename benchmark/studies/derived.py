@@ -14,13 +14,14 @@ from benchmark.common import facts
 from benchmark.common.errors import UserError, shown
 from benchmark.harness import adapted
 from benchmark.harness.runner import MERGED, Options, Run
+from benchmark.records import access as accesses
 from benchmark.records.method_version import method_version
 from benchmark.records.record import Record
 from benchmark.records.spec import RunSpec
 from benchmark.records.store import Store
 from benchmark.suites.bench import Bench
 from methods.api import Access, Experts, Merged, Stream
-from methods.core.registry import PACKAGE, SPLITS
+from methods.core.registry import PACKAGE
 
 Make = Callable[[Experts, Any], Merged]
 
@@ -127,10 +128,7 @@ def access_of(records: Sequence[Record]) -> Access:
     """The data that these runs were handed together."""
     found = Access()
     for record in records:
-        for text in record.access:
-            level, _, split = text.partition(" ")
-            if split in SPLITS:
-                found = found | Access(**{split: level})
+        found = found | accesses.read(record.access)
     return found
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 
 from benchmark.common.errors import UserError, shown
 from benchmark.common.files import write_atomic
+from benchmark.records import access as accesses
 from benchmark.records.record import Record, commits_text
 from benchmark.studies.settings import Ablation
 from benchmark.studies.tables import CrossTask
@@ -167,7 +168,7 @@ def ablation_page(study: Ablation, frame: pd.DataFrame, about: About) -> str:
                   "adapt s", "trainable", "n"]  # fmt: skip
         rows = []
         for r in group.itertuples():
-            oracle = " (oracle)" if "labelled test" in r.access.split(" + ") else ""
+            oracle = " (oracle)" if accesses.read(r.access).labelled("test") else ""
             rows.append([
                 r.variant + oracle, number(r.mean),
                 f"{r.low:.1f} to {r.high:.1f}" if not pd.isna(r.low) else NONE, number(r.normalised),

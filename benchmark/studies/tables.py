@@ -12,6 +12,7 @@ import pandas as pd
 
 from benchmark.board import rows
 from benchmark.board.selection import by_trust, complete, generation
+from benchmark.records import access as accesses
 from benchmark.records.record import Record
 from benchmark.records.spec import REFERENCE_ROWS
 from benchmark.scores import relative
@@ -261,6 +262,6 @@ def ablation(about: Ablation, records: Iterable[Record], suite: str | None = Non
                     for name in ("adapt_seconds", "images_drawn", "trainable_parameters")]  # fmt: skip
             lines.append([
                 setting.say(), place, variant, len(runs), mean_score(runs, expert), low, high, np.mean(shares), *gap,
-                *parts, " + ".join(first.access) or "none", *(float(np.mean(values)) for values in cost),
+                *parts, accesses.text(first.access), *(float(np.mean(values)) for values in cost),
             ])  # fmt: skip
     return pd.DataFrame(lines, columns=ABLATION)

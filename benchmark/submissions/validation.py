@@ -12,6 +12,7 @@ import numpy as np
 
 import methods
 from benchmark import suites
+from benchmark.records import access as accesses
 from benchmark.records.record import CorrectBits, Record, TaskResult, Values
 from benchmark.records.spec import REFERENCE_ROWS, canonical_json
 from benchmark.scores import metrics
@@ -127,10 +128,10 @@ def _check_access(record: Record, known: Known, add: _Add) -> None:
     except methods.MergingError as error:
         add("error", str(error))
         return
-    handed = {f"{level} {known.reads.get(split, split)}" for split, level in access.items()} | set(known.access)
-    if set(record.access) != handed:
-        said = " + ".join(sorted(record.access)) or "none"
-        add("error", f"says its access is {said}; with these keywords it is {' + '.join(sorted(handed)) or 'none'}")
+    handed = accesses.parts(access, known.reads, known.access)
+    if set(record.access) != set(handed):
+        said, right = (accesses.text(sorted(set(each))) for each in (record.access, handed))
+        add("error", f"says its access is {said}; with these keywords it is {right}")
 
 
 def _check_protocol(record: Record, manifests: Manifests | None, add: _Add) -> None:
@@ -140,7 +141,8 @@ def _check_protocol(record: Record, manifests: Manifests | None, add: _Add) -> N
     if isinstance(known, str):
         add("warning", f"hashes of data and checkpoints were not checked: {known}")
         return
-    if spec.method in methods.names() and (known or not _protocol_data(record)):
+    # What the suite hands every row only its manifest tells.
+    if spec.method in methods.names() and (known or not accesses.protocol(record.access)):
         _check_access(record, known or Known({}, {}, {}), add)
     if known is None:
         return
@@ -154,11 +156,6 @@ def _check_protocol(record: Record, manifests: Manifests | None, add: _Add) -> N
     for task, result in record.tasks.items():
         if known.metrics.get(task, result.metric) != result.metric:
             add("error", f"{task} is measured by {known.metrics[task]}, not by {result.metric}")
-
-
-def _protocol_data(record: Record) -> bool:
-    """Whether it names data that not the method but the suite asks for, which only its manifest tells."""
-    return any("(" in part for part in record.access)
 
 
 def _check_result(task: str, result: TaskResult, add: _Add) -> None:

@@ -10,6 +10,7 @@ import ast
 import builtins
 import functools
 import importlib.util
+import inspect
 import math
 import re
 import sys
@@ -19,8 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from methods.core import values
-from methods.core.registry import LABELLED, UNLABELLED, Access, MergingError, Method
+from methods.core.access import LABELLED, UNLABELLED, Access
+from methods.core.errors import MergingError, nearest
+from methods.core.footprint import Footprint
+from methods.core.registry import Method
 
+_DECLARATIONS: dict[str, Any] = {"Access": Access, "Footprint": Footprint}
 _DECLARED = re.compile(r"^@method\b.*?^def +(\w+)", re.MULTILINE | re.DOTALL)
 
 
@@ -271,18 +276,22 @@ def _declared(path: Path, node: ast.FunctionDef, decorator: ast.Call, local: Map
         given.get("grids", {}),
         (ast.get_docstring(node) or "").partition("\n")[0],
         needs=given.get("needs", ()),
+        footprint=given.get("footprint", Footprint()),
         allowed={key: kind for key, kind in allowed.items() if kind is not Any},
     )
 
 
 def _literal(node: ast.expr) -> Any:
-    """The value of a literal expression; ``Access(...)`` and the two level names are understood as well."""
+    """The value of a literal expression; ``Access(...)``, its two levels and ``Footprint(...)`` are understood too."""
     if isinstance(node, ast.Name):
         return {"LABELLED": LABELLED, "UNLABELLED": UNLABELLED}[node.id]
-    if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "Access":
+    if isinstance(node, ast.Call) and (kind := _DECLARATIONS.get(getattr(node.func, "id", ""))):
         if node.args or any(k.arg is None for k in node.keywords):
-            raise ValueError("Access takes names: Access(test=UNLABELLED)")
-        return Access(**{str(k.arg): _literal(k.value) for k in node.keywords})
+            raise ValueError(f"{kind.__name__} takes names")
+        said, fields = [str(k.arg) for k in node.keywords], list(inspect.signature(kind).parameters)
+        if strange := [key for key in said if key not in fields]:
+            raise nearest(f"field of {kind.__name__}", strange[0], fields)
+        return kind(**{key: _literal(k.value) for key, k in zip(said, node.keywords, strict=True)})
     if isinstance(node, ast.Dict):
         return {_literal(k): _literal(v) for k, v in zip(node.keys, node.values, strict=True) if k is not None}
     if isinstance(node, ast.Tuple):
@@ -297,7 +306,8 @@ def _wrong(
     taken = [a.arg for a in (*node.args.posonlyargs, *node.args.args)]
     if taken not in (["experts"], ["experts", "stream"]) or node.args.vararg or node.args.kwarg:
         return f"{node.name} takes (experts, *, ...) or (experts, stream, *, ...): keywords follow the '*', by name"
-    kinds = {"title": str, "paper": str, "access": Access, "access_if": dict, "grids": dict, "needs": tuple}
+    kinds = {"title": str, "paper": str, "access": Access, "access_if": dict, "grids": dict, "needs": tuple,
+             "footprint": Footprint}  # fmt: skip
     for key, value in given.items():
         if key not in kinds:
             return f"@method knows no {key!r}; allowed: {', '.join(kinds)}"
@@ -309,6 +319,8 @@ def _wrong(
             return f"access_if of {node.name} holds {pair!r}: {more!r}; expected (keyword, value): Access(...)"
     if strange := [key for key in (*grids, *(pair[0] for pair in access_if)) if key not in parameters]:
         return f"grids or access_if of {node.name} name {strange[0]!r}, which is no keyword of it"
+    if strange := given.get("footprint", Footprint()).missing(parameters):
+        return f"the footprint of {node.name} names {strange[0]!r}, which is no keyword of it"
     if strange := [key for key, grid in grids.items() if not (isinstance(grid, tuple) and len(grid) == 3)]:
         return f"grids[{strange[0]!r}] of {node.name} is {grids[strange[0]]!r}; expected (first, last, count)"
     for key, value in parameters.items():

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from methods.core.blocks import place
+from methods.core.errors import MergingError, NotApplicable, nearest
 from methods.core.packed import open_state
-from methods.core.registry import NEEDS, MergingError, NotApplicable, nearest
+from methods.core.registry import NEEDS
 from methods.core.states import LowRankState, StateFile, is_floating, shapes_of
 
 Edit = Callable[[str, str, Tensor], Tensor]

@@ -15,8 +15,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from methods.core.errors import MergingError, nearest
 from methods.core.experts import Experts, not_finite, valid
-from methods.core.registry import PACKAGE, MergingError, nearest
+from methods.core.registry import PACKAGE
 from methods.core.states import StateFile
 
 StateRule = Callable[["Merged", str], Mapping[str, Tensor]]

@@ -8,7 +8,6 @@ it needs. ``names`` and ``describe`` read all of it with :mod:`ast`, and ``broke
 
 from __future__ import annotations
 
-import difflib
 import functools
 import importlib
 import inspect
@@ -18,69 +17,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from methods.core import values
+from methods.core.access import LABELLED, Access
+from methods.core.errors import MergingError, NotApplicable, nearest
+from methods.core.footprint import Footprint
 
 if TYPE_CHECKING:
     from methods.core.discovery import BrokenFile, Discovery
 
-LABELLED = "labelled"
-UNLABELLED = "unlabelled"
-SPLITS = ("train", "val", "test")
 #: What a method may need of the experts: tasks with classes; linear layers in the encoder; LoRA adapters.
 NEEDS = ("classes", "matrices", "adapters")
 #: The folder of the papers, one file a method.
 PACKAGE = Path(__file__).parents[1]
-
-
-class MergingError(ValueError):
-    """A merge that cannot be done as asked. The message says what was found, what is allowed, and what to type."""
-
-
-class NotApplicable(MergingError):
-    """The method does not fit these experts (say, LoRA adapters are needed); the message says why in one line."""
-
-
-class UnknownName(MergingError, KeyError):
-    """No such method or keyword; the nearest names are offered."""
-
-    def __str__(self) -> str:
-        return str(self.args[0])
-
-
-def nearest(kind: str, name: str, known: list[str], hint: str = "") -> UnknownName:
-    """The error for an unknown ``name`` of this ``kind``, with the closest known names."""
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    offer = f"Did you mean {' or '.join(close)}?" if close else f"Known: {', '.join(sorted(known)) or 'none'}."
-    return UnknownName(f"unknown {kind} {name!r}. {offer}{' ' + hint if hint else ''}")
-
-
-@dataclass(frozen=True)
-class Access:
-    """The data a method is handed: for each split ``LABELLED``, ``UNLABELLED`` or ``None``."""
-
-    train: str | None = None
-    val: str | None = None
-    test: str | None = None
-
-    def __post_init__(self) -> None:
-        for split, level in self.items():
-            if level not in (LABELLED, UNLABELLED):
-                raise MergingError(f"access to {split} is {level!r}; allowed: {LABELLED!r}, {UNLABELLED!r} or None")
-
-    def items(self) -> list[tuple[str, str]]:
-        """The granted ``(split, level)`` pairs, in the order train, val, test."""
-        return [(s, getattr(self, s)) for s in SPLITS if getattr(self, s) is not None]
-
-    def __bool__(self) -> bool:
-        return bool(self.items())
-
-    def __or__(self, other: Access) -> Access:
-        """The higher of two levels, split by split."""
-        rank = {None: 0, UNLABELLED: 1, LABELLED: 2}
-        return Access(**{s: max(getattr(self, s), getattr(other, s), key=rank.__getitem__) for s in SPLITS})
-
-    def describe(self) -> str:
-        """``"unlabelled test"``, ``"labelled val + unlabelled test"`` or ``"none"``."""
-        return " + ".join(f"{level} {split}" for split, level in self.items()) or "none"
 
 
 @dataclass(eq=False)
@@ -98,6 +45,7 @@ class Method:
     summary: str = ""
     function: Callable[..., Any] | None = None
     needs: tuple[str, ...] = ()
+    footprint: Footprint = Footprint()
     allowed: dict[str, Any] = field(default_factory=dict)
     """The types of annotated keywords, as :func:`core.values.read` gives them; in what ``describe`` returns only."""
 
@@ -150,18 +98,40 @@ class Method:
         return set(_files().methods) - {self.name}
 
     def access_for(self, keywords: Mapping[str, Any]) -> Access:
-        """The access these keywords ask for: the declared one, raised where a keyword value says so."""
+        """The access these keywords ask for: the declared one, raised where a keyword value says so.
+
+        Samples to choose a keyword on, and what an inner method is handed, count as well.
+        """
+        access = Access()
+        for about, given in self.stack(keywords):
+            access = access | about.handed(given)
+        if any(self.resolve(keywords).get(key) == "val" for key in self.grids):
+            access = access | Access(val=LABELLED)
+        return access
+
+    def handed(self, keywords: Mapping[str, Any]) -> Access:
+        """The access of this method's own work with these keywords, without that of a method it stands on."""
         access = self.access
         resolved = self.resolve(keywords)
         for (key, value), more in self.access_if.items():
             if resolved.get(key) == value and type(resolved.get(key)) is type(value):
                 access = access | more
-        if any(resolved.get(key) == "val" for key in self.grids):
-            access = access | Access(val=LABELLED)
-        inner = resolved.get("inner")
-        if isinstance(inner, str) and inner in _files().methods and inner != self.name:
-            access = access | describe(inner).access
         return access
+
+    def stack(self, keywords: Mapping[str, Any]) -> list[tuple[Method, dict[str, Any]]]:
+        """The methods that a run takes, each with its parameters: this one, and the ``inner`` one it stands on."""
+        resolved = self.resolve(keywords)
+        inner = resolved.get("inner")
+        # An ``inner`` that lists its choices is a rule of the method's own, whatever it is called.
+        own = values.choices(_files().methods.get(self.name, self).allowed.get("inner", Any))
+        if not isinstance(inner, str) or inner == self.name or inner not in _files().methods or own:
+            return [(self, resolved)]
+        below = describe(inner)
+        return [(self, resolved), (below, below.parameters)]
+
+    def holds_vectors(self, keywords: Mapping[str, Any]) -> bool:
+        """Whether a run keeps all task vectors on the device while it adapts: ``--vectors`` applies to it."""
+        return any(about.footprint.vectors and bool(about.handed(given)) for about, given in self.stack(keywords))
 
     def __call__(self, experts: Any, stream: Any = None, **keywords: Any) -> Any:
         """Merge ``experts``; ``stream`` is needed exactly when the access is not none. Returns a ``Merged``."""
@@ -201,6 +171,7 @@ def method(
     access_if: Mapping[tuple[str, Any], Access] | None = None,
     grids: Mapping[str, tuple[float, float, int]] | None = None,
     needs: tuple[str, ...] = (),
+    footprint: Footprint | None = None,
 ) -> Callable[[Callable[..., Any]], Method]:
     """Register the decorated function as a method.
 
@@ -212,6 +183,7 @@ def method(
         grids: ``{keyword: (first, last, count)}``: the values the paper searches on a labelled validation split. Such a
             keyword may be ``"val"``; whoever runs the method then chooses, and hands the method a number.
         needs: what the experts must have, out of ``NEEDS``; without it the method is left out, with a line saying why.
+        footprint: what it takes, where it does more than stream the experts' tensors once or twice.
     """
 
     def register(function: Callable[..., Any]) -> Method:
@@ -233,6 +205,7 @@ def method(
             summary,
             function,
             needs,
+            footprint or Footprint(),
         )
         functools.update_wrapper(made, function)
         return made
@@ -277,7 +250,7 @@ def get(name: str) -> Method:
     """The method itself, ready to call (imports its file). Raises :class:`UnknownName` with the nearest names."""
     about = describe(name)
     found: Method = getattr(importlib.import_module(about.module), name)
-    for what in ("title", "paper", "access", "access_if", "grids", "parameters", "needs"):
+    for what in ("title", "paper", "access", "access_if", "grids", "parameters", "needs", "footprint"):
         said, made = getattr(about, what), getattr(found, what)
         if said != made:
             raise MergingError(

@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from methods.core.registry import MergingError
+from methods.core.errors import MergingError
 
 
 class StateFile(Mapping[str, Tensor]):

@@ -11,7 +11,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from methods.core.registry import LABELLED, UNLABELLED, Access, MergingError, nearest
+from methods.core.access import LABELLED, UNLABELLED, Access
+from methods.core.errors import MergingError, nearest
 
 
 class TimeLimit(MergingError):

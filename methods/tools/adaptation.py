@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from methods.core.errors import MergingError
 from methods.core.experts import Experts
-from methods.core.registry import MergingError
 from methods.core.stream import Batch, Stream
 from methods.tools.coefficients import Leaves
 

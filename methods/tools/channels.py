@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
-from methods.core.registry import NotApplicable
+from methods.core.errors import NotApplicable
 
 MIXING = (nn.Conv1d, nn.Conv2d, nn.Linear)
 NORM = nn.modules.batchnorm._BatchNorm

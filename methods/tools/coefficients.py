@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from methods.core.errors import MergingError
 from methods.core.experts import Experts
-from methods.core.registry import MergingError
 
 _SMALL = 4096
 # Entries of the tensors that share a part: a gradient is kept until those of its whole part are there.

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from methods.core.errors import MergingError
 from methods.core.experts import Edit, Experts
 from methods.core.merged import Merged
-from methods.core.registry import MergingError, get
+from methods.core.registry import get
 from methods.core.stream import Stream
 
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from methods.core.registry import MergingError
+from methods.core.errors import MergingError
 
 
 def supervised_loss(kind: str, outputs: Tensor, labels: Tensor | None) -> Tensor:

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from methods.core.errors import MergingError
 from methods.core.experts import Experts
 from methods.core.merged import Merged
-from methods.core.registry import MergingError
 from methods.core.stream import Batch, Stream
 from methods.tools.adaptation import adapt
 from methods.tools.losses import supervised_loss

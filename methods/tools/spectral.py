@@ -34,8 +34,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from methods.core.errors import MergingError
 from methods.core.experts import Experts
-from methods.core.registry import MergingError
 from methods.core.states import StateFile
 from methods.tools.vectors import is_matrix
 

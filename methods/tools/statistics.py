@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from methods.core.errors import MergingError
 from methods.core.experts import Experts
-from methods.core.registry import MergingError
 from methods.core.stream import Batch, Stream
 
 Record = Callable[[str, Tensor], None]

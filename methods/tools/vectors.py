@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from methods.core.errors import MergingError
 from methods.core.experts import Experts
-from methods.core.registry import MergingError
 
 _BINS = 1 << 16
 

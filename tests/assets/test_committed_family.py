@@ -75,7 +75,7 @@ def test_the_choice_keeps_its_rule_on_validation_images():
         assert found["keeps_the_rule"], (suite, found)
     log = json.loads((FOLDER / "choice.json").read_text(encoding="utf-8"))
     assert log["sentence"] == manifest_of(FOLDER)["choice"]
-    assert {"pretrained", "weight_average", "individual", "gap", "keeps_the_rule"} == {
+    assert {"pretrained", "average", "individual", "gap", "keeps_the_rule"} == {
         k for trial in log["trials"] for scores in trial["validation"].values() for k in scores}
 
 

@@ -76,14 +76,13 @@ def test_what_holds_more_is_estimated_higher(full: Setting) -> None:
     assert plain.device == symerge.device == 0 < on_gpu.device < 8 * GIB and on_gpu.host < 4 * GIB
 
 
-def test_a_new_method_is_estimated_by_the_shared_pieces_it_uses() -> None:
-    assert {"coefficients:LayerwiseMerge", "adaptation:ExpertOutputs"} <= estimate.pieces("symerge")
-    # AdaRank holds factors of the task vectors, in float32 whatever is asked for; DOGE reads no data and only sums.
-    holds = [estimate.holds_vectors(name, {}) for name in ("symerge", "doge", "adarank", "ties")]
+def test_vectors_concern_runs_that_hold_all_task_vectors_while_they_adapt() -> None:
+    # AdaRank holds triplets of the task vectors, in float32 whatever is asked for; DOGE reads no data and only sums.
+    holds = [methods.describe(name).holds_vectors({}) for name in ("symerge", "doge", "adarank", "ties")]
     assert holds == [True, False, False, False]
-    assert "vectors:thresholds" in estimate.pieces("ties")
-    assert "coefficients:LayerwiseMerge" not in estimate.pieces("ties")
-    assert "vectors:thresholds" in estimate.pieces("dare", "ties")
+    assert methods.describe("doge").holds_vectors({"coefficients": "adamerging"})
+    assert methods.describe("lines").holds_vectors({"inner": "symerge"})
+    assert not methods.describe("lines").holds_vectors({"inner": "ties"})
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ def score_family(folder: Path, encoder: TextEncoder, tokenizer: Any) -> dict[str
         rows["individual"] = score(*predict(encoder, head, val))
         encoder.load_state_dict({n: sum(s[n] for s in states.values()) / len(states) if ".layer." in n else t
                                  for n, t in base.items()})
-        rows["weight_average"] = score(*predict(encoder, head, val))
+        rows["average"] = score(*predict(encoder, head, val))
         encoder.load_state_dict(base)
         for row, value in rows.items():
             found.setdefault(row, {})[task] = round(value, 2)
@@ -166,7 +166,7 @@ def table(manifest: dict[str, Any], committed: dict[str, Any] | None, tasks: lis
     lines = [f"{'task':20}{'majority':>10}{'probe':>8}{'base':>8}{'expert':>8}{'average':>9}"]
     for task in tasks:
         values = [rows.get(row, {}).get(task, float("nan"))
-                  for row in ("majority", "probe", "pretrained", "individual", "weight_average")]
+                  for row in ("majority", "probe", "pretrained", "individual", "average")]
         same = ""
         if committed:
             name = f"{task}.safetensors"

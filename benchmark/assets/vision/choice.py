@@ -19,7 +19,7 @@ from benchmark.assets.vision.family import FOLDER, Settings, make_family
 from benchmark.checkpoints.families import save_json
 from benchmark.common.paths import resolved
 
-RULE = {"pretrained": "35 to 65", "individual": "at least 85", "individual - weight_average": "at least 15"}
+RULE = {"pretrained": "35 to 65", "individual": "at least 85", "individual - average": "at least 15"}
 
 BASE, EXPERT = Settings().base, Settings().expert
 TRIALS: dict[str, Settings] = {
@@ -30,11 +30,11 @@ TRIALS: dict[str, Settings] = {
 def scores_of(manifest: dict[str, Any], suite: str) -> dict[str, Any]:
     """Mean validation scores in per cent of a made family, and whether they keep the rule."""
     rows = manifest["scores"]["validation"]
-    average = rows["weight_average"][suite]
+    average = rows["average"][suite]
     found = {"pretrained": mean(rows["pretrained"][t] for t in average),
-             "weight_average": mean(average.values()),
+             "average": mean(average.values()),
              "individual": mean(rows["individual"][t] for t in average)}
-    gap = found["individual"] - found["weight_average"]
+    gap = found["individual"] - found["average"]
     keeps = 35 <= found["pretrained"] <= 65 and found["individual"] >= 85 and gap >= 15
     return {**{k: round(v, 1) for k, v in found.items()}, "gap": round(gap, 1), "keeps_the_rule": keeps}
 

@@ -104,17 +104,17 @@ def make_family(suite: str, tasks: list[str], out: Path, *, settings: Settings |
 
 def evaluate_family(folder: Path, tasks: list[str], split: str, device: str = "cpu",
                     average: bool = False) -> dict[str, dict[str, float]]:
-    """``{"pretrained": {task: per cent}, "individual": ..., ("weight_average": ...)}`` on one split."""
+    """``{"pretrained": {task: per cent}, "individual": ..., ("average": ...)}`` on one split."""
     states = {t: load_file(folder / f"{t}.safetensors") for t in tasks}
     base = load_file(folder / "base.safetensors")
     mean = finetune.average(list(states.values())) if average else {}
     rows: dict[str, dict[str, float]] = {"pretrained": {}, "individual": {}}
     if average:
-        rows["weight_average"] = {}
+        rows["average"] = {}
     for task in tasks:
         data, head = vision.load_split(task, split), load_head(folder / f"heads/{task}.safetensors")
         for row in rows:
-            state = {"pretrained": base, "individual": states[task], "weight_average": mean}[row]
+            state = {"pretrained": base, "individual": states[task], "average": mean}[row]
             encoder = finetune.load_encoder(state, BACKBONE, device)
             rows[row][task] = round(finetune.accuracy(encoder, head, data.images, data.labels, device=device), 2)
     return rows
@@ -168,7 +168,7 @@ def _scores(out: Path, suite: str, tasks: list[str], device: str, splits: tuple[
         for row, values in evaluate_family(out, tasks, split, device, average=split == "validation").items():
             # an average belongs to the set of experts that it is taken over
             kept = scores.setdefault(split, {}).setdefault(row, {})
-            kept.update({suite: values} if row == "weight_average" else values)
+            kept.update({suite: values} if row == "average" else values)
     return scores
 
 

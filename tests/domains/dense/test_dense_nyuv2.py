@@ -120,7 +120,7 @@ def test_one_epoch_makes_experts_that_a_run_merges_and_scores(small: Path, tmp_p
     once = Schedule(steps=1, lr=1e-3, warmup=1, batch=6)
     folder = tmp_path / "checkpoints" / "own" / "ResNet-50"
     manifest = make_family(bench, folder, Settings(once, once), start=start)
-    assert set(manifest["scores"]["test"]) == {"pretrained", "individual", "weight_average"}
+    assert set(manifest["scores"]["test"]) == {"pretrained", "individual", "average"}
     opened = DenseBench(
         suite, "ResNet-50", "own", bench.device, bench.dtype, data_root=small, checkpoints=tmp_path / "checkpoints"
     )

@@ -69,12 +69,12 @@ def test_the_choice_was_made_on_validation_by_the_rule() -> None:
     chosen = log["trials"][-1]
     assert chosen["validation"] == manifest["scores"]["val"] and chosen["keeps_the_rule"]
     assert keeps_the_rule(chosen["validation"])
-    assert set(chosen["validation"]) == {"pretrained", "individual", "weight_average"}
+    assert set(chosen["validation"]) == {"pretrained", "individual", "average"}
 
 
 def test_mean_relative_change_takes_the_sign_of_each_metric(bench: DenseBench) -> None:
     found = scores(bench, "val")
-    average, expert = found["weight_average"], found["individual"]
+    average, expert = found["average"], found["individual"]
     by_hand = [
         average["segmentation"]["miou"] / expert["segmentation"]["miou"] - 1,
         1 - average["depth"]["abs_err"] / expert["depth"]["abs_err"],

@@ -13,10 +13,10 @@ import pytest
 
 import methods
 from methods.core import discovery
-from methods.core.registry import MergingError
+from methods.core.errors import MergingError
 
 ROOT = Path(__file__).parents[3]
-HEAD = "from methods.api import LABELLED, UNLABELLED, Access, method\n"
+HEAD = "from methods.api import LABELLED, UNLABELLED, Access, Footprint, method\n"
 
 
 @pytest.mark.parametrize(
@@ -34,6 +34,20 @@ HEAD = "from methods.api import LABELLED, UNLABELLED, Access, method\n"
         ("@method(title='T', paper='P', access_if={1: Access()})\ndef x(experts):\n    ...\n", "keyword, value"),
         ("@method(title='T', paper='P', note=1)\ndef x(experts):\n    ...\n", "knows no 'note'"),
         ("@method(title='T', paper='P', grids={'s': (0, 1, 2)})\ndef x(experts):\n    ...\n", "no keyword of it"),
+        ("@method(title='T', paper='P', footprint=Footprint(vektors=True))\ndef x(experts):\n    ...\n",
+         "unknown field of Footprint 'vektors'. Did you mean vectors"),
+        ("@method(title='T', paper='P', footprint=Footprint(holds=2))\ndef x(experts):\n    ...\n", "holds .* a pair"),
+        ("@method(title='T', paper='P', footprint=Footprint(vectors=1))\ndef x(experts):\n    ...\n",
+         "True or False"),
+        ("@method(title='T', paper='P', footprint=Footprint(passes=0.5))\ndef x(experts):\n    ...\n",
+         "a whole number"),
+        ("@method(title='T', paper='P', footprint=Footprint(statistics='gram'))\ndef x(experts):\n    ...\n",
+         "one of grams"),
+        ("@method(title='T', paper='P', footprint=Footprint(steps='rounds'))\ndef x(experts):\n    ...\n",
+         "footprint of x names 'rounds'"),
+        ("@method(title='T', paper='P', footprint='small')\ndef x(experts):\n    ...\n", "expected Footprint"),
+        ("@method(title='T', paper='P', access=Access(dev=LABELLED))\ndef x(experts):\n    ...\n",
+         "field of Access 'dev'"),
         ("@method(title='T', paper='P', grids={'s': (0, 1)})\ndef x(experts, *, s=1):\n    ...\n", "last, count"),
         ("@method(title='T', paper='P')\ndef x(experts, *, s={1, 2}):\n    ...\n", "s of x defaults to"),
         ("@method(title='T', paper='P')\ndef x(experts, *, s=1e999):\n    ...\n", "s of x defaults to inf"),
