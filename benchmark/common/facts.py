@@ -54,7 +54,7 @@ def remembered(what: str, files: Sequence[Path], read: Callable[[], Any], *, kep
         _KNOWN[key] = fact
         if memo is not None:
             with contextlib.suppress(UserError):  # where that is possible
-                write_atomic(memo, json.dumps({"fact": fact, "what": what}) + "\n")
+                write_atomic(memo, json.dumps({"fact": fact}) + "\n")
     return fact
 
 

@@ -278,9 +278,14 @@ def test_a_user_without_home_and_entry_needs_only_the_variables(data: Path, plac
     assert "Traceback" not in done.stderr and not list(place.iterdir())
 
 
+@pytest.mark.parametrize("name", ["plain", "a[1]::b"])
 def test_the_commands_of_the_readme_run_with_relative_paths(
-    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    name: str, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    home = place / name
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(home)
     monkeypatch.setitem(BACKBONES, "ViT-B-32", tiny("ViT-B-32"))
     monkeypatch.delenv("SYMERGE_CACHE")
     tasks, real = suites.load("vision-8").tasks, full.info
@@ -301,7 +306,7 @@ def test_the_commands_of_the_readme_run_with_relative_paths(
         assert run(*command, *(("--results", "results") if command[0] == "run" else ())) == 0
     assert len(list(Path("results/vision-8/ViT-B-32").glob("*/record.json"))) == 4
     assert "boards: results/leaderboard.md" in capsys.readouterr().err
-    assert {p.name for p in place.iterdir()} == {".cache", "DATA", "DOWNLOADS", "results"}
+    assert {p.name for p in home.iterdir()} == {".cache", "DATA", "DOWNLOADS", "results"}
 
 
 def readme() -> list[str]:

@@ -14,6 +14,7 @@ else the nearest folder that is called as a split. Of an image it is the outermo
 
 from __future__ import annotations
 
+import functools
 import glob
 import os
 import re
@@ -75,7 +76,11 @@ def read(folder: Path, config: str | None = None) -> Layout:
     if below is None and patterns is None and config is not None and (folder / config).is_dir():
         below = config
     prefix = f"{PurePosixPath(below)}/" if below else ""
-    kinds = {name: kind for name in sorted(_files(folder, ())) if name.startswith(prefix) and (kind := _kind(name))}
+    try:
+        names = sorted(name for name in _files(folder, ()) if name.startswith(prefix))
+    except OSError as error:
+        raise UserError(f"{error.filename} cannot be listed: {error.strerror}", "Mend its permissions.") from None
+    kinds = {name: kind for name in names if (kind := _kind(name))}
     if not kinds:
         raise UserError(f"no data in {folder / prefix}", EXPECTED)
     found = _by_patterns(folder, list(kinds), prefix, patterns) if patterns is not None else {"": list(kinds)}
@@ -102,13 +107,19 @@ def _files(folder: Path, above: Sequence[str]) -> Iterator[str]:
                 yield entry.name
 
 
-def _kind(name: str) -> str | None:
-    """Which of KINDS a file is a part of, or None."""
+@functools.cache
+def _of_images() -> frozenset[str]:
+    """Suffixes and whole names of the files in folders of images."""
     from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 
-    path = PurePosixPath(name)
-    suffix = path.suffix.lower()
-    if path.name in ImageFolder.METADATA_FILENAMES or suffix in (".zip", *ImageFolder.EXTENSIONS):
+    return frozenset((".zip", *ImageFolder.EXTENSIONS, *ImageFolder.METADATA_FILENAMES))
+
+
+def _kind(name: str) -> str | None:
+    """Which of KINDS a file is a part of, or None."""
+    last = name.rpartition("/")[2]
+    suffix = os.path.splitext(last)[1].lower()
+    if last in _of_images() or suffix in _of_images():
         return "imagefolder"
     return {".parquet": "parquet", ".tar": "webdataset"}.get(suffix)
 

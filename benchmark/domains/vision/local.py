@@ -286,7 +286,7 @@ def _without_colons(folder: Path) -> Path:
     if "::" in str(link):
         raise UserError(f"{folder}: a path with :: cannot be read", "Set TMPDIR to a folder without, or move the data.")
     if not link.is_symlink():
-        link.symlink_to(folder, target_is_directory=True)
+        link.symlink_to(folder.absolute(), target_is_directory=True)
     return link
 
 
