@@ -6,11 +6,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from typing import Any  # noqa: E402
 
 import pytest  # noqa: E402
+from helpers.comparing import compares_numbers  # noqa: E402
 from helpers.lacking import lacks, summary  # noqa: E402
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs a CUDA device, with the reason, where there is none."""
+    """Mark what compares numbers; skip what needs a CUDA device, with the reason, where there is none."""
+    for item in items:
+        if compares_numbers(getattr(item, "function", None)):
+            item.add_marker(pytest.mark.numbers)
     marked = [item for item in items if item.get_closest_marker("cuda")]
     if not marked:
         return

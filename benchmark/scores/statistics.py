@@ -379,6 +379,14 @@ def _sampling(scores: Sequence[Scores]) -> tuple[float, float]:
     return shared / len(tasks) ** 2, own / len(tasks) ** 2
 
 
+def _snapped(values: np.ndarray, noise: float) -> np.ndarray:
+    """Whole numbers in the order of the values, equal where neighbours are no further apart than ``noise``."""
+    order = np.argsort(values)
+    levels = np.empty(len(values), dtype=int)
+    levels[order] = np.concatenate([[0], np.cumsum(np.diff(values[order]) > noise)])
+    return levels
+
+
 class Correlation(NamedTuple):
     """A correlation coefficient and its confidence interval; ``n`` points from ``groups`` groups."""
 
@@ -416,6 +424,9 @@ def correlation(
     names = sorted({name for group in members for name in group})
     holds = np.array([[name in group for name in names] for group in members], dtype=bool).reshape(-1, len(names))
 
+    # What a point's own effects explain whole is left as rounding, the processor's and not the data's.
+    noise = 1e-9 * np.abs(table).max(axis=1, initial=0.0)
+
     def coefficient(keep: np.ndarray) -> float:
         values, within = np.asarray(table[:, keep]), holds[keep]
         if partial:
@@ -423,10 +434,11 @@ def correlation(
             if len(design) < np.linalg.matrix_rank(design) + 3:
                 return float("nan")
             values = values - (design @ np.linalg.lstsq(design, values.T, rcond=None)[0]).T
-        if kind == "spearman":
-            values = np.asarray(distributions.rankdata(values, axis=1))
-        if values.shape[1] < 3 or (np.ptp(values, axis=1) == 0).any():
+        if values.shape[1] < 3 or (np.ptp(values, axis=1) <= noise).any():
             return float("nan")
+        if kind == "spearman":
+            placed = [_snapped(each, gap) for each, gap in zip(values, noise, strict=True)]
+            values = np.asarray(distributions.rankdata(placed, axis=1))
         return float(np.corrcoef(values[0], values[1])[0, 1])
 
     def fisher(value: float) -> float:

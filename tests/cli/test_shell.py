@@ -15,14 +15,17 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # Plays both the system's Python (venv, version checks) and the environment's: it writes down how it was called.
 STAND_IN = """#!/usr/bin/env bash
-printf '%s\\n' "$PWD|$*|offline=${HF_HUB_OFFLINE:-}|path=${PYTHONPATH:-}" >>"$CALLS"
+kernels="${ATEN_CPU_CAPABILITY:-}/${MKL_CBWR:-}/${NPY_DISABLE_CPU_FEATURES:-}/${OMP_NUM_THREADS:-}"
+printf '%s\\n' "$PWD|$*|offline=${HF_HUB_OFFLINE:-}|path=${PYTHONPATH:-}|kernels=$kernels" >>"$CALLS"
 case "$*" in
+    *"import numpy"*) echo "X86_V3 X86_V4" ;;
     *"-c import sys"*) [ -z "${TOO_OLD:-}" ] ;;
     --version) echo "Python 3.99" ;;
     *"-m venv"*) target="${!#}"; mkdir -p "$target/bin"; cp "$0" "$target/bin/python" ;;
     *"-m pip install"*) sleep "${PIP_SLEEP:-0}"; exit "${PIP_FAILS:-0}" ;;
     *"-m ruff"*) exit "${RUFF_FAILS:-0}" ;;
     *"-m mypy"*) exit "${MYPY_FAILS:-0}" ;;
+    *"-m numbers"*) exit "${KERNELS_FAIL:-0}" ;;
     *"-m pytest"*) echo "1 passed"; exit "${PYTEST_FAILS:-0}" ;;
 esac
 """
@@ -204,6 +207,19 @@ def test_the_test_command_fails_when_any_check_fails_and_ends_with_pytest(clone,
     assert clone.called("-m pytest tests/records/test_spec.py -x")
 
 
+@pytest.mark.parametrize("failing", [0, 1])
+def test_what_compares_numbers_runs_again_under_other_kernels_on_one_thread_and_two(clone, failing):
+    clone.environment["OMP_NUM_THREADS"] = "7"
+    done = clone.run("--test", KERNELS_FAIL=failing)
+    assert (done.returncode != 0) == bool(failing)
+    plain, one, two = clone.called("-m pytest")
+    assert "kernels=///7" in plain and "-m numbers" not in plain
+    for threads, call in ((1, one), (2, two)):
+        assert "-m numbers" in call and f"kernels=default/COMPATIBLE/X86_V3 X86_V4/{threads}" in call
+    named = clone.run("--test", "tests/records/test_spec.py").out.splitlines()
+    assert len(named) == 1, "named tests run once, as they are"
+
+
 def test_ci_runs_the_tests_from_anywhere(machine, tmp_path):
     clone = machine
     assert clone.run(command=".ci/run", cwd=tmp_path).returncode == 0
@@ -212,6 +228,8 @@ def test_ci_runs_the_tests_from_anywhere(machine, tmp_path):
     assert clone.run(command=".ci/run", cwd=tmp_path, PYTEST_FAILS=1).returncode != 0
 
 
+#: Of pytest in a whole test: all, and what compares numbers under other kernels on one thread and two.
+RUNS = 3
 BROWSER = "install -y --no-install-recommends chromium chromium-driver"
 
 
@@ -256,7 +274,7 @@ def test_ci_installs_nothing_where_it_is_not_root_or_the_distribution_has_no_apt
     machine.add("id", "echo 0")
     (machine.root / "bin" / "apt-get").unlink()
     assert machine.run(command=".ci/run").returncode == 0
-    assert len(machine.called("-m pytest")) == 2 and not machine.called("apt-get")
+    assert len(machine.called("-m pytest")) == 2 * RUNS and not machine.called("apt-get")
 
 
 def test_bench_runs_the_timings(clone):

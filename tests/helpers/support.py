@@ -157,6 +157,13 @@ def assert_state(
     return largest
 
 
+def assert_same_files(found: Path, expected: Path, names: Iterable[str]) -> None:
+    """The same tensors in both folders, to the last digit of half precision."""
+    for name in names:
+        one, other = load_file(found / name), load_file(expected / name)
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6, msg=lambda said, name=name: f"{name}: {said}")
+
+
 def _keep(largest: float) -> None:
     """Note a difference under the method in the test's parameters, or else the longest method name in its own."""
     test = os.environ.get("PYTEST_CURRENT_TEST", "").partition(" ")[0].rpartition("::")[2]

@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 from helpers.support import assert_state, golden, golden_experts, golden_states
 from torch import Tensor
 
 import methods
-from methods import fisher, regmean
+from methods import esm, fisher, regmean
 from methods.api import Stream
+from methods.tools import spectral
+from methods.tools.statistics import observe, samples
 
 
 def part(stored: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -98,14 +101,54 @@ def test_fisher_matches_the_authors_code_under_their_values(stem: str, keywords:
     assert_state(merged, part(golden(stem), ""), start("weight_average"), 2e-6)
 
 
+def proxies(stored: dict[str, Tensor]) -> Stream:
+    return Stream.from_batches({f"t{k}": stored[f"images/t{k}"][None] for k in range(4)})
+
+
+def moved_by_rounding(stored: dict[str, Tensor], name: str, draws: int = 32) -> Tensor:
+    """How float32's rounding of X tau^T moves ESM's merged vector of one weight, ``[draws, entries]``.
+
+    Everything else is float64. The rounding is that of four operations in place of one, so that any order of summing
+    and any decomposition stay within it.
+    """
+    experts, stream = golden_experts(encoder=True), proxies(stored)
+    inputs: dict[str, Tensor] = {}
+    for task in experts.tasks:
+        batches = samples(stream, task, 32)
+        observe(experts, task, batches, {name}, lambda _, rows, task=task: inputs.update({task: rows}))
+    generator = torch.Generator().manual_seed(0)
+
+    def merged(size: float) -> Tensor:
+        def rounded(product: Tensor, rank: int) -> Any:
+            noise = torch.randn(product.shape, generator=generator, dtype=torch.float64)
+            largest = torch.linalg.matrix_norm(product, 2)
+            return spectral.leading(product + size * largest * noise / len(product) ** 0.5, rank)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(esm, "leading", rounded)
+            rank = len(experts.base[name]) // len(experts)
+            parts = [esm.essential(experts.task_vector(name, t).double(), x.double(), rank) for t, x in inputs.items()]
+        return esm.combined(parts).flatten()
+
+    exact = merged(0.0)
+    return torch.stack([merged(2.0**-22) - exact for _ in range(draws)])
+
+
 @pytest.mark.parametrize("scale", [1.0, 0.6])
 def test_esm_matches_the_authors_code_on_their_proxies(scale: float) -> None:
-    # An eigenvalue of 1e-7 of the largest takes part, so that rounding of the forward pass alone moves a few entries
-    # of one layer by 3e-5, of 170 in 26,240 by more than 1e-5 on one processor: hence the budget.
+    # The inputs of c_fc come out of a layer norm and nearly miss one direction, whose singular value is 2e-4 of the
+    # largest: X tau^T in float32 does not say which direction that is, the kernel's rounding does, in the authors' run
+    # as in ours (3.6e-5 from float64 on either side). What rounding moves lies in a few of a weight's 4,096 dimensions;
+    # these may differ by as much as rounding moves them, everything else must agree.
     stored = golden("esm__proxy32__seed0")
-    stream = Stream.from_batches({f"t{k}": stored[f"images/t{k}"][None] for k in range(4)})
-    merged = methods.get("esm")(golden_experts(encoder=True), stream, scale=scale)
-    expected = part(stored, f"merged_coef{scale}")
-    assert_state(merged, expected, golden_states()[0], 1e-5, budget=1e-2)
-    assert_state(merged, expected, golden_states()[0], 5e-5)
+    merged = methods.get("esm")(golden_experts(encoder=True), proxies(stored), scale=scale)
+    expected, found = part(stored, f"merged_coef{scale}"), dict(merged.state_dict())
+    for name in (n for n in expected if n.endswith("c_fc.weight")):
+        moved = scale * moved_by_rounding(stored, name)
+        directions = torch.linalg.svd(moved, full_matrices=False).Vh[:24]
+        gap = (found[name] - expected[name]).double().flatten()
+        along = directions.T @ (directions @ gap)
+        assert along.norm() < moved.norm(dim=1).max() < 5e-3
+        found[name] = found[name] - along.view_as(found[name]).float()
+    assert_state(found, expected, golden_states()[0], 1e-5)
     assert_state(merged, expected, start("tsv_m"), 1e-3 if scale == 1.0 else 1e-4, budget=1e-3)

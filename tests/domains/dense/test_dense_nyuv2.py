@@ -10,6 +10,7 @@ import pytest
 import torch
 from helpers.dense import SHAPE
 from helpers.nyuv2_files import COUNTS, SIZE, write_root
+from helpers.support import assert_same_files
 
 from benchmark import suites
 from benchmark.assets.dense.family import imagenet, main, make_family, settings_of
@@ -145,8 +146,7 @@ def test_killed_training_continues_to_the_same_weights(small: Path, tmp_path: Pa
         make_family(bench, parts, settings, start=start, stop_at=2)
     assert not (parts / "segmentation.safetensors").exists()
     make_family(bench, parts, settings, start=start)
-    for name in ("segmentation", "heads/normals"):
-        assert (whole / f"{name}.safetensors").read_bytes() == (parts / f"{name}.safetensors").read_bytes(), name
+    assert_same_files(parts, whole, ["segmentation.safetensors", "heads/normals.safetensors"])
 
 
 def test_the_protocol_is_forty_epochs_of_sixteen() -> None:
