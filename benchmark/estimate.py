@@ -1,7 +1,7 @@
 """What a run will take before anything starts: memory, disk and time, from shapes and the code a method reaches.
 
 A method's kind of work is not declared; it is seen in the shared definitions of ``methods/`` that its code reaches
-(``benchmark.codehash``): who uses ``LayerwiseMerge`` holds all task vectors, who uses ``grams`` a Gram matrix a layer.
+(``benchmark.version``): who uses ``LayerwiseMerge`` holds all task vectors, who uses ``grams`` a Gram matrix a layer.
 M below is one model in float32, K the number of tasks. docs/data.md says how near the estimates come.
 """
 
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import methods
-from benchmark.codehash import reached
+from benchmark.version import reached
 from benchmark.shapes import Shapes
 
 GIB = float(2**30)

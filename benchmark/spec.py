@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from benchmark.codehash import method_version as method_version
+from benchmark.version import method_version as method_version
 from benchmark.errors import UserError, unknown
 
 #: Rows that every board shows and does not rank: the lower and the upper reference.

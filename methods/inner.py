@@ -6,7 +6,7 @@ from typing import Any
 
 from methods.experts import Edit, Experts
 from methods.merged import Merged
-from methods.registry import MergingError, get
+from methods.registry import MergingError, merge_with
 from methods.stream import Stream
 
 
@@ -17,9 +17,8 @@ def run(inner: str, experts: Experts, stream: Stream | None = None, *, outer: st
     """
     if inner == outer:
         raise MergingError(f"{outer} cannot be its own inner method; expected another, such as inner='task_arithmetic'")
-    chosen = get(inner)
-    found: Merged = chosen(experts, stream, **{k: v for k, v in keywords.items() if k in chosen.parameters})
-    return found
+    merged: Merged = merge_with(inner, experts, stream, keywords)
+    return merged
 
 
 def run_edited(inner: str, experts: Experts, edit: Edit, stream: Stream | None = None, *, outer: str,

@@ -12,7 +12,7 @@ PACKAGES = ("benchmark", "methods")
 #: Packages that are torch, or that import it.
 TORCH = {"torch", "torchvision", "torchmetrics", "open_clip", "safetensors.torch", "transformers", "accelerate"}
 WITHOUT_TORCH = [
-    "spec", "codehash", "errors", "record", "store", "metrics", "stats", "relative", "rows", "columns", "leaderboard",
+    "spec", "version", "errors", "record", "store", "metrics", "stats", "relative", "rows", "columns", "leaderboard",
     "plots", "compare", "pages", "published", "page", "critical", "simulate", "submissions", "figures", "studies",
     "studies.settings", "studies.tables", "studies.pages", "studies.places", "studies.selected",
     "studies.plots", "labels", "notebook", "selection",
