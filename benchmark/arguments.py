@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
+from benchmark.paths import resolved
 from benchmark.studies import KINDS
 
 DEFAULT_SUITE = "vision-mini-8"
@@ -44,9 +44,9 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--backbone", help="default: the suite's first")
     run.add_argument("--family", help="who trained the checkpoints; default: the suite's first")
     run.add_argument(
-        "--checkpoints", type=Path, metavar="DIR", help="full suites: where families lie (or SYMERGE_CHECKPOINTS)"
+        "--checkpoints", type=resolved, metavar="DIR", help="full suites: where families lie (or SYMERGE_CHECKPOINTS)"
     )
-    run.add_argument("--data-root", type=Path, metavar="DIR", help="full suites: where data lie (or SYMERGE_DATA)")
+    run.add_argument("--data-root", type=resolved, metavar="DIR", help="full suites: where data lie (or SYMERGE_DATA)")
     run.add_argument(
         "--seeds",
         nargs="+",
@@ -63,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="cpu, cuda, cuda:N or auto; default cpu. Several: a process on each, which share the runs",
     )
-    run.add_argument("--worker", type=Path, metavar="FILE", help=argparse.SUPPRESS)
+    run.add_argument("--worker", type=resolved, metavar="FILE", help=argparse.SUPPRESS)
     run.add_argument("--executor", choices=["here", "ray"], default="here", help="here, or a Ray cluster's workers")
     run.add_argument(
         "--address", metavar="HOST:PORT", help="of the Ray cluster, or auto; default: one of this machine, for this run"
@@ -74,7 +74,9 @@ def parser() -> argparse.ArgumentParser:
         "--vectors", choices=["float32", "bfloat16", "float16"], default="float32",
         help="of the task vectors that adaptation holds on the device; default float32",
     )  # fmt: skip
-    run.add_argument("--results", type=Path, metavar="DIR", help="where records and boards go; default results/local")
+    run.add_argument(
+        "--results", type=resolved, metavar="DIR", help="where records and boards go; default results/local"
+    )
     run.add_argument("--reference", action="store_true", help="write the project's own records (results/reference)")
     run.add_argument("--force", action="store_true", help="do runs again that are done already")
     run.add_argument("--time-limit", type=float, metavar="SECONDS", help="per run; default none")
@@ -97,7 +99,7 @@ def parser() -> argparse.ArgumentParser:
     listed.add_argument("what", nargs="?", choices=["suites", "methods"], help="default: both")
 
     board = commands.add_parser("board", help="write the boards again from records")
-    board.add_argument("--results", type=Path, metavar="DIR", help="default results/local")
+    board.add_argument("--results", type=resolved, metavar="DIR", help="default results/local")
     board.add_argument("--reference", action="store_true", help="the project's own (results/leaderboard.*)")
     board.add_argument("--plots", action="store_true", help="also write figures to DIR/plots")
     board.add_argument("--notebook", action="store_true", help="also execute the notebook of figures, DIR/plots.ipynb")
@@ -108,7 +110,9 @@ def parser() -> argparse.ArgumentParser:
     compare.add_argument("--suite", default=DEFAULT_SUITE)
     compare.add_argument("--backbone", help="needed where the suite has records on several")
     compare.add_argument("--family", help="of the checkpoints; needed where there are several")
-    compare.add_argument("--results", type=Path, metavar="DIR", help="default: results/local, and results/reference")
+    compare.add_argument(
+        "--results", type=resolved, metavar="DIR", help="default: results/local, and results/reference"
+    )
 
     study = commands.add_parser("study", help="experiments built from runs: transfer of layers, cross-task performance")
     study.add_argument("kind", choices=KINDS)

@@ -16,12 +16,12 @@ import methods
 from benchmark import boards, run, suites
 from benchmark.arguments import parser
 from benchmark.errors import UserError
+from benchmark.paths import settle_variables
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns 0, 1 (a run failed), 2 (the user can mend it), 130 (Ctrl-C), 143 (SIGTERM)."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    arguments = parser().parse_args(argv)
     warnings.showwarning = _warning
     commands = {
         "run": run.command,
@@ -34,6 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "assets": _assets,
     }
     try:
+        settle_variables()
+        arguments = parser().parse_args(argv)
         with _heeding_sigterm():
             return int(commands[arguments.command](arguments, argv) or 0)
     except (UserError, methods.MergingError) as error:

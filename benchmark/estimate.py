@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import math
-import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -324,4 +323,4 @@ def cache_folder() -> Path:
     """Where decoded images go."""
     from benchmark.data.cache import cache_dir
 
-    return Path(os.environ.get("SYMERGE_CACHE") or cache_dir())
+    return cache_dir()

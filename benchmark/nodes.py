@@ -56,8 +56,8 @@ def _prober() -> Callable[[str, Sequence[str], bool], tuple[str, float]]:
             for path in sorted(pathlib.Path(root, part).rglob("*")):
                 if "__pycache__" in path.parts or not path.is_file():
                     continue
-                # Data are large and come under their own hashes when they are read.
-                code = path.suffix in (".py", ".yaml")
+                # Data are large; their hashes stand in manifests, and are compared when they are read.
+                code = path.suffix in (".py", ".yaml", ".json")
                 content = hashlib.sha256(path.read_bytes()).hexdigest() if code else str(path.stat().st_size)
                 digest.update(f"{path.relative_to(root)} {content}\n".encode())
         if not cuda:

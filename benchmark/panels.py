@@ -25,6 +25,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine  # noqa: E402
 
 from benchmark import plots, suites  # noqa: E402
 from benchmark.errors import UserError, shown  # noqa: E402
+from benchmark.paths import resolved
 from benchmark.record import Record, commits_text  # noqa: E402
 from benchmark.store import Store  # noqa: E402
 from benchmark.suites.dense import DenseBench  # noqa: E402
@@ -133,10 +134,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--suite", default="dense-mini", help="a dense suite, default dense-mini")
     p.add_argument("--methods", nargs="+", metavar="NAME[:key=value,...]", help="rows, in this order; default all")
     p.add_argument("--images", nargs="+", type=int, default=[0, 1, 2], metavar="N", help="numbers of test images")
-    p.add_argument("--results", type=Path, metavar="DIR", help="default results/local")
-    p.add_argument("--data-root", type=Path, metavar="DIR", help="of a full suite")
-    p.add_argument("--checkpoints", type=Path, metavar="DIR", help="of a full suite")
-    p.add_argument("--out", type=Path, metavar="FILE", help="default DIR/plots/<suite>--panels.png")
+    p.add_argument("--results", type=resolved, metavar="DIR", help="default results/local")
+    p.add_argument("--data-root", type=resolved, metavar="DIR", help="of a full suite")
+    p.add_argument("--checkpoints", type=resolved, metavar="DIR", help="of a full suite")
+    p.add_argument("--out", type=resolved, metavar="FILE", help="default DIR/plots/<suite>--panels.png")
     args = p.parse_args(argv)
     suite = suites.load(args.suite)
     if suite.domain != "dense":

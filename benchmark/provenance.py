@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from benchmark.paths import home
 from benchmark.record import Provenance
 from benchmark.suites.bench import Bench
 
@@ -28,9 +29,9 @@ def relative(text: str) -> str:
         (ROOT, "."),
         (Path(sys.prefix).resolve(), "ENV"),
         (Path(sys.base_prefix).resolve(), "PYTHON"),
-        (Path.home(), "~"),
+        (home(), "~"),
     ):
-        if len(str(folder)) > 1:
+        if folder is not None and len(str(folder)) > 1:
             text = text.replace(str(folder), name)
     return text
 

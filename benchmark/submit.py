@@ -13,6 +13,7 @@ from typing import Any
 
 from benchmark import metrics, suites
 from benchmark.errors import UserError, shown
+from benchmark.paths import resolved
 from benchmark.record import SOURCES, Record, TaskResult
 from benchmark.spec import variant_label
 from benchmark.store import Store, write_atomic
@@ -29,28 +30,29 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="symerge-bench submit", description=__doc__)
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     packing = commands.add_parser("pack", help="make one file of a results folder's complete records")
-    packing.add_argument("results", type=Path, metavar="RUN_DIR", help="a results folder, e.g. results/local")
+    packing.add_argument("results", type=resolved, metavar="RUN_DIR", help="a results folder, e.g. results/local")
     packing.add_argument("--title", required=True, help="what is submitted, in one line")
     packing.add_argument("--authors", nargs="+", required=True, metavar="NAME")
     packing.add_argument("--link", default="", help="paper or code")
     packing.add_argument("--note", default="", help="what a reader must know")
     packing.add_argument("--methods", nargs="+", metavar="NAME", help="only these methods")
-    packing.add_argument("--out", type=Path, metavar="FILE", help=f"default: NAME{SUFFIX} of the first method")
+    packing.add_argument("--out", type=resolved, metavar="FILE", help=f"default: NAME{SUFFIX} of the first method")
     validating = commands.add_parser("validate", help="check a submission, a record, or a folder of them")
-    validating.add_argument("path", type=Path, metavar="FILE_OR_DIR")
+    validating.add_argument("path", type=resolved, metavar="FILE_OR_DIR")
     validating.add_argument(
-        "--into", type=Path, metavar="DIR", help="without errors, also file the records there as submitted, not re-run"
+        "--into", type=resolved, metavar="DIR",
+        help="without errors, also file the records there as submitted, not re-run"
     )
     verifying = commands.add_parser("verify", help="run it again with its own parameters, compare, and accept it")
-    verifying.add_argument("path", type=Path, metavar="FILE_OR_DIR")
-    verifying.add_argument("--into", type=Path, default=SUBMITTED, metavar="DIR", help="default: results/submitted")
+    verifying.add_argument("path", type=resolved, metavar="FILE_OR_DIR")
+    verifying.add_argument("--into", type=resolved, default=SUBMITTED, metavar="DIR", help="default: results/submitted")
     verifying.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N or auto; default cpu")
     verifying.add_argument(
         "--tolerance", type=float, default=0.5, metavar="POINTS",
         help="on each task, for other machines; of depths and angles percent of the value; default 0.5",
     )
     writing = commands.add_parser("schema", help="write the JSON Schemas of records and submissions")
-    writing.add_argument("--out", type=Path, default=ROOT / "docs" / "schema", metavar="DIR")
+    writing.add_argument("--out", type=resolved, default=ROOT / "docs" / "schema", metavar="DIR")
     return top
 
 

@@ -6,7 +6,8 @@ triplets. Here
 * :func:`leading` finds the largest triplets from the eigenvectors of the smaller Gram matrix;
 * :func:`polar` takes the orthogonal factor from the same Gram matrix, and the directions that it does not resolve
   from a second, smaller one;
-* :func:`task_svd` computes each task vector's triplets once and keeps them in a folder.
+* :func:`task_svd` computes each task vector's triplets once and keeps them in a folder, bit for bit and laid out in
+  memory as they were computed: what is multiplied with them comes out the same whether they were read or not.
 
 How exact that is: a Gram matrix squares the condition, so in float32 it is trusted for singular values above 1/30 of
 the largest. Beyond that :func:`leading` repeats the work in float64 and :func:`polar` projects out what is done and
@@ -20,6 +21,7 @@ directions at full strength.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import tempfile
 from collections.abc import Callable
@@ -28,6 +30,7 @@ from pathlib import Path
 import numpy as np
 import scipy.linalg
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -39,7 +42,8 @@ from methods.vectors import is_matrix
 RANK_TOLERANCE = 32 * torch.finfo(torch.float32).eps
 _SMALL = 160
 _CONDITION = 900.0
-_LAYOUT = "1"
+_LAYOUT = "2"
+_NAMES = ("u", "s", "vh")
 Triplets = tuple[Tensor, Tensor, Tensor]
 
 
@@ -190,13 +194,12 @@ def task_svd(
     folder = cache_folder(experts, matrix)
     if folder is None:
         return leading(matrix, wanted)
-    path = folder / f"{_digest(matrix)}.safetensors"
-    kept = _read(path, wanted)
+    path = folder / f"{_digest(matrix, wanted)}.safetensors"
+    kept = _read(path, matrix.device)
     if kept is None:
         kept = leading(matrix, wanted)
         _write(path, kept)
-    u, s, vh = (t.to(experts.device) for t in kept)
-    return u, s, vh
+    return kept
 
 
 def cache_folder(experts: Experts, matrix: Tensor) -> Path | None:
@@ -206,43 +209,57 @@ def cache_folder(experts: Experts, matrix: Tensor) -> Path | None:
     experts that are read from files, and for matrices large enough that reading is quicker than computing.
     """
     given = os.environ.get("SYMERGE_CACHE")
-    if given is not None:
-        return Path(given).expanduser() / "svd" if given else None
-    if not isinstance(experts.base, StateFile) or min(matrix.shape) < _SMALL:
+    try:
+        if given is not None:
+            return Path(given).expanduser() / "svd" if given else None
+        if not isinstance(experts.base, StateFile) or min(matrix.shape) < _SMALL:
+            return None
+        return Path.home() / ".cache" / "symerge-bench" / "svd"
+    except RuntimeError:  # a user without a home folder
         return None
-    return Path.home() / ".cache" / "symerge-bench" / "svd"
 
 
-def _digest(matrix: Tensor) -> str:
-    """The name of a task vector: a hash of its entries and shape."""
-    made = hashlib.sha256(f"{_LAYOUT} {tuple(matrix.shape)}".encode())
+def _digest(matrix: Tensor, rank: int) -> str:
+    """The name of a task vector's triplets: a hash of its entries, the rank, and what decides rounding.
+
+    Neither the triplets of a larger rank nor those of another device, library or number of threads are the same bits.
+    """
+    device = matrix.device
+    kernels = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
+    chosen = {k: v for k, v in os.environ.items() if k.startswith(("ATEN_", "MKL_", "OMP_", "OPENBLAS_"))}
+    by = (torch.__version__, scipy.__version__, device.type, kernels, torch.get_num_threads(), sorted(chosen.items()))
+    made = hashlib.sha256(repr((_LAYOUT, tuple(matrix.shape), matrix.stride(), rank, by)).encode())
     made.update(matrix.detach().cpu().contiguous().numpy().data)
     return made.hexdigest()
 
 
-def _read(path: Path, rank: int) -> Triplets | None:
-    """The first ``rank`` triplets of a file; ``None`` where it is missing, damaged or holds fewer."""
+def _read(path: Path, device: torch.device) -> Triplets | None:
+    """The triplets of a file, with the strides they had; ``None`` where it is missing or damaged."""
     if not path.is_file():
         return None
     try:
         stored = StateFile(path)
-        if stored.shapes["s"][0] < rank:
-            return None
-        return stored["u"][:, :rank], stored["s"][:rank], stored["vh"][:rank]
-    except (MergingError, KeyError):
+        strides = json.loads(stored.metadata["strides"])
+        # Not the mapped memory itself: products also depend on how far from a cache line it begins.
+        made = [torch.empty_strided(stored.shapes[n], strides[n], device=device).copy_(stored[n]) for n in _NAMES]
+    except (MergingError, KeyError, ValueError, TypeError, RuntimeError):
         return None
+    u, s, vh = made
+    return u, s, vh
 
 
 def _write(path: Path, triplets: Triplets) -> None:
     """Write and rename, so that a reader sees a whole file or none. A full disk is no error."""
+    named = dict(zip(_NAMES, triplets, strict=True))
+    strides = json.dumps({name: tensor.stride() for name, tensor in named.items()})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as part:
             made = Path(part.name)
         try:
-            save_file({k: t.cpu().contiguous() for k, t in zip(("u", "s", "vh"), triplets, strict=True)}, str(made))
+            save_file({n: t.cpu().contiguous() for n, t in named.items()}, str(made), metadata={"strides": strides})
             os.replace(made, path)
         finally:
             made.unlink(missing_ok=True)
-    except OSError:
+    except (OSError, SafetensorError):
         return

@@ -14,7 +14,7 @@ from benchmark.data.build import checks, recipes, run, sources
 from benchmark.data.build.registry import ORDER
 from benchmark.data.build.restricted import load_array
 
-FETCHED = Path(os.environ.get("SYMERGE_SOURCES", run.DEFAULT_SOURCES))
+FETCHED = Path(os.environ.get("SYMERGE_SOURCES") or run.default_sources())
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""Properties of the spectral and interference merges, of their edges, and of the decompositions that are kept."""
+"""Properties of the spectral and interference merges and of their edges."""
 
 from __future__ import annotations
 
@@ -277,43 +277,6 @@ def test_quick_paths_give_what_the_plain_form_gives(name: str, plain: Any) -> No
 def test_one_task_merged_by_its_own_singular_vectors_is_itself() -> None:
     experts = wide_experts(1)
     torch.testing.assert_close(merge("tsv_m", experts).state_dict(), dict(experts.expert("t0")), atol=2e-5, rtol=0)
-
-
-def test_decompositions_are_kept_once_and_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SYMERGE_CACHE", str(tmp_path))
-    experts = wide_experts(4)
-    first = merge("tsv_m", experts).state_dict()
-    files = sorted((tmp_path / "svd").iterdir())
-    assert len(files) == 8 and not any(f.suffix == ".part" for f in files)
-    with monkeypatch.context() as patch:
-        patch.setattr(spectral, "leading", lambda matrix, rank: pytest.fail("decomposed again"))
-        again = merge("tsv_m", experts).state_dict()
-        assert all(torch.equal(again[n], first[n]) for n in first)
-    files[0].write_bytes(b"damaged")
-    again = merge("tsv_m", experts, keep=0.1).state_dict()
-    assert files[0].stat().st_size > 100
-    u, s, _ = spectral.task_svd(experts, experts.names[0], "t0")
-    assert len(s) == 200 and len(list((tmp_path / "svd").iterdir())) == 8
-    torch.testing.assert_close(u.T @ u, torch.eye(200), atol=1e-5, rtol=0)
-
-
-def test_experts_in_memory_write_nothing_and_large_files_use_the_home_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("SYMERGE_CACHE", raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    experts = wide_experts(2)
-    merge("tsv_m", experts)
-    assert not (tmp_path / "home").exists()
-    from safetensors.torch import save_file
-
-    paths = {t: tmp_path / f"{t}.safetensors" for t in ("base", *experts.tasks)}
-    for task, path in paths.items():
-        save_file(dict(experts.base if task == "base" else experts.expert(task)), str(path))
-    merge("tsv_m", Experts.from_state_dicts(paths.pop("base"), paths))
-    assert len(list((tmp_path / "home/.cache/symerge-bench/svd").iterdir())) == 4
-    monkeypatch.setenv("SYMERGE_CACHE", "")
-    assert spectral.cache_folder(experts, torch.zeros(200, 200)) is None
 
 
 def loss(merged: Tensor, vectors: Tensor) -> float:

@@ -79,19 +79,21 @@ def test_altered_byte_is_found_by_its_hash(family):
 
 
 def test_a_large_file_is_not_read_again_by_a_later_process_until_it_changes(family, monkeypatch, tmp_path):
+    from benchmark.data import facts
     from benchmark.models import families
 
     monkeypatch.setenv("SYMERGE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(families, "LARGE", 1)
-    monkeypatch.setattr(families, "_MEMO", {})
+    monkeypatch.setattr(facts, "TICK", -60.0)
+    monkeypatch.setattr(facts, "_KNOWN", {})
     path, reads = family / "base.safetensors", []
-    digest = families.hashlib.file_digest
-    monkeypatch.setattr(families.hashlib, "file_digest", lambda *a: reads.append(1) or digest(*a))
+    digest = facts.hashlib.file_digest
+    monkeypatch.setattr(facts.hashlib, "file_digest", lambda *a: reads.append(1) or digest(*a))
     first = load_family(family, "ViT-mini", TASKS).hashes
     assert len(reads) == len(FILES)
-    monkeypatch.setattr(families, "_MEMO", {})  # a new process
+    monkeypatch.setattr(facts, "_KNOWN", {})  # a new process
     assert load_family(family, "ViT-mini", TASKS).hashes == first and len(reads) == len(FILES)
-    monkeypatch.setattr(families, "_MEMO", {})
+    monkeypatch.setattr(facts, "_KNOWN", {})
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)

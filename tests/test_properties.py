@@ -139,7 +139,6 @@ def test_a_data_manifest_of_another_kind_is_refused_or_gives_the_data(data: st.D
     (tmp_path / "manifest.json").write_text(json.dumps(altered))
     if not (tmp_path / "OptDigits").exists():
         (tmp_path / "OptDigits").symlink_to(vision.MINI / "OptDigits")
-    vision._read_manifest.cache_clear()
     try:
         found = vision.load_split("OptDigits", "test", tmp_path)
     except vision.DataError:

@@ -20,6 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmark.paths import in_home, of_variable
+
 Chunks = Iterator[tuple[np.ndarray, np.ndarray]]
 
 
@@ -28,9 +30,8 @@ class CacheError(OSError):
 
 
 def cache_dir() -> Path:
-    """`$SYMERGE_CACHE`, else `~/.cache/symerge-bench`."""
-    chosen = os.environ.get("SYMERGE_CACHE")
-    return Path(chosen) if chosen else Path.home() / ".cache" / "symerge-bench"
+    """`$SYMERGE_CACHE`, else `~/.cache/symerge-bench`. Raises UserError for a user without a home folder."""
+    return of_variable("SYMERGE_CACHE") or in_home(instead="Set SYMERGE_CACHE to a folder.")
 
 
 def arrays_sha256(images: np.ndarray, labels: np.ndarray) -> str:
@@ -177,17 +178,24 @@ def _replacing(path: Path, stem: Path) -> Iterator[Path]:
 def _locked(stem: Path) -> Iterator[bool]:
     """Hold the entry as :func:`locked` does. Raises :class:`CacheError` where nothing can be written."""
     path = cache_dir() / "locks" / f"{stem.name}.lock"
-    try:
+    with written():
         for folder in (path.parent, stem.parent):
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder):
                 pass
+    with locked(path) as alone:
+        yield alone
+
+
+@contextlib.contextmanager
+def written() -> Iterator[None]:
+    """Around what writes into the cache: raises :class:`CacheError`, which names it, where the system refuses that."""
+    try:
+        yield
     except OSError as error:
         raise CacheError(
             f"the cache {cache_dir()} cannot be written: {error.strerror or error}; set SYMERGE_CACHE to another folder"
         ) from error
-    with locked(path) as alone:
-        yield alone
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from benchmark import suites
 from benchmark.data import full, vision
 from benchmark.data.local import encoded
 from benchmark.errors import UserError, unknown
+from benchmark.paths import resolved
 from benchmark.store import write_atomic
 
 ORIGIN = ".origin.json"
@@ -168,7 +169,7 @@ def parser() -> argparse.ArgumentParser:
     verbs.add_parser("build", help="make the embedded data again; see: assets data build --help")
     for one in (check, get):
         one.add_argument("names", nargs="+", metavar="SUITE|TASK", help="suites (vision-8, ...) or single data sets")
-        one.add_argument("--root", type=Path, metavar="DIR", help="the data root; default $SYMERGE_DATA")
+        one.add_argument("--root", type=resolved, metavar="DIR", help="the data root; default $SYMERGE_DATA")
         one.add_argument("--family", help="checkpoint family, where it decides the data set (EMNIST)")
     get.add_argument("--revision", nargs="+", default=[], metavar="TASK=COMMIT", help="of data sets not pinned here")
     get.add_argument("--download", action="store_true", help="use the network; without it only the plan is shown")

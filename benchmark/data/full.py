@@ -12,6 +12,7 @@ import functools
 import hashlib
 import io
 import os
+import shlex
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +26,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from benchmark.data import cache
 from benchmark.data.local import Copy, batched, encoded, open_copy
 from benchmark.data.vision import ImageSplit
-from benchmark.errors import UserError, unknown
+from benchmark.errors import UserError, shown, unknown
+from benchmark.paths import of_variable, resolved
 
 SETS = Path(__file__).resolve().parent / "sets"
 UNPINNED = "unpinned: give --revision"
@@ -91,27 +93,28 @@ def info(task: str, family: str | None = None) -> SetInfo:
 
 
 def data_root(root: str | os.PathLike | None = None) -> Path:
-    """``root``, else ``$SYMERGE_DATA``. Raises UserError where neither names a folder."""
-    chosen = root or os.environ.get("SYMERGE_DATA")
-    if not chosen:
+    """``root``, else ``$SYMERGE_DATA``, resolved. Raises UserError where neither names a folder."""
+    chosen = resolved(root) if root is not None else of_variable("SYMERGE_DATA")
+    if chosen is None:
         raise UserError(
             "the full suites read their images from a folder, and none was named",
             "Type --data-root DIR (or set SYMERGE_DATA). To fill one: ./run_all.sh assets data --help",
         )
-    if not Path(chosen).is_dir():
-        raise UserError(f"the data root {chosen} is not a folder", "Type --data-root DIR with an existing one.")
-    return Path(chosen)
+    if not chosen.is_dir():
+        raise UserError(f"the data root {shown(chosen)} is not a folder", "Type --data-root DIR with an existing one.")
+    return chosen
 
 
 def copy_of(about: SetInfo, root: str | os.PathLike | None = None) -> Copy:
     """The data set's local copy. Raises UserError, naming the command that fetches it, where there is none."""
     folder = data_root(root) / about.folder
     if not folder.is_dir():
+        root = shlex.quote(shown(folder.parent))
         revision = "" if about.revision else f" --revision {about.name}=COMMIT"
-        fetch = f"./run_all.sh assets data fetch {about.name} --root {folder.parent}{revision} --download"
+        fetch = f"./run_all.sh assets data fetch {about.name} --root {root}{revision} --download"
         where = f"hub id {about.hub}, {about.pinned}\n  {fetch}" if about.hub else "no hub copy is known; copy it there"
-        raise UserError(f"no data of {about.name}: {folder} does not exist", where)
-    return open_copy(folder, about.config)
+        raise UserError(f"no data of {about.name}: {shown(folder)} does not exist", where)
+    return open_copy(folder.resolve(), about.config)
 
 
 def sha256(task: str, split: str, root: str | os.PathLike | None = None, family: str | None = None) -> str:

@@ -6,7 +6,6 @@ here. A validation split, for methods that need one, is every k-th training row,
 
 from __future__ import annotations
 
-import functools
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmark.data import facts
 from benchmark.data.glue_tokens import Texts, Tokens, cached, tokenise, tokenizer_sha256
 from benchmark.errors import UserError
 
@@ -78,7 +78,6 @@ def files(root: Path, task: str, split: str) -> list[Path]:
     return found
 
 
-@functools.lru_cache(maxsize=32)
 def fingerprint(root: Path | None, task: str, split: str) -> str:
     """sha256 over the files of a split of ours (or, from the cache of `datasets`, its own fingerprint)."""
     own = TASKS[task].validation if split == "test" else "train"
@@ -86,20 +85,24 @@ def fingerprint(root: Path | None, task: str, split: str) -> str:
         return hashlib.sha256(str(_rows(None, task, own)._fingerprint).encode()).hexdigest()
     digest = hashlib.sha256()
     for path in files(root, task, own):
-        with open(path, "rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        digest.update(bytes.fromhex(facts.sha256(path)))
     return digest.hexdigest()
 
 
 def _rows(root: Path | None, task: str, split: str) -> Any:
     import datasets
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
     about = TASKS[task]
     try:
         if root is None:
             return datasets.load_dataset(HUB, about.config, split=split)
-        found = [str(path) for path in files(root, task, split)]
-        return datasets.load_dataset("parquet", data_files={split: found}, split=split)
+        tables = []
+        for path in files(root, task, split):
+            with open(path, "rb") as file:  # a name would be read as a pattern or an address
+                tables.append(pq.read_table(file))
+        return datasets.Dataset(pa.concat_tables(tables))
     except UserError:
         raise
     except Exception as error:

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from benchmark.data import glue_vader, glue_wordnet
+from benchmark.data.cache import CacheError, cache_dir, written
 from benchmark.data.glue_tokens import Texts
-from benchmark.data.vision import cache_dir
 from benchmark.errors import UserError, unknown
 
 FOLDER = Path(__file__).resolve().parent / "mini" / "glue"
@@ -108,7 +108,7 @@ def vader_texts() -> dict[str, str]:
     path = vader_cache()
     try:
         columns = pq.read_table(path).to_pydict()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(
             "three tasks of glue-mini use texts that may not be committed with the project and are not fetched yet",
             f"With a network, type: {FETCH}",
@@ -127,6 +127,11 @@ def prepare(sources: Path | None = None) -> Path:
 
     path = vader_cache()
     if not path.is_file():
+        try:
+            with written():
+                path.parent.mkdir(parents=True, exist_ok=True)
+        except CacheError as error:
+            raise UserError(str(error)) from None
         data = glue_vader.read(glue_vader.fetch(sources or cache_dir() / "sources"))
         snippets = [s for part in data.values() for s in part]
         table = pa.table({"key": [f"{s.file}/{s.line}" for s in snippets], "text": [s.text for s in snippets]})

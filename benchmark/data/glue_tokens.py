@@ -18,7 +18,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from benchmark.data.vision import cache_dir
+from benchmark.data.cache import CacheError, cache_dir, written
+from benchmark.errors import UserError
 from benchmark.models.families import replacing
 
 
@@ -110,6 +111,8 @@ def tokenizer_sha256(tokenizer: Any) -> str:
 def cached(name: str, key: dict[str, Any], make: Callable[[], Tokens]) -> Tokens:
     """The tokens of this name and key from the cache folder, made and stored where they are not there whole.
 
+    Raises UserError where the cache folder cannot be written.
+
     Args:
         name: begins the file's name.
         key: JSON values that decide the content (hashes of texts and tokenizer, the longest row).
@@ -121,8 +124,11 @@ def cached(name: str, key: dict[str, Any], make: Callable[[], Tokens]) -> Tokens
         made = make()
         parts = {n: getattr(made, n) for n in ("ids", "offsets", "second", "labels", "rows")}
         about = {"key": text, "padding": str(made.padding), "segments": str(int(made.segments))}
-        with replacing(path) as temporary:
-            save_file(parts, temporary, metadata=about)
+        try:
+            with written(), replacing(path) as temporary:
+                save_file(parts, temporary, metadata=about)
+        except CacheError as error:
+            raise UserError(str(error)) from None
         found = made
     return found
 

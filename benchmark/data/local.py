@@ -5,43 +5,43 @@ Nothing is copied and nothing is fetched: rows are streamed from the files where
 
 from __future__ import annotations
 
-import contextlib
+import atexit
 import functools
 import hashlib
-import json
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmark.data.cache import cache_dir
+from benchmark.data import facts, layout
+from benchmark.data.layout import EXPECTED
 from benchmark.errors import UserError
-from benchmark.store import write_atomic
-
-EXPECTED = (
-    "expected one of: data/test-*.parquet or test.parquet with columns image and label (as on the hub); "
-    "test/CLASS/*.jpg or .png; test/*.tar (webdataset); and the same for train"
-)
 
 
 class Copy:
-    """A data set in a folder, with the splits and columns that `datasets` finds there."""
+    """A data set in a folder: the splits of its layout (`benchmark.data.layout`), the columns that `datasets` finds."""
 
     def __init__(self, folder: Path, config: str | None = None) -> None:
-        """Raises UserError where the folder is missing or holds nothing that `datasets` can read."""
+        """``folder`` is resolved. Raises UserError where it is missing or holds nothing that `datasets` can read."""
         self.folder = folder
-        if not folder.is_dir() or not any(folder.iterdir()):
+        if not folder.is_dir():
             raise UserError(f"no data in {folder}", EXPECTED)
-        import datasets
+        from datasets.data_files import DataFilesDict, DataFilesList
 
-        # The hub's README names configurations; a bare copy of the files has only "default".
+        found = layout.read(folder, config)
+        self._names, self.splits = found.splits, list(found.splits)
+        readable = _without_colons(folder)
+        # Lists of names, since patterns would be looked for, and a folder may have brackets in its name.
+        files = {s: DataFilesList([str(readable / name) for name in names], []) for s, names in found.splits.items()}
         try:
-            names = datasets.get_dataset_config_names(str(folder))
-            name = config if config in names else (names[0] if len(names) == 1 else None)
-            self.builder: Any = datasets.load_dataset_builder(str(folder), name=name)
+            reader = _reader(found.kind)
+            options = {key: value for key, value in found.options.items() if hasattr(reader.BUILDER_CONFIG_CLASS, key)}
+            self.builder: Any = reader(
+                cache_dir=str(_scratch() / "datasets"), data_files=DataFilesDict(files), info=found.info, **options
+            )
         except Exception as error:
             raise UserError(f"{folder} cannot be read as a data set: {error}", EXPECTED) from None
-        self.splits = [str(split) for split in self.builder.config.data_files or {}]
 
     def _check(self, split: str) -> None:
         if split not in self.splits:
@@ -51,8 +51,7 @@ class Copy:
     def files(self, split: str) -> list[Path]:
         """The split's files, sorted."""
         self._check(split)
-        found = {str(k): v for k, v in self.builder.config.data_files.items()}[split]
-        return sorted(Path(str(file)) for file in found)
+        return sorted(self.folder / name for name in self._names[split])
 
     def layout(self, split: str) -> str:
         """What kind of files the split is in, for people."""
@@ -101,25 +100,20 @@ class Copy:
     def facts(self, split: str) -> tuple[int, str]:
         """Number of rows, and a sha256 over the names and contents of the split's files.
 
-        Remembered in the cache folder for as long as names, sizes and times of the files stay.
+        Remembered in the cache folder for as long as the files stay as they are (`benchmark.data.facts`).
         """
         files = self.files(split)
-        seen = [(str(f.relative_to(self.folder)), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
-        known = hashlib.sha256(json.dumps([str(self.folder.resolve()), seen]).encode()).hexdigest()
-        memo = cache_dir() / "facts" / f"{known[:40]}.json"
-        try:
-            noted = json.loads(memo.read_text(encoding="utf-8"))
-            return int(noted["rows"]), str(noted["sha256"])
-        except (OSError, ValueError, KeyError, TypeError):
-            pass
-        digest = hashlib.sha256()
-        for file, (name, _, _) in zip(files, seen, strict=True):
-            with open(file, "rb") as opened:
-                digest.update(f"{name}\0{hashlib.file_digest(opened, 'sha256').hexdigest()}\n".encode())
-        rows = self._count(split, files)
-        with contextlib.suppress(UserError):  # remembered where that is possible
-            write_atomic(memo, json.dumps({"rows": rows, "sha256": digest.hexdigest()}) + "\n")
-        return rows, digest.hexdigest()
+        names = [str(file.relative_to(self.folder)) for file in files]
+
+        def read() -> tuple[int, str]:
+            digest = hashlib.sha256()
+            for file, name in zip(files, names, strict=True):
+                with open(file, "rb") as opened:
+                    digest.update(f"{name}\0{hashlib.file_digest(opened, 'sha256').hexdigest()}\n".encode())
+            return self._count(split, files), digest.hexdigest()
+
+        rows, sha256 = facts.remembered(f"rows and sha256 of {names}", files, read)
+        return int(rows), str(sha256)
 
     def _count(self, split: str, files: list[Path]) -> int:
         if all(file.suffix == ".parquet" for file in files):
@@ -131,6 +125,35 @@ class Copy:
             except (pa.ArrowException, OSError) as error:
                 raise UserError(f"{self.folder}, split {split}: {error}", "Fetch or copy the files again.") from None
         return sum(1 for _ in self.rows(split))
+
+
+def _reader(kind: str) -> Any:
+    """The class of `datasets` that reads files of one of `layout.KINDS`."""
+    from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
+    from datasets.packaged_modules.parquet.parquet import Parquet
+    from datasets.packaged_modules.webdataset.webdataset import WebDataset
+
+    return dict(zip(layout.KINDS, (Parquet, WebDataset, ImageFolder), strict=True))[kind]
+
+
+@functools.cache
+def _scratch() -> Path:
+    """A folder of this process alone, for `datasets`' locks; it goes at the end."""
+    made = tempfile.TemporaryDirectory(prefix="symerge-")
+    atexit.register(made.cleanup)
+    return Path(made.name)
+
+
+def _without_colons(folder: Path) -> Path:
+    """``folder``, or a link to it: `datasets` reads a path with ``::`` as a chain of addresses, whatever is there."""
+    if "::" not in str(folder):
+        return folder
+    link = _scratch() / hashlib.sha256(os.fsencode(folder)).hexdigest()[:20]
+    if "::" in str(link):
+        raise UserError(f"{folder}: a path with :: cannot be read", "Set TMPDIR to a folder without, or move the data.")
+    if not link.is_symlink():
+        link.symlink_to(folder, target_is_directory=True)
+    return link
 
 
 @functools.lru_cache(maxsize=64)

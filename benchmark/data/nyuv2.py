@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmark.data import facts
 from benchmark.data.scenes_data import DenseSplit
 from benchmark.errors import UserError
 
@@ -157,14 +158,18 @@ def check(
 
 
 def fingerprint(data: Nyuv2) -> str:
-    """A hash of names, sizes and the first bytes of every test file, for a record's provenance."""
-    found = hashlib.sha256()
-    for part in PARTS:
-        for number in range(data.counts["val"]):
-            path = data.root / "val" / part / f"{number}.npy"
+    """A hash of names and contents of every test file, read once (`benchmark.data.facts`)."""
+    names = [f"{part}/{number}" for part in PARTS for number in range(data.counts["val"])]
+    paths = [data.root / "val" / f"{name}.npy" for name in names]
+
+    def read() -> str:
+        found = hashlib.sha256()
+        for name, path in zip(names, paths, strict=True):
             with path.open("rb") as file:
-                found.update(f"{part}/{number} {path.stat().st_size} ".encode() + file.read(4096))
-    return found.hexdigest()
+                found.update(f"{name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+        return found.hexdigest()
+
+    return str(facts.remembered("nyuv2 test files", paths, read))
 
 
 def shown(path: Path) -> str:

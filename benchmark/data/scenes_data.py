@@ -24,6 +24,7 @@ import numpy as np
 from benchmark.data.scenes import CLASSES, SIZE, render
 from benchmark.data.scenes_design import TEXTURES, VERSION, design, seeds
 from benchmark.errors import UserError
+from benchmark.paths import resolved
 
 FOLDER = Path(__file__).parent / "mini" / "scenes"
 SPLITS = ("train", "val", "test")
@@ -150,10 +151,10 @@ def build(folder: Path, counts: Mapping[str, int], atlas: np.ndarray) -> dict[st
 def main(argv: Sequence[str] | None = None) -> int:
     """Render again; returns 1 where ``--check`` finds a difference."""
     p = argparse.ArgumentParser(prog="symerge-bench assets data build dense-mini", description=__doc__.splitlines()[0])
-    p.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: a comparison is made, no file)")
+    p.add_argument("--out", type=resolved, metavar="DIR", help="where to write (default: no file, a comparison)")
     p.add_argument("--check", action="store_true", help="compare with the committed arrays")
     p.add_argument(
-        "--sources", type=Path, metavar="DIR", help="cut the textures again, from scikit-image's package fetched to DIR"
+        "--sources", type=resolved, metavar="DIR", help="cut the textures again, from scikit-image's package in DIR"
     )
     args = p.parse_args(argv)
     atlas, known = textures(), manifest()["splits"]

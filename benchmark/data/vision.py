@@ -12,14 +12,13 @@ import io
 import json
 import os
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from benchmark.data import cache
+from benchmark.data import cache, facts
 from benchmark.data.cache import arrays_sha256 as arrays_sha256
 from benchmark.data.cache import cache_dir as cache_dir
 
@@ -100,16 +99,15 @@ def manifest(root: str | os.PathLike | None = None) -> dict[str, Any]:
     """The manifest of a data folder (default: the committed one). Raises `DataError` if absent or not JSON."""
     path = Path(root or MINI) / "manifest.json"
     try:
-        stat = path.stat()
+        found: dict[str, Any] = facts.remembered("manifest", [path], lambda: _read_manifest(path), kept=False)
     except OSError:
         raise DataError(f"no manifest at {path}. To restore it: {MEND}") from None
-    return _read_manifest(str(path), stat.st_mtime_ns, stat.st_size)
+    return found
 
 
-@lru_cache(maxsize=8)
-def _read_manifest(path: str, _mtime: int, _size: int) -> dict[str, Any]:
+def _read_manifest(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         _Manifest.model_validate(found)
     except ValidationError as error:
         wrong = error.errors(include_url=False, include_input=False)[0]

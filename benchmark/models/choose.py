@@ -17,6 +17,7 @@ from typing import Any
 
 from benchmark.models.families import save_json
 from benchmark.models.make import FOLDER, Settings, make_family
+from benchmark.paths import resolved
 
 RULE = {"pretrained": "35 to 65", "individual": "at least 85", "individual - weight_average": "at least 15"}
 
@@ -64,9 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     p = argparse.ArgumentParser(prog="python -m benchmark.models.choose", description=__doc__.splitlines()[0])
     p.add_argument("trials", nargs="+", choices=list(TRIALS))
     p.add_argument("--suites", nargs="+", default=["vision-mini-8"])
-    p.add_argument("--out", type=Path, required=True, metavar="DIR", help="a folder for the trials' files")
+    p.add_argument("--out", type=resolved, required=True, metavar="DIR", help="a folder for the trials' files")
     p.add_argument("--threads", type=int, default=2)
-    p.add_argument("--sources", type=Path, metavar="DIR", help="the unpacked packages of the data build")
+    p.add_argument("--sources", type=resolved, metavar="DIR", help="the unpacked packages of the data build")
     args = p.parse_args(argv)
     path = FOLDER / "choice.json"
     log: dict[str, Any] = {"rule": RULE, "judged_on": "validation images", "sentence": "", "trials": []}

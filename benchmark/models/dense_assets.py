@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from benchmark.data import nyuv2, scenes_data
 from benchmark.data.full import data_root
 from benchmark.errors import UserError
+from benchmark.paths import resolved
 
 
 def main(kind: str, rest: Sequence[str]) -> int:
@@ -30,7 +30,7 @@ def main(kind: str, rest: Sequence[str]) -> int:
     p = argparse.ArgumentParser(prog="symerge-bench assets data", description=__doc__)
     p.add_argument("verb", choices=["check", "fetch"])
     p.add_argument("suite", choices=["dense-mini", "nyuv2"])
-    p.add_argument("--root", type=Path, metavar="DIR", help="of nyuv2; default $SYMERGE_DATA")
+    p.add_argument("--root", type=resolved, metavar="DIR", help="of nyuv2; default $SYMERGE_DATA")
     args = p.parse_args(rest)
     if args.verb == "fetch":
         raise UserError(

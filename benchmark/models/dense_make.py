@@ -28,6 +28,7 @@ from benchmark.models.dense_family import save_part, tensors, write_manifest
 from benchmark.models.dense_train import Settings, train_pair
 from benchmark.models.families import MINI, checkpoint_folder, save_json
 from benchmark.models.training import Schedule
+from benchmark.paths import resolved
 from benchmark.suites.dense import KINDS, DenseBench, images_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -222,14 +223,14 @@ def parser() -> argparse.ArgumentParser:
                                 formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     p.add_argument("suite", choices=["dense-mini", "nyuv2"])
     p.add_argument("--retrain", action="store_true", help="train; without it the scores of what is there are shown")
-    p.add_argument("--root", type=Path, metavar="DIR", help="nyuv2: the data; default $SYMERGE_DATA")
-    p.add_argument("--weights", type=Path, metavar="FILE",
+    p.add_argument("--root", type=resolved, metavar="DIR", help="nyuv2: the data; default $SYMERGE_DATA")
+    p.add_argument("--weights", type=resolved, metavar="FILE",
                    help="nyuv2: torchvision's resnet50-*.pth (or .safetensors) for the base")  # fmt: skip
     p.add_argument("--tasks", nargs="+", metavar="TASK", choices=list(KINDS), help="train only these experts now")
     p.add_argument("--device", default="cpu", help="default cpu")
     p.add_argument("--threads", type=int, default=1, help="CPU threads; another number rounds differently")
     p.add_argument("--note", default="", help="a line for choice.json")
-    p.add_argument("--out", type=Path, metavar="DIR",
+    p.add_argument("--out", type=resolved, metavar="DIR",
                    help="where to write; default .cache/retrained/<backbone>; for nyuv2 where runs look")  # fmt: skip
     return p
 

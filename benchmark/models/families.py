@@ -14,11 +14,10 @@ A family is a folder::
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,12 +27,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from benchmark.data.cache import cache_dir
+from benchmark.data import facts
 from benchmark.models.backbones import Backbone, create_encoder, get_backbone
 from benchmark.models.heads import ClassificationHead
+from benchmark.paths import in_home, of_variable, resolved
 
 MINI = Path(__file__).parent / "mini"
-CHECKPOINTS = Path.home() / ".cache" / "symerge-bench" / "checkpoints"
 FLOATING = {"F16", "BF16", "F32", "F64"}
 
 
@@ -80,9 +79,14 @@ class Family:
 
 
 def checkpoint_folder(family: str, backbone: str, root: str | os.PathLike | None = None) -> Path:
-    """Where a family's files for a backbone lie: ``ROOT/FAMILY/BACKBONE``, the root else ``$SYMERGE_CHECKPOINTS``."""
-    chosen = root or os.environ.get("SYMERGE_CHECKPOINTS") or CHECKPOINTS
-    return Path(chosen).expanduser() / family / backbone
+    """Where a family's files for a backbone lie: ``ROOT/FAMILY/BACKBONE``.
+
+    The root is else ``$SYMERGE_CHECKPOINTS``, else ``~/.cache/symerge-bench/checkpoints``. Raises UserError for a user
+    without a home folder.
+    """
+    chosen = resolved(root) if root is not None else of_variable("SYMERGE_CHECKPOINTS")
+    found = chosen or in_home("checkpoints", instead="Type --checkpoints DIR (or set SYMERGE_CHECKPOINTS).")
+    return found / family / backbone
 
 
 def load_family(folder: str | Path, backbone: str | Backbone, tasks: Sequence[str], *, verify: bool = True,
@@ -93,9 +97,9 @@ def load_family(folder: str | Path, backbone: str | Backbone, tasks: Sequence[st
         folder: a family folder with ``manifest.json``.
         backbone: the architecture the weights must fit.
         tasks: whose experts are wanted; other files are not read.
-        verify: hash each file and look for NaN and Inf. Once per file: an unchanged one (size and time) is not read
-            again, a large one not by later processes either. Names, shapes and dtypes are always checked, from the
-            file's header.
+        verify: hash each file and look for NaN and Inf. Once per file: an unchanged one (`benchmark.data.facts`) is
+            not read again, a large one not by later processes either. Names, shapes and dtypes are always checked,
+            from the file's header.
         class_counts: classes each head must have, where the caller knows.
 
     Raises:
@@ -210,14 +214,14 @@ def check_file(path: Path, expected: Mapping[str, tuple[int, ...]], entry: Mappi
             if piece.get_dtype() not in allowed:
                 raise FamilyError(f"{path}: {name} is {piece.get_dtype()}, expected {' or '.join(sorted(allowed))}. "
                                   f"{mend}")
-    if verify and (bad := _not_finite(path, *_version(path))):
+    if verify and (bad := _not_finite(path)):
         raise FamilyError(f"{path}: NaN or Inf in {', '.join(bad[:3])}{' and more' if len(bad) > 3 else ''}; "
                           f"a merge would spread it. {mend}")
 
 
 def sha256(path: str | Path) -> str:
-    """The file's sha256 as hex; an unchanged file (size and time) is hashed once per process, a large one once."""
-    return _sha256(Path(path), *_version(Path(path)))
+    """The file's sha256 as hex; an unchanged file's is remembered (`benchmark.data.facts`), large ones' on disk."""
+    return facts.sha256(Path(path), kept=_large(Path(path)))
 
 
 def save_state(path: str | Path, tensors: Mapping[str, torch.Tensor], dtype: torch.dtype | None = None,
@@ -269,48 +273,21 @@ def describe_files(folder: str | Path, names: Sequence[str]) -> dict[str, dict[s
     return described
 
 
-_MEMO: dict[tuple[str, Path, int, int], Any] = {}
-#: Files from this size on are remembered on disk too: twenty experts of ViT-L-14 are 24 GB to read.
+#: Facts of files from this size on are remembered on disk too: twenty experts of ViT-L-14 are 24 GB to read.
 LARGE = 1 << 24
 
 
-def _version(path: Path) -> tuple[int, int]:
-    stat = path.stat()
-    return stat.st_size, stat.st_mtime_ns
+def _large(path: Path) -> bool:
+    return path.stat().st_size >= LARGE
 
 
-def _sha256(path: Path, size: int, time: int) -> str:
-    def read() -> str:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-
-    return _remembered("sha256", path, size, time, read)
-
-
-def _not_finite(path: Path, size: int, time: int) -> list[str]:
+def _not_finite(path: Path) -> list[str]:
     def read() -> list[str]:
         with _opened(path, "") as file:
             return [k for k in file.keys() if not torch.isfinite(file.get_tensor(k)).all()]
 
-    return _remembered("not finite", path, size, time, read)
-
-
-def _remembered(what: str, path: Path, size: int, time: int, read: Callable[[], Any]) -> Any:
-    """A fact of a file for as long as its size and time stay: in this process, and on disk where it is large."""
-    key = (what, path.resolve(), size, time)
-    if key in _MEMO:
-        return _MEMO[key]
-    name = hashlib.sha256(repr((what, str(key[1]), size, time)).encode()).hexdigest()[:40]
-    memo = cache_dir() / "facts" / f"{name}.json"
-    if size >= LARGE:
-        with contextlib.suppress(OSError, ValueError):
-            _MEMO[key] = json.loads(memo.read_text(encoding="utf-8"))[what]
-    if key not in _MEMO:
-        _MEMO[key] = read()
-        if size >= LARGE:
-            with contextlib.suppress(OSError):
-                save_json(memo, {what: _MEMO[key]})
-    return _MEMO[key]
+    found: list[str] = facts.remembered("not finite", [path], read, kept=_large(path))
+    return found
 
 
 @contextlib.contextmanager

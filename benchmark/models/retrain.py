@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmark.paths import resolved
+
 ROOT = Path(__file__).resolve().parents[2]
 OUT = ROOT / ".cache" / "retrained"
 
@@ -35,9 +37,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--threads", type=int, default=1,
                    help="CPU threads (default 1, as for the committed experts; their base had 2; another number rounds "
                         "differently)")
-    p.add_argument("--out", type=Path, metavar="DIR",
+    p.add_argument("--out", type=resolved, metavar="DIR",
                    help=f"where to write (default {_short(OUT)}/ViT-mini, or ViT-mini-disjoint)")
-    p.add_argument("--sources", type=Path, metavar="DIR", help="with --base: the unpacked packages of the data build")
+    p.add_argument("--sources", type=resolved, metavar="DIR", help="with --base: unpacked packages of the data build")
     return p
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmark.errors import UserError, shown
+from benchmark.paths import resolved
 
 
 def main(kind: str, rest: Sequence[str]) -> int:
@@ -22,9 +23,9 @@ def data(rest: Sequence[str]) -> int:
     p = argparse.ArgumentParser(prog="symerge-bench assets data", description=data.__doc__)
     p.add_argument("verb", choices=["build", "check"])
     p.add_argument("suite", choices=["glue-mini", "glue"])
-    p.add_argument("--sources", type=Path, metavar="DIR", help="where vaderSentiment-3.2.1.tar.gz lies, or is put")
-    p.add_argument("--wordnet", type=Path, metavar="DIR", help="WordNet 3.0's dict files: make all rows again")
-    p.add_argument("--root", type=Path, metavar="DIR", help="of glue; default $SYMERGE_DATA")
+    p.add_argument("--sources", type=resolved, metavar="DIR", help="where vaderSentiment-3.2.1.tar.gz lies, or is put")
+    p.add_argument("--wordnet", type=resolved, metavar="DIR", help="WordNet 3.0's dict files: make all rows again")
+    p.add_argument("--root", type=resolved, metavar="DIR", help="of glue; default $SYMERGE_DATA")
     args = p.parse_args(rest)
     from benchmark.data import glue, glue_mini
     from benchmark.data.full import data_root
@@ -55,7 +56,7 @@ def experts(rest: Sequence[str]) -> int:
     p.add_argument("--retrain", action="store_true", help="2 to 3 CPU minutes a task; goes on where it was stopped")
     p.add_argument("--tasks", nargs="+", metavar="TASK", help="only these tasks")
     p.add_argument("--threads", type=int, default=1, help="CPU threads; 1 as for the committed ones")
-    p.add_argument("--out", type=Path, metavar="DIR", help="where to write; default .cache/retrained/MiniLM-L6")
+    p.add_argument("--out", type=resolved, metavar="DIR", help="where to write; default .cache/retrained/MiniLM-L6")
     args = p.parse_args(rest)
     from benchmark.data import glue_mini
     from benchmark.errors import unknown
@@ -79,10 +80,10 @@ def checkpoints(rest: Sequence[str]) -> int:
     p = argparse.ArgumentParser(prog="symerge-bench assets checkpoints", description=checkpoints.__doc__)
     p.add_argument("verb", choices=["import"])
     p.add_argument("family", help="ovo, lu or local")
-    p.add_argument("path", type=Path, help="folder that holds <task>/... and roberta-base/")
+    p.add_argument("path", type=resolved, help="folder that holds <task>/... and roberta-base/")
     p.add_argument("--backbone", default="RoBERTa-base", choices=["RoBERTa-base"])
     p.add_argument("--tasks", nargs="+", metavar="TASK", help="only these of GLUE's tasks; default all eight")
-    p.add_argument("--out", type=Path, metavar="DIR", help="folder of all families")
+    p.add_argument("--out", type=resolved, metavar="DIR", help="folder of all families")
     args = p.parse_args(rest)
     from benchmark.models.families import checkpoint_folder
     from benchmark.models.importers_text import import_family

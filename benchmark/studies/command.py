@@ -10,6 +10,7 @@ from typing import Any
 
 from benchmark import suites
 from benchmark.errors import UserError, shown
+from benchmark.paths import resolved
 from benchmark.record import Record
 from benchmark.store import write_atomic
 from benchmark.studies import KINDS, settings
@@ -40,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
                          help="of what is stochastic; default 0, or as the study's file says")
         one.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N or auto; default cpu")
         one.add_argument("--threads", type=int, metavar="N", help="of torch on the CPU; default: all cores")
-        one.add_argument("--results", type=Path, metavar="DIR", help="default results/local")
+        one.add_argument("--results", type=resolved, metavar="DIR", help="default results/local")
         one.add_argument("--reference", action="store_true", help="the project's own (results/studies)")
         one.add_argument("--force", action="store_true", help="do runs again that are done already")
         one.add_argument("--tables", action="store_true",

@@ -10,6 +10,8 @@ from typing import Any
 
 import methods
 from benchmark import adapted
+from benchmark.data import facts
+from benchmark.errors import UserError, shown
 from benchmark.record import Record
 from benchmark.runner import MERGED, Options, Run
 from benchmark.spec import RunSpec
@@ -138,13 +140,24 @@ def access_of(records: Sequence[Record]) -> Access:
 
 
 def merged_of(record: Record, store: Store, experts: Experts) -> Merged:
-    """The merge that a run saved."""
-    return Merged.load(store.folder(record.spec) / MERGED, experts)
+    """The merge that a run saved. Raises UserError where the file is another one by now."""
+    return Merged.load(_as_noted(record, store, MERGED), experts)
 
 
 def adapted_of(record: Record, store: Store, experts: Experts) -> Merged:
-    """The layers that a run adapted and saved."""
-    return adapted.load(store.folder(record.spec) / adapted.ADAPTED, experts)
+    """The layers that a run adapted and saved. Raises UserError where the file is another one by now."""
+    return adapted.load(_as_noted(record, store, adapted.ADAPTED), experts)
+
+
+def _as_noted(record: Record, store: Store, name: str) -> Path:
+    """The run's file of this name, if its content is what the record says; where it says nothing, as it is."""
+    path, noted = store.folder(record.spec) / name, record.artifacts.get(name)
+    if noted is not None and path.is_file() and facts.sha256(path, kept=False) != noted:
+        raise UserError(
+            f"{shown(path)} is not the file that the run {record.variant} saved: its sha256 differs from the record's",
+            "Delete it and type the same command again; it is then made again.",
+        )
+    return path
 
 
 def without_merges(options: Options) -> Options:

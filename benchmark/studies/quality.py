@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from safetensors import safe_open
 
-from benchmark.data.vision import cache_dir
+from benchmark.data.cache import arrays_sha256, cache_dir
 from benchmark.errors import UserError
 from benchmark.models import finetune
 from benchmark.models.families import save_state, sha256
@@ -46,6 +46,7 @@ def weak_experts(
             "task": task,
             "schedule": dataclasses.asdict(schedule),
             "noise": label_noise,
+            "data": arrays_sha256(split.images, split.labels),
             "base": bench.checkpoints["base.safetensors"],
             "head": bench.checkpoints[f"heads/{task}.safetensors"],
         }

@@ -94,7 +94,7 @@ def _adapted_layer(giver: Record, runs: Store, bench: Bench) -> str:
     path, experts = runs.folder(giver.spec) / adapted.ADAPTED, bench.experts()
     if not path.is_file() and not adapted.save(merged_of(giver, runs, experts), path):
         raise _nothing_adapted(giver.variant)
-    return layer_of(adapted.load(path, experts))
+    return layer_of(adapted_of(giver, runs, experts))
 
 
 def _nothing_adapted(name: str) -> UserError:

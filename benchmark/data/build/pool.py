@@ -16,7 +16,7 @@ from benchmark.data import vision
 from benchmark.data.build.glyph_tasks import CHARACTERS, LETTER, character_words, distort_text, pick
 from benchmark.data.build.recipes import EMOJI_GROUPS, emoji_table, emoji_view, photo, rng_for
 from benchmark.data.build.registry import studio
-from benchmark.data.build.run import DEFAULT_SOURCES, write_bytes
+from benchmark.data.build.run import default_sources, write_bytes
 from benchmark.data.build.sources import Sources
 
 RANGES = [
@@ -115,7 +115,7 @@ def _draw(kind: str, what, rng: np.random.Generator, sources: Sources) -> np.nda
 
 
 def base_pool(
-    out_dir: str | Path, others: int = 18000, seed: int = 0, sources_dir: str | Path = DEFAULT_SOURCES
+    out_dir: str | Path, others: int = 18000, seed: int = 0, sources_dir: str | Path | None = None
 ) -> Path:
     """Makes the images outside the suites once, in a folder of `out_dir` for this `others` and `seed`; returns it.
 
@@ -124,7 +124,7 @@ def base_pool(
     """
     folder = Path(out_dir) / f"pool-{others}-{seed}"
     if not (folder / "classes.json").is_file():
-        images, labels, names, source = outside(others, seed, Sources(sources_dir))
+        images, labels, names, source = outside(others, seed, Sources(sources_dir or default_sources()))
         folder.mkdir(parents=True, exist_ok=True)
         np.save(folder / "images.npy", images)
         np.save(folder / "labels.npy", labels.astype(np.int64))
@@ -141,7 +141,7 @@ def pool_arrays(
     others: int = 18000,
     suite: str = "vision-mini-20",
     out_dir: str | Path | None = None,
-    sources_dir: str | Path = DEFAULT_SOURCES,
+    sources_dir: str | Path | None = None,
     root: str | Path | None = None,
 ) -> tuple[np.ndarray, np.ndarray, list[str], list[str]]:
     """Images uint8 [N, 28, 28, 3], class index int64 [N], class names [C] and the source of each class [C].

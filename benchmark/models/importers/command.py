@@ -13,6 +13,7 @@ from benchmark import suites
 from benchmark.errors import UserError, shown
 from benchmark.models import importers
 from benchmark.models.importers import Definition
+from benchmark.paths import resolved
 
 EXAMPLES = """examples:
   symerge-bench assets checkpoints list
@@ -38,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     listed = commands.add_parser("list", help="the families, and what is imported of them")
-    listed.add_argument("--out", type=Path, metavar="DIR", help="folder of all families")
+    listed.add_argument("--out", type=resolved, metavar="DIR", help="folder of all families")
 
     def add(name: str, help: str) -> argparse.ArgumentParser:
         made = commands.add_parser(name, help=help)
@@ -46,11 +47,11 @@ def parser() -> argparse.ArgumentParser:
         made.add_argument("--backbone", default="ViT-B-32", help="ViT-B-32 (default), ViT-B-16 or ViT-L-14")
         made.add_argument("--suite", help="only the tasks of this suite, e.g. vision-8")
         made.add_argument("--tasks", nargs="+", metavar="TASK", help="only these tasks")
-        made.add_argument("--out", type=Path, metavar="DIR", help="folder of all families")
+        made.add_argument("--out", type=resolved, metavar="DIR", help="folder of all families")
         return made
 
     brought = add("import", "convert a family's files; again to add tasks or go on")
-    brought.add_argument("path", nargs="?", type=Path, metavar="PATH", help="folder that holds the files")
+    brought.add_argument("path", nargs="?", type=resolved, metavar="PATH", help="folder that holds the files")
     brought.add_argument("--activation", choices=["quick_gelu", "gelu"], help="of a family whose owner must say")
     brought.add_argument("--download", action="store_true", help="fetch the files from the hub instead of PATH")
     brought.add_argument(
@@ -58,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
     )
     brought.add_argument("--repo", metavar="OWNER/NAME", help="with --download: another of the family's repositories")
     heads = add("heads", "make missing heads from prompts and CLIP's text tower, which check compares with")
-    heads.add_argument("--text", type=Path, metavar="CLIP", help="folder or file of a whole CLIP; once per family")
+    heads.add_argument("--text", type=resolved, metavar="CLIP", help="folder or file of a whole CLIP; once per family")
     heads.add_argument("--replace", action="store_true", help="make those too that the family has files of")
     add("check", "read every file of a family again: hashes, shapes, NaN, order of classes")
     return top
@@ -178,8 +179,8 @@ def _list(arguments: argparse.Namespace) -> None:
     for family in importers.definitions().values():
         print(f"{family.name}: {family.title}\n  {', '.join(family.backbones)}; {family.where}")
         for backbone in family.backbones:
-            folder = checkpoint_folder(family.name, backbone, arguments.out)
-            with contextlib.suppress(FamilyError):
+            with contextlib.suppress(FamilyError, UserError):  # nothing imported, or no home folder to look in
+                folder = checkpoint_folder(family.name, backbone, arguments.out)
                 files = read_manifest(folder)["files"]
                 tasks = [task for task in family.known_tasks() if f"{task}.safetensors" in files]
                 print(f"  imported: {backbone}, {len(tasks)} tasks, in {shown(folder)}")

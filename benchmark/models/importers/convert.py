@@ -234,7 +234,7 @@ class Importer:
     def _kept(self, name: str, source: Path) -> bool:
         known, entry = self.manifest["sources"].get(name), self.manifest["files"].get(name)
         path = self.out / name
-        if not known or not entry or not path.is_file() or path.stat().st_size != entry["bytes"]:
+        if not known or not entry or not path.is_file() or sha256(path) != entry["sha256"]:
             return False
         return known["sha256"] == sha256(_file(source))
 
