@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import methods
-from benchmark.version import reached
 from benchmark.shapes import Shapes
+from benchmark.version import reached
 
 GIB = float(2**30)
 # Of a process that has imported everything and computed nothing: measured in anonymous memory, and a CUDA context.

@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from benchmark.version import method_version as method_version
 from benchmark.errors import UserError, unknown
+from benchmark.version import method_version as method_version
 
 #: Rows that every board shows and does not rank: the lower and the upper reference.
 REFERENCE_ROWS = ("pretrained", "individual")

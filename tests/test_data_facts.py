@@ -21,7 +21,6 @@ from tiny import TinyBench, only, run
 from towers import tiny
 
 from benchmark import cli
-from benchmark.codehash import method_version
 from benchmark.data import facts, full, glue, nyuv2
 from benchmark.data.local import Copy
 from benchmark.data.vision import ImageSplit
@@ -32,6 +31,7 @@ from benchmark.models.families import FamilyError, load_family, save_state
 from benchmark.store import Store, file_sha256
 from benchmark.studies import quality
 from benchmark.studies.derived import adapted_of, merged_of
+from benchmark.version import method_version
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import deque
 
-from benchmark.version.canonical import Attribute, Chain, Keyword, Mark, Parameter, Raised
+from benchmark.version.forms import Attribute, Chain, Keyword, Mark, Parameter, Raised
 from benchmark.version.reach import HARNESS, Reach, is_dunder
 from benchmark.version.sources import Key, Module, Outside, Whole
 

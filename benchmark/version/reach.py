@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
 
-from benchmark.version.canonical import Attribute, Chain, ClassForms, Everything, Form
+from benchmark.version.forms import Attribute, Chain, ClassForms, Everything, Form
 from benchmark.version.sources import Key, Module, Sources, Whole
 
 #: What the harness calls of an object that a method returns or is given.

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmark.version import canonical
-from benchmark.version.canonical import Chain, ClassForms, Form
+from benchmark.version.forms import Chain, ClassForms, Form
 from benchmark.version.scopes import Function, Import, Imported, read_import
 
 # Discovery, declarations and error messages: no result depends on what they are made of, and their names stay.
