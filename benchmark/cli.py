@@ -31,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "study": _study,
         "schedule": _schedule,
         "submit": _submit,
+        "upgrade": _upgrade,
         "assets": _assets,
     }
     try:
@@ -128,6 +129,12 @@ def _submit(arguments: argparse.Namespace, argv: list[str]) -> int:
     from benchmark.submit import main as submit
 
     return submit(argv[1:])
+
+
+def _upgrade(arguments: argparse.Namespace, argv: list[str]) -> int:
+    from benchmark.upgrade import main as upgrade
+
+    return upgrade(arguments)
 
 
 def _assets(arguments: argparse.Namespace, argv: list[str]) -> int:

@@ -15,7 +15,7 @@ from benchmark import metrics, published, relative, stats, suites
 from benchmark.record import Record
 from benchmark.relative import scores as scores
 from benchmark.selection import by_time, by_trust, complete, current, generation, label
-from benchmark.spec import REFERENCE_ROWS, RunSpec, canonical_json
+from benchmark.spec import REFERENCE_ROWS, RunSpec, canonical_json, other_data
 
 #: Columns of every board before and after those of its tasks.
 FIRST = [
@@ -95,7 +95,8 @@ def boards(records: Iterable[Record], reference: Iterable[Record] = ()) -> list[
     """One board per suite, backbone and family of `records`; `reference` are the project's own, shown beside.
 
     Of several versions of the suite or its checkpoints, and of several versions of one method's code, the one that ran
-    last is shown, and a note counts the others. Missing reference rows are taken from `reference`.
+    last is shown, and a note counts the others; of several data the last, and the others are listed apart. Missing
+    reference rows are taken from `reference`.
     """
     groups: dict[tuple[str, str, str], list[Record]] = defaultdict(list)
     for record in records:
@@ -107,12 +108,13 @@ def boards(records: Iterable[Record], reference: Iterable[Record] = ()) -> list[
 
 
 def _board(records: list[Record], reference: list[Record]) -> Board:
-    kept, of_generations, of_versions = current(records)
+    kept, of_generations, of_versions, of_other_data = current(records)
     notes = []
     if of_generations:
         notes.append(f"{of_generations} records of an earlier version of the suite or its checkpoints are not shown.")
     if of_versions:
         notes.append(f"{of_versions} records of earlier versions of the methods' code are not shown.")
+    reference = [r for r in reference if not any(other_data(r.spec.data, each.spec.data) for each in kept)]
     same = [record for record in reference if generation(record) == generation(kept[0])]
     finished = [record for record in kept if complete(record)]
     apart = _of_other_samples(finished)
@@ -142,6 +144,7 @@ def _board(records: list[Record], reference: list[Record]) -> Board:
     frame = frame.astype({"rank": "Int64", "rank_low": "Int64", "rank_high": "Int64"})
     left_out = [_incomplete(record) for record in kept if not complete(record)]
     left_out += [{**_incomplete(record), "reason": apart[record.run_id]} for record in kept if record.run_id in apart]
+    left_out += [{**_incomplete(r), "reason": f"made on other data: {said}"} for r, said in of_other_data]
     missing = pd.DataFrame(left_out, columns=INCOMPLETE)
     return Board(
         suite=first.spec.suite,

@@ -15,7 +15,7 @@ from benchmark import metrics, suites
 from benchmark.errors import UserError, shown
 from benchmark.paths import resolved
 from benchmark.record import SOURCES, Record, TaskResult
-from benchmark.spec import variant_label
+from benchmark.spec import other_data, variant_label
 from benchmark.store import Store, write_atomic
 from benchmark.submissions import SUFFIX, load, pack, save, schema
 from benchmark.submit_checks import Known, check
@@ -116,7 +116,7 @@ def manifests(suite: str, backbone: str, family: str) -> Known | str:
     except UserError as error:
         return error.message
     return Known(
-        data=dict(bench.data),
+        data_of=bench.data_of,
         checkpoints=dict(bench.checkpoints),
         metrics={name: task.metric for name, task in bench.tasks.items()},
         reads=dict(bench.reads),
@@ -163,6 +163,8 @@ def verify(record: Record, store: Store, device: str = "cpu", tolerance: float =
     if run.spec.run_id != record.run_id:
         mine, theirs = run.spec.model_dump(), spec.model_dump()
         other = ", ".join(key for key in theirs if theirs[key] != mine[key])
+        if (said := other_data(spec.data, run.spec.data)) is not None:
+            other += f" ({said})"
         raise UserError(
             f"{record.variant}: this checkout does not make the same run; it differs in {other}",
             f"Check out the commit it was made with: {record.provenance.commit or 'none is named'}",

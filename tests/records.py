@@ -15,6 +15,7 @@ def make_spec(method="ties", seed=None, **changes):
         backbone="ViT-mini",
         family="project",
         checkpoints={"base": "aa"},
+        data={"test": dict.fromkeys(TASKS, "dd")},
         method=method,
         method_version="v1",
         parameters={},

@@ -211,12 +211,12 @@ def test_a_changed_pixel_at_the_end_of_a_file_changes_the_hash_of_nyuv2(tmp_path
         np.save(tmp_path / "val" / part / "0.npy", np.zeros((40, 40, 3)))
     data = nyuv2.Nyuv2(tmp_path, {"val": 1}, (40, 40))
     time.sleep(0.02)
-    before = nyuv2.fingerprint(data)
-    assert nyuv2.fingerprint(data) == before
+    before = nyuv2.fingerprint(data, "test", "normal")
+    assert nyuv2.fingerprint(data, "test", "normal") == before
     path = tmp_path / "val" / "normal" / "0.npy"
     whole = path.read_bytes()
     same_size_and_time(path, whole[:-1] + b"\x01")
-    assert nyuv2.fingerprint(data) != before
+    assert nyuv2.fingerprint(data, "test", "normal") != before
 
 
 def test_another_table_of_glue_within_one_process_has_its_own_hash(tmp_path: Path, settled: None) -> None:

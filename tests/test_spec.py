@@ -31,6 +31,7 @@ def spec(**changes):
         backbone="ViT-mini",
         family="project",
         checkpoints={"base": "aa", "expert/mnist": "bb"},
+        data={"test": {"mnist": "dd"}},
         method="ties",
         method_version="0123",
         parameters=TIES,
@@ -58,7 +59,7 @@ def test_what_json_cannot_hold_is_refused(bad):
 
 
 def test_the_run_id_is_the_same_on_every_machine():
-    assert spec().run_id == "11025c4d27b2cacc"
+    assert spec().run_id == "47252d17ae39c406"
 
 
 @pytest.mark.parametrize(
@@ -69,12 +70,15 @@ def test_the_run_id_is_the_same_on_every_machine():
         {"backbone": "ViT-B-32"},
         {"family": "other"},
         {"checkpoints": {"base": "aa", "expert/mnist": "cc"}},
+        {"data": {"test": {"mnist": "ee"}}},
+        {"data": {"test": {"mnist": "dd"}, "train": {"mnist": "ff"}}},
         {"method": "emr"},
         {"method_version": "0124"},
         {"parameters": {**TIES, "keep": 0.1}},
         {"seed": 0},
         {"dtype": "bfloat16"},
         {"autocast": "float16"},
+        {"vectors": "bfloat16"},
     ],
 )
 def test_each_field_is_part_of_the_identity(change):

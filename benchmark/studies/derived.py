@@ -104,6 +104,7 @@ def derive(
         backbone=bench.backbone,
         family=bench.family,
         checkpoints=bench.checkpoints,
+        data=bench.data_of(access),
         method=kind.name,
         method_version=kind.version,
         parameters=dict(parameters),

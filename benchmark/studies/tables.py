@@ -13,7 +13,7 @@ import pandas as pd
 from benchmark import relative, rows, stats
 from benchmark.record import Record
 from benchmark.selection import by_trust, complete, generation
-from benchmark.spec import REFERENCE_ROWS
+from benchmark.spec import REFERENCE_ROWS, other_data
 from benchmark.studies.settings import Ablation
 
 TRANSFER = [
@@ -91,7 +91,10 @@ def transfer(derived: Iterable[Record], runs: Iterable[Record]) -> pd.DataFrame:
     """
     known = {record.run_id: record for record in finished(runs)}
     derived = finished(derived)
-    of_place = [r for r in known.values() if derived and _place(r) == _place(derived[0])]
+    of_place = [
+        r for r in known.values()
+        if derived and _place(r) == _place(derived[0]) and not other_data(r.spec.data, derived[0].spec.data)
+    ]  # fmt: skip
     expert = min((r for r in of_place if r.spec.method == REFERENCE_ROWS[-1]), key=by_trust, default=None)
     groups: dict[tuple[str, str], dict[str, BySeed]] = defaultdict(lambda: defaultdict(dict))
     layers: dict[tuple[str, str], str] = {}
