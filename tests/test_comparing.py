@@ -53,7 +53,10 @@ def test_what_compares_numbers_is_marked(tmp_path: Path) -> None:
     # The helpers of this file count as the tests' own.
     (tmp_path / "test_some.py").write_text(SOME)
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = numbers: x\n")
-    code = "import pathlib, pytest; from helpers import comparing; comparing.TESTS = pathlib.Path.cwd(); raise SystemExit(pytest.main())"
+    code = (
+        "import pathlib, pytest; from helpers import comparing; "
+        "comparing.TESTS = pathlib.Path.cwd(); raise SystemExit(pytest.main())"
+    )
     words = ["-q", "-n", "0", "--collect-only", "-m", "numbers", "-p", "conftest", "-p", "no:cacheprovider", "."]
     path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(

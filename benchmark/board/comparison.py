@@ -28,10 +28,15 @@ def compare(
     ``family``; methods are named as boards name them. Raises :class:`UserError` where one of the two has no complete
     record there, or where several backbones or families have records and none was named.
     """
-    found = _runs(records, suite, backbone, family)
+    found, of_other_data = _runs(records, suite, backbone, family)
     for name in (first, second):
         if name not in found:
             command = f"./run_all.sh --suite {suite} --methods {name.partition(' [')[0]}"  # in brackets the precision
+            if name in of_other_data:
+                raise UserError(
+                    f"{name} has no record on the data that the last run on {suite} read: {of_other_data[name]}",
+                    f"Run it again, on these: {command}",
+                )
             raise unknown("method with records", name, found, f"Run it: {command}")
     one = next(iter(found[first].values()))
     tasks = one.suite_tasks
@@ -68,8 +73,11 @@ def compare(
 
 def _runs(
     records: Iterable[Record], suite: str, backbone: str | None, family: str | None
-) -> dict[str, dict[int | None, Record]]:
-    """The runs that count, by label and seed; of the same label the one measured here before one that was told."""
+) -> tuple[dict[str, dict[int | None, Record]], dict[str, str]]:
+    """The runs that count, by label and seed; of the same label the one measured here before one that was told.
+
+    Also how the data differ, by label, of runs that were made on others.
+    """
     kept = [r for r in records if backbone in (None, r.spec.backbone) and family in (None, r.spec.family)]
     places = sorted({(r.spec.backbone, r.spec.family) for r in kept})
     if len(places) > 1:
@@ -78,10 +86,11 @@ def _runs(
             f"Name one: --backbone {places[0][0]} --family {places[0][1]}",
         )
     found: dict[str, dict[int | None, Record]] = {}
-    chosen = [record for record in current(kept).records if complete(record)]
+    counted = current(kept)
+    chosen = [record for record in counted.records if complete(record)]
     for record in sorted(by_time(chosen), key=lambda record: SOURCES.index(record.provenance.source)):
         found.setdefault(label(record), {}).setdefault(record.spec.seed, record)
-    return found
+    return found, {label(record): said for record, said in counted.of_other_data}
 
 
 def _scores(runs: Mapping[int | None, Record]) -> Runs:

@@ -105,7 +105,8 @@ def markdown(board: Board) -> str:
     cost = [each for each in columns.COST if each.name != "peak CUDA MiB" or board.rows["peak_cuda_mib"].notna().any()]
     lines += ["## Cost", "", *_table(board.rows, cost), ""]
     if len(board.incomplete):
-        lines += ["## Incomplete", "", "These runs lack tasks and are in no mean above.", ""]
+        lines += ["## Incomplete", ""]
+        lines += ["These runs are in no mean above: they lack tasks, or were made on other data or samples.", ""]
         lines += [*_table(board.incomplete, columns.MISSING), ""]
     absent = {"Δm", "mean"} - {each.name for each in first}
     absent |= set() if board.rows["published"].notna().any() else {"published", "gap"}

@@ -16,7 +16,7 @@ from benchmark import suites
 from benchmark.board.selection import Current, by_time, by_trust, complete, current, generation, label
 from benchmark.records import access as accesses
 from benchmark.records.record import Record, TaskResult
-from benchmark.records.spec import REFERENCE_ROWS, RunSpec, canonical_json
+from benchmark.records.spec import REFERENCE_ROWS, RunSpec, canonical_json, other_data
 from benchmark.scores import metrics, published, relative
 from benchmark.scores import statistics as stats
 from benchmark.scores.relative import scores as scores
@@ -104,7 +104,8 @@ def boards(records: Iterable[Record], reference: Iterable[Record] = ()) -> list[
     """One board per suite, backbone and family of `records`; `reference` are the project's own, shown beside.
 
     Of several versions of the suite or its checkpoints, and of several versions of one method's code, the one that ran
-    last is shown, and a note counts the others. Missing reference rows are taken from `reference`.
+    last is shown, and a note counts the others; of several data the last, and the others are listed apart. Missing
+    reference rows are taken from `reference`.
     """
     groups: dict[tuple[str, str, str], list[Record]] = defaultdict(list)
     for record in records:
@@ -119,6 +120,7 @@ def _board(records: list[Record], reference: list[Record]) -> Board:
     chosen = current(records)
     kept, notes = chosen.records, _notes(chosen)
     first = (kept or records)[0]
+    reference = [r for r in reference if not any(other_data(r.spec.data, each.spec.data) for each in kept)]
     same = [record for record in reference if generation(record) == generation(first)]
     finished = [record for record in kept if complete(record)]
     apart = _of_other_samples(finished)
@@ -148,6 +150,7 @@ def _board(records: list[Record], reference: list[Record]) -> Board:
     frame = frame.astype({"rank": "Int64", "rank_low": "Int64", "rank_high": "Int64"})
     left_out = [_incomplete(record) for record in kept if not complete(record)]
     left_out += [{**_incomplete(record), "reason": apart[record.run_id]} for record in kept if record.run_id in apart]
+    left_out += [{**_incomplete(r), "reason": f"made on other data: {said}"} for r, said in chosen.of_other_data]
     missing = pd.DataFrame(left_out, columns=INCOMPLETE)
     return Board(
         suite=first.spec.suite,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -9,7 +10,7 @@ from typing import Any, NamedTuple
 import methods
 from benchmark.common.errors import UserError
 from benchmark.records.record import SOURCES, Record
-from benchmark.records.spec import RunSpec, canonical_json, checked_parameters, variant_label
+from benchmark.records.spec import RunSpec, canonical_json, checked_parameters, other_data, variant_label
 
 
 class LeftOut(NamedTuple):
@@ -20,28 +21,30 @@ class LeftOut(NamedTuple):
 
 
 class Current(NamedTuple):
-    """Records that count, and those left out: of earlier generations or versions, and failures that were put right."""
+    """Records that count, and those left out: of earlier generations, versions, other data, and failures put right."""
 
     records: list[Record]
     of_generations: list[LeftOut]
     of_versions: list[LeftOut]
+    of_other_data: list[LeftOut]
     put_right: list[LeftOut]
 
     @property
     def left_out(self) -> list[LeftOut]:
         """All that is left out."""
-        return [*self.of_generations, *self.of_versions, *self.put_right]
+        return [*self.of_generations, *self.of_versions, *self.of_other_data, *self.put_right]
 
 
 def current(records: Iterable[Record]) -> Current:
     """Of the records of one suite, backbone and family those that count.
 
     Of several versions of the suite or its checkpoints, and of several versions of the code of one method (by its
-    label and where it was measured), the one that ran last. A run that failed no longer counts once it was put right:
-    see `_put_right`.
+    label and where it was measured), the one that ran last; of several data, see :func:`of_one_data`. A run that failed
+    no longer counts once it was put right: see `_put_right`.
     """
     given = list(records)
-    shown = _newest(given, generation)
+    of_generation = _newest(given, generation)
+    shown, others = of_one_data(of_generation)
     groups: dict[tuple[str, str], list[Record]] = defaultdict(list)
     for record in shown:
         groups[label(record), record.provenance.source].append(record)
@@ -49,10 +52,33 @@ def current(records: Iterable[Record]) -> Current:
     right = [LeftOut(record, why) for record in kept if (why := _put_right(record, kept))]
     return Current(
         _without(kept, [each.record for each in right]),
-        [LeftOut(each, "of an earlier version of the suite or its checkpoints") for each in _without(given, shown)],
-        [LeftOut(each, "of an earlier version of the method's code") for each in _without(shown, kept)],
+        _marked(_without(given, of_generation), "of an earlier version of the suite or its checkpoints"),
+        _marked(_without(shown, kept), "of an earlier version of the method's code"),
+        others,
         right,
     )
+
+
+def of_one_data(records: Iterable[Record]) -> tuple[list[Record], list[LeftOut]]:
+    """Records that were made on the same data, and the others with how their data differ.
+
+    The data are those of the complete record that ran last, and of splits that it did not read, those of the last one
+    that did. Nothing of different data is put in one table, compared or averaged.
+    """
+    given = list(records)
+    present: dict[str, dict[str, str]] = {}
+    others = []
+    for record in sorted(by_time(given), key=lambda record: not complete(record)):
+        if (said := other_data(record.spec.data, present)) is not None:
+            others.append(LeftOut(record, said))
+            continue
+        for split, tasks in record.spec.data.items():
+            present[split] = {**tasks, **present.get(split, {})}
+    return _without(given, [each.record for each in others]), others
+
+
+def _marked(records: Iterable[Record], why: str) -> list[LeftOut]:
+    return [LeftOut(record, why) for record in records]
 
 
 def _without(records: Iterable[Record], others: Iterable[Record]) -> list[Record]:
@@ -104,15 +130,29 @@ def left_out(records: Iterable[Record]) -> list[LeftOut]:
 
 
 def of_each_place(records: Iterable[Record], backbone: str | None = None, family: str | None = None) -> list[Record]:
-    """:func:`current` of every suite, each on one backbone and family: those given, or that ran last."""
+    """:func:`current` of every suite, each on one backbone and family: those given, or that ran last.
+
+    All are of the same data; a warning tells of those that are not.
+    """
     by_suite: dict[str, list[Record]] = defaultdict(list)
     for record in records:
         if backbone in (None, record.spec.backbone) and family in (None, record.spec.family):
             by_suite[record.spec.suite].append(record)
-    found = []
+    counting: list[Record] = []
+    others: list[LeftOut] = []
     for group in by_suite.values():
-        found += current(_newest(group, lambda record: (record.spec.backbone, record.spec.family))).records
-    return found
+        chosen = current(_newest(group, lambda record: (record.spec.backbone, record.spec.family)))
+        counting += chosen.records
+        others += chosen.of_other_data
+    counting, more = of_one_data(counting)
+    if others := [*others, *more]:
+        record, said = others[0]
+        warnings.warn(
+            f"left out: {len(others)} records made on other data than the last one, such as {label(record)} on "
+            f"{record.spec.suite}: {said}. Do them again with the same command as before.",
+            stacklevel=2,
+        )
+    return counting
 
 
 def generation(record: Record) -> str:

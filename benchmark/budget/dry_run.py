@@ -14,6 +14,7 @@ from benchmark.common.errors import UserError
 from benchmark.domains.vision import embedded as vision
 from benchmark.domains.vision import public as full
 from benchmark.suites import Suite
+from methods.core.registry import Access
 
 if TYPE_CHECKING:
     import torch
@@ -26,6 +27,10 @@ class Planned:
     """A suite without its files: enough for a plan and its estimates, nothing can be run on it."""
 
     checkpoints: Mapping[str, str] = MappingProxyType({})
+
+    def data_of(self, access: Access) -> dict[str, dict[str, str]]:
+        """Nothing: no run of it has an id."""
+        return {}
 
     def __init__(self, suite: Suite, backbone: str | None, family: str | None) -> None:
         self.suite, self.backbone, self.family = suite, backbone or suite.backbones[0], family or suite.families[0]
@@ -85,10 +90,11 @@ def setting(
 def show(bench: Any, runs: Sequence[Any], store: Any, around: Setting | None, machine: Machine | None) -> str:
     """The plan of one suite as text: a line a run, with estimates where they can be made."""
     head = f"{bench.suite.name} on {bench.backbone}, family {bench.family}: {len(runs)} runs"
-    known = bool(bench.checkpoints)
     needs = [estimate.need(r.spec.method, r.spec.parameters, around, machine) if around else None for r in runs]
     rows = [("run", "method", "seed", "access", "status", "device GiB", "host GiB", "disk GiB", "time")]
     for run, need in zip(runs, needs, strict=True):
+        # Without its checkpoints and data a run has no id.
+        known = bool(run.spec.checkpoints and run.spec.data)
         record = store.load(run.spec) if known else None
         cells = ("?",) * 4 if need is None else (
             amount(need.device), amount(need.host), amount(need.disk), duration(need.seconds)
@@ -99,7 +105,7 @@ def show(bench: Any, runs: Sequence[Any], store: Any, around: Setting | None, ma
                 run.variant,
                 "-" if run.spec.seed is None else str(run.spec.seed),
                 run.method.access_for(run.spec.parameters).describe(),
-                record.status if record else "to do",
+                record.status if record else "to do" if known or not run.spec.checkpoints else "lacks data",
                 *cells,
             )
         )

@@ -35,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "study": _study,
         "schedule": _schedule,
         "submit": _submit,
+        "upgrade": _upgrade,
         "assets": _assets,
     }
     try:
@@ -121,6 +122,12 @@ def _submit(arguments: argparse.Namespace, argv: list[str]) -> int:
     from benchmark.cli.submit import main as submit
 
     return submit(argv[1:])
+
+
+def _upgrade(arguments: argparse.Namespace, argv: list[str]) -> int:
+    from benchmark.cli.upgrade import main as upgrade
+
+    return upgrade(arguments)
 
 
 def _assets(arguments: argparse.Namespace, argv: list[str]) -> int:

@@ -151,6 +151,10 @@ def parser() -> argparse.ArgumentParser:
     submit.add_argument("action", choices=["pack", "validate", "verify", "schema"])
     submit.add_argument("rest", nargs=argparse.REMAINDER, help="see: submit ACTION --help")
 
+    upgrade = commands.add_parser("upgrade", help="write records of earlier versions of the program as this one does")
+    upgrade.add_argument("--results", type=resolved, metavar="DIR", help="default results/local")
+    upgrade.add_argument("--reference", action="store_true", help="the project's own records")
+
     assets = commands.add_parser("assets", help="data: check, fetch, rebuild; checkpoints: import; experts: train")
     assets.add_argument("kind", choices=["data", "checkpoints", "experts"])
     assets.add_argument("rest", nargs=argparse.REMAINDER, help="see: assets data|checkpoints|experts --help")

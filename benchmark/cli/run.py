@@ -83,6 +83,7 @@ def command(arguments: argparse.Namespace, argv: list[str]) -> int:
                     dtype=arguments.dtype,
                     autocast_dtype=arguments.autocast,
                     vectors=arguments.vectors,
+                    without_data=arguments.dry_run,
                 ),
             )
         )

@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any
 from benchmark import suites
 from benchmark.board.selection import left_out
 from benchmark.common.errors import UserError, shown
-from benchmark.common.files import write_atomic
 from benchmark.common.paths import resolved
 from benchmark.common.project import REFERENCE, ROOT, SUBMITTED
 from benchmark.records.record import SOURCES, Record, TaskResult
-from benchmark.records.spec import variant_label
-from benchmark.records.store import Store
+from benchmark.records.spec import other_data, variant_label
+from benchmark.records.store import Store, write_atomic
 from benchmark.scores import metrics
 from benchmark.submissions.package import SUFFIX, load, pack, save, schema
 from benchmark.submissions.validation import Known, check
@@ -130,7 +129,7 @@ def manifests(suite: str, backbone: str, family: str) -> Known | str:
     except UserError as error:
         return error.message
     return Known(
-        data=dict(bench.data),
+        data_of=bench.data_of,
         checkpoints=dict(bench.checkpoints),
         metrics={name: task.metric for name, task in bench.tasks.items()},
         reads=dict(bench.reads),
@@ -177,6 +176,8 @@ def verify(record: Record, store: Store, device: str | torch.device = "cpu", tol
     if run.spec.run_id != record.run_id:
         mine, theirs = run.spec.model_dump(), spec.model_dump()
         other = ", ".join(key for key in theirs if theirs[key] != mine[key])
+        if (said := other_data(spec.data, run.spec.data)) is not None:
+            other += f" ({said})"
         raise UserError(
             f"{record.variant}: this checkout does not make the same run; it differs in {other}",
             f"Check out the commit it was made with: {record.provenance.commit or 'none is named'}",

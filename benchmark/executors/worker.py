@@ -84,6 +84,7 @@ def work(opening: Opening, run: Run, options: Options, folder: Folder, threads: 
 
     torch.set_num_threads(threads)
     bench = _opened(opening)
+    runner.check_same(run, bench)
     try:
         if folder.is_here():
             (record,) = runner.execute([run], bench, Store(folder.root), options)

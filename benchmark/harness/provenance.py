@@ -95,7 +95,6 @@ def describe(bench: Bench, argv: Sequence[str], batch_size: int | None = None) -
         threads=torch.get_num_threads(),
         batch_size=batch_size or bench.suite.batch_size,
         argv=[_plain(word) for word in argv],
-        data=bench.data,
         notes=list(bench.notes),
     )
 

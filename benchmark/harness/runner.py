@@ -31,6 +31,7 @@ from benchmark.records.spec import (
     changed_parameters,
     checked_parameters,
     derive_seed,
+    other_data,
     parse_method,
     present_version,
     variant_label,
@@ -93,6 +94,7 @@ def plan(
     dtype: str = "float32",
     autocast_dtype: str | None = None,
     vectors: str = "float32",
+    without_data: bool = False,
 ) -> list[Run]:
     """The runs of the methods named in ``texts`` (``NAME[:key=value,...]``) and of the two reference rows.
 
@@ -100,11 +102,14 @@ def plan(
         seeds: every stochastic method runs once for each; a deterministic one runs once.
         sets: ``{method: {key: value}}`` from ``--set``, for all variants of that method.
         vectors: the dtype in which methods that hold all task vectors hold them; the others' runs are what they were.
+        without_data: runs that read data which are not there are planned all the same, to be shown; they have no
+            ``spec.data``, and so no id yet.
 
     Raises:
-        UserError, MergingError: an unknown method, keyword or value.
+        UserError, MergingError: an unknown method, keyword or value; data that are not there.
     """
     suite, runs, seen = bench.suite, [], set()
+    lacking: dict[str, UserError] = {}
     named = [parse_method(text) for text in texts]
     for name in sets or {}:
         methods.describe(name)
@@ -116,8 +121,12 @@ def plan(
         about = methods.describe(name)
         defaults = suite.defaults(name, about.parameters)
         parameters = checked_parameters(name, {**dict((sets or {}).get(name, {})), **given}, defaults)
-        about.access_for(parameters)
+        access = about.access_for(parameters)
         changed = changed_parameters(parameters, {k: v for k, v in defaults.items() if k != "seed"})
+        try:
+            data = bench.data_of(access)
+        except UserError as error:
+            lacking[variant_label(name, changed)], data = error, {}
         for seed in seeds if about.stochastic else [None]:
             spec = RunSpec(
                 suite=suite.name,
@@ -125,6 +134,7 @@ def plan(
                 backbone=bench.backbone,
                 family=bench.family,
                 checkpoints=bench.checkpoints,
+                data=data,
                 method=name,
                 method_version=present_version(name, parameters),
                 parameters=parameters,
@@ -136,7 +146,30 @@ def plan(
             if spec.run_id not in seen:
                 seen.add(spec.run_id)
                 runs.append(Run(spec, variant_label(name, changed), changed))
+    if lacking and not without_data:
+        first = next(iter(lacking.values()))
+        raise UserError(
+            f"{', '.join(lacking)}: no run without the data it reads: {first.message}",
+            f"{first.hint}\n  Or leave out of --methods: {' '.join(lacking)}",
+        ) from first
     return runs
+
+
+def check_same(run: Run, bench: Bench) -> None:
+    """Raise UserError where the bench's checkpoints or data are not those that the run was planned with.
+
+    A plan may be made on one machine and carried out on another, which reads its own files.
+    """
+    where = "Make --data-root and --checkpoints the same files on every machine (docs/cluster.md)."
+    said = other_data(run.spec.data, bench.data_of(run.method.access_for(run.spec.parameters)))
+    if said is not None:
+        raise UserError(f"{run.variant} was planned on other data: {said}", where)
+    for name, sha256 in run.spec.checkpoints.items():
+        if (now := bench.checkpoints.get(name, "")) != sha256:
+            raise UserError(
+                f"{run.variant} was planned with other checkpoints: {name} had sha256 {sha256[:12]}, now {now[:12]}",
+                where,
+            )
 
 
 def execute(runs: Sequence[Run], bench: Bench, store: Store, options: Options) -> list[Record]:

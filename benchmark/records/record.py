@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from benchmark.records.spec import RunSpec
 
-RECORD_VERSION = 2
+RECORD_VERSION = 3
 
 #: Where a number comes from, in falling order of trust.
 SOURCES = ("measured here", "submitted, verified by re-run", "submitted", "reported in paper")
@@ -183,7 +183,6 @@ class Provenance(_Model):
     threads: int | None = Field(default=None, description="threads of torch")
     batch_size: int | None = Field(default=None, description="batch size of the evaluation")
     argv: list[str] = Field(default_factory=list, description="the command, paths relative")
-    data: dict[str, str] = Field(default_factory=dict, description="sha256 of each task's data by name")
     notes: list[str] = Field(default_factory=list, description="what boards must say of the checkpoints")
     source: Source = Field(default="measured here", description="measured here, or how a submitted record was checked")
 
@@ -198,7 +197,7 @@ class MethodInfo(_Model):
 class Record(_Model):
     """One run and its per-task results; `record.json` in the run's folder."""
 
-    version: Literal[2] = Field(default=2, description="version of this schema")
+    version: Literal[3] = Field(default=3, description="version of this schema")
     run_id: str = Field(description="hash of spec, see RunSpec.run_id")
     spec: RunSpec = Field(description="what was run")
     variant: str = Field(description="label on the board: the method and the parameters that are not defaults")

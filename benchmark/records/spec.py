@@ -36,8 +36,12 @@ class RunSpec(BaseModel):
     backbone: str = Field(description="name of the backbone, e.g. ViT-mini")
     family: str = Field(description="who trained the experts; families never share a table")
     checkpoints: dict[str, str] = Field(description="sha256 of each checkpoint file by name (base, experts, heads)")
+    data: dict[str, dict[str, str]] = Field(
+        description="sha256 of what the run reads, by split and task (and what tasks share): test, the splits of its "
+        "access, those of the suite's protocol"
+    )
     method: str = Field(description="name of the method in the registry")
-    method_version: str = Field(description="hash of the method's code without comments and docstrings")
+    method_version: str = Field(description="hash of the method's arithmetic, whatever its parts are called")
     parameters: dict[str, Any] = Field(description="every keyword of the method except seed, defaults included")
     seed: int | None = Field(description="seed of a stochastic method, None for a deterministic one")
     dtype: str = Field(default="float32", description="dtype of the merged weights")
@@ -59,11 +63,20 @@ class RunSpec(BaseModel):
     @property
     def run_id(self) -> str:
         """First 16 hexadecimal digits of the sha256 of the canonical JSON."""
-        decides = self.model_dump()
-        if self.vectors == "float32":
-            # Records older than this field keep their names.
-            del decides["vectors"]
-        return hashlib.sha256(canonical_json(decides).encode()).hexdigest()[:16]
+        return hashlib.sha256(canonical_json(self.model_dump()).encode()).hexdigest()[:16]
+
+
+def other_data(data: Mapping[str, Mapping[str, str]], present: Mapping[str, Mapping[str, str]]) -> str | None:
+    """How ``data`` (as in a spec) differ from the ``present`` ones in a split of a task that both have, or None.
+
+    >>> other_data({"test": {"MNIST": "12ab" * 16}}, {"test": {"MNIST": "34cd" * 16}})
+    'MNIST (test) had sha256 12ab12ab12ab, now 34cd34cd34cd'
+    """
+    for split, tasks in data.items():
+        for task, sha256 in tasks.items():
+            if (now := present.get(split, {}).get(task, sha256)) != sha256:
+                return f"{task} ({split}) had sha256 {sha256[:12]}, now {now[:12]}"
+    return None
 
 
 def canonical_json(value: Any) -> str:

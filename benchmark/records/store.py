@@ -67,6 +67,13 @@ def read_record(path: Path) -> Record:
         raise DamagedRecord(reason(error)) from None
 
 
+def former_id(path: Path) -> str | None:
+    """The id under which an earlier version of the program wrote the record at ``path``; None for one of this."""
+    data = path.read_bytes()
+    version = _version(data)
+    return json.loads(data).get("run_id") if version is not None and version < RECORD_VERSION else None
+
+
 def _migrated(data: bytes) -> Record:
     """The record of an earlier version. Raises DamagedRecord where it is no valid one of that version."""
     try:
@@ -144,7 +151,10 @@ class Store:
         return self._read(self.folder(spec) / RECORD)
 
     def all(self, suite: str | None = None) -> list[Record]:
-        """Every readable record, or those of one suite, sorted by path; damaged ones are moved aside with a warning."""
+        """Every readable record, or those of one suite, sorted by path; damaged ones are moved aside with a warning.
+
+        Those of earlier versions of the program are among them, brought to the present one.
+        """
         pattern = f"{safe_name(suite) if suite else '*'}/*/*/{RECORD}"
         found = []
         for path in sorted(self.root.glob(pattern)):
@@ -154,8 +164,10 @@ class Store:
                 warnings.warn(str(error), stacklevel=2)
                 continue
             if record is not None:
-                found.append(record)
-        return found
+                found.append((path.parent.name != record.run_id, record))
+        # A run that was brought over and then done again counts once, as it was done again.
+        again = {record.run_id for earlier, record in found if not earlier}
+        return [record for earlier, record in found if not (earlier and record.run_id in again)]
 
     @contextlib.contextmanager
     def try_lock(self, spec: RunSpec) -> Iterator[bool]:
@@ -211,7 +223,7 @@ class Store:
     def _read(self, path: Path) -> Record | None:
         try:
             record = read_record(path)
-            if record.run_id != path.parent.name:
+            if path.parent.name not in (record.run_id, former_id(path)):
                 raise DamagedRecord(f"it belongs to run {record.run_id}")
             return record
         except (FileNotFoundError, NotADirectoryError):

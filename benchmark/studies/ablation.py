@@ -16,7 +16,7 @@ from benchmark.studies.variants import Subset, Variant, vary
 from benchmark.suites.bench import Bench
 from methods.api import Experts, Merged
 
-UNSEEN = Kind("study.unseen", "A merge of some experts, on tasks it has not seen as well", (FILE,))
+UNSEEN = Kind("study.unseen", "A merge of some experts, on tasks it has not seen as well", FILE, "over_all")
 
 
 def run(

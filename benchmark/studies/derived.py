@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -49,28 +48,34 @@ class Kind:
     Attributes:
         name: as in the spec, e.g. ``study.transfer``.
         title: for the record.
-        files: the code its numbers depend on; their hash is the kind's version.
+        file, function: the code that makes its numbers; what it reaches is the kind's version.
     """
 
     name: str
     title: str
-    files: tuple[Path, ...]
+    file: Path
+    function: str
 
     @property
     def version(self) -> str:
-        """Hash of ``files``, comments and docstrings left out."""
-        return _version(self.files)
+        """Hash of the arithmetic that the function reaches, as methods have one."""
+        return _version(self.file, self.function)
+
+
+#: What the functions of all kinds are handed.
+_HANDED = tuple((PACKAGE / "api.py", name) for name in ("Experts", "Merged", "Stream"))
 
 
 @functools.cache
-def _version(files: tuple[Path, ...]) -> str:
-    return hashlib.sha256(" ".join(method_version(file) for file in files).encode()).hexdigest()[:16]
+def _version(file: Path, function: str) -> str:
+    return method_version(file, function, _HANDED)
 
 
 SELF_ADAPTED = Kind(
     "study.self_adapted",
     "The same layer adapted on the recipient itself",
-    (Path(__file__).with_name("adaptation.py"), PACKAGE / "symerge.py", PACKAGE / "surgery.py"),
+    Path(__file__).with_name("adaptation.py"),
+    "adapt_layer",
 )
 
 
@@ -100,6 +105,7 @@ def derive(
         backbone=bench.backbone,
         family=bench.family,
         checkpoints=bench.checkpoints,
+        data=bench.data_of(access),
         method=kind.name,
         method_version=kind.version,
         parameters=dict(parameters),

@@ -31,7 +31,12 @@ MERGERS = ("weight_average", "task_arithmetic", "ties", "tsv_m")
 #: Number of sets of each size.
 SETS = {2: 60, 4: 30}
 
-CROSS = Kind("study.cross_task", "Every head on the encoder of one expert", (Path(__file__).with_name("encoders.py"),))
+CROSS = Kind(
+    "study.cross_task",
+    "Every head on the encoder of one expert",
+    Path(__file__).with_name("encoders.py"),
+    "expert_encoder",
+)
 
 
 def subsets(tasks: Sequence[str], sets: Mapping[int, int], seed: int = 0) -> list[list[str]]:

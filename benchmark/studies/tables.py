@@ -14,7 +14,7 @@ from benchmark.board import rows
 from benchmark.board.selection import by_trust, complete, generation
 from benchmark.records import access as accesses
 from benchmark.records.record import Record
-from benchmark.records.spec import REFERENCE_ROWS
+from benchmark.records.spec import REFERENCE_ROWS, other_data
 from benchmark.scores import relative
 from benchmark.scores import statistics as stats
 from benchmark.studies.settings import Ablation
@@ -94,7 +94,10 @@ def transfer(derived: Iterable[Record], runs: Iterable[Record]) -> pd.DataFrame:
     """
     known = {record.run_id: record for record in finished(runs)}
     derived = finished(derived)
-    of_place = [r for r in known.values() if derived and _place(r) == _place(derived[0])]
+    of_place = [
+        r for r in known.values()
+        if derived and _place(r) == _place(derived[0]) and not other_data(r.spec.data, derived[0].spec.data)
+    ]  # fmt: skip
     expert = min((r for r in of_place if r.spec.method == REFERENCE_ROWS[-1]), key=by_trust, default=None)
     groups: dict[tuple[str, str], dict[str, BySeed]] = defaultdict(lambda: defaultdict(dict))
     layers: dict[tuple[str, str], str] = {}

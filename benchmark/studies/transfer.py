@@ -43,7 +43,7 @@ RECIPIENTS = (
     "iso_c", "emr", "tall_mask", "tsv_c",
 )  # fmt: skip
 
-PLACED = Kind("study.transfer", "Layers of one method on the merge of another", (Path(adapted.__file__),))
+PLACED = Kind("study.transfer", "Layers of one method on the merge of another", Path(adapted.__file__), "place")
 
 
 def run(

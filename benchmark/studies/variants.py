@@ -31,15 +31,26 @@ class Variant(Bench):
         self.suite = bench.suite.model_copy(update={"name": f"{bench.suite.name}+{label}", "tasks": chosen})
         self.backbone, self.family = bench.backbone, bench.family
         self.device, self.dtype = bench.device, bench.dtype
-        self.checkpoints, self.data = bench.checkpoints, {task: bench.data[task] for task in chosen}
+        self.checkpoints = bench.checkpoints
         self.tasks = {task: bench.tasks[task] for task in chosen}
-        self.access, self.reads, self.notes = bench.access, bench.reads, bench.notes
+        self.access, self.protocol, self.reads, self.notes = bench.access, bench.protocol, bench.reads, bench.notes
 
     def experts(self) -> Experts:
         return self.inner.experts()
 
     def finish(self, merged: Merged) -> Merged:
         return self.inner.finish(merged)
+
+    @property
+    def contents(self) -> tuple[str, ...]:
+        """The chosen tasks' data, and what tasks share."""
+        return tuple(name for name in self.inner.contents if name in self.tasks or name not in self.inner.tasks)
+
+    def fingerprint(self, content: str, split: str) -> str:
+        return self.inner.fingerprint(content, split)
+
+    def origin(self, split: str) -> str:
+        return self.inner.origin(split)
 
     def source(self, task: str, split: str, dtype: torch.dtype = torch.float32) -> Source:
         return self.inner.source(task, split, dtype)
@@ -68,6 +79,9 @@ class AdaptOn(Variant):
         super().__init__(bench, label)
         self.split, self.fraction = split, fraction
         self.reads = {**bench.reads, "test": split if fraction is None else f"{100 * fraction:g} % of {split}"}
+
+    def origin(self, split: str) -> str:
+        return self.split if split == "test" else self.inner.origin(split)
 
     def stream_source(self, task: str, split: str) -> Source:
         if split != "test":
@@ -119,6 +133,9 @@ class Corrupted(Variant):
         changed = copy.copy(found)
         changed.split = type(found.split)(self._made[task], found.split.labels, found.split.classes)
         return changed
+
+    def origin(self, split: str) -> str:
+        return split
 
     def stream_source(self, task: str, split: str) -> Source:
         return self.source(task, split)

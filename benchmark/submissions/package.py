@@ -88,8 +88,16 @@ def load(path: Path) -> list[Record]:
     try:
         fields = json.loads(path.read_bytes())
         if isinstance(fields, dict) and isinstance(fields.get("records"), list):
-            fields["records"] = [migrate(each) if isinstance(each, dict) else each for each in fields["records"]]
+            fields["records"] = [_migrated(number, each) for number, each in enumerate(fields["records"])]
         return Submission.model_validate(fields).records
     except (ValueError, TypeError, RecursionError) as error:
         hint = "Its schema: docs/schema/submission.schema.json"
         raise UserError(f"{path} is no valid submission: {reason(error)}", hint) from None
+
+
+def _migrated(number: int, fields: object) -> object:
+    """A submitted record in the present version. Raises ValueError, naming its place, where it is none."""
+    try:
+        return migrate(fields) if isinstance(fields, dict) else fields
+    except ValueError as error:
+        raise ValueError(f"records.{number}: {reason(error)}") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,9 +13,10 @@ import numpy as np
 
 import methods
 from benchmark import suites
+from benchmark.common.errors import UserError
 from benchmark.records import access as accesses
 from benchmark.records.record import CorrectBits, Record, TaskResult, Values
-from benchmark.records.spec import REFERENCE_ROWS, canonical_json
+from benchmark.records.spec import REFERENCE_ROWS, canonical_json, other_data
 from benchmark.scores import metrics
 
 #: Recomputed and stated values may differ by float32 rounding, relative to the larger of them and 1.
@@ -37,7 +39,8 @@ class Finding:
 class Known:
     """What this checkout knows of a suite, backbone and family: from its manifests."""
 
-    data: Mapping[str, str]
+    data_of: Callable[[methods.Access], Mapping[str, Mapping[str, str]]]
+    """sha256 of the data that a run with this access reads, by split and task."""
     checkpoints: Mapping[str, str]
     metrics: Mapping[str, str]
     reads: Mapping[str, str] = field(default_factory=dict)
@@ -143,19 +146,36 @@ def _check_protocol(record: Record, manifests: Manifests | None, add: _Add) -> N
         return
     # What the suite hands every row only its manifest tells.
     if spec.method in methods.names() and (known or not accesses.protocol(record.access)):
-        _check_access(record, known or Known({}, {}, {}), add)
+        _check_access(record, known or Known(lambda access: {}, {}, {}), add)
     if known is None:
         return
-    for what, stated, wanted in (
-        ("data", record.provenance.data, known.data),
-        ("checkpoints", spec.checkpoints, known.checkpoints),
-    ):
-        if stated != wanted:
-            other = sorted(key for key in {*stated, *wanted} if stated.get(key) != wanted.get(key))
-            add("error", f"the sha256 of its {what} differ from the manifest's: {', '.join(other[:6])}")
+    if spec.checkpoints != known.checkpoints:
+        names = {*spec.checkpoints, *known.checkpoints}
+        other = sorted(name for name in names if spec.checkpoints.get(name) != known.checkpoints.get(name))
+        add("error", f"the sha256 of its checkpoints differ from the manifest's: {', '.join(other[:6])}")
+    _check_data(record, known, add)
     for task, result in record.tasks.items():
         if known.metrics.get(task, result.metric) != result.metric:
             add("error", f"{task} is measured by {known.metrics[task]}, not by {result.metric}")
+
+
+def _check_data(record: Record, known: Known, add: _Add) -> None:
+    """The hashes of its data are those of this checkout, for all that it was handed."""
+    access = methods.Access(**{split: methods.UNLABELLED for split in record.spec.data if split in ("train", "val")})
+    if record.spec.method in methods.names():
+        with contextlib.suppress(methods.MergingError):
+            access = methods.describe(record.spec.method).access_for(record.spec.parameters)
+    try:
+        wanted = known.data_of(access)
+    except UserError as error:
+        add("warning", f"hashes of its data were not checked: {error.message}")
+        return
+    stated = {split: sorted(tasks) for split, tasks in record.spec.data.items()}
+    if stated != {split: sorted(tasks) for split, tasks in wanted.items()}:
+        names, reads = (", ".join(f"{s} of {len(t)} tasks" for s, t in each.items()) for each in (stated, wanted))
+        add("error", f"names the data of {names or 'nothing'}; with these keywords a run reads {reads}")
+    elif (said := other_data(record.spec.data, wanted)) is not None:
+        add("error", f"was made on other data: {said}")
 
 
 def _check_result(task: str, result: TaskResult, add: _Add) -> None:
@@ -252,6 +272,8 @@ def _check_against(record: Record, own: Mapping[str, Record], add: _Add) -> None
     for expert in own.values():
         spec = expert.spec
         if spec.method != REFERENCE_ROWS[1] or (spec.suite, spec.backbone, spec.family) != where:
+            continue
+        if other_data(record.spec.data, spec.data) is not None:
             continue
         above = [task for task, result in record.tasks.items() if _far_above(result, expert.tasks.get(task))]
         if above and record.spec.method not in REFERENCE_ROWS:

@@ -15,7 +15,7 @@ from torch import Tensor
 from benchmark.common.errors import UserError
 from benchmark.records.record import TaskResult
 from benchmark.suites import Suite
-from methods.api import Experts, Merged, Source
+from methods.api import Access, Experts, Merged, Source
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,14 @@ class Bench(ABC):
     dtype: torch.dtype
     checkpoints: dict[str, str]
     """sha256 of every checkpoint file, by name."""
-    data: dict[str, str]
-    """sha256 of every task's data, by name."""
     tasks: dict[str, Task]
     access: tuple[str, ...] = ()
     """Data that the suite's protocol uses for every method, e.g. to estimate statistics again."""
     notes: tuple[str, ...] = ()
     """What boards must say of these checkpoints, e.g. an order of classes that was assumed."""
+
+    protocol: tuple[str, ...] = ()
+    """Splits that the suite's protocol reads for every method, whatever that is handed."""
 
     reads: Mapping[str, str] = MappingProxyType({})
     """What streams read in place of a split, as records say it; empty where every split is itself."""
@@ -72,6 +73,32 @@ class Bench(ABC):
     def stream_source(self, task: str, split: str) -> Source:
         """What the stream of a method that has access to a split reads: the split."""
         return self.source(task, split)
+
+    @property
+    def contents(self) -> tuple[str, ...]:
+        """What a split consists of: the data of each task, and what tasks share."""
+        return tuple(self.suite.tasks)
+
+    @abstractmethod
+    def fingerprint(self, content: str, split: str) -> str:
+        """sha256 of one of the ``contents`` of a split. Raises :class:`UserError` where the data are not there."""
+
+    def origin(self, split: str) -> str:
+        """The split whose data the stream of a method that has access to ``split`` reads."""
+        return split
+
+    def data_of(self, access: Access) -> dict[str, dict[str, str]]:
+        """sha256 of all data that a run with this access reads, by split and content: part of its identity.
+
+        These are the test split, which every run is scored on, the splits it is handed, and those of the suite's
+        protocol. They are looked up once for a bench. Raises :class:`UserError` where data are not there.
+        """
+        known: dict[str, dict[str, str]] = self.__dict__.setdefault("_fingerprints", {})
+        splits = sorted({"test", *self.protocol, *(self.origin(split) for split, _ in access.items())})
+        for split in splits:
+            if split not in known:
+                known[split] = {content: self.fingerprint(content, split) for content in self.contents}
+        return {split: dict(known[split]) for split in splits}
 
     def finish(self, merged: Merged) -> Merged:
         """What the protocol does to every merge, whatever its method, before it is saved."""

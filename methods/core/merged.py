@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,9 +14,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from methods.core.errors import MergingError, nearest
 from methods.core.experts import Experts, not_finite, valid
-from methods.core.registry import PACKAGE
+from methods.core.registry import MergingError, nearest, rule_name, rule_of
 from methods.core.states import StateFile
 
 StateRule = Callable[["Merged", str], Mapping[str, Tensor]]
@@ -86,7 +84,7 @@ class Merged:
         self._encoder: nn.Module | None = None
         for rule in (state, wrap):
             if rule is not None:
-                _reference(rule)
+                rule_name(rule)
         for name, value in self.tensors():
             if value.is_floating_point() and not_finite(value):
                 raise MergingError(
@@ -216,8 +214,8 @@ class Merged:
             else:
                 plain[key] = value
         about = {
-            "state": _reference(self.rule),
-            "wrap": _reference(self.wrap),
+            "state": rule_name(self.rule),
+            "wrap": rule_name(self.wrap),
             "declared": self.declared,
             "needs_task": self.needs_task,
             "trace": plain,
@@ -250,8 +248,8 @@ class Merged:
             heads=parts["head"],
             layers=parts["layer"],
             extra=parts["extra"],
-            state=_resolve(about["state"]),
-            wrap=_resolve(about["wrap"]),
+            state=rule_of(about["state"]),
+            wrap=rule_of(about["wrap"]),
             declared=about["declared"],
             needs_task=about["needs_task"],
             trace={**about["trace"], **parts["trace"]},
@@ -277,28 +275,3 @@ def unpack_mask(packed: Tensor, shape: torch.Size | tuple[int, ...]) -> Tensor:
     count = int(np.prod(shape, dtype=np.int64))
     bits = np.unpackbits(packed.cpu().numpy(), count=count).astype(bool)
     return torch.from_numpy(bits).reshape(tuple(shape)).to(packed.device)
-
-
-def _reference(rule: Callable[..., Any] | None) -> str | None:
-    """``"file:function"`` of a module-level function of this package, the file with its folder: ``"tools.masks"``."""
-    if rule is None:
-        return None
-    package, _, stem = rule.__module__.partition(".")
-    if package != PACKAGE.name or not stem or not rule.__qualname__.isidentifier():
-        raise MergingError(
-            f"{rule.__module__}.{rule.__qualname__} cannot be stored with a merge; expected a module-level "
-            "function in a file of methods/"
-        )
-    return f"{stem}:{rule.__qualname__}"
-
-
-def _resolve(reference: str | None) -> Callable[..., Any] | None:
-    if reference is None:
-        return None
-    stem, _, name = reference.partition(":")
-    parts = stem.split(".")
-    named = all(part.isidentifier() for part in (*parts, name))
-    if not (named and PACKAGE.joinpath(*parts).with_suffix(".py").is_file()):
-        raise MergingError(f"the saved merge names the rule {reference!r}, which is not in methods/")
-    found: Callable[..., Any] = getattr(importlib.import_module(f"methods.{stem}"), name)
-    return found

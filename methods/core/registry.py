@@ -258,3 +258,38 @@ def get(name: str) -> Method:
                 "decorator's arguments and keyword defaults must be literals"
             )
     return found
+
+
+def merge_with(name: str, experts: Any, stream: Any, given: Mapping[str, Any]) -> Any:
+    """Merge with the method ``name``, which gets those of the keywords ``given`` that it has."""
+    chosen = get(name)
+    return chosen(experts, stream, **{key: value for key, value in given.items() if key in chosen.parameters})
+
+
+def rule_name(rule: Callable[..., Any] | None) -> str | None:
+    """``"file:function"`` of a module-level function of this package, by which a saved merge names its rule.
+
+    The file is named with its folder: ``"tools.masks:masked"``.
+    """
+    if rule is None:
+        return None
+    package, _, stem = rule.__module__.partition(".")
+    if package != PACKAGE.name or not stem or not rule.__qualname__.isidentifier():
+        raise MergingError(
+            f"{rule.__module__}.{rule.__qualname__} cannot be stored with a merge; expected a module-level "
+            "function in a file of methods/"
+        )
+    return f"{stem}:{rule.__qualname__}"
+
+
+def rule_of(name: str | None) -> Callable[..., Any] | None:
+    """The function of which :func:`rule_name` gave the name."""
+    if name is None:
+        return None
+    stem, _, function = name.partition(":")
+    parts = stem.split(".")
+    named = all(part.isidentifier() for part in (*parts, function))
+    if not (named and PACKAGE.joinpath(*parts).with_suffix(".py").is_file()):
+        raise MergingError(f"the saved merge names the rule {name!r}, which is not in methods/")
+    found: Callable[..., Any] = getattr(importlib.import_module(f"methods.{stem}"), function)
+    return found

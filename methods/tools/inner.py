@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from methods.core.errors import MergingError
 from methods.core.experts import Edit, Experts
 from methods.core.merged import Merged
-from methods.core.registry import get
+from methods.core.registry import MergingError, merge_with
 from methods.core.stream import Stream
 
 
@@ -18,9 +17,8 @@ def run(inner: str, experts: Experts, stream: Stream | None = None, *, outer: st
     """
     if inner == outer:
         raise MergingError(f"{outer} cannot be its own inner method; expected another, such as inner='task_arithmetic'")
-    chosen = get(inner)
-    found: Merged = chosen(experts, stream, **{k: v for k, v in keywords.items() if k in chosen.parameters})
-    return found
+    merged: Merged = merge_with(inner, experts, stream, keywords)
+    return merged
 
 
 def run_edited(inner: str, experts: Experts, edit: Edit, stream: Stream | None = None, *, outer: str,

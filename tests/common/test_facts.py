@@ -22,19 +22,17 @@ from safetensors.torch import load_file
 
 from benchmark import cli
 from benchmark.checkpoints import families
-from benchmark.checkpoints.families import FamilyError, save_state
+from benchmark.checkpoints.families import FamilyError, load_family, save_state
 from benchmark.common import facts
 from benchmark.common.errors import UserError
-from benchmark.common.files import file_sha256
 from benchmark.domains.dense import nyuv2
 from benchmark.domains.text import glue
 from benchmark.domains.vision import public as full
 from benchmark.domains.vision.backbones import BACKBONES
 from benchmark.domains.vision.embedded import ImageSplit
-from benchmark.domains.vision.family import load_family
 from benchmark.domains.vision.local import Copy
 from benchmark.records.method_version import method_version
-from benchmark.records.store import Store
+from benchmark.records.store import Store, file_sha256
 from benchmark.studies import weak_experts as quality
 from benchmark.studies.derived import adapted_of, merged_of
 
@@ -216,12 +214,12 @@ def test_a_changed_pixel_at_the_end_of_a_file_changes_the_hash_of_nyuv2(tmp_path
         np.save(tmp_path / "val" / part / "0.npy", np.zeros((40, 40, 3)))
     data = nyuv2.Nyuv2(tmp_path, {"val": 1}, (40, 40))
     time.sleep(0.02)
-    before = nyuv2.fingerprint(data)
-    assert nyuv2.fingerprint(data) == before
+    before = nyuv2.fingerprint(data, "test", "normal")
+    assert nyuv2.fingerprint(data, "test", "normal") == before
     path = tmp_path / "val" / "normal" / "0.npy"
     whole = path.read_bytes()
     same_size_and_time(path, whole[:-1] + b"\x01")
-    assert nyuv2.fingerprint(data) != before
+    assert nyuv2.fingerprint(data, "test", "normal") != before
 
 
 def test_another_table_of_glue_within_one_process_has_its_own_hash(tmp_path: Path, settled: None) -> None:

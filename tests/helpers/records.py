@@ -1,9 +1,14 @@
 """Records for tests that need some."""
 
+from pathlib import Path
+
 import numpy as np
 
 from benchmark.records.record import CorrectBits, Cost, MethodInfo, Provenance, Record, TaskResult
 from benchmark.records.spec import RunSpec
+
+#: Records as earlier versions of the program wrote them.
+EARLIER = Path(__file__).parents[1] / "earlier"
 
 TASKS = ["mnist", "fashion", "optdigits"]
 
@@ -15,6 +20,7 @@ def make_spec(method="ties", seed=None, **changes):
         backbone="ViT-mini",
         family="project",
         checkpoints={"base": "aa"},
+        data={"test": dict.fromkeys(TASKS, "dd")},
         method=method,
         method_version="v1",
         parameters={},

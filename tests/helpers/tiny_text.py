@@ -77,6 +77,9 @@ class TinyTextBench(Bench):
     def experts(self) -> Experts:
         return experts()
 
+    def fingerprint(self, content: str, split: str) -> str:
+        return self.data[content]
+
     def source(self, task: str, split: str, dtype: torch.dtype = torch.float32) -> TextSource:
         seed = 10 * list(TASKS).index(task) + ["train", "val", "test"].index(split)
         return TextSource(tokens(seed, classes=TASKS[task]), self.device)

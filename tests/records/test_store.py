@@ -182,12 +182,12 @@ def test_a_record_in_the_folder_of_another_run_is_damaged(store):
 def test_a_record_of_a_later_version_is_left_in_place(store):
     path = store.save(make_record())
     fields = json.loads(path.read_text())
-    path.write_text(json.dumps({**fields, "version": 3, "new_field": 1}))
-    with pytest.warns(UserWarning, match="version 3"):
+    path.write_text(json.dumps({**fields, "version": 4, "new_field": 1}))
+    with pytest.warns(UserWarning, match="version 4"):
         assert store.all() == []
-    with pytest.raises(UserError, match="record of version 3; this program reads up to 2"):
+    with pytest.raises(UserError, match="record of version 4; this program reads up to 3"):
         store.load(make_record().spec)
-    assert json.loads(path.read_text())["version"] == 3
+    assert json.loads(path.read_text())["version"] == 4
 
 
 def test_reading_only_moves_nothing(store):

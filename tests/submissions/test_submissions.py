@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.records import classified, make_record, make_spec
+from helpers.records import EARLIER, classified, make_record, make_spec
 from helpers.unlike import dense, glue
 
 from benchmark.board import leaderboard, rows
@@ -108,11 +108,12 @@ def test_statistics_of_every_kind_are_recomputed() -> None:
 
 def test_other_data_checkpoints_metrics_or_tasks_are_errors(genuine: list[Record]) -> None:
     record = genuine[0]
-    good = Known(record.provenance.data, record.spec.checkpoints, {})
+    good = Known(lambda access: record.spec.data, record.spec.checkpoints, {})
     assert errors([record], manifests=lambda *_: good) == []
-    other = Known({**record.provenance.data, "MNIST": "0" * 64}, {"base": "1"}, {"MNIST": "f1"})
+    test = {"test": {**record.spec.data["test"], "MNIST": "0" * 64}}
+    other = Known(lambda access: test, {"base": "1"}, {"MNIST": "f1"})
     said = errors([record], manifests=lambda *_: other)
-    assert any("data differ" in what and "MNIST" in what for what in said)
+    assert any("on other data: MNIST (test) had sha256" in what for what in said)
     assert any("checkpoints differ" in what for what in said) and any("measured by f1" in what for what in said)
     assert any("were not checked: gone" in what for what in warned([record], manifests=lambda *_: "gone"))
     assert any("its tasks are" in what for what in errors([changed(record, suite_tasks=record.suite_tasks[::-1])]))
@@ -192,24 +193,26 @@ def test_validation_fails_the_command_and_names_the_record(tmp_path: Path, capsy
 
 
 def test_records_of_the_first_version_are_read_and_migrated(tmp_path: Path) -> None:
-    record = make_record("ties")
-    fields = json.loads(record.model_dump_json()) | {"version": 1}
-    del fields["artifacts"]
+    (path,) = EARLIER.glob("vision-mini-8/*/88c640008980c280/record.json")
+    fields = json.loads(path.read_text())
+    assert fields["version"] == 1 and "artifacts" not in fields
+    (read,) = submissions.load(path)
+    assert read.version == RECORD_VERSION and read.provenance.source == "measured here"
+    assert json.loads(read.model_dump_json())["tasks"] == fields["tasks"] and read.artifacts == {}
     fields["provenance"]["source"] = "my own machine"
-    store = Store(tmp_path)
-    path = store.folder(record.spec) / "record.json"
+    path = tmp_path / "vision-mini-8" / "ViT-mini" / fields["run_id"] / "record.json"
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps(fields))
-    read = store.load(record.spec)
-    assert read is not None and read.version == RECORD_VERSION and read.provenance.source == "submitted"
-    assert read.tasks == record.tasks and (read.run_id, read.artifacts) == (record.run_id, {})
+    (read,) = Store(tmp_path).all()
+    assert read.provenance.source == "submitted"
     whole = tmp_path / "x.submission.json"
     whole.write_text(json.dumps({"title": "x", "authors": ["y"], "records": [fields]}))
     assert submissions.load(whole)[0].version == RECORD_VERSION
     assert sorted(migrations.STEPS) == list(range(1, RECORD_VERSION)), "a version without a way to the present one"
-    path.write_text(json.dumps(fields | {"spec": {}}))
-    with pytest.warns(UserWarning, match="damaged"):
-        assert store.load(record.spec) is None
+    for damaged in ({"spec": {}}, {"spec": fields["spec"] | {"method": "ties"}}, {"run_id": "0" * 16}):
+        path.write_text(json.dumps(fields | damaged))
+        with pytest.warns(UserWarning, match="damaged"):
+            assert Store(tmp_path).all() == []
 
 
 @pytest.mark.parametrize("kind", ["record", "submission"])

@@ -75,7 +75,8 @@ def make_family(
     """
     shape, device = bench.shape, str(bench.device)
     dtype = torch.float16 if bench.suite.scale == "mini" else torch.float32
-    hashes = {"data": bench.data, "settings": settings.describe()}
+    data = {task: bench.fingerprint(task, "test") for task in bench.suite.tasks}
+    hashes = {"data": data, "settings": settings.describe()}
     count = len(bench.source(next(iter(bench.tasks)), "train"))
     base = Encoder(shape)
     base_file = folder / "base.safetensors"

@@ -23,7 +23,7 @@ from benchmark.domains.vision.public import data_root as root_of
 from benchmark.scores import metrics
 from benchmark.suites import Suite
 from benchmark.suites.bench import Bench, Task, resolve_device
-from methods.api import Experts, Merged, Source
+from methods.api import Access, Experts, Merged, Source
 
 PARTS = {"segmentation": "label", "depth": "depth", "normals": "normal"}
 KINDS = {kind: kind for kind in PARTS}
@@ -94,6 +94,8 @@ class DenseBench(Bench):
             folder = MINI / backbone if self.nyuv2 is None else checkpoint_folder(family, backbone, checkpoints)
         self._family = load_dense_family(folder, self.shape, {t: self.channels[t] for t in suite.tasks}, KINDS)
         self.checkpoints = dict(self._family.hashes)
+        # Missing images are told before anything else is done.
+        self.data_of(Access())
 
     @classmethod
     def untrained(
@@ -118,19 +120,25 @@ class DenseBench(Bench):
         full = suite.scale == "full"
         self.nyuv2 = nyuv2.open_root(nyuv2.folder(root_of(root))) if full else None
         self.channels = channels(nyuv2.CLASSES if full else len(CLASSES))
-        self.data = {task: self._fingerprint(task) for task in suite.tasks}
         self.tasks = {task: self._task(task) for task in suite.tasks}
         if suite.batchnorm == "reestimate":
-            self.access = ("unlabelled train (statistics)",)
+            self.access, self.protocol = ("unlabelled train (statistics)",), ("train",)
 
     def _task(self, task: str) -> Task:
         name = METERS[task].metric
         return Task(task, task, name, metrics.get(name).higher_is_better)
 
-    def _fingerprint(self, task: str) -> str:
+    @property
+    def contents(self) -> tuple[str, ...]:
+        """The truth of each task, and the images of all."""
+        return (*self.suite.tasks, "images")
+
+    def fingerprint(self, content: str, split: str) -> str:
+        """Of an array of an embedded split, else of the files of one part."""
+        part = PARTS.get(content, "image")
         if self.nyuv2 is not None:
-            return nyuv2.fingerprint(self.nyuv2)
-        found: str = scenes_data.manifest()["splits"]["test"][PARTS[task]]
+            return nyuv2.fingerprint(self.nyuv2, split, part)
+        found: str = scenes_data.manifest()["splits"][split][part]
         return found
 
     def experts(self) -> Experts:

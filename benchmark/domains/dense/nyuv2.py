@@ -188,10 +188,10 @@ def check(
     return lines
 
 
-def fingerprint(data: Nyuv2) -> str:
-    """A hash of names and contents of every test file, read once (`benchmark.common.facts`)."""
-    names = [f"{part}/{number}" for part in PARTS for number in range(data.counts["val"])]
-    paths = [data.root / "val" / f"{name}.npy" for name in names]
+def fingerprint(data: Nyuv2, split: str, part: str) -> str:
+    """A hash of names and contents of every file of a part of a split, read once (`benchmark.common.facts`)."""
+    names = [f"{part}/{number}" for number in data.numbers(split)]
+    paths = [data.root / ("val" if split == "test" else "train") / f"{name}.npy" for name in names]
 
     def read() -> str:
         found = hashlib.sha256()
@@ -200,7 +200,7 @@ def fingerprint(data: Nyuv2) -> str:
                 found.update(f"{name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
         return found.hexdigest()
 
-    return str(facts.remembered("nyuv2 test files", paths, read))
+    return str(facts.remembered(f"nyuv2 {split} {part}", paths, read))
 
 
 def shown(path: Path) -> str:

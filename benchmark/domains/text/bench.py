@@ -18,7 +18,7 @@ from benchmark.domains.text.tokens import TextSource, Tokens
 from benchmark.domains.vision.public import data_root as root_of
 from benchmark.suites import Suite
 from benchmark.suites.bench import Bench, Task
-from methods.api import Experts, Source
+from methods.api import Access, Experts, Source
 
 RESTORE = "To restore it: git checkout -- benchmark/models/mini/MiniLM-L6"
 
@@ -35,7 +35,6 @@ class GlueMiniBench(Bench):
             folder, suite.tasks, self.outputs, base_hashes(), RESTORE
         )
         self.checkpoints = dict(self._family.hashes)
-        self.data = {task: about["splits"]["test"]["sha256"] for task, about in self.about.items()}
         self.tasks = {task: _task(task, about["metric"]) for task, about in self.about.items()}
         self.tokenizer = load_tokenizer(minilm_folder())
 
@@ -46,6 +45,11 @@ class GlueMiniBench(Bench):
             base, self._family.adapters, heads=self._family.heads, encoder=encoder,
             kinds={task: METRICS[about["metric"]] for task, about in self.about.items()}, device=self.device,
         )
+
+    def fingerprint(self, content: str, split: str) -> str:
+        """Of texts and labels."""
+        sha256: str = self.about[content]["splits"][split]["sha256"]
+        return sha256
 
     def source(self, task: str, split: str, dtype: torch.dtype = torch.float32) -> Source:
         return TextSource(glue_mini.tokens_of(task, split, self.tokenizer), self.device)
@@ -73,8 +77,9 @@ class GlueBench(Bench):
         self.checkpoints = dict(self._family.hashes)
         self.notes = text_families.notes(self._family.manifest, suite.tasks)
         self.tokenizer = load_tokenizer(self._family.folder)
-        self.data = {task: glue.fingerprint(self.root, task, "test") for task in suite.tasks}
         self.tasks = {task: _task(task, glue.TASKS[task].metric) for task in suite.tasks}
+        # Missing texts are told before anything else is done.
+        self.data_of(Access())
 
     def experts(self) -> Experts:
         return open_experts(
@@ -82,6 +87,10 @@ class GlueBench(Bench):
             encoder=text_families.create_encoder(self._family.folder, self.device),
             kinds={task: METRICS[glue.TASKS[task].metric] for task in self.tasks}, device=self.device,
         )
+
+    def fingerprint(self, content: str, split: str) -> str:
+        """Of the files (of validation: of those of train)."""
+        return glue.fingerprint(self.root, content, split)
 
     def tokens(self, task: str, split: str) -> Tokens:
         """One split, tokenised, from the cache where it is there."""

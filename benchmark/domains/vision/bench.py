@@ -23,7 +23,7 @@ from benchmark.domains.vision.family import Family, head_notes, load_embedded, l
 from benchmark.records.record import CorrectBits, TaskResult
 from benchmark.suites import Suite
 from benchmark.suites.bench import Bench, Meter, Task, check_outputs
-from methods.api import Experts, Source
+from methods.api import Access, Experts, Source
 
 SPLITS = {"train": "train", "val": "validation", "test": "test"}
 
@@ -102,12 +102,13 @@ class VisionBench(Bench):
         try:
             self.classes = {task: self._classes(task) for task in suite.tasks}
             self._family = self._load_family(checkpoints)
-            self.data = {task: self._data_sha256(task) for task in suite.tasks}
         except (data.DataError, FamilyError) as error:
             raise UserError(str(error)) from None
         self.checkpoints = dict(self._family.hashes)
         self.notes = () if self.embedded else head_notes(self._family.manifest, suite.tasks)
         self.tasks = {task: Task(task, "classification", "accuracy") for task in suite.tasks}
+        # Missing images are told before anything else is done.
+        self.data_of(Access())
 
     @property
     def embedded(self) -> bool:
@@ -130,10 +131,11 @@ class VisionBench(Bench):
     def _classes(self, task: str) -> list[str]:
         return list(data.info(task).classes if self.embedded else full.info(task, self.family).classes)
 
-    def _data_sha256(self, task: str) -> str:
+    def fingerprint(self, content: str, split: str) -> str:
+        """Of the arrays of an embedded split; else of the files (of validation: of those of train)."""
         if self.embedded:
-            return data.info(task).arrays_sha256["test"]
-        return full.sha256(task, "test", self.data_root, self.family)
+            return data.info(content).arrays_sha256[SPLITS[split]]
+        return full.sha256(content, SPLITS[split], self.data_root, self.family)
 
     def _split(self, task: str, split: str) -> data.ImageSplit:
         if self.embedded:

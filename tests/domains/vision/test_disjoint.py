@@ -13,12 +13,12 @@ from benchmark import suites
 from benchmark.assets.vision import command as retrain
 from benchmark.assets.vision import finetuning as finetune
 from benchmark.assets.vision.family import BACKBONE, FOLDER, Settings, load_head, manifest_of
-from benchmark.checkpoints.families import MINI, FamilyError, sha256
+from benchmark.checkpoints.families import MINI, FamilyError, load_embedded, second_base, sha256
 from benchmark.domains.vision import embedded as vision
-from benchmark.domains.vision.family import load_embedded, second_base
 from benchmark.domains.vision.heads import zero_shot_head
 from benchmark.domains.vision.vocabulary import join_towers
 from benchmark.harness.runner import plan
+from methods.api import Access
 
 SECOND = second_base("mini-disjoint", "ViT-mini")
 THEIRS = ["MNIST", "AnimalSilhouettes", "PhotoPatch", "GlyphCyrillic"]
@@ -94,7 +94,7 @@ def test_a_run_of_it_is_another_run_than_that_of_the_shared_base():
     for protocol in ("domain", "scale", "tasks", "backbones", "overrides", "batch_size"):
         assert getattr(shared, protocol) == getattr(disjoint, protocol), protocol
     benches = [suites.open_bench(suite) for suite in (shared, disjoint)]
-    assert benches[0].data == benches[1].data
+    assert benches[0].data_of(Access()) == benches[1].data_of(Access())
     runs = [plan(bench, ["ties"], seeds=[0]) for bench in benches]
     assert not {r.spec.run_id for r in runs[0]} & {r.spec.run_id for r in runs[1]}
     one, two = (bench.checkpoints for bench in benches)

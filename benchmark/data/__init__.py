@@ -1,1 +1,0 @@
-"""Loading of data sets; `mini/` holds the embedded ones, `build/` makes them again from pinned packages."""

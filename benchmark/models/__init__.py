@@ -1,1 +1,0 @@
-"""Backbones, prompt-built heads and checkpoint families."""
