@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from benchmark.suites.bench import Bench
 
 FOLDER = Path(__file__).parent
+BUDGETS = FOLDER / "budgets"
 
 _Named = TypeVar("_Named", bound=BaseModel)
 
@@ -38,6 +39,7 @@ class Suite(BaseModel):
     families: list[str] = Field(description="checkpoint families it is defined for; the first is the default")
     batch_size: int = Field(default=256, description="samples per evaluation batch (no part of a run's identity)")
     methods: list[str] = Field(description="what is run when no --methods are given")
+    budget: str | None = Field(default=None, description="a file of suites/budgets/: keyword defaults that suites share")
     overrides: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="keyword defaults for the suite's size, by method"
     )
@@ -70,11 +72,22 @@ class Suite(BaseModel):
 
     def defaults(self, method: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """The keyword defaults of a method on this suite: its own, overridden where the YAML does."""
-        changes = self.overrides.get(method, {})
+        shared = budget(self.budget) if self.budget else {}
+        changes = {**shared.get(method, {}), **self.overrides.get(method, {})}
         for key in changes:
             if key not in parameters:
                 raise unknown(f"keyword of {method} in suites/{self.name}.yaml", key, parameters)
         return {**parameters, **changes}
+
+
+@functools.lru_cache(maxsize=8)
+def budget(name: str) -> dict[str, dict[str, Any]]:
+    """The keyword defaults by method in ``suites/budgets/NAME.yaml``. Raises :class:`UserError` for an unknown name."""
+    known = sorted(path.stem for path in BUDGETS.glob("*.yaml"))
+    if name not in known:
+        raise unknown("budget", name, known)
+    blocks: dict[str, dict[str, Any]] = yaml.safe_load((BUDGETS / f"{name}.yaml").read_text(encoding="utf-8"))
+    return blocks
 
 
 def names() -> list[str]:

@@ -91,7 +91,7 @@ def test_experts_of_the_second_base_score_as_the_manifest_says(family, task):
 
 def test_a_run_of_it_is_another_run_than_that_of_the_shared_base():
     shared, disjoint = (suites.load(name) for name in ("vision-mini-8", "vision-mini-8-disjoint"))
-    for protocol in ("domain", "scale", "tasks", "backbones", "overrides", "batch_size"):
+    for protocol in ("domain", "scale", "tasks", "backbones", "budget", "overrides", "batch_size"):
         assert getattr(shared, protocol) == getattr(disjoint, protocol), protocol
     benches = [suites.open_bench(suite) for suite in (shared, disjoint)]
     assert benches[0].data_of(Access()) == benches[1].data_of(Access())
