@@ -41,6 +41,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_main_job_writes_records_and_boards(done: Path) -> None:
     found = records(done)
     assert set(found) == {"pretrained", "individual", "ties", "symerge:steps=3 0"}

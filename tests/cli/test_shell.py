@@ -215,7 +215,7 @@ def test_what_compares_numbers_runs_again_under_other_kernels_on_one_thread_and_
     plain, one, two = clone.called("-m pytest")
     assert "kernels=///7" in plain and "-m numbers" not in plain
     for threads, call in ((1, one), (2, two)):
-        assert "-m numbers" in call and f"kernels=default/COMPATIBLE/X86_V3 X86_V4/{threads}" in call
+        assert "-m numbers and not slow" in call and f"kernels=default/COMPATIBLE/X86_V3 X86_V4/{threads}" in call
     named = clone.run("--test", "tests/records/test_spec.py").out.splitlines()
     assert len(named) == 1, "named tests run once, as they are"
 
