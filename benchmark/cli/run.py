@@ -12,7 +12,7 @@ import methods
 from benchmark import suites
 from benchmark.cli import board as boards
 from benchmark.common.errors import UserError, shown
-from benchmark.records.spec import check_texts, parse_set
+from benchmark.records.spec import check_texts, other_data, parse_set
 
 if TYPE_CHECKING:
     import torch
@@ -88,6 +88,8 @@ def command(arguments: argparse.Namespace, argv: list[str]) -> int:
             )
         )
     store = Store(records_folder)
+    if not arguments.worker:
+        _tell_of_other_data(plans, store)
     if arguments.dry_run:
         return _print_plan(arguments, plans, store, places[0])
     if not arguments.unchecked and not arguments.worker and arguments.executor == "here":
@@ -130,6 +132,26 @@ def command(arguments: argparse.Namespace, argv: list[str]) -> int:
         word = "left out" if record in unfit else "failed"
         print(f"{word}: {record.variant} on {record.spec.suite}: {reason}", file=sys.stderr)
     return 1 if len(failed) > len(unfit) else 0
+
+
+def _tell_of_other_data(plans: Sequence[tuple[Any, Sequence[Any]]], store: Any) -> None:
+    """Say of records that they were made on other data than the plan's, where some of its runs are still to do."""
+    for bench, runs in plans:
+        if all(run.spec.data and store.load(run.spec) for run in runs):
+            continue
+        place = (bench.backbone, bench.family)
+        others = [
+            said
+            for record in store.all(bench.suite.name)
+            if (record.spec.backbone, record.spec.family) == place
+            and (said := next(filter(None, (other_data(record.spec.data, run.spec.data) for run in runs)), None))
+        ]
+        if others:
+            print(
+                f"note: {len(others)} records of {bench.suite.name} in {shown(store.root)} were made on other data: "
+                f"{others[0]}. They stay, count for no run of this plan, and are listed apart on boards.",
+                file=sys.stderr,
+            )
 
 
 def _carry_out(arguments: argparse.Namespace, plans: Sequence[Any], store: Any, options: Any) -> Iterator[list[Any]]:

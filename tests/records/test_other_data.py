@@ -14,6 +14,7 @@ from benchmark import cli, suites
 from benchmark.board import comparison as compare
 from benchmark.board import leaderboard, rows, selection
 from benchmark.budget import dry_run
+from benchmark.cli import run as command
 from benchmark.common.errors import UserError
 from benchmark.harness import runner
 from benchmark.harness.runner import plan
@@ -71,6 +72,18 @@ def test_after_another_test_set_a_run_is_done_again_and_its_old_record_stays(tmp
     assert sorted(left["method"]) == ["individual", "pretrained", "symerge", "ties"]
     assert set(left["reason"]) == {"made on other data: t0 (test) had sha256 111111111111, now 222222222222"}
     assert "made on other data" in leaderboard.markdown(board)
+
+
+def test_the_command_says_that_records_were_made_on_other_data(tmp_path: Path, capsys: Any) -> None:
+    store, bench = Store(tmp_path), TinyBench()
+    run(bench, store, "ties")
+    command._tell_of_other_data([(bench, plan(bench, ["ties", "emr"], seeds=[0]))], store)
+    assert "other data" not in capsys.readouterr().err
+    bench = TinyBench()
+    bench.data = {**bench.data, "t0": "2" * 64}
+    command._tell_of_other_data([(bench, plan(bench, ["ties"], seeds=[0]))], store)
+    said = capsys.readouterr().err
+    assert "note: 3 records of tiny" in said and "t0 (test) had sha256 111111111111, now 222222222222" in said
 
 
 def test_what_a_run_reads_is_its_identity_and_nothing_else_is() -> None:
