@@ -141,7 +141,8 @@ def _read_expert(task: str, place: Path, base: dict[str, Tensor], origin: Path) 
     """One task's expert, checked against the base. Raises :class:`UserError` for everything that does not fit."""
     found, factors = _weights(place), None
     if found.adapter:
-        adapter = _told(lambda: read_adapter(found))
+        named = str(_configuration(origin).get("_name_or_path") or "")
+        adapter = _told(lambda: read_adapter(found, [origin.name, *filter(None, [named])]))
         factors, of_head, skipped = split(adapter.factors)
         whole, head, left = split(adapter.whole)
         if of_head:

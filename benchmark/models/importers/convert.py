@@ -216,7 +216,8 @@ class Importer:
         and it was not said which head it shall have.
         """
         if self.family.layout == "huggingface":
-            tower, _ = huggingface.read_tower(path, base.state.get(huggingface.PROJECTION), base.state)
+            names = [self.family.fill(name, self.backbone.name) for name in self.family.base]
+            tower, _ = huggingface.read_tower(path, base.state.get(huggingface.PROJECTION), base.state, names)
         else:
             tower = from_open_clip(read_file(path), path)
         check_tower(tower, self.backbone, self.quick_gelu, path)
