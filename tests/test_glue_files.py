@@ -295,7 +295,10 @@ def test_an_expert_that_is_the_base_is_refused_in_any_precision(
     save_file({n: t.to(dtypes[1]) for n, t in {**inner, **head}.items()}, place)
     with pytest.raises(UserError, match="RTE: .* equals the base in every tensor of the encoder"):
         imported(tmp_path, ["RTE"])
-    assert imported(tmp_path, ["CoLA"]).experts  # one that was fine-tuned goes
+    said: list[str] = []
+    assert imported(tmp_path, ["CoLA"], said.append).experts  # one that was fine-tuned goes
+    mixed = any("CoLA: stored in another precision than the base" in line for line in said)
+    assert mixed == (dtypes[0] != torch.float32)  # its own is float32
 
 
 @pytest.mark.parametrize("what", ["encoder", "head", "base"])

@@ -102,6 +102,8 @@ def import_family(
     for task, place in places.items():  # all of them before anything is written
         expert = _read_expert(task, place, base, origin)
         _report(say, task, expert.left, f"{distance(base, expert.encoder):.2%} away from the base; {expert.stored}")
+        if expert.adapters is None and {t.dtype for t in expert.encoder.values()} != {t.dtype for t in base.values()}:
+            say(f"{task}: stored in another precision than the base, whose rounding is in its task vector")
         if expert.order is not None:
             labels[task] = _labels(task, expert.order, say)
     out.mkdir(parents=True, exist_ok=True)
