@@ -142,7 +142,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """An object in JSON. Raises :class:`FamilyError`."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise FamilyError(f"{path} is not JSON ({error}); fetch it again") from None
     if not isinstance(found, dict):
         raise FamilyError(f"{path} holds {type(found).__name__}, not an object of names and values; fetch it again")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,10 +44,24 @@ class Adapter:
     base: str
 
 
-def read_adapter(weights: Weights) -> Adapter:
-    """The adapter of a folder. Raises :class:`FamilyError` for damage, and for what is no plain LoRA."""
+def read_adapter(weights: Weights, bases: Sequence[str]) -> Adapter:
+    """The adapter of a folder.
+
+    Args:
+        bases: what the base may be called, by its last part (``owner/NAME``, ``folder/NAME``). Factors fit every base
+            of their size, so the name is all that tells another one.
+
+    Raises:
+        FamilyError: damage, what is no plain LoRA, or an adapter that says it is of another base.
+    """
     assert weights.about is not None
     config, path = read_json(weights.about), weights.files[0]
+    base = str(config.get("base_model_name_or_path") or "")
+    if base and _last(base) not in {_last(name) for name in bases}:
+        raise FamilyError(
+            f"{weights.about} says that it adapts {base!r}; the base here is {bases[0]!r}. Import it with its own "
+            "base. If these are the same weights, write this name under base_model_name_or_path"
+        )
     if config.get("peft_type") != "LORA":
         raise FamilyError(f"{weights.about} is of the type {config.get('peft_type')}, read is LORA; {MERGED}")
     for key, plain in _PLAIN.items():
@@ -72,7 +86,11 @@ def read_adapter(weights: Weights) -> Adapter:
     for module, found in parts.items():
         a, b = _pair(module, found, path)
         factors[f"{module}.weight"] = (a, b, _scale(config, module, len(a), weights.about))
-    return Adapter(factors, whole, str(config.get("base_model_name_or_path") or ""))
+    return Adapter(factors, whole, base)
+
+
+def _last(name: str) -> str:
+    return name.replace("\\", "/").rstrip("/").rpartition("/")[2].lower()
 
 
 def _pair(module: str, found: Mapping[str, Tensor], path: Path) -> tuple[Tensor, Tensor]:

@@ -15,9 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from benchmark.common.errors import UserError, unknown
 
-OWN_TEXT = "from-own-text"
-#: What --head may be, for an expert whose text side is not the base's: its head from that, or the base's.
-HEADS = (OWN_TEXT, "from-base")
+OWN_TEXT, FROM_BASE = "from-own-text", "from-base"
+#: What --head may be, for an expert whose text side is not the base's: its head from that, or as if it were the base's.
+HEADS = (OWN_TEXT, FROM_BASE)
 REGISTRY = Path(__file__).with_name("families.yaml")
 
 

@@ -14,15 +14,15 @@ from torch import Tensor
 
 from benchmark.checkpoints.adapters import adapter_tensors
 from benchmark.checkpoints.families import FamilyError, describe_files, read_manifest, save_json, save_state, sha256
-from benchmark.checkpoints.files import read_file, weights
 from benchmark.common.cache import locked
 from benchmark.domains.vision import public as full
 from benchmark.domains.vision import zeroshot
 from benchmark.domains.vision.backbones import Backbone, get_backbone
 from benchmark.domains.vision.heads import ClassificationHead
-from benchmark.importers import HEADS, OWN_TEXT, Definition, huggingface
+from benchmark.importers import FROM_BASE, OWN_TEXT, Definition, huggingface
 from benchmark.importers.layouts import Found
 from benchmark.importers.towers import Tower, check_tower, distance, from_open_clip, moved
+from benchmark.models.importers.files import read_file, weights
 
 TEXT = "text.safetensors"
 #: How a manifest says that a head was made from the expert's own text tower.
@@ -53,7 +53,7 @@ class Importer:
         family, backbone: what is imported.
         out: the family's folder.
         quick_gelu: the activation, for a family that leaves it to the owner of the files.
-        head: one of :data:`HEADS`, for experts whose text side is not the base's; without it these are refused.
+        head: one of ``importers.HEADS``, for experts whose text side is not the base's; without it these are refused.
         hub: commits by repository, where files were fetched.
         say: is told of every file.
     """
@@ -216,7 +216,8 @@ class Importer:
         and it was not said which head it shall have.
         """
         if self.family.layout == "huggingface":
-            tower, _ = huggingface.read_tower(path, base.state.get(huggingface.PROJECTION), base.state)
+            names = [self.family.fill(name, self.backbone.name) for name in self.family.base]
+            tower, _ = huggingface.read_tower(path, base.state.get(huggingface.PROJECTION), base.state, names)
         else:
             tower = from_open_clip(read_file(path), path)
         check_tower(tower, self.backbone, self.quick_gelu, path)
@@ -229,7 +230,7 @@ class Importer:
         if others and self.choice is None:
             raise FamilyError(
                 f"{path}: {beside}. Is it fine-tuned from this base? If so its head is another too. Type "
-                f"--head {HEADS[0]} to make it from its own text tower and the prompts, or --head {HEADS[1]} to give "
+                f"--head {OWN_TEXT} to make it from its own text tower and the prompts, or --head {FROM_BASE} to give "
                 "it the head it would have without them"
             )
         if not moved(base.tower.visual, tower.visual):
@@ -239,13 +240,13 @@ class Importer:
     def _own_head(self, task: str, path: Path, tower: Tower) -> ClassificationHead:
         """The zero-shot head of an expert's own text tower."""
         if tower.text_quick_gelu not in (None, self.quick_gelu):
-            raise FamilyError(f"{path}: its text tower has another activation than this family; --head {HEADS[1]}")
+            raise FamilyError(f"{path}: its text tower has another activation than this family; --head {FROM_BASE}")
         own = {name.removeprefix("text."): value for name, value in tower.beside().items()}
         text = {name: own[name] for name in zeroshot.text_names(self.backbone) if name in own}
         try:
             clip = zeroshot.create_text(self.backbone, text, self.quick_gelu)
         except FamilyError as error:
-            raise FamilyError(f"{path} has no text tower of its own ({error}). Type --head {HEADS[1]}") from None
+            raise FamilyError(f"{path} has no text tower of its own ({error}). Type --head {FROM_BASE}") from None
         classes = full.info(task, self.family.name).classes
         return zeroshot.head(clip, task, classes, self.backbone.text_cfg["context_length"])
 
@@ -279,6 +280,9 @@ class Importer:
         for task in tasks:
             classes = full.info(task, self.family.name).classes
             made = zeroshot.head(clip, task, classes, self.backbone.text_cfg["context_length"])
+            source = self.manifest["sources"].get(f"{task}.safetensors", {})
+            if source.get("head") == OWN_TEXT:
+                source["head"] = FROM_BASE
             self._put_head(
                 task, made.weight.detach(), made.bias.detach(), None, f"{len(zeroshot.templates(task))} prompts a class"
             )

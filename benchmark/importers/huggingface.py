@@ -9,7 +9,7 @@ change.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -157,17 +157,20 @@ def read_folder(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], Weight
 
 
 def read_tower(
-    folder: Path, projection: Tensor | None = None, base: Mapping[str, Tensor] | None = None
+    folder: Path,
+    projection: Tensor | None = None,
+    base: Mapping[str, Tensor] | None = None,
+    bases: Sequence[str] = (),
 ) -> tuple[Tower, dict[str, Tensor]]:
     """The image tower of a model's folder, with what its configuration says, and the state dict it came from.
 
     Args:
         projection: ``visual_projection.weight`` for a model that has none.
-        base: the base's state dict, for an adapter of it.
+        base: the base's state dict, for an adapter of it, and ``bases`` the names that it may call it by.
     """
     found = weights(folder)
     if found.adapter:
-        return _read_adapter(found, base, projection)
+        return _read_adapter(found, base, bases, projection)
     state, config, _ = read_folder(folder)
     vision, text = config.get("vision_config", config), config.get("text_config") or {}
     act = {kind: about.get("hidden_act", "quick_gelu") for kind, about in (("vision", vision), ("text", text))}
@@ -188,11 +191,11 @@ def read_tower(
 
 
 def _read_adapter(
-    found: Weights, base: Mapping[str, Tensor] | None, projection: Tensor | None
+    found: Weights, base: Mapping[str, Tensor] | None, bases: Sequence[str], projection: Tensor | None
 ) -> tuple[Tower, dict[str, Tensor]]:
     if base is None:
         raise FamilyError(f"{found.name} is an adapter; expected a whole model")
-    adapter = read_adapter(found)
+    adapter = read_adapter(found, bases)
     # The base's names, whichever version of transformers left out vision_model. there or here.
     named = {n.removeprefix("vision_model."): n for n in base}
 

@@ -102,6 +102,8 @@ def import_family(
     for task, place in places.items():  # all of them before anything is written
         expert = _read_expert(task, place, base, origin)
         _report(say, task, expert.left, f"{distance(base, expert.encoder):.2%} away from the base; {expert.stored}")
+        if expert.adapters is None and {t.dtype for t in expert.encoder.values()} != {t.dtype for t in base.values()}:
+            say(f"{task}: stored in another precision than the base, whose rounding is in its task vector")
         if expert.order is not None:
             labels[task] = _labels(task, expert.order, say)
     out.mkdir(parents=True, exist_ok=True)
@@ -141,7 +143,8 @@ def _read_expert(task: str, place: Path, base: dict[str, Tensor], origin: Path) 
     """One task's expert, checked against the base. Raises :class:`UserError` for everything that does not fit."""
     found, factors = _weights(place), None
     if found.adapter:
-        adapter = _told(lambda: read_adapter(found))
+        named = str(_configuration(origin).get("_name_or_path") or "")
+        adapter = _told(lambda: read_adapter(found, [origin.name, *filter(None, [named])]))
         factors, of_head, skipped = split(adapter.factors)
         whole, head, left = split(adapter.whole)
         if of_head:

@@ -39,7 +39,7 @@ class Suite(BaseModel):
     families: list[str] = Field(description="checkpoint families it is defined for; the first is the default")
     batch_size: int = Field(default=256, description="samples per evaluation batch (no part of a run's identity)")
     methods: list[str] = Field(description="what is run when no --methods are given")
-    budget: str | None = Field(default=None, description="a file of suites/budgets/: keyword defaults that suites share")
+    budget: str | None = Field(default=None, description="file of suites/budgets/: defaults that suites share")
     overrides: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="keyword defaults for the suite's size, by method"
     )

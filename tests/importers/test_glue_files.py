@@ -143,6 +143,16 @@ def test_an_adapter_of_peft_is_a_lora_expert(tmp_path: Path) -> None:
     assert float((merged.state_dict()[name] - base).abs().max()) > 0
 
 
+@pytest.mark.parametrize("name", ["FacebookAI/roberta-base", "./models/RoBERTa-base/", "", None, "mine/first"])
+def test_the_base_that_an_adapter_names_is_known_by_its_last_part(name: str | None, tmp_path: Path) -> None:
+    place, model = adapted(tmp_path)
+    write_adapter(place, model, QUERIES, whole=head_of(model), base_model_name_or_path=name)
+    path = tmp_path / "in/roberta-base/config.json"
+    if name == "mine/first":  # what the base's own configuration calls it
+        path.write_text(json.dumps({**json.loads(path.read_text()), "_name_or_path": "mine/first"}))
+    assert imported(tmp_path, ["RTE"]).experts
+
+
 @pytest.mark.parametrize("settings, scales", [
     ({"use_rslora": True}, [6 / 3**0.5] * 4), ({"lora_alpha": 16, "bias": "none"}, [16 / 3] * 4),
     ({"alpha_pattern": {"layer.1.attention.self.query": 12, "value": 3}}, [2.0, 1.0, 4.0, 1.0]),
@@ -183,6 +193,7 @@ def test_a_module_that_was_trained_whole_beside_an_adapter_is_not_lost(tmp_path:
 
 
 @pytest.mark.parametrize("settings, words", [
+    ({"base_model_name_or_path": "distilroberta-base"}, "adapts 'distilroberta-base'; the base here is 'roberta-base'"),
     ({"peft_type": "IA3"}, "of the type IA3"), ({"use_dora": True}, "use_dora True"), ({"bias": "all"}, "bias 'all'"),
     ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights 'pissa_niter_4'"), ({"lora_bias": True}, "lora_bias"),
     ({"fan_in_fan_out": True}, "fan_in_fan_out"), ({"layer_replication": [[0, 2]]}, "layer_replication"),
@@ -230,7 +241,7 @@ def test_settings_of_any_kind_are_read_or_refused(file: str, tmp_path: Path) -> 
     if file.startswith("adapter"):
         place, model = adapted(tmp_path)
         write_adapter(place, model, QUERIES, whole=head_of(model), alpha_pattern={"query": 3}, rank_pattern={"key": 2})
-        read = lambda: read_adapter(weights(place))  # noqa: E731
+        read = lambda: read_adapter(weights(place), ["roberta-base"])  # noqa: E731
     else:
         place = sharded(tmp_path)
         read = lambda: weights(place).read()  # noqa: E731
@@ -284,7 +295,10 @@ def test_an_expert_that_is_the_base_is_refused_in_any_precision(
     save_file({n: t.to(dtypes[1]) for n, t in {**inner, **head}.items()}, place)
     with pytest.raises(UserError, match="RTE: .* equals the base in every tensor of the encoder"):
         imported(tmp_path, ["RTE"])
-    assert imported(tmp_path, ["CoLA"]).experts  # one that was fine-tuned goes
+    said: list[str] = []
+    assert imported(tmp_path, ["CoLA"], said.append).experts  # one that was fine-tuned goes
+    mixed = any("CoLA: stored in another precision than the base" in line for line in said)
+    assert mixed == (dtypes[0] != torch.float32)  # its own is float32
 
 
 @pytest.mark.parametrize("what", ["encoder", "head", "base"])

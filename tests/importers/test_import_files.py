@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import torch
 from helpers.imports import BASE, EXPERT, refused, run
-from helpers.peft_files import merge, write_adapter
 from helpers.public import encoder, hub_family, open_clip_family, save, tuned
 from helpers.towers import tiny
+from peft_files import merge
+from peft_files import write_adapter as write_any
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -69,6 +70,10 @@ ALL = [*LINEAR, "vision_model.encoder.layers.0.self_attn.k_proj", "vision_model.
        "vision_model.embeddings.position_embedding"]  # fmt: skip
 
 
+def write_adapter(place: Path, model: Any, modules: list[str], **settings: Any) -> Any:
+    return write_any(place, model, modules, **{"base_model_name_or_path": "openai/clip-vit-base-patch32", **settings})
+
+
 def words_of(tmp_path: Path) -> tuple[object, ...]:
     return "import", "fusionbench", tmp_path / "public", "--tasks", "MNIST", "--out", tmp_path
 
@@ -118,7 +123,7 @@ def test_an_adapter_of_peft_is_a_lora_expert(
     joined = stored["visual.transformer.resblocks.1.attn.in_proj_weight"]
     assert joined[0].shape[0] == joined[1].shape[1] == 6  # q and v, three each
     assert methods.get("robustmerge")(experts_of(found, small)).state_dict()
-    assert "LoRA of roberta-base" in capsys.readouterr().err  # what its settings say
+    assert "LoRA of openai/clip-vit-base-patch32" in capsys.readouterr().err
     assert run(*words_of(tmp_path)) == 0  # and again: nothing is converted
 
 
@@ -131,6 +136,15 @@ def test_the_scale_of_an_adapter_is_part_of_what_was_imported(small: Backbone, t
     assert run(*words_of(tmp_path)) == 0
     merge(model, factors, 4.0)
     assert_same_features(family_of(tmp_path, "fusionbench"), small, model)
+
+
+def test_an_adapter_of_another_base_is_refused_though_it_fits(
+    small: Backbone, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place, model = clip_expert(tmp_path / "public", small)
+    write_adapter(place, model, LINEAR, base_model_name_or_path="laion/CLIP-ViT-B-32-laion2B-s34B-b79K")
+    said = refused(capsys, *words_of(tmp_path))
+    assert "adapts 'laion/CLIP-ViT-B-32-laion2B-s34B-b79K'; the base here is 'openai/clip-vit-base-patch32'" in said
 
 
 def test_an_adapter_of_both_towers_asks_for_its_head(

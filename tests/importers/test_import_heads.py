@@ -110,6 +110,9 @@ def test_the_choice_is_kept_and_stands_in_the_notes_of_boards(
     manifest = json.loads((folder / "manifest.json").read_text())
     (note,) = head_notes(manifest, ["MNIST"])
     assert "MNIST (from-own-text)" in note and not head_notes(manifest, ["DTD"])
+    assert run("heads", "fusionbench", "--tasks", "MNIST", "--out", tmp_path, "--replace") == 0
+    (note,) = head_notes(json.loads((folder / "manifest.json").read_text()), ["MNIST"])
+    assert "MNIST (from-base)" in note and not torch.equal(head_of(tmp_path), own)
 
 
 def test_a_family_that_was_imported_before_this_was_asked_is_looked_at_again(
