@@ -441,9 +441,10 @@ def _failed(record: Record, store: Store, error: BaseException, progress: Progre
         message = f"{message or 'no memory left'}; try a smaller batch_size, --dtype bfloat16, or a machine with more"
     elif isinstance(error, (RunTimeout, TimeLimit)):
         kind = "timeout"
-    # That a method does not fit is no fault of a line of it.
-    own = methods.describe(record.spec.method).path
-    where = "" if isinstance(error, methods.NotApplicable) else line_in(own, error)
+    where, name = "", record.spec.method
+    # That a method does not fit is no fault of a line of it; what a study derives from runs has no file of its own.
+    if not isinstance(error, methods.NotApplicable) and name in methods.names():
+        where = line_in(methods.describe(name).path, error)
     trail = "".join(traceback.format_exception(error))
     record.status, record.finished = "failed", now()
     record.error = Error(type=kind, message=message, where=where, traceback=provenance.relative(trail)[-2000:])

@@ -194,12 +194,15 @@ def combine(experts):
 
 
 def test_a_method_that_raises_is_shown_with_the_line_of_its_own_file(copied: Path) -> None:
-    mine = copied / "methods" / "mine.py"
+    """In a helper that it calls, and as its file is imported."""
+    mine, other = copied / "methods" / "mine.py", copied / "methods" / "other.py"
     mine.write_text(RAISES)
+    other.write_text("LIMIT = 1 / 0\n" + PLAIN.format(name="other"))
     try:
-        done = command(copied, "run", "--results", "raised", "--methods", "mine", "weight_average")
+        done = command(copied, "run", "--results", "raised", "--methods", "other", "mine", "weight_average")
     finally:
         mine.unlink()
+        other.unlink()
     where = "(methods/mine.py, line 9, in combine)"
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert done.stderr.strip().splitlines()[-1].startswith("failed: mine on tiny: TypeError: ")
@@ -208,4 +211,7 @@ def test_a_method_that_raises_is_shown_with_the_line_of_its_own_file(copied: Pat
     (board,) = (copied / "raised" / "boards").glob("*.md")
     assert where in board.read_text()
     records = [json.loads(path.read_text()) for path in (copied / "raised").rglob("record.json")]
-    assert {r["variant"]: r["error"]["where"] for r in records if r["error"]} == {"mine": where.strip("()")}
+    assert {r["variant"]: r["error"]["where"] for r in records if r["error"]} == {
+        "mine": where.strip("()"),
+        "other": "methods/other.py, line 1, in <module>",
+    }
