@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import ast
 import builtins
+import dataclasses
 import functools
 import importlib.util
-import inspect
 import math
 import re
 import sys
@@ -288,7 +288,7 @@ def _literal(node: ast.expr) -> Any:
     if isinstance(node, ast.Call) and (kind := _DECLARATIONS.get(getattr(node.func, "id", ""))):
         if node.args or any(k.arg is None for k in node.keywords):
             raise ValueError(f"{kind.__name__} takes names")
-        said, fields = [str(k.arg) for k in node.keywords], list(inspect.signature(kind).parameters)
+        said, fields = [str(k.arg) for k in node.keywords], [each.name for each in dataclasses.fields(kind)]
         if strange := [key for key in said if key not in fields]:
             raise nearest(f"field of {kind.__name__}", strange[0], fields)
         return kind(**{key: _literal(k.value) for key, k in zip(said, node.keywords, strict=True)})
