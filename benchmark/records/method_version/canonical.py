@@ -23,7 +23,7 @@ from benchmark.records.method_version.forms import (
     Parameter,
     Raised,
 )
-from benchmark.records.method_version.scopes import Bindings, Function, Imported, Scope
+from benchmark.records.method_version.scopes import Bindings, Function, Imported, Scope, read_import
 
 #: Of the registering decorator what a number depends on: the data that the method is handed.
 DECLARED = ("access", "access_if", "grids")
@@ -35,12 +35,16 @@ _BY_TEXT = {"globals", "vars", "eval", "exec", "locals"}
 _FIELD_KINDS = ("ClassVar", "InitVar", "KW_ONLY")
 
 
-def definition(statements: Sequence[ast.stmt], imports: dict[str, Imported], *, root: bool = False) -> Form:
-    """The form of a function, or of the statements that make a constant.
+def definition(
+    statements: Sequence[ast.stmt], imports: dict[str, Imported], *, root: bool = False, running: bool = False
+) -> Form:
+    """The form of a function, of the statements that make a constant, or of one that runs as its file is used.
 
-    `root`: the method itself, whose decorator says which data it is handed.
+    `root`: the method itself, whose decorator says which data it is handed. `running`: imports within are alternatives,
+    such as those of a `try`, and written down.
     """
     writer = _Writer(imports)
+    writer.running = running
     for statement in statements:
         if isinstance(statement, Function):
             writer.function(statement, None, root=root)
@@ -112,6 +116,7 @@ class _Writer:
         self.count = 0
         #: The parameter of a class method that is the class, and the class's name.
         self.made: tuple[str | None, str] = (None, "")
+        self.running = False
 
     def form(self) -> Form:
         self._flush()
@@ -261,7 +266,13 @@ class _Writer:
     def _nothing(self, node: ast.AST) -> None:
         """Has no effect, or one that other nodes show."""
 
-    _Pass = _Import = _ImportFrom = _Global = _Nonlocal = _nothing
+    _Pass = _Global = _Nonlocal = _nothing
+
+    def _Import(self, node: ast.stmt) -> None:
+        if self.running:
+            self.put(f"(import {sorted(read_import(node).items())!r})")
+
+    _ImportFrom = _Import
 
     def _AnnAssign(self, node: ast.AnnAssign) -> None:
         is_field = self.scope is not None and self.scope.kind == "class"

@@ -12,9 +12,9 @@ from benchmark.records.method_version.sources import Key, Module, Outside, Whole
 #: Attributes of the project's classes that tensors, modules, arrays or Python's own types have too: `x.copy` may be
 #: either's, so that these names stay.
 SHARED = frozenset(
-    "_buffers _modules _parameters add backward base buffers clamp copy device floating floor forward gradient index "
-    "inner items linear load mean metadata name nbytes number numel parameters resolve save seed size start state_dict "
-    "storage test title trace train".split()
+    "_buffers _graph _modules _parameters add backward base batch_first buffers clamp copy device floating floor "
+    "forward gradient graph index inner items linear load mean metadata name nbytes number numel parameters path "
+    "resolve result run save seed size start state_dict storage test title trace train".split()
 )
 
 
@@ -25,7 +25,8 @@ class Numbered:
         self.reach, self.sources = reach, reach.sources
         texts = {text for form in reach.forms.values() for text in form.texts}
         names = {name for forms in reach.classes.values() for name in forms.names}
-        self.renamed = {name for name in names - SHARED - HARNESS - texts if not is_dunder(name)}
+        kept = SHARED | HARNESS | texts | self._replaced()
+        self.renamed = {name for name in names - kept if not is_dunder(name)}
         self.methods: dict[str, list[Key]] = {}
         for key in reach.classes:
             for method in reach.methods_of(key):
@@ -106,10 +107,15 @@ class Numbered:
         return self._all(module)
 
     def _raised(self, module: Module, chain: Chain) -> str:
-        """An exception by the classes from outside that it is one of; nothing for what a function makes."""
-        target, _ = self.sources.meaning(module, chain)
+        """An exception by those from outside, or of the registry, that it is one of.
+
+        Nothing for what a function makes; and the class itself where the code does more with it than raise it.
+        """
+        target, _ = self.sources.resolve(module, chain)
         if isinstance(target, Outside):
             return target.name
+        if target in self.reach.classes:
+            return self._number(target)
         forms = self.sources.class_of(target) if isinstance(target, Key) else None
         if forms is None:
             return ""
@@ -118,9 +124,26 @@ class Numbered:
 
     # Keywords and parameters
 
+    def _replaced(self) -> set[str]:
+        """Fields that a function from outside is given by name, such as ``dataclasses.replace``."""
+        names = set()
+        for key, form in self.reach.forms.items():
+            module = self.sources.module(key.file)
+            for mark in form.marks:
+                if isinstance(mark, Keyword) and mark.name and mark.callee is not None:
+                    if isinstance(mark.callee, Chain):
+                        target, rest = self.sources.resolve(module, mark.callee)
+                        called = rest[-1] if rest else target.name if isinstance(target, Outside) else ""
+                    else:
+                        called = mark.callee.name
+                    if called.endswith("replace"):
+                        names.add(mark.name)
+        return names
+
     def _look_at_calls(self) -> None:
         """Which parameters may be passed by a name that only a run knows to be theirs."""
         self._by_name: set[str] = set()
+        self._by_name_outside: set[str] = set()
         self._by_any_name: set[Key] = set()
         self._open = False
         self._values: set[Key] = set()
@@ -132,8 +155,11 @@ class Numbered:
                     self._open = self._open or callees is None
                     self._by_any_name.update(callees or ())
                 elif isinstance(mark, Keyword):
-                    if self._place_of(module, mark)[1]:
+                    place, any_of_its_name = self._place_of(module, mark)
+                    if any_of_its_name:
                         self._by_name.add(mark.name or "")
+                    elif place is None:
+                        self._by_name_outside.add(mark.name or "")
                 elif isinstance(mark, Chain) and not mark.called:
                     target, rest = self.sources.resolve(module, mark)
                     if isinstance(target, Key) and not rest:
@@ -141,6 +167,9 @@ class Numbered:
 
     def _keeps_name(self, key: Key, parameter: Parameter) -> bool:
         if parameter.name in self._by_name or (key in self.reach.roots and parameter.owned and parameter.only_keyword):
+            return True
+        if parameter.name in self._by_name_outside and (not parameter.owned or key in self._values):
+            # Someone outside, such as functools.partial, may pass it on.
             return True
         if not parameter.owned:
             return self._open

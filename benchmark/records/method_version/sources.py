@@ -69,8 +69,9 @@ class Module:
     def form(self, name: str, *, root: bool = False) -> Form:
         """The form of a function or constant; `root`: of a method of the registry, with the data it is handed."""
         if (name, root) not in self._forms:
-            statements = self.definitions.get(name) or [self.running[int(name.partition(" ")[2])]]
-            self._forms[name, root] = canonical.definition(statements, self.imports, root=root)
+            running = name not in self.definitions
+            statements = [self.running[int(name.partition(" ")[2])]] if running else self.definitions[name]
+            self._forms[name, root] = canonical.definition(statements, self.imports, root=root, running=running)
         return self._forms[name, root]
 
     def class_of(self, name: str) -> ClassForms | None:
@@ -226,6 +227,9 @@ def _sort_statements(body: list[ast.stmt], module: Module) -> None:
                 module.definitions.setdefault(name, []).append(node)
         elif not canonical.without_effect(node):
             module.running.append(node)
+            for each in ast.walk(node):
+                if isinstance(each, Import):
+                    module.imports.update({n: w for n, w in read_import(each).items() if n not in module.imports})
 
 
 def _targets(node: ast.Assign | ast.AnnAssign) -> list[str]:
