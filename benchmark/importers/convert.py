@@ -14,6 +14,7 @@ from torch import Tensor
 
 from benchmark.checkpoints.adapters import adapter_tensors
 from benchmark.checkpoints.families import FamilyError, describe_files, read_manifest, save_json, save_state, sha256
+from benchmark.checkpoints.files import read_file, weights
 from benchmark.common.cache import locked
 from benchmark.domains.vision import public as full
 from benchmark.domains.vision import zeroshot
@@ -22,7 +23,6 @@ from benchmark.domains.vision.heads import ClassificationHead
 from benchmark.importers import FROM_BASE, OWN_TEXT, Definition, huggingface
 from benchmark.importers.layouts import Found
 from benchmark.importers.towers import Tower, check_tower, distance, from_open_clip, moved
-from benchmark.models.importers.files import read_file, weights
 
 TEXT = "text.safetensors"
 #: How a manifest says that a head was made from the expert's own text tower.

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.lacking import lacks_package
 from safetensors.torch import load_file
 
 from benchmark.assets.packages import entry
@@ -17,7 +18,7 @@ from benchmark.assets.vision.small.layout import position_table, to_open_clip
 from benchmark.assets.vision.small.onnx_weights import read_weights
 from benchmark.checkpoints import families
 from benchmark.checkpoints.families import FamilyError, sha256
-from benchmark.cli import main
+from benchmark.cli.main import main
 from benchmark.common.errors import UserError
 from benchmark.domains.vision.backbones import BACKBONES, Backbone, preprocess
 from benchmark.domains.vision.family import load_embedded, load_family
@@ -53,7 +54,7 @@ def dino():
 
 def write_onnx(path, weights):
     """As torch exports it: linear weights anonymous and transposed, the position table in two anonymous parts."""
-    onnx = pytest.importorskip("onnx")
+    onnx = pytest.importorskip("onnx", reason=lacks_package("onnx", "assets"))
     from onnx import helper, numpy_helper
 
     nodes, stored = [], {}
@@ -152,7 +153,7 @@ def test_weights_that_are_no_dinov2_are_refused_by_the_first_missing_name(tmp_pa
 
 
 def test_a_damaged_onnx_file_is_one_error(tmp_path):
-    pytest.importorskip("onnx")
+    pytest.importorskip("onnx", reason=lacks_package("onnx", "assets"))
     (tmp_path / "d.onnx").write_bytes(b"\xff\xff not a graph")
     with pytest.raises(UserError, match="d.onnx is no ONNX file"):
         read_weights(tmp_path / "d.onnx")

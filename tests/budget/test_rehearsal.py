@@ -66,7 +66,7 @@ def test_a_run_beyond_the_memory_limit_is_ended_and_the_next_goes_on(suite: suit
 def test_a_run_ends_with_a_rehearsal_that_is_killed(tmp_path: Path) -> None:
     """Neither SIGTERM's handler nor any ``finally`` runs then."""
     text = (
-        "from benchmark import rehearse, suites; from pathlib import Path\n"
+        "from benchmark import suites; from benchmark.budget import rehearsal as rehearse; from pathlib import Path\n"
         "if __name__ == '__main__':\n"
         "    suite = suites.load('vision-8').model_copy(update={'tasks': ['MNIST']})\n"
         f"    results = Path({str(tmp_path / 'results')!r})\n"

@@ -12,9 +12,10 @@ import pytest
 from helpers.records import TASKS, make_record, make_spec
 
 import methods
-from benchmark import cli, suites
+from benchmark import suites
 from benchmark.board import rows, selection
 from benchmark.cli import clean
+from benchmark.cli import main as cli
 from benchmark.records.record import Error, Provenance, Record
 from benchmark.records.spec import checked_parameters, present_version, variant_label
 from benchmark.records.store import RECORD, Store

@@ -14,10 +14,11 @@ from helpers.tiny import TinyBench, TinySource
 from torch import Tensor, nn
 
 import methods
-from benchmark import cli, suites
+from benchmark import suites
 from benchmark.board.selection import label
 from benchmark.budget import estimate
 from benchmark.budget import rehearsal as rehearse
+from benchmark.cli import main as cli
 from benchmark.common.errors import UserError
 from benchmark.domains.vision.bench import Accuracy
 from benchmark.executors import processes as devices

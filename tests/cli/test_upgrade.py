@@ -11,8 +11,8 @@ import pytest
 import yaml
 from helpers.records import EARLIER
 
-from benchmark import cli
 from benchmark.board import rows, selection
+from benchmark.cli import main as cli
 from benchmark.cli import upgrade
 from benchmark.harness.runner import plan
 from benchmark.records.record import RECORD_VERSION, Record
@@ -71,7 +71,7 @@ def test_an_upgrade_loses_nothing_and_renews_every_identity(results: Path) -> No
         assert record["spec"]["data"]["test"].items() >= old["provenance"]["data"].items()
         left = ("version", "run_id", "spec", "provenance", "sha256", "artifacts")
         assert {k: v for k, v in record.items() if k not in left} == {k: v for k, v in old.items() if k not in left}
-        assert record["provenance"] == {k: v for k, v in old["provenance"].items() if k != "data"}
+        assert record["provenance"] == {**{k: v for k, v in old["provenance"].items() if k != "data"}, "notes": []}
     stored = [record for folder in upgrade.stores(results) for record in Store(folder, read_only=True).all()]
     assert sorted(r.run_id for r in stored) == sorted(done.ids.values()), "in their own folders, with their own sha256"
     assert sorted(path.parent.name for path in results.rglob(RECORD)) == sorted(done.ids.values())

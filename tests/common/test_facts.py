@@ -20,9 +20,9 @@ from helpers.tiny import TinyBench, only, run
 from helpers.towers import tiny
 from safetensors.torch import load_file
 
-from benchmark import cli
 from benchmark.checkpoints import families
 from benchmark.checkpoints.families import FamilyError, load_family, save_state
+from benchmark.cli import main as cli
 from benchmark.common import facts
 from benchmark.common.errors import UserError
 from benchmark.domains.dense import nyuv2

@@ -50,7 +50,8 @@ def test_an_address_where_nothing_listens_is_said_at_once(
 
 def test_a_run_in_this_process_imports_no_ray(tmp_path: Path) -> None:
     code = (
-        "import sys\nsys.path.insert(0, 'tests')\nfrom tiny import TinyBench\nfrom benchmark import cli\n"
+        "import sys\nsys.path.insert(0, 'tests')\nfrom helpers.tiny import TinyBench\n"
+        "from benchmark.cli import main as cli\n"
         "cli.suites.open_bench = lambda suite, **keywords: TinyBench()\n"
         f"status = cli.main(['run', '--methods', 'ties', '--results', {str(tmp_path)!r}])\n"
         "sys.exit(status or 3 * ('ray' in sys.modules or 'benchmark.executors.cluster' in sys.modules))"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -12,6 +13,7 @@ import torch
 
 from benchmark.domains.text import glue
 from benchmark.domains.text.glue import TASKS
+from benchmark.domains.text.tokens import Texts, Tokens, tokenise
 from benchmark.importers.text import SUBFOLDER
 from helpers.lacking import lacks_package
 
@@ -99,3 +101,7 @@ def small(monkeypatch: pytest.MonkeyPatch, rows: int = 6) -> None:
         "rte", ("sentence1", "sentence2"), 2, "accuracy", (rows, rows), ("entailment", "not_entailment")
     )
     monkeypatch.setitem(glue.TASKS, "RTE", about)
+
+
+def made(tokenizer: Any, second: list[str] | None = None) -> Tokens:
+    return tokenise(tokenizer, Texts(SENTENCES, second, np.array([0.0, 1, 1, 0])), 12, classes=2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmark import cli
+from benchmark.cli import main as cli
 
 EXPERT = "tanganke/clip-vit-base-patch32_mnist"
 

@@ -2,13 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import pytest
-
-from benchmark.board import rows
-from benchmark.records.store import Store
-from benchmark.report import page
 from helpers.records import make_record, make_spec
 
 HOSTILE = '</script><script>document.title="run"</script><img src=x onerror="document.title=\'run\'">'
@@ -32,12 +25,3 @@ def some_records(hostile: str = "") -> list:
             for name, level in (("individual", 0.92), ("tsv_m", 0.85), ("iso_c", 0.6))
         ),
     ]
-
-
-@pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("page with spaces")
-    store = Store(root / "reference")
-    for record in some_records(HOSTILE):
-        store.save(record)
-    return page.write(rows.boards(store.all()), root, [store.root])

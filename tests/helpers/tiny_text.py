@@ -66,7 +66,7 @@ class TinyTextBench(Bench):
 
     def __init__(self) -> None:
         self.suite = Suite(
-            name="tiny-text", version=1, title="tiny", domain="glue", scale="mini", tasks=list(TASKS),
+            name="tiny-text", version=1, title="tiny", domain="text", scale="mini", tasks=list(TASKS),
             backbones=["bert"], families=["random"], batch_size=10, methods=["ties"],
         )
         self.backbone, self.family = "bert", "random"

@@ -11,6 +11,7 @@ import pytest
 import torch
 from helpers.damage import ODD, json_of, places
 from helpers.glue_files import config, write
+from helpers.lacking import lacks_package
 from helpers.peft_files import merge, write_adapter
 from safetensors.torch import load_file, save_file
 
@@ -27,7 +28,7 @@ from benchmark.importers.labels import order_of
 from benchmark.importers.text import SUBFOLDER, import_family
 from methods.api import Experts
 
-transformers = pytest.importorskip("transformers", reason="transformers is not installed (extra: glue)")
+transformers = pytest.importorskip("transformers", reason=lacks_package("transformers", "glue"))
 
 
 def imported(folder: Path, tasks: list[str], say: Callable[[str], None] = lambda line: None) -> TextFamily:

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from helpers.glue_files import config, tokenizer_file, write
+from helpers.lacking import lacks_package
 from helpers.tiny import run
 
 from benchmark import suites
@@ -23,7 +24,7 @@ from benchmark.importers.labels import order_of
 from benchmark.importers.text import SUBFOLDER, import_family
 from benchmark.records.store import Store
 
-transformers = pytest.importorskip("transformers", reason="transformers is not installed (extra: glue)")
+transformers = pytest.importorskip("transformers", reason=lacks_package("transformers", "glue"))
 
 MNLI = ("entailment", "neutral", "contradiction")
 WORDS = ["cat", "dog", "runs", "sits", "the", "a", "."]

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 import torch
 from helpers.imports import BASE, EXPERT, refused, run
+from helpers.lacking import lacks_package
+from helpers.peft_files import merge
+from helpers.peft_files import write_adapter as write_any
 from helpers.public import encoder, hub_family, open_clip_family, save, tuned
 from helpers.towers import tiny
-from peft_files import merge
-from peft_files import write_adapter as write_any
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -24,7 +25,7 @@ from benchmark.domains.vision.backbones import BACKBONES, Backbone, create_encod
 from benchmark.domains.vision.family import Family, load_family
 from methods.api import Experts
 
-transformers = pytest.importorskip("transformers")
+transformers = pytest.importorskip("transformers", reason=lacks_package("transformers", "glue"))
 Wrap = Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]
 
 

@@ -11,6 +11,7 @@ import open_clip
 import pytest
 import torch
 from helpers.imports import BASE, EXPERT, OWN, refused, run
+from helpers.lacking import lacks_package
 from helpers.public import encoder, hub_family, open_clip_family, random_model, save, tuned
 from helpers.towers import tiny
 from safetensors.torch import load_file, save_file
@@ -20,7 +21,7 @@ from benchmark.domains.vision import zeroshot
 from benchmark.domains.vision.backbones import BACKBONES, Backbone, create_encoder
 from benchmark.domains.vision.family import head_notes, load_family
 
-transformers = pytest.importorskip("transformers")
+transformers = pytest.importorskip("transformers", reason=lacks_package("transformers", "glue"))
 
 
 @pytest.fixture

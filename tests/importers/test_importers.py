@@ -14,8 +14,9 @@ from helpers.public import encoder, hub_family, open_clip_family, save, tuned, w
 from helpers.towers import tiny, write_family
 from safetensors.torch import load_file, save_file
 
-from benchmark import cli, importers
+from benchmark import importers
 from benchmark.checkpoints.files import read_file
+from benchmark.cli import main as cli
 from benchmark.common.errors import UserError
 from benchmark.domains.vision import public as full
 from benchmark.domains.vision import zeroshot

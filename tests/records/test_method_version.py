@@ -4,9 +4,9 @@ import ast
 from pathlib import Path
 
 import pytest
-import sources
 import yaml
-from sources import CHOSEN, Package
+from helpers import sources
+from helpers.sources import CHOSEN, Package
 
 import methods
 from benchmark.records.method_version import method_version, numbered, reached
@@ -203,7 +203,7 @@ def test_attributes_that_tensors_have_too_keep_their_names():
         defined |= {attribute for forms in reach.classes.values() for attribute in forms.names}
     # Of private attributes of others those that code may well look at.
     outside = {name for name in outside if not name.startswith("_")} | {"_parameters", "_buffers", "_modules", "_graph"}
-    assert sorted((defined & outside) - numbered.SHARED) == [], "add them to benchmark.records.method_version.numbered.SHARED"
+    assert sorted((defined & outside) - numbered.SHARED) == [], "add them to method_version.numbered.SHARED"
 
 
 # What counts as reached, on a small package

@@ -10,10 +10,11 @@ import pytest
 from helpers.records import TASKS, make_record, make_spec
 from helpers.tiny import TinyBench, only, run
 
-from benchmark import cli, suites
+from benchmark import suites
 from benchmark.board import comparison as compare
 from benchmark.board import leaderboard, rows, selection
 from benchmark.budget import dry_run
+from benchmark.cli import main as cli
 from benchmark.cli import run as command
 from benchmark.common.errors import UserError
 from benchmark.harness import runner

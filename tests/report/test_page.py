@@ -15,7 +15,7 @@ from benchmark.board import leaderboard, rows
 from benchmark.report import page
 
 ROOT = Path(__file__).parents[2]
-VENDOR = ROOT / "benchmark" / "templates" / "vendor"
+VENDOR = ROOT / "benchmark" / "report" / "templates" / "vendor"
 
 
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 from helpers.lacking import lacks, lacks_package
-from helpers.pages import some_records, written  # noqa: F401
 
 selenium = pytest.importorskip("selenium", reason=lacks_package("selenium", "dev"))
 BROWSER = next((path for name in ("chromium", "google-chrome", "chrome") if (path := shutil.which(name))), None)

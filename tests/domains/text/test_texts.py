@@ -6,30 +6,26 @@ import json
 import re
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from helpers.glue_files import SENTENCES, small, tokenizer_file, write_rte
+from helpers.glue_files import SENTENCES, made, small, tokenizer_file, write_rte
 
+from benchmark.assets.text import build
 from benchmark.assets.text import vader as glue_vader
 from benchmark.assets.text import wordnet as glue_wordnet
 from benchmark.common.errors import UserError
 from benchmark.domains.text import embedded as glue_mini
 from benchmark.domains.text import glue
 from benchmark.domains.text.encoder import load_tokenizer
-from benchmark.domains.text.tokens import Texts, TextSource, Tokens, cached, tokenise
+from benchmark.domains.text.tokens import TextSource, Tokens, cached
 
 
 @pytest.fixture
 def tokenizer(tmp_path: Path):
     tokenizer_file(tmp_path / "tokenizer")
     return load_tokenizer(tmp_path / "tokenizer")
-
-
-def made(tokenizer, second: list[str] | None = None) -> Tokens:
-    return tokenise(tokenizer, Texts(SENTENCES, second, np.array([0.0, 1, 1, 0])), 12, classes=2)
 
 
 def test_rows_are_kept_shortest_first_with_their_labels_and_numbers(tokenizer) -> None:
@@ -132,7 +128,7 @@ def test_no_headword_stands_in_two_splits_and_both_labels_are_as_frequent(task: 
     for split, key in zip(rows["split"], rows["key"], strict=True):
         for word in key.split("|"):
             assert places.setdefault(word, split) == split, word
-    for split, wanted in glue_mini.SIZES.items():
+    for split, wanted in build.SIZES.items():
         labels = [x for x, s in zip(rows["label"], rows["split"], strict=True) if s == split]
         assert len(labels) == wanted and sum(labels) * 2 == wanted
         assert len(glue_mini.load(task, split)) == wanted

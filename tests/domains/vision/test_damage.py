@@ -19,7 +19,8 @@ from helpers.hub_data import damaged_images, encoded, image_folder, parquet, pic
 from helpers.towers import tiny, write_family
 from PIL import Image
 
-from benchmark import cli, suites
+from benchmark import suites
+from benchmark.cli import main as cli
 from benchmark.common import damage
 from benchmark.common.damage import Damage
 from benchmark.common.errors import UserError

@@ -9,7 +9,7 @@ import pytest
 from helpers.hub_data import image_folder, parquet
 from helpers.public_sets import small as small
 
-from benchmark import cli
+from benchmark.cli import main as cli
 from benchmark.common.errors import UserError
 from benchmark.domains.vision import layout
 from benchmark.domains.vision import public as full

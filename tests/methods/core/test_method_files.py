@@ -140,7 +140,7 @@ def test_the_projects_own_files_are_whole() -> None:
 RUN = """
 import sys
 from helpers.tiny import TinyBench
-from benchmark import cli
+from benchmark.cli import main as cli
 cli.suites.open_bench = lambda suite, **keywords: TinyBench()
 sys.exit(cli.main(sys.argv[1:]))
 """

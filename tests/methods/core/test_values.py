@@ -12,8 +12,9 @@ import pytest
 from helpers.tiny import TinyBench
 
 import methods
-from benchmark import cli, suites
+from benchmark import suites
 from benchmark.cli import list as listing
+from benchmark.cli import main as cli
 from benchmark.common.errors import UserError
 from benchmark.harness import runner
 from benchmark.records.spec import checked_parameters, parse_method

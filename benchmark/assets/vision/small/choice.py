@@ -47,7 +47,7 @@ class Wanted:
 RULE: dict[str, Wanted] = {
     "pretrained": Wanted(48.0, 8.0, "accuracy of the base under the heads, per cent"),
     "individual": Wanted(90.5, 3.0, "accuracy of the experts, per cent"),
-    "weight_average": Wanted(65.8, 6.0, "accuracy of the mean of the experts' weights, per cent"),
+    "average": Wanted(65.8, 6.0, "accuracy of the mean of the experts' weights, per cent"),
     "gain": Wanted(3.3, 2.0, "task arithmetic at 0.3 above the weight average, points"),
     "relative_norm": Wanted(0.4, 0.2, "norm of the experts' task vectors, per cent of the base's"),
 }
@@ -92,7 +92,7 @@ def numbers_of(out: Path, tasks: Sequence[str], settings: Settings) -> dict[str,
     base = {k: v.float() for k, v in load_file(out / "base.safetensors").items()}
     states = {t: load_expert(out, t) for t in tasks}
     total = {k: sum((s[k] - base[k] for s in states.values()), torch.zeros_like(base[k])) for k in base}
-    merged = {"weight_average": added(base, total, 1 / len(tasks)), "task_arithmetic": added(base, total, SCALE)}
+    merged = {"average": added(base, total, 1 / len(tasks)), "arithmetic": added(base, total, SCALE)}
     scores: dict[str, dict[str, float]] = dict(read_manifest(out)["validation"])
     rows = {row: finetune.load_encoder(state, settings.backbone()) for row, state in merged.items()}
     for task in tasks:
@@ -102,7 +102,7 @@ def numbers_of(out: Path, tasks: Sequence[str], settings: Settings) -> dict[str,
     means = {row: sum(values.values()) / len(tasks) for row, values in scores.items()}
     norms = {t: 100 * norm({k: s[k] - base[k] for k in base}) / norm(base) for t, s in states.items()}
     numbers = {"pretrained": means["pretrained"], "individual": means["individual"],
-               "weight_average": means["weight_average"], "gain": means["task_arithmetic"] - means["weight_average"],
+               "average": means["average"], "gain": means["arithmetic"] - means["average"],
                "relative_norm": sum(norms.values()) / len(norms)}
     return {"numbers": {k: round(v, 3) for k, v in numbers.items()}, "validation": scores,
             "relative_norms": {t: round(v, 3) for t, v in norms.items()}}

@@ -23,6 +23,7 @@ from benchmark.assets.vision import finetuning as finetune
 from benchmark.assets.vision.small import make
 from benchmark.assets.vision.small.choice import norm
 from benchmark.checkpoints.families import read_manifest, save_json
+from benchmark.common.paths import resolved
 from benchmark.domains.vision import embedded as vision
 from benchmark.records.spec import parse_method
 from methods.api import Experts
@@ -100,10 +101,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Compare, and print or keep the report."""
     p = argparse.ArgumentParser(prog="python -m benchmark.assets.vision.small.rounding",
                                 description=(__doc__ or "").splitlines()[0])
-    p.add_argument("folder", type=Path, metavar="DIR")
+    p.add_argument("folder", type=resolved, metavar="DIR")
     p.add_argument("--methods", nargs="+", default=[], metavar="METHOD", help="merges without data to compare, too")
     p.add_argument("--split", default="validation", choices=vision.SPLITS)
-    p.add_argument("--out", type=Path, metavar="FILE")
+    p.add_argument("--out", type=resolved, metavar="FILE")
     args = p.parse_args(argv)
     torch.set_num_threads(1)
     report = compare(args.folder, args.methods, args.split)
