@@ -78,7 +78,7 @@ class Package:
         assert moved is not None
         others = {getattr(n, "name", "") for n in ast.parse(text).body} | set(re.findall(r"^(_?[A-Z_]+) =", text, re.M))
         needed = sorted(w for w in set(re.findall(r"\w+", moved)) & others if w and w != name)
-        old, new = f"methods.{file[:-3]}", f"methods.{to[:-3].replace('/', '.')}"
+        old, new = f"methods.{file[:-3].replace('/', '.')}", f"methods.{to[:-3].replace('/', '.')}"
         imports = [n for n in ast.parse(text).body if isinstance(n, (ast.Import, ast.ImportFrom))]
         head = "".join(f"{ast.unparse(node)}\n" for node in imports)
         target.parent.mkdir(exist_ok=True)

@@ -16,6 +16,7 @@ from typing import Any
 from benchmark import suites
 from benchmark.common.errors import UserError, shown, unknown
 from benchmark.common.paths import resolved
+from benchmark.common.project import RETRAINED
 
 
 def parser() -> argparse.ArgumentParser:
@@ -47,7 +48,6 @@ def main(rest: Sequence[str]) -> int:
     for task in args.tasks or []:
         if task not in known:
             raise unknown(f"task of {args.suite}", task, known)
-    from benchmark.assets.vision.command import OUT
     from benchmark.assets.vision.small import make
     from benchmark.checkpoints.families import FamilyError, checkpoint_folder, read_manifest
 
@@ -59,7 +59,7 @@ def main(rest: Sequence[str]) -> int:
             print(table(committed, tasks))
             return 0
         own = checkpoint_folder(make.NAME, make.BACKBONE)
-        out = args.out or (own if set(tasks) & set(absent) else OUT / make.BACKBONE)
+        out = args.out or (own if set(tasks) & set(absent) else RETRAINED / make.BACKBONE)
         made = make.make_family(
             tasks, out, settings=make.Settings(**settings_of(committed)), device=args.device, threads=args.threads,
             sources=args.sources, committed=None if args.base else make.FOLDER)
