@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.hub_data import image_folder, parquet, pictures, web_dataset
+from helpers.public_sets import small as small
 from PIL import Image
 
 from benchmark.cli import main as cli
