@@ -67,7 +67,7 @@ def test_a_killed_builder_leaves_nothing_in_the_way_of_the_next(folder):
     assert process.pid is not None
     os.kill(process.pid, signal.SIGKILL)
     process.join()
-    assert list(left.glob(".entry.*")), "the builder was to be killed while it wrote"
+    assert list(left.glob(".writing-entry.*")), "the builder was to be killed while it wrote"
     assert right(load(log))
     assert sorted(p.name for p in left.iterdir()) == ["entry.images.npy", "entry.json", "entry.labels.npy"]
     assert len(log.read_text().split()) == 2
