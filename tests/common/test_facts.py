@@ -21,7 +21,7 @@ from helpers.towers import tiny
 from safetensors.torch import load_file
 
 from benchmark.checkpoints import families
-from benchmark.checkpoints.families import FamilyError, load_family, save_state
+from benchmark.checkpoints.families import FamilyError, save_state
 from benchmark.cli import main as cli
 from benchmark.common import facts
 from benchmark.common.errors import UserError
@@ -30,6 +30,7 @@ from benchmark.domains.text import glue
 from benchmark.domains.vision import public as full
 from benchmark.domains.vision.backbones import BACKBONES
 from benchmark.domains.vision.embedded import ImageSplit
+from benchmark.domains.vision.family import load_family
 from benchmark.domains.vision.local import Copy
 from benchmark.records.method_version import method_version
 from benchmark.records.store import Store, file_sha256

@@ -13,8 +13,9 @@ from benchmark import suites
 from benchmark.assets.vision import command as retrain
 from benchmark.assets.vision import finetuning as finetune
 from benchmark.assets.vision.family import BACKBONE, FOLDER, Settings, load_head, manifest_of
-from benchmark.checkpoints.families import MINI, FamilyError, load_embedded, second_base, sha256
+from benchmark.checkpoints.families import MINI, FamilyError, sha256
 from benchmark.domains.vision import embedded as vision
+from benchmark.domains.vision.family import load_embedded, second_base
 from benchmark.domains.vision.heads import zero_shot_head
 from benchmark.domains.vision.vocabulary import join_towers
 from benchmark.harness.runner import plan
