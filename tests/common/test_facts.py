@@ -25,6 +25,7 @@ from benchmark.checkpoints.families import FamilyError, save_state
 from benchmark.cli import main as cli
 from benchmark.common import facts
 from benchmark.common.errors import UserError
+from benchmark.common.files import file_sha256
 from benchmark.domains.dense import nyuv2
 from benchmark.domains.text import glue
 from benchmark.domains.vision import public as full
@@ -33,7 +34,7 @@ from benchmark.domains.vision.embedded import ImageSplit
 from benchmark.domains.vision.family import load_family
 from benchmark.domains.vision.local import Copy
 from benchmark.records.method_version import method_version
-from benchmark.records.store import Store, file_sha256
+from benchmark.records.store import Store
 from benchmark.studies import weak_experts as quality
 from benchmark.studies.derived import adapted_of, merged_of
 
