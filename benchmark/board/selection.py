@@ -31,8 +31,8 @@ class Current(NamedTuple):
 
     @property
     def left_out(self) -> list[LeftOut]:
-        """All that is left out."""
-        return [*self.of_generations, *self.of_versions, *self.of_other_data, *self.put_right]
+        """What others stand in for; not runs on other data, which are as good as ever and which `clean` must keep."""
+        return [*self.of_generations, *self.of_versions, *self.put_right]
 
 
 def current(records: Iterable[Record]) -> Current:
