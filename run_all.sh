@@ -17,7 +17,7 @@ usage: ./run_all.sh [OPTIONS]              run methods on a suite and write the 
        ./run_all.sh list|board|clean|compare|study|schedule|submit|upgrade|assets ...
                                            the other commands of symerge-bench
        ./run_all.sh --setup                only make the Python environment
-       ./run_all.sh --test [PYTEST ARGS]   ruff, mypy, then the tests (without ARGS all, those of numbers thrice)
+       ./run_all.sh --test [PYTEST ARGS]   ruff (check, format), mypy, then the tests (without ARGS all, those of numbers thrice)
        ./run_all.sh --bench [PYTEST ARGS]  the timings in tests/benchmarks
 
 first result: ./run_all.sh --methods symerge ties
@@ -129,6 +129,7 @@ case "${1:-}" in
         cd "$root"
         failed=0
         "$python" -m ruff check . || failed=1
+        "$python" -m ruff format --check . || failed=1
         "$python" -m mypy || failed=1
         if [ $# -gt 0 ]; then
             # Named tests run plainly, so that --pdb and the like work.

@@ -31,9 +31,16 @@ TINY = 1e-12
 
 
 @method(title="AWD", paper="arXiv:2411.18729", grids={"scale": (0.05, 1.0, 20)}, footprint=Footprint(holds=(2, 0)))
-def awd(experts: Experts, stream: Stream | None = None, *, inner: MethodName = "task_arithmetic",
-        alpha: NonNegative = 0.1, steps: Natural = 300, lr: Annotated[float, "(0, inf)"] = 1e-2,
-        scale: float = 0.3) -> Merged:
+def awd(
+    experts: Experts,
+    stream: Stream | None = None,
+    *,
+    inner: MethodName = "task_arithmetic",
+    alpha: NonNegative = 0.1,
+    steps: Natural = 300,
+    lr: Annotated[float, "(0, inf)"] = 1e-2,
+    scale: float = 0.3,
+) -> Merged:
     """Subtract the redundant vector from every task vector, then merge with another method.
 
     Args:
@@ -44,20 +51,28 @@ def awd(experts: Experts, stream: Stream | None = None, *, inner: MethodName = "
         scale: coefficient of the inner method, where it has one.
     """
     if alpha < 0 or steps < 0 or lr <= 0:
-        raise MergingError(f"alpha={alpha!r}, steps={steps!r}, lr={lr!r}; expected alpha and steps of 0 or more and lr "
-                           "above 0, such as alpha=0.1, steps=300, lr=0.01")
+        raise MergingError(
+            f"alpha={alpha!r}, steps={steps!r}, lr={lr!r}; expected alpha and steps of 0 or more and lr "
+            "above 0, such as alpha=0.1, steps=300, lr=0.01"
+        )
     if not experts.names:
         return Merged(experts)
     grams = torch.stack([inner_products(experts.task_vectors(n)) for n in experts.names])
     weights = disentangle(grams, alpha=alpha, steps=steps, lr=lr)
-    redundant = {n: weighted(a.to(experts.device, torch.float32), experts.task_vectors(n))
-                 for n, a in zip(experts.names, weights, strict=True)}
+    redundant = {
+        n: weighted(a.to(experts.device, torch.float32), experts.task_vectors(n))
+        for n, a in zip(experts.names, weights, strict=True)
+    }
     merged = run_edited(
         inner, experts, lambda name, task, vector: vector.sub_(redundant[name]), stream, outer="awd", scale=scale
     )
     before, after = interference(grams).mean(), interference(without(grams, weights)).mean()
-    merged.trace.update(redundant_weights=weights.float(), redundant_rows=list(experts.names),
-                        mean_cosine_before=float(before), mean_cosine_after=float(after))
+    merged.trace.update(
+        redundant_weights=weights.float(),
+        redundant_rows=list(experts.names),
+        mean_cosine_before=float(before),
+        mean_cosine_after=float(after),
+    )
     return merged
 
 

@@ -24,8 +24,14 @@ from methods.tools.vectors import choice, fraction, per_tensor
 
 
 @method(title="Model Breadcrumbs", paper="arXiv:2312.06795", grids={"scale": (0.05, 1.0, 20)})
-def breadcrumbs(experts: Experts, *, keep: Share = 0.15, remove: Portion = 0.01, scale: float = 0.3,
-                order: Literal["remove_first", "keep_first"] = "remove_first") -> Merged:
+def breadcrumbs(
+    experts: Experts,
+    *,
+    keep: Share = 0.15,
+    remove: Portion = 0.01,
+    scale: float = 0.3,
+    order: Literal["remove_first", "keep_first"] = "remove_first",
+) -> Merged:
     """Task arithmetic on task vectors whose rows are masked at both ends.
 
     Args:

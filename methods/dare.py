@@ -30,9 +30,16 @@ from methods.tools.vectors import choice, fraction
 
 
 @method(title="DARE", paper="arXiv:2311.03099", grids={"scale": (0.1, 1.0, 10)}, footprint=Footprint(passes=0))
-def dare(experts: Experts, *, drop: Portion = 0.9, scale: float = 0.3,
-         select: Literal["random", "magnitude"] = "random", rescale: bool = True,
-         inner: MethodName = "task_arithmetic", seed: int = 0) -> Merged:
+def dare(
+    experts: Experts,
+    *,
+    drop: Portion = 0.9,
+    scale: float = 0.3,
+    select: Literal["random", "magnitude"] = "random",
+    rescale: bool = True,
+    inner: MethodName = "task_arithmetic",
+    seed: int = 0,
+) -> Merged:
     """Sparsify the task vectors, then merge them with another method.
 
     Args:
@@ -55,8 +62,15 @@ def dare(experts: Experts, *, drop: Portion = 0.9, scale: float = 0.3,
     return _merge(experts, kept, drop=drop, scale=scale, rescale=rescale, inner=inner)
 
 
-def from_masks(experts: Experts, masks: Any, *, drop: float = 0.9, scale: float = 0.3, rescale: bool = True,
-               inner: str = "task_arithmetic") -> Merged:
+def from_masks(
+    experts: Experts,
+    masks: Any,
+    *,
+    drop: float = 0.9,
+    scale: float = 0.3,
+    rescale: bool = True,
+    inner: str = "task_arithmetic",
+) -> Merged:
     """DARE with given masks, true where an entry stays; the rest as :func:`dare`.
 
     Args:
@@ -65,8 +79,10 @@ def from_masks(experts: Experts, masks: Any, *, drop: float = 0.9, scale: float 
     given = dict(per_task(experts, masks))
     missing = [f"{t}/{n}" for t in experts.tasks for n in experts.names if n not in given[t]]
     if missing:
-        raise MergingError(f"masks are missing for {', '.join(missing[:4])} ({len(missing)} in all); expected "
-                           "{task: {name: mask}} for every task and merged tensor")
+        raise MergingError(
+            f"masks are missing for {', '.join(missing[:4])} ({len(missing)} in all); expected "
+            "{task: {name: mask}} for every task and merged tensor"
+        )
     fraction("drop", drop, zero=True)
     return _merge(experts, lambda n, task, _: given[task][n], drop=drop, scale=scale, rescale=rescale, inner=inner)
 

@@ -48,10 +48,17 @@ class Step(NamedTuple):
 
 
 @method(title="FlexMerge", paper="arXiv:2505.23209", footprint=Footprint(masks=True))
-def flexmerge(experts: Experts, *, inner: Literal["avg", "ta", "ties", "emr"] = "avg",
-              size: Annotated[float, "[1, inf)"] = 1.0, merges: Natural | None = None, scale: float = 1.5,
-              keep: Share = 1.0, similarity: Literal["merged", "constituents"] = "merged",
-              linkage: Literal["average", "single", "complete"] = "single") -> Merged:
+def flexmerge(
+    experts: Experts,
+    *,
+    inner: Literal["avg", "ta", "ties", "emr"] = "avg",
+    size: Annotated[float, "[1, inf)"] = 1.0,
+    merges: Natural | None = None,
+    scale: float = 1.5,
+    keep: Share = 1.0,
+    similarity: Literal["merged", "constituents"] = "merged",
+    linkage: Literal["average", "single", "complete"] = "single",
+) -> Merged:
     """Merge similar blocks until the whole is small enough.
 
     Args:
@@ -134,8 +141,9 @@ def copies(clusters: Clusters, inner: str) -> float:
     return sum(len(c) for c in clusters if len(c) <= 2) + sum(1 + n / 32 for n in large) + bool(large)
 
 
-def _choose(plans: Mapping[str, list[Step]], counts: Mapping[str, int], tasks: int, inner: str, size: float,
-            merges: int | None) -> tuple[dict[str, Clusters], dict[str, object]]:
+def _choose(
+    plans: Mapping[str, list[Step]], counts: Mapping[str, int], tasks: int, inner: str, size: float, merges: int | None
+) -> tuple[dict[str, Clusters], dict[str, object]]:
     """The clusters of every block where merging stops, and its trace."""
     clusters: dict[str, Clusters] = {part: [[k] for k in range(tasks)] for part in plans}
     done = dict.fromkeys(plans, 0)
@@ -209,8 +217,16 @@ class _Builder:
     def merged(self, trace: dict[str, object]) -> Merged:
         if not self.blocks:
             return Merged(self.experts, self.shared, trace=trace)
-        return Merged(self.experts, self.shared, extra=self.extra, state=cluster_state, declared=self.declared,
-                      needs_task=True, trace=trace, options={"inner": self.inner, "blocks": self.blocks})
+        return Merged(
+            self.experts,
+            self.shared,
+            extra=self.extra,
+            state=cluster_state,
+            declared=self.declared,
+            needs_task=True,
+            trace=trace,
+            options={"inner": self.inner, "blocks": self.blocks},
+        )
 
 
 def cluster_state(merged: Merged, task: str) -> Mapping[str, Tensor]:

@@ -22,8 +22,14 @@ from methods.tools.inner import run, shared_state
 
 
 @method(title="LiNeS", paper="arXiv:2410.17146", grids={"beta": (0.1, 1.0, 10)}, footprint=Footprint(passes=0))
-def lines(experts: Experts, stream: Stream | None = None, *, alpha: float | None = None, beta: float = 0.5,
-          inner: MethodName = "task_arithmetic") -> Merged:
+def lines(
+    experts: Experts,
+    stream: Stream | None = None,
+    *,
+    alpha: float | None = None,
+    beta: float = 0.5,
+    inner: MethodName = "task_arithmetic",
+) -> Merged:
     """Rescale what another method merged, linearly in depth.
 
     Args:

@@ -36,8 +36,13 @@ from methods.tools.vectors import choice
     needs=("matrices",),
     footprint=Footprint(decompositions=(2, 1), products=(0, 2), step_products=(1, 0)),
 )
-def optmerge(experts: Experts, *, variant: Literal["internvl", "qwen"] = "internvl", steps: Natural = 300,
-             scale: float | None = None) -> Merged:
+def optmerge(
+    experts: Experts,
+    *,
+    variant: Literal["internvl", "qwen"] = "internvl",
+    steps: Natural = 300,
+    scale: float | None = None,
+) -> Merged:
     """Optimise the merged matrix against the leading inputs of each task vector.
 
     Args:

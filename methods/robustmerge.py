@@ -45,8 +45,9 @@ def robustmerge(experts: Experts, *, keep: Share = 0.2, clamp: Share = 0.2, weig
     for name in (n for n in experts.names if any(n in found for found in adapters)):
         given = [found[name] for found in adapters if name in found]
         if len({a.shape[0] for a, _, _ in given}) > 1:
-            raise MergingError(f"adapters of {name} have the ranks {[a.shape[0] for a, _, _ in given]}; robustmerge "
-                               "expects one rank")
+            raise MergingError(
+                f"adapters of {name} have the ranks {[a.shape[0] for a, _, _ in given]}; robustmerge expects one rank"
+            )
         scale = sum(s for _, _, s in given) / len(given)
         a = torch.stack([a for a, _, _ in given]).to(experts.device, torch.float32)
         b = torch.stack([b.float() if s == scale else b.float() * (s / scale if scale else 1.0) for _, b, s in given])

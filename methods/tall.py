@@ -49,8 +49,13 @@ def tall_mask(experts: Experts, *, mask_scale: NonNegative | Sequence[NonNegativ
 
 
 @method(title="Consensus Merging", paper="arXiv:2405.07813", grids={"scale": (0.05, 1.0, 20)})
-def consensus(experts: Experts, *, mask_scale: NonNegative | Sequence[NonNegative] = 0.4, min_agree: Natural = 2,
-              scale: float = 0.3) -> Merged:
+def consensus(
+    experts: Experts,
+    *,
+    mask_scale: NonNegative | Sequence[NonNegative] = 0.4,
+    min_agree: Natural = 2,
+    scale: float = 0.3,
+) -> Merged:
     """The summed task vectors without the entries that too few tasks need.
 
     Args:
@@ -78,6 +83,8 @@ def localize(vectors: Tensor, summed: Tensor, scales: Sequence[float]) -> Tensor
 def _scales(experts: Experts, mask_scale: float | Sequence[float]) -> list[float]:
     given: list[Any] = list(mask_scale) if isinstance(mask_scale, Sequence) else [mask_scale] * len(experts)
     if len(given) != len(experts) or not all(isinstance(s, (int, float)) and s >= 0 for s in given):
-        raise MergingError(f"mask_scale is {mask_scale!r}; expected a number, 0 or more, or a list of "
-                           f"{len(experts)} (one per task), such as mask_scale=0.4")
+        raise MergingError(
+            f"mask_scale is {mask_scale!r}; expected a number, 0 or more, or a list of "
+            f"{len(experts)} (one per task), such as mask_scale=0.4"
+        )
     return [float(s) for s in given]

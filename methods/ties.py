@@ -24,8 +24,9 @@ from methods.tools.vectors import choice, elect, fraction
 
 
 @method(title="TIES-Merging", paper="arXiv:2306.01708", grids={"scale": (0.1, 3.0, 30)})
-def ties(experts: Experts, *, keep: Share = 0.2, scale: float = 0.3,
-         merge: Literal["sum", "mean", "max"] = "sum") -> Merged:
+def ties(
+    experts: Experts, *, keep: Share = 0.2, scale: float = 0.3, merge: Literal["sum", "mean", "max"] = "sum"
+) -> Merged:
     """Merge the largest entries that agree with the elected sign.
 
     Args:

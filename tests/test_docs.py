@@ -86,8 +86,18 @@ def test_commands_that_are_not_executed_are_commands(page: str) -> None:
                 program, *words = shlex.split(line)
                 assert program == "./run_all.sh"
                 if words[0] not in ("--setup", "--bench"):
-                    verbs = ("list", "board", "clean", "compare", "study", "schedule", "assets", "submit", "upgrade",
-                             "run")
+                    verbs = (
+                        "list",
+                        "board",
+                        "clean",
+                        "compare",
+                        "study",
+                        "schedule",
+                        "assets",
+                        "submit",
+                        "upgrade",
+                        "run",
+                    )
                     arguments.parser().parse_args(words if words[0] in verbs else ["run", *words])
 
 

@@ -57,7 +57,7 @@ def epoch_indices(n: int, batch: int, step: int, *seed: object) -> torch.Tensor:
     while position < end:
         epoch, start = divmod(position, n)
         order = torch.randperm(n, generator=generator(*seed, "epoch", epoch))
-        picked.append(order[start:start + end - position])
+        picked.append(order[start : start + end - position])
         position += len(picked[-1])
     return torch.cat(picked)
 
@@ -71,9 +71,17 @@ def shift(images: torch.Tensor, pixels: int, random: torch.Generator) -> torch.T
     return images[torch.arange(n).view(-1, 1, 1), rows[:, :, None], columns[:, None, :]]
 
 
-def train(model: nn.Module, loss_at: Callable[[int], torch.Tensor], schedule: Schedule, *, title: str = "training",
-          checkpoint: Path | None = None, every: int = 100, identity: Mapping[str, Any] | None = None,
-          stop_at: int | None = None) -> list[float]:
+def train(
+    model: nn.Module,
+    loss_at: Callable[[int], torch.Tensor],
+    schedule: Schedule,
+    *,
+    title: str = "training",
+    checkpoint: Path | None = None,
+    every: int = 100,
+    identity: Mapping[str, Any] | None = None,
+    stop_at: int | None = None,
+) -> list[float]:
     """Minimise ``loss_at(step)`` over the trainable parameters of ``model``; returns the loss of every step run here.
 
     Args:
@@ -85,7 +93,8 @@ def train(model: nn.Module, loss_at: Callable[[int], torch.Tensor], schedule: Sc
     named = {k: p for k, p in model.named_parameters() if p.requires_grad}
     groups: list[dict[str, Any]] = [
         {"params": [p for p in named.values() if p.ndim >= 2], "weight_decay": schedule.weight_decay},
-        {"params": [p for p in named.values() if p.ndim < 2], "weight_decay": 0.0}]
+        {"params": [p for p in named.values() if p.ndim < 2], "weight_decay": 0.0},
+    ]
     optimiser = torch.optim.AdamW(groups, lr=schedule.lr, betas=(0.9, 0.98), eps=1e-6, fused=True)
     order = [k for g in groups for p in g["params"] for k in named if named[k] is p]
     what = json.dumps({"schedule": asdict(schedule), **(identity or {})}, sort_keys=True)
@@ -114,21 +123,36 @@ def train(model: nn.Module, loss_at: Callable[[int], torch.Tensor], schedule: Sc
     return losses
 
 
-def _keep(path: Path, what: str, step: int, named: Mapping[str, nn.Parameter], order: list[str],
-          optimiser: torch.optim.Optimizer, running: Mapping[str, torch.Tensor]) -> None:
+def _keep(
+    path: Path,
+    what: str,
+    step: int,
+    named: Mapping[str, nn.Parameter],
+    order: list[str],
+    optimiser: torch.optim.Optimizer,
+    running: Mapping[str, torch.Tensor],
+) -> None:
     tensors = {f"weight.{k}": p.detach() for k, p in named.items()} | {f"buffer.{k}": b for k, b in running.items()}
     for index, moments in optimiser.state_dict()["state"].items():
         tensors |= {f"moment.{order[index]}.{name}": torch.as_tensor(value) for name, value in moments.items()}
     save_state(path, tensors, metadata={"run": what, "step": str(step)})
 
 
-def _restore(path: Path, what: str, named: Mapping[str, nn.Parameter], order: list[str],
-             optimiser: torch.optim.Optimizer, running: Mapping[str, torch.Tensor]) -> int:
+def _restore(
+    path: Path,
+    what: str,
+    named: Mapping[str, nn.Parameter],
+    order: list[str],
+    optimiser: torch.optim.Optimizer,
+    running: Mapping[str, torch.Tensor],
+) -> int:
     with safe_open(path, "pt") as file:
         about = file.metadata() or {}
         if about.get("run") != what:
-            raise ValueError(f"{path} is the checkpoint of another run.\n  found    {about.get('run')}\n"
-                             f"  expected {what}\ndelete it, or give another --out")
+            raise ValueError(
+                f"{path} is the checkpoint of another run.\n  found    {about.get('run')}\n"
+                f"  expected {what}\ndelete it, or give another --out"
+            )
         tensors = {k: file.get_tensor(k) for k in file.keys()}
     with torch.no_grad():
         for name, parameter in named.items():
@@ -140,8 +164,12 @@ def _restore(path: Path, what: str, named: Mapping[str, nn.Parameter], order: li
     for index, name in enumerate(order):
         prefix = f"moment.{name}."
         # The fused optimiser reads moments in the memory order of their weight.
-        state["state"][index] = {k.removeprefix(prefix): torch.empty_like(named[name].detach()).copy_(v)
-                                 if v.shape == named[name].shape else v for k, v in tensors.items()
-                                 if k.startswith(prefix) and "." not in k.removeprefix(prefix)}
+        state["state"][index] = {
+            k.removeprefix(prefix): torch.empty_like(named[name].detach()).copy_(v)
+            if v.shape == named[name].shape
+            else v
+            for k, v in tensors.items()
+            if k.startswith(prefix) and "." not in k.removeprefix(prefix)
+        }
     optimiser.load_state_dict(state)
     return int(about["step"])

@@ -105,9 +105,7 @@ def _shares(found: Mapping[str, Mapping[int | None, Record]], name: str, suite: 
             f"Run it: ./run_all.sh --suite {suite} --methods {REFERENCE_ROWS[-1]}",
         )
     record = min(experts, key=by_trust)
-    return {
-        seed: _present(relative.shares(each, record, each.suite_tasks), each) for seed, each in found[name].items()
-    }
+    return {seed: _present(relative.shares(each, record, each.suite_tasks), each) for seed, each in found[name].items()}
 
 
 def _present(samples: dict[str, np.ndarray] | None, record: Record) -> dict[str, np.ndarray]:

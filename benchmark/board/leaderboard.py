@@ -24,6 +24,7 @@ OVERVIEW = [
     "normalised", "delta", "n", "access",
 ]  # fmt: skip
 
+
 def load(results: str | Path, reference: str | Path | None = None) -> list[Board]:
     """The boards of a results folder, with the reference records of another beside them."""
     known = Store(reference, read_only=True).all() if reference is not None else []

@@ -247,9 +247,7 @@ class _Table:
     averaged: bool
     shared: bool
 
-    def row(
-        self, key: _Key, records: Sequence[Record], known: dict[_Key, dict[int | None, float]]
-    ) -> dict[str, Any]:
+    def row(self, key: _Key, records: Sequence[Record], known: dict[_Key, dict[int | None, float]]) -> dict[str, Any]:
         """One method's row, without its rank."""
         first, tasks = records[0], self.tasks
         values = {task: _score([record.tasks[task] for record in records]) for task in tasks}

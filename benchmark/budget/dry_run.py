@@ -42,8 +42,15 @@ class Planned:
 
 
 def setting(
-    bench: Any, *, device: torch.device | None = None, dtype: str = "float32", autocast: str | None = None,
-    vectors: str = "float32", batch_size: int | None = None, keep_merged: bool = True, shapes: Shapes | None = None,
+    bench: Any,
+    *,
+    device: torch.device | None = None,
+    dtype: str = "float32",
+    autocast: str | None = None,
+    vectors: str = "float32",
+    batch_size: int | None = None,
+    keep_merged: bool = True,
+    shapes: Shapes | None = None,
 ) -> Setting | None:
     """What surrounds a run of this bench, from shapes; None for a domain whose encoders cannot be outlined.
 

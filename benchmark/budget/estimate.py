@@ -276,9 +276,7 @@ def remedies(name: str, parameters: Mapping[str, Any], s: Setting, machine: Mach
         yield "--results DIR on a larger disk"
 
 
-def _settings(
-    name: str, parameters: Mapping[str, Any], s: Setting
-) -> Iterator[tuple[str, Mapping[str, Any], Setting]]:
+def _settings(name: str, parameters: Mapping[str, Any], s: Setting) -> Iterator[tuple[str, Mapping[str, Any], Setting]]:
     plain = dict(parameters)
     for size in (64, 16, 4):
         if size < s.eval_batch:

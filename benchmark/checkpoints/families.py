@@ -66,8 +66,6 @@ class _Manifest(BaseModel):
     files: dict[str, _File]
 
 
-
-
 def checkpoint_folder(family: str, backbone: str, root: str | os.PathLike | None = None) -> Path:
     """Where a family's files for a backbone lie: ``ROOT/FAMILY/BACKBONE``.
 
@@ -77,18 +75,6 @@ def checkpoint_folder(family: str, backbone: str, root: str | os.PathLike | None
     chosen = resolved(root) if root is not None else of_variable("SYMERGE_CHECKPOINTS")
     found = chosen or in_home("checkpoints", instead="Type --checkpoints DIR (or set SYMERGE_CHECKPOINTS).")
     return found / family / backbone
-
-
-
-
-
-
-
-
-
-
-
-
 
 
 def read_manifest(folder: str | Path) -> dict[str, Any]:
@@ -110,8 +96,14 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     return manifest
 
 
-def check_file(path: Path, expected: Mapping[str, tuple[int, ...]], entry: Mapping[str, Any] | None = None, *,
-               verify: bool = True, mend: str = "") -> None:
+def check_file(
+    path: Path,
+    expected: Mapping[str, tuple[int, ...]],
+    entry: Mapping[str, Any] | None = None,
+    *,
+    verify: bool = True,
+    mend: str = "",
+) -> None:
     """Raise :class:`FamilyError` unless ``path`` is a safetensors file with exactly these keys and shapes.
 
     ``entry`` is the file's manifest entry (``sha256``, ``bytes``, ``dtype``; ``bits`` and ``base`` of a task vector
@@ -141,15 +133,23 @@ def check_file(path: Path, expected: Mapping[str, tuple[int, ...]], entry: Mappi
             if bits and not name.endswith(packed.SCALE):
                 allowed = {"U8"}
             if piece.get_dtype() not in allowed:
-                raise FamilyError(f"{path}: {name} is {piece.get_dtype()}, expected {' or '.join(sorted(allowed))}. "
-                                  f"{mend}")
+                raise FamilyError(
+                    f"{path}: {name} is {piece.get_dtype()}, expected {' or '.join(sorted(allowed))}. {mend}"
+                )
     if verify and (bad := _not_finite(path)):
-        raise FamilyError(f"{path}: NaN or Inf in {', '.join(bad[:3])}{' and more' if len(bad) > 3 else ''}; "
-                          f"a merge would spread it. {mend}")
+        raise FamilyError(
+            f"{path}: NaN or Inf in {', '.join(bad[:3])}{' and more' if len(bad) > 3 else ''}; "
+            f"a merge would spread it. {mend}"
+        )
 
 
-def _packed_layout(path: Path, said: Mapping[str, Any] | None, expected: Mapping[str, tuple[int, ...]],
-                   wanted: Mapping[str, Any], mend: str) -> Mapping[str, tuple[int, ...]]:
+def _packed_layout(
+    path: Path,
+    said: Mapping[str, Any] | None,
+    expected: Mapping[str, tuple[int, ...]],
+    wanted: Mapping[str, Any],
+    mend: str,
+) -> Mapping[str, tuple[int, ...]]:
     found = {k: said[k] for k in wanted if k in said} if said is not None else "that it holds whole weights"
     if found != wanted:
         raise FamilyError(f"{path} says {found}, expected {wanted}: of another version or base. {mend}")
@@ -161,12 +161,18 @@ def sha256(path: str | Path) -> str:
     return facts.sha256(Path(path), kept=_large(Path(path)))
 
 
-def save_state(path: str | Path, tensors: Mapping[str, torch.Tensor], dtype: torch.dtype | None = None,
-               metadata: dict[str, str] | None = None) -> Path:
+def save_state(
+    path: str | Path,
+    tensors: Mapping[str, torch.Tensor],
+    dtype: torch.dtype | None = None,
+    metadata: dict[str, str] | None = None,
+) -> Path:
     """Write safetensors atomically; floating tensors are cast to ``dtype`` if given. Same tensors, same bytes."""
     path = Path(path)
-    ready = {k: (v.detach().to(dtype) if dtype is not None and v.is_floating_point() else v.detach()).cpu().contiguous()
-             for k, v in sorted(tensors.items())}
+    ready = {
+        k: (v.detach().to(dtype) if dtype is not None and v.is_floating_point() else v.detach()).cpu().contiguous()
+        for k, v in sorted(tensors.items())
+    }
     with replacing(path) as temporary:
         save_file(ready, temporary, metadata=metadata)
     return path
@@ -190,8 +196,12 @@ def describe_files(folder: str | Path, names: Sequence[str]) -> dict[str, dict[s
             dtypes = {p.get_dtype() for p in pieces.values() if p.get_dtype() in FLOATING}
             values = sum(torch.Size(p.get_shape()).numel() for p in pieces.values())
             vector = packed.described(file.metadata())
-        described[name] = {"sha256": sha256(path), "bytes": path.stat().st_size, "dtype": "+".join(sorted(dtypes)),
-                           "values": values}
+        described[name] = {
+            "sha256": sha256(path),
+            "bytes": path.stat().st_size,
+            "dtype": "+".join(sorted(dtypes)),
+            "values": values,
+        }
         if vector:
             described[name] |= {"bits": vector["bits"], "base": vector["base"]}
     return described
@@ -238,5 +248,7 @@ def remedy(folder: Path) -> str:
         return "The family small is not committed yet (docs/suites.md). Type --suite vision-mini-8"
     if any(root in folder.resolve().parents for root in EMBEDDED):
         return f"To restore it: git checkout -- {folder.resolve().relative_to(ROOT)}"
-    return ("Check --family, --backbone and --checkpoints, or import them: "
-            "symerge-bench assets checkpoints import FAMILY PATH --backbone BACKBONE (see assets checkpoints --help)")
+    return (
+        "Check --family, --backbone and --checkpoints, or import them: "
+        "symerge-bench assets checkpoints import FAMILY PATH --backbone BACKBONE (see assets checkpoints --help)"
+    )

@@ -66,8 +66,10 @@ class TensorRef(_Frozen):
 
     def __init__(self, storage: Storage, offset: int, size: tuple[int, ...], stride: tuple[int, ...]) -> None:
         numbers = (offset, *size, *stride)
-        if not isinstance(storage, Storage) or len(size) != len(stride) or not all(
-            type(n) is int and n >= 0 for n in numbers
+        if (
+            not isinstance(storage, Storage)
+            or len(size) != len(stride)
+            or not all(type(n) is int and n >= 0 for n in numbers)
         ):
             raise pickle.UnpicklingError(f"a tensor of size {size}, stride {stride} and offset {offset} makes no sense")
         last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) + 1

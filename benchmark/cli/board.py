@@ -58,9 +58,7 @@ def command(arguments: argparse.Namespace) -> int:
 
     folder, out = folders(arguments)
     if not folder.is_dir():
-        raise UserError(
-            f"no records under {shown(folder)}", "Run something first: ./run_all.sh --methods symerge ties"
-        )
+        raise UserError(f"no records under {shown(folder)}", "Run something first: ./run_all.sh --methods symerge ties")
     made = write(Store(folder), out)
     if arguments.plots:
         from benchmark.report import figures

@@ -98,11 +98,7 @@ def _compare(arguments: argparse.Namespace, argv: list[str]) -> int:
 
     folders = [arguments.results] if arguments.results else [f for f in (boards.REFERENCE, boards.LOCAL) if f.is_dir()]
     records = [r for f in folders for r in Store(f, read_only=True).all(arguments.suite)]
-    print(
-        compare(
-            records, arguments.first, arguments.second, arguments.suite, arguments.backbone, arguments.family
-        )
-    )
+    print(compare(records, arguments.first, arguments.second, arguments.suite, arguments.backbone, arguments.family))
     return 0
 
 

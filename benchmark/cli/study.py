@@ -35,30 +35,66 @@ def parser() -> argparse.ArgumentParser:
         one.add_argument("--suite", default=suite, metavar="NAME", help=f"default {suite or 'as the file says'}")
         one.add_argument("--backbone", help="default: the suite's first")
         one.add_argument("--family", help="who trained the checkpoints; default: the suite's first")
-        one.add_argument("--seeds", nargs="+", type=int, metavar="N",
-                         help="of what is stochastic; default 0, or as the study's file says")
+        one.add_argument(
+            "--seeds",
+            nargs="+",
+            type=int,
+            metavar="N",
+            help="of what is stochastic; default 0, or as the study's file says",
+        )
         one.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N or auto; default cpu")
         one.add_argument("--threads", type=int, metavar="N", help="of torch on the CPU; default: all cores")
         one.add_argument("--results", type=resolved, metavar="DIR", help="default results/local")
         one.add_argument("--reference", action="store_true", help="the project's own (results/studies)")
         one.add_argument("--force", action="store_true", help="do runs again that are done already")
-        one.add_argument("--tables", action="store_true",
-                         help="run nothing: tables and figures from the records, and the tables within DIR/*.md")
+        one.add_argument(
+            "--tables",
+            action="store_true",
+            help="run nothing: tables and figures from the records, and the tables within DIR/*.md",
+        )
         if kind == "transfer":
-            one.add_argument("--from", dest="sources", nargs="+", metavar="NAME[:key=value,...]",
-                             help="methods that adapt a layer per task; default symerge model_tinting surgery")
-            one.add_argument("--to", dest="recipients", nargs="+", metavar="NAME[:key=value,...]",
-                             help="merges that receive them; base and experts always do")
+            one.add_argument(
+                "--from",
+                dest="sources",
+                nargs="+",
+                metavar="NAME[:key=value,...]",
+                help="methods that adapt a layer per task; default symerge model_tinting surgery",
+            )
+            one.add_argument(
+                "--to",
+                dest="recipients",
+                nargs="+",
+                metavar="NAME[:key=value,...]",
+                help="merges that receive them; base and experts always do",
+            )
         elif kind == "ablate":
-            one.add_argument("names", nargs="*", metavar="STUDY",
-                             help=f"default all, with --tables those that have one: {', '.join(settings.names())}")
+            one.add_argument(
+                "names",
+                nargs="*",
+                metavar="STUDY",
+                help=f"default all, with --tables those that have one: {', '.join(settings.names())}",
+            )
         else:
-            one.add_argument("--methods", nargs="+", metavar="NAME[:key=value,...]",
-                             help="mergers; heads are adapted on the merges of the first one")
-            one.add_argument("--sets", nargs="+", default=["2:60", "4:30"], metavar="SIZE:COUNT",
-                             help="sets of tasks that are merged; default 2:60 4:30")
-            one.add_argument("--steps", type=int, default=100, metavar="N",
-                             help="rounds of the heads' adaptation, default 100; 0 leaves it out")
+            one.add_argument(
+                "--methods",
+                nargs="+",
+                metavar="NAME[:key=value,...]",
+                help="mergers; heads are adapted on the merges of the first one",
+            )
+            one.add_argument(
+                "--sets",
+                nargs="+",
+                default=["2:60", "4:30"],
+                metavar="SIZE:COUNT",
+                help="sets of tasks that are merged; default 2:60 4:30",
+            )
+            one.add_argument(
+                "--steps",
+                type=int,
+                default=100,
+                metavar="N",
+                help="rounds of the heads' adaptation, default 100; 0 leaves it out",
+            )
     return top
 
 

@@ -42,15 +42,20 @@ def parser() -> argparse.ArgumentParser:
     validating = commands.add_parser("validate", help="check a submission, a record, or a folder of them")
     validating.add_argument("path", type=resolved, metavar="FILE_OR_DIR")
     validating.add_argument(
-        "--into", type=resolved, metavar="DIR",
-        help="without errors, also file the records there as submitted, not re-run"
+        "--into",
+        type=resolved,
+        metavar="DIR",
+        help="without errors, also file the records there as submitted, not re-run",
     )
     verifying = commands.add_parser("verify", help="run it again with its own parameters, compare, and accept it")
     verifying.add_argument("path", type=resolved, metavar="FILE_OR_DIR")
     verifying.add_argument("--into", type=resolved, default=SUBMITTED, metavar="DIR", help="default: results/submitted")
     verifying.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N or auto; default cpu")
     verifying.add_argument(
-        "--tolerance", type=float, default=0.5, metavar="POINTS",
+        "--tolerance",
+        type=float,
+        default=0.5,
+        metavar="POINTS",
         help="on each task, for other machines; of depths and angles percent of the value; default 0.5",
     )
     writing = commands.add_parser("schema", help="write the JSON Schemas of records and submissions")

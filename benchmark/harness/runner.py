@@ -453,9 +453,7 @@ def _failed(record: Record, store: Store, error: BaseException, progress: Progre
     store.save(record)
 
 
-def give_up(
-    run: Run, bench: Bench, store: Store, options: Options, error: BaseException, progress: Progress
-) -> Record:
+def give_up(run: Run, bench: Bench, store: Store, options: Options, error: BaseException, progress: Progress) -> Record:
     """The failed record of a run whose process ended; ``error`` says how. What it had evaluated stays."""
     record = store.load(run.spec)
     if record is None or record.status == "done":

@@ -46,19 +46,24 @@ def order_of(config: Mapping[str, Any], classes: Sequence[str], path: Path) -> O
     same = tuple(range(len(classes)))
     tables = [table for table in (_by_id(config, path), _by_name(config, path)) if table is not None]
     if wrong := [table for table in tables if len(table) != len(classes)]:
-        raise UserError(f"{path} names {len(wrong[0])} classes ({', '.join(wrong[0])}), the task has {len(classes)}",
-                        _mend(path, classes))
+        raise UserError(
+            f"{path} names {len(wrong[0])} classes ({', '.join(wrong[0])}), the task has {len(classes)}",
+            _mend(path, classes),
+        )
     telling = [table for table in tables if not _numbers(table)]
     if not telling:
         return Order(same, tuple(tables[0]) if tables else None, True)
     named = telling[0]
     if telling[-1] != named:
-        raise UserError(f"{path}: id2label says {', '.join(named)}, label2id {', '.join(telling[-1])}",
-                        _mend(path, classes))
+        raise UserError(
+            f"{path}: id2label says {', '.join(named)}, label2id {', '.join(telling[-1])}", _mend(path, classes)
+        )
     plain, wanted = [_plain(name) for name in named], [_plain(name) for name in classes]
     if sorted(plain) != sorted(wanted):
-        raise UserError(f"{path} names the outputs {', '.join(named)}; the data's classes are {', '.join(classes)}",
-                        _mend(path, classes))
+        raise UserError(
+            f"{path} names the outputs {', '.join(named)}; the data's classes are {', '.join(classes)}",
+            _mend(path, classes),
+        )
     return Order(tuple(plain.index(name) for name in wanted), tuple(named), False)
 
 
@@ -92,12 +97,15 @@ def _ordered(pairs: Sequence[tuple[Any, Any]], key: str, path: Path) -> list[str
     """The names by number. Raises :class:`UserError` unless the numbers are 0, 1, ... each once."""
     found = {int(n): name for n, name in pairs if re.fullmatch(r"\d{1,4}", str(n)) and isinstance(name, str)}
     if not pairs or len(found) != len(pairs) or sorted(found) != list(range(len(pairs))):
-        raise UserError(f"{path}: {key} does not number its names 0, 1, ..., each once",
-                        "Write {\"0\": \"NAME\", ...} in the order of the head's outputs, or leave id2label and "
-                        "label2id out.")
+        raise UserError(
+            f"{path}: {key} does not number its names 0, 1, ..., each once",
+            'Write {"0": "NAME", ...} in the order of the head\'s outputs, or leave id2label and label2id out.',
+        )
     return [found[number] for number in range(len(found))]
 
 
 def _mend(path: Path, classes: Sequence[str]) -> str:
-    return (f"Is it the expert of another task? If not, write in {path.name}, in the order of the head's outputs, "
-            f"id2label with the data's names ({', '.join(classes)}), and leave label2id out.")
+    return (
+        f"Is it the expert of another task? If not, write in {path.name}, in the order of the head's outputs, "
+        f"id2label with the data's names ({', '.join(classes)}), and leave label2id out."
+    )

@@ -131,8 +131,10 @@ def _read_base(origin: Path, say: Callable[[str], None]) -> dict[str, Tensor]:
     base, _, left = split(_told(lambda: found.read().tensors))
     _report(say, "base", left, found.name.name)
     if EMBEDDING not in base:
-        raise UserError(f"{origin} has no {EMBEDDING.removeprefix('model.')}: its tensors are {', '.join([*base][:3])}",
-                        "Fetch roberta-base: a RobertaModel, with or without its language-model head.")
+        raise UserError(
+            f"{origin} has no {EMBEDDING.removeprefix('model.')}: its tensors are {', '.join([*base][:3])}",
+            "Fetch roberta-base: a RobertaModel, with or without its language-model head.",
+        )
     if lacking := [name for name in ("config.json", "tokenizer.json") if not (origin / name).is_file()]:
         raise UserError(f"{origin} lacks {' and '.join(lacking)}", "Fetch all files of roberta-base.")
     _check_finite("the base", base, found.name)
@@ -158,8 +160,10 @@ def _read_expert(task: str, place: Path, base: dict[str, Tensor], origin: Path) 
     _check(task, place, base, encoder, head, origin)
     _check_finite(task, {**encoder, **{f"classifier.{name}": value for name, value in head.items()}}, found.name)
     if not moved(base, encoder):
-        raise UserError(f"{task}: {found.name} equals the base in every tensor of the encoder: no expert",
-                        "Give the fine-tuned model.")
+        raise UserError(
+            f"{task}: {found.name} equals the base in every tensor of the encoder: no expert",
+            "Give the fine-tuned model.",
+        )
     order, classes = None, TASKS[task].classes
     if classes:
         order = order_of(_configuration(place), classes, place / "config.json")
@@ -181,8 +185,12 @@ def _labels(task: str, order: Order, say: Callable[[str], None]) -> dict[str, An
         say(f"{task}: config.json names its outputs {named}; assumed to be the data's order: {classes}")
     elif order.changed:
         say(f"{task}: outputs brought from the order {named} into the data's: {classes}")
-    return {"classes": list(TASKS[task].classes), "named": order.named and list(order.named),
-            "rows": list(order.rows), "assumed": order.assumed}
+    return {
+        "classes": list(TASKS[task].classes),
+        "named": order.named and list(order.named),
+        "rows": list(order.rows),
+        "assumed": order.assumed,
+    }
 
 
 def _present(family: str, out: Path, base: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -218,38 +226,53 @@ def split(state: Mapping[str, _Value]) -> tuple[dict[str, _Value], dict[str, _Va
     return encoder, head, left
 
 
-def _check(task: str, place: Path, base: dict[str, Tensor], encoder: dict[str, Tensor], head: dict[str, Tensor],
-           origin: Path) -> None:
+def _check(
+    task: str, place: Path, base: dict[str, Tensor], encoder: dict[str, Tensor], head: dict[str, Tensor], origin: Path
+) -> None:
     mine = encoder.get(EMBEDDING)
     if mine is not None and mine.shape != base[EMBEDDING].shape:
         raise UserError(
             f"{task}: a vocabulary of {mine.shape[0]} words of width {mine.shape[1]}, the base has "
-            f"{tuple(base[EMBEDDING].shape)}", f"Is {place} fine-tuned from {origin.name}?"
+            f"{tuple(base[EMBEDDING].shape)}",
+            f"Is {place} fine-tuned from {origin.name}?",
         )
     missing, extra = sorted(base.keys() - encoder.keys()), sorted(encoder.keys() - base.keys())
     if missing or extra:
-        raise UserError(f"{task}: missing {missing[:3] or 'nothing'}, extra {extra[:3] or 'nothing'} beside the base's "
-                        f"{len(base)} tensors", f"Is {place} a RobertaForSequenceClassification?")
+        raise UserError(
+            f"{task}: missing {missing[:3] or 'nothing'}, extra {extra[:3] or 'nothing'} beside the base's "
+            f"{len(base)} tensors",
+            f"Is {place} a RobertaForSequenceClassification?",
+        )
     wrong = [n for n, t in encoder.items() if t.shape != base[n].shape]
     if wrong:
-        raise UserError(f"{task}: {wrong[0]} is {tuple(encoder[wrong[0]].shape)}, the base has "
-                        f"{tuple(base[wrong[0]].shape)}", f"Is {place} of another size of RoBERTa?")
+        raise UserError(
+            f"{task}: {wrong[0]} is {tuple(encoder[wrong[0]].shape)}, the base has {tuple(base[wrong[0]].shape)}",
+            f"Is {place} of another size of RoBERTa?",
+        )
     wanted = {"dense.weight", "dense.bias", "out_proj.weight", "out_proj.bias"}
     if set(head) != wanted:
-        raise UserError(f"{task}: the head has {sorted(head) or 'no tensors'}; expected {sorted(wanted)}",
-                        f"{place} must be a RobertaForSequenceClassification")
+        raise UserError(
+            f"{task}: the head has {sorted(head) or 'no tensors'}; expected {sorted(wanted)}",
+            f"{place} must be a RobertaForSequenceClassification",
+        )
     if len(head["out_proj.weight"]) != TASKS[task].outputs:
-        raise UserError(f"{task}: the head has {len(head['out_proj.weight'])} labels, the task {TASKS[task].outputs}",
-                        f"Is {place} the expert of another task?")
+        raise UserError(
+            f"{task}: the head has {len(head['out_proj.weight'])} labels, the task {TASKS[task].outputs}",
+            f"Is {place} the expert of another task?",
+        )
     mine_said, said = _configuration(place), _configuration(origin)
     for key in ARCHITECTURE:
         if key in mine_said and key in said and mine_said[key] != said[key]:
-            raise UserError(f"{task}: {place}/config.json says {key} {mine_said[key]!r}, the base's {said[key]!r}",
-                            "The same weights would compute something else; use the base it was fine-tuned from.")
+            raise UserError(
+                f"{task}: {place}/config.json says {key} {mine_said[key]!r}, the base's {said[key]!r}",
+                "The same weights would compute something else; use the base it was fine-tuned from.",
+            )
     own = place / "tokenizer.json"
     if own.is_file() and _vocabulary(own) != _vocabulary(origin / "tokenizer.json"):
-        raise UserError(f"{task}: {own} has another vocabulary than the base's tokenizer",
-                        "Ids would mean other words; use the base that this expert was fine-tuned from.")
+        raise UserError(
+            f"{task}: {own} has another vocabulary than the base's tokenizer",
+            "Ids would mean other words; use the base that this expert was fine-tuned from.",
+        )
 
 
 def _configuration(place: Path) -> dict[str, Any]:
@@ -276,7 +299,8 @@ def _place(path: Path, task: str, family: str) -> Path:
     if found is None:
         raise UserError(
             f"no expert of {task} under {path}: looked for {WEIGHTS[0]} or {WEIGHTS[1]} in "
-            f"{', '.join(str(place.relative_to(path)) for place in tried)}", f"The files: {FAMILIES[family]}"
+            f"{', '.join(str(place.relative_to(path)) for place in tried)}",
+            f"The files: {FAMILIES[family]}",
         )
     return found
 
@@ -303,7 +327,13 @@ def _manifest(family: str, out: Path, files: Sequence[str], labels: Mapping[str,
     for name in files:
         with safe_open(out / name, "pt") as file:
             described[name]["shapes"] = {k: list(file.get_slice(k).get_shape()) for k in sorted(file.keys())}
-    manifest = {"name": family, "backbone": "RoBERTa-base", "source": FAMILIES[family], "files": described,
-                "labels": dict(labels), "tokenizer": sha256(out / "tokenizer.json")}
+    manifest = {
+        "name": family,
+        "backbone": "RoBERTa-base",
+        "source": FAMILIES[family],
+        "files": described,
+        "labels": dict(labels),
+        "tokenizer": sha256(out / "tokenizer.json"),
+    }
     save_json(out / "manifest.json", manifest)
     return manifest

@@ -173,7 +173,7 @@ def coefficients(records: Sequence[Record]) -> Figure:
                                 layout="constrained")  # fmt: skip
     heat_map(values, [name[len(common):] for name in names], first.suite_tasks, axes=axes, label="coefficient",
              limits=(0.0, max(1.0, float(values.max()))), numbers=False)  # fmt: skip
-    axes.set_yticks(range(len(names)), [name[len(common):] for name in names], fontsize=5.5)
+    axes.set_yticks(range(len(names)), [name[len(common) :] for name in names], fontsize=5.5)
     same = f"\n{kept} tensor{'s' if kept > 1 else ''} with one value for all tasks left out" if kept else ""
     figure.suptitle(f"{first.variant}: coefficients\n{_records(records)}{same}", fontsize=8)
     return figure

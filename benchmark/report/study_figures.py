@@ -141,7 +141,7 @@ def _hide_rest(panels: np.ndarray, used: int) -> None:
     """Hide the panels beyond the first ``used``; those above them get the numbers of the axis they share."""
     for axes in panels.flat[used:]:
         axes.set_visible(False)
-    for axes in panels.flat[max(0, used - panels.shape[1]):used]:
+    for axes in panels.flat[max(0, used - panels.shape[1]) : used]:
         axes.tick_params(labelbottom=True)
 
 

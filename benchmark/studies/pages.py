@@ -220,12 +220,16 @@ def refreshed(text: str, report: Path) -> str:
 def _table_of(path: Path, wanted: int, report: Path) -> list[str]:
     """The lines of a page's table, counted from 1."""
     if not path.is_file():
-        raise UserError(f"{shown(report)} shows a table of {shown(path)}, which is not there",
-                        "Write it with ./run_all.sh study KIND --tables, or mend the line <!-- ... --> in the report.")
+        raise UserError(
+            f"{shown(report)} shows a table of {shown(path)}, which is not there",
+            "Write it with ./run_all.sh study KIND --tables, or mend the line <!-- ... --> in the report.",
+        )
     lines = path.read_text(encoding="utf-8").splitlines()
     starts = [i for i, line in enumerate(lines) if line.startswith("|") and not (i and lines[i - 1].startswith("|"))]
     if wanted > len(starts):
-        raise UserError(f"{shown(report)} shows table {wanted} of {shown(path)}, which has {len(starts)}",
-                        "Mend the line <!-- ... --> in the report.")
-    after = lines[starts[wanted - 1]:]
+        raise UserError(
+            f"{shown(report)} shows table {wanted} of {shown(path)}, which has {len(starts)}",
+            "Mend the line <!-- ... --> in the report.",
+        )
+    after = lines[starts[wanted - 1] :]
     return after[: next((i for i, line in enumerate(after) if not line.startswith("|")), len(after))]

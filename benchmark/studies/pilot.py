@@ -98,9 +98,7 @@ def _cross(bench: Bench, own: Mapping[str, Any], seeds: Sequence[int]) -> list[R
     for encoder in bench.tasks:
         alone = functools.partial(expert_encoder, encoder=encoder)
         wanted.append(
-            derive(
-                CROSS, bench, alone, {"encoder": encoder}, seed=None, variant=f"encoder {encoder}", access=Access()
-            )
+            derive(CROSS, bench, alone, {"encoder": encoder}, seed=None, variant=f"encoder {encoder}", access=Access())
         )
         wanted += [
             derive(

@@ -21,12 +21,15 @@ def run(inner: str, experts: Experts, stream: Stream | None = None, *, outer: st
     return merged
 
 
-def run_edited(inner: str, experts: Experts, edit: Edit, stream: Stream | None = None, *, outer: str,
-               **keywords: Any) -> Merged:
+def run_edited(
+    inner: str, experts: Experts, edit: Edit, stream: Stream | None = None, *, outer: str, **keywords: Any
+) -> Merged:
     """:func:`run` on ``experts.edited(edit)``; what comes out belongs to ``experts``."""
     if inner == "individual":
-        raise MergingError(f"inner='individual' reads the experts as they are, and {outer} changes their task vectors; "
-                           "expected a method that merges, such as inner='task_arithmetic'")
+        raise MergingError(
+            f"inner='individual' reads the experts as they are, and {outer} changes their task vectors; "
+            "expected a method that merges, such as inner='task_arithmetic'"
+        )
     merged = run(inner, experts.edited(edit), stream, outer=outer, **keywords)
     merged.experts = experts
     return merged
@@ -35,6 +38,8 @@ def run_edited(inner: str, experts: Experts, edit: Edit, stream: Stream | None =
 def shared_state(merged: Merged, outer: str, inner: str) -> Merged:
     """``merged`` if all tasks share its encoder; else an error that says why ``outer`` cannot use it."""
     if merged.rule is not None or merged.layers:
-        raise MergingError(f"{outer} rescales one merged encoder, and inner={inner!r} gives one per task; "
-                           "expected a method that gives one for all, such as inner='task_arithmetic' or inner='ties'")
+        raise MergingError(
+            f"{outer} rescales one merged encoder, and inner={inner!r} gives one per task; "
+            "expected a method that gives one for all, such as inner='task_arithmetic' or inner='ties'"
+        )
     return merged

@@ -77,7 +77,8 @@ def test_the_choice_keeps_its_rule_on_validation_images():
     log = json.loads((FOLDER / "choice.json").read_text(encoding="utf-8"))
     assert log["sentence"] == manifest_of(FOLDER)["choice"]
     assert {"pretrained", "average", "individual", "gap", "keeps_the_rule"} == {
-        k for trial in log["trials"] for scores in trial["validation"].values() for k in scores}
+        k for trial in log["trials"] for scores in trial["validation"].values() for k in scores
+    }
 
 
 def test_retraining_continues_where_it_was_interrupted(tmp_path, monkeypatch, one_thread):

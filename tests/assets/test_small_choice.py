@@ -12,8 +12,11 @@ ON_TARGET = {name: wanted.value for name, wanted in choice.RULE.items()}
 
 
 def trial(name, image_size=28, steps=150, **numbers):
-    return {"trial": name, "settings": {"image_size": image_size, "expert": {"steps": steps}},
-            "numbers": {**ON_TARGET, **numbers}}
+    return {
+        "trial": name,
+        "settings": {"image_size": image_size, "expert": {"steps": steps}},
+        "numbers": {**ON_TARGET, **numbers},
+    }
 
 
 def test_a_trial_on_the_public_values_keeps_the_rule():
@@ -43,8 +46,13 @@ def test_no_choice_without_a_trial_that_keeps_the_rule():
 
 def test_the_smallest_image_wins_then_the_fewest_steps_then_the_least_distance():
     far = trial("far but small", pretrained=41.0)
-    trials = [trial("large", image_size=42), trial("long", steps=300), far, trial("near", pretrained=44.0),
-              trial("broken", image_size=14, pretrained=20.0)]
+    trials = [
+        trial("large", image_size=42),
+        trial("long", steps=300),
+        far,
+        trial("near", pretrained=44.0),
+        trial("broken", image_size=14, pretrained=20.0),
+    ]
     assert choice.decide(trials) == "near"
     assert choice.decide(trials[:3]) == "far but small"
     assert choice.decide(trials[:2]) == "long"
@@ -63,9 +71,18 @@ def family(folder, settings):
     folder.mkdir(parents=True)
     (folder / "base.safetensors").write_bytes(b"base")
     (folder / "left over").write_bytes(b"not in the manifest")
-    (folder / "manifest.json").write_text(json.dumps({
-        "name": "small", "backbone": "ViT-S-14", "quick_gelu": False, "classes": {}, "settings": settings,
-        "files": {"base.safetensors": {"sha256": "", "bytes": 4}}}))
+    (folder / "manifest.json").write_text(
+        json.dumps(
+            {
+                "name": "small",
+                "backbone": "ViT-S-14",
+                "quick_gelu": False,
+                "classes": {},
+                "settings": settings,
+                "files": {"base.safetensors": {"sha256": "", "bytes": 4}},
+            }
+        )
+    )
 
 
 def test_the_chosen_trial_and_only_its_files_are_adopted(tmp_path, monkeypatch):

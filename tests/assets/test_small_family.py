@@ -28,27 +28,57 @@ from methods.api import Experts
 WIDTH, LAYERS, SIDE = 32, 2, 4
 TASKS = ["OptDigits", "PhotoPatch"]
 QUICK = make.Settings(expert=Schedule(steps=2, lr=1e-3, warmup=1, batch=8), shots=4)
-TINY = Backbone(name="ViT-S-14", image_size=28, mean=(0.5,) * 3, std=(0.5,) * 3, embed_dim=WIDTH, quick_gelu=False,
-                vision_cfg={"image_size": 28, "layers": LAYERS, "width": WIDTH, "patch_size": 14, "head_width": 16,
-                            "no_ln_pre": True, "norm_kwargs": {"eps": 1e-6}}, text_cfg={})
+TINY = Backbone(
+    name="ViT-S-14",
+    image_size=28,
+    mean=(0.5,) * 3,
+    std=(0.5,) * 3,
+    embed_dim=WIDTH,
+    quick_gelu=False,
+    vision_cfg={
+        "image_size": 28,
+        "layers": LAYERS,
+        "width": WIDTH,
+        "patch_size": 14,
+        "head_width": 16,
+        "no_ln_pre": True,
+        "norm_kwargs": {"eps": 1e-6},
+    },
+    text_cfg={},
+)
 
 
 def dino():
     """A random DINOv2 with its names in transformers."""
     torch.manual_seed(0)
-    shapes = {"embeddings.cls_token": (1, 1, WIDTH), "embeddings.position_embeddings": (1, 1 + SIDE * SIDE, WIDTH),
-              "embeddings.patch_embeddings.projection.weight": (WIDTH, 3, 14, 14),
-              "embeddings.patch_embeddings.projection.bias": (WIDTH,),
-              "layernorm.weight": (WIDTH,), "layernorm.bias": (WIDTH,)}
-    linear = {"attention.attention.query": (WIDTH, WIDTH), "attention.attention.key": (WIDTH, WIDTH),
-              "attention.attention.value": (WIDTH, WIDTH), "attention.output.dense": (WIDTH, WIDTH),
-              "mlp.fc1": (4 * WIDTH, WIDTH), "mlp.fc2": (WIDTH, 4 * WIDTH)}
+    shapes = {
+        "embeddings.cls_token": (1, 1, WIDTH),
+        "embeddings.position_embeddings": (1, 1 + SIDE * SIDE, WIDTH),
+        "embeddings.patch_embeddings.projection.weight": (WIDTH, 3, 14, 14),
+        "embeddings.patch_embeddings.projection.bias": (WIDTH,),
+        "layernorm.weight": (WIDTH,),
+        "layernorm.bias": (WIDTH,),
+    }
+    linear = {
+        "attention.attention.query": (WIDTH, WIDTH),
+        "attention.attention.key": (WIDTH, WIDTH),
+        "attention.attention.value": (WIDTH, WIDTH),
+        "attention.output.dense": (WIDTH, WIDTH),
+        "mlp.fc1": (4 * WIDTH, WIDTH),
+        "mlp.fc2": (WIDTH, 4 * WIDTH),
+    }
     for layer in range(LAYERS):
         at = f"encoder.layer.{layer}."
         for name, shape in linear.items():
             shapes |= {f"{at}{name}.weight": shape, f"{at}{name}.bias": shape[:1]}
-        for name in ("norm1.weight", "norm1.bias", "norm2.weight", "norm2.bias", "layer_scale1.lambda1",
-                     "layer_scale2.lambda1"):
+        for name in (
+            "norm1.weight",
+            "norm1.bias",
+            "norm2.weight",
+            "norm2.bias",
+            "layer_scale1.lambda1",
+            "layer_scale2.lambda1",
+        ):
             shapes[at + name] = (WIDTH,)
     return {f"backbone.{name}": 0.2 * torch.randn(shape) for name, shape in shapes.items()}
 
@@ -62,13 +92,17 @@ def write_onnx(path, weights):
     for name, value in weights.items():
         if name.endswith("position_embeddings"):
             stored |= {"onnx::Concat_1": value[:, :1], "onnx::Reshape_2": value[:, 1:]}
-            nodes += [helper.make_node("Concat", ["onnx::Concat_1", "grid"], ["positions"], axis=1),
-                      helper.make_node("Reshape", ["onnx::Reshape_2", "shape"], ["grid"])]
+            nodes += [
+                helper.make_node("Concat", ["onnx::Concat_1", "grid"], ["positions"], axis=1),
+                helper.make_node("Reshape", ["onnx::Reshape_2", "shape"], ["grid"]),
+            ]
         elif value.ndim == 2:
             stored[f"onnx::MatMul_{len(stored)}"] = value.T
             product, bias = f"product{len(stored)}", name.replace(".weight", ".bias")
-            nodes += [helper.make_node("MatMul", ["input", list(stored)[-1]], [product]),
-                      helper.make_node("Add", [bias, product], [f"sum{len(stored)}"])]
+            nodes += [
+                helper.make_node("MatMul", ["input", list(stored)[-1]], [product]),
+                helper.make_node("Add", [bias, product], [f"sum{len(stored)}"]),
+            ]
         else:
             stored[name] = value
             nodes.append(helper.make_node("Identity", [name], [f"used {name}"]))
@@ -80,6 +114,7 @@ def write_onnx(path, weights):
 
 def plain_forward(w, images):
     """DINOv2 as its authors write it, on a grid of the table's own size: features ``[B, C]`` of the class token."""
+
     def linear(x, name):
         return F.linear(x, w[f"{name}.weight"], w[f"{name}.bias"])
 
@@ -87,14 +122,21 @@ def plain_forward(w, images):
         return F.layer_norm(x, (WIDTH,), w[f"{name}.weight"], w[f"{name}.bias"], 1e-6)
 
     e = "backbone.embeddings."
-    x = F.conv2d(images, w[f"{e}patch_embeddings.projection.weight"], w[f"{e}patch_embeddings.projection.bias"],
-                 stride=14).flatten(2).transpose(1, 2)
+    x = (
+        F.conv2d(
+            images, w[f"{e}patch_embeddings.projection.weight"], w[f"{e}patch_embeddings.projection.bias"], stride=14
+        )
+        .flatten(2)
+        .transpose(1, 2)
+    )
     x = torch.cat([w[f"{e}cls_token"].expand(len(x), -1, -1), x], dim=1) + w[f"{e}position_embeddings"]
     for layer in range(LAYERS):
         at = f"backbone.encoder.layer.{layer}."
         y = norm(x, f"{at}norm1")
-        q, k, v = (linear(y, f"{at}attention.attention.{n}").unflatten(-1, (-1, 16)).transpose(1, 2)
-                   for n in ("query", "key", "value"))
+        q, k, v = (
+            linear(y, f"{at}attention.attention.{n}").unflatten(-1, (-1, 16)).transpose(1, 2)
+            for n in ("query", "key", "value")
+        )
         y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
         x = x + w[f"{at}layer_scale1.lambda1"] * linear(y, f"{at}attention.output.dense")
         y = linear(F.gelu(linear(norm(x, f"{at}norm2"), f"{at}mlp.fc1")), f"{at}mlp.fc2")
@@ -241,10 +283,13 @@ def test_files_of_other_settings_are_made_again_and_leave_the_manifest(tiny):
     assert list(manifest["classes"]) == TASKS, "an expert of the same settings stays"
 
 
-@pytest.mark.parametrize(("spoil", "said"), [
-    (lambda data: data[:-100], r"has \d+ bytes, the manifest says \d+ \(truncated\)"),
-    (lambda data: data[:-1] + bytes([data[-1] ^ 1]), "has sha256 .*, the manifest says"),
-])
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda data: data[:-100], r"has \d+ bytes, the manifest says \d+ \(truncated\)"),
+        (lambda data: data[:-1] + bytes([data[-1] ^ 1]), "has sha256 .*, the manifest says"),
+    ],
+)
 def test_a_damaged_expert_is_refused_and_said_how_to_mend(tiny, spoil, said):
     make.make_family(TASKS, tiny, settings=QUICK)
     path = tiny / "PhotoPatch.safetensors"
@@ -302,8 +347,9 @@ def test_retraining_says_how_far_the_files_are_from_the_committed_ones(tiny, tmp
     other = {n: v.float() * 1.01 for n, v in make.load_expert(tiny, "OptDigits").items()}
     from methods.core import packed
 
-    families.save_state(tmp_path / "again/OptDigits.safetensors", packed.pack(base, other, 3),
-                        metadata=packed.metadata(3, "0" * 64))
+    families.save_state(
+        tmp_path / "again/OptDigits.safetensors", packed.pack(base, other, 3), metadata=packed.metadata(3, "0" * 64)
+    )
     assert command.difference(tmp_path / "again/OptDigits.safetensors", tiny / "OptDigits.safetensors").endswith(" %")
 
 

@@ -28,7 +28,7 @@ def data():
     labels = random.integers(0, 4, 200)
     images = random.integers(0, 60, (200, 28, 28)).astype(np.uint8)
     for image, label in zip(images, labels, strict=True):
-        image[14 * (label // 2):14 * (label // 2) + 14, 14 * (label % 2):14 * (label % 2) + 14] += 150
+        image[14 * (label // 2) : 14 * (label // 2) + 14, 14 * (label % 2) : 14 * (label % 2) + 14] += 150
     return images, labels.astype(np.int64)
 
 
@@ -36,8 +36,9 @@ def data():
 def pool(data):
     names = ["cat", "dog", "bird", "fish"]
     colour = np.repeat(data[0][..., None], 3, axis=-1)
-    return gather([(*data, names, ["a picture of a {}", "a {}"]),
-                   (colour, data[1], names, ["a colour picture of a {}"])])
+    return gather(
+        [(*data, names, ["a picture of a {}", "a {}"]), (colour, data[1], names, ["a colour picture of a {}"])]
+    )
 
 
 def head():
@@ -78,8 +79,10 @@ def test_fine_tuning_leaves_the_head_alone_and_follows_its_seed(data):
     base = create_encoder("ViT-mini").state_dict()
     frozen, few = head(), Schedule(steps=2, lr=1e-3, warmup=1, batch=16)
     expected = frozen.weight.detach().clone()
-    runs = [finetune(base, frozen, *data, task=t, schedule=few, seed=s)[0].state_dict()
-            for t, s in (("A", 0), ("A", 0), ("A", 1), ("B", 0))]
+    runs = [
+        finetune(base, frozen, *data, task=t, schedule=few, seed=s)[0].state_dict()
+        for t, s in (("A", 0), ("A", 0), ("A", 1), ("B", 0))
+    ]
     assert torch.equal(frozen.weight, expected)
     assert same(runs[0], runs[1]) and not same(runs[0], runs[2]) and not same(runs[0], runs[3])
 
@@ -93,7 +96,7 @@ def test_checkpoint_of_other_settings_is_refused(data, tmp_path):
 
 def test_every_epoch_shows_every_sample_once():
     drawn = torch.cat([epoch_indices(10, 4, step, 0, "task") for step in range(10)])
-    assert all(sorted(drawn[e * 10:e * 10 + 10].tolist()) == list(range(10)) for e in range(4))
+    assert all(sorted(drawn[e * 10 : e * 10 + 10].tolist()) == list(range(10)) for e in range(4))
     assert drawn[:10].tolist() != drawn[10:20].tolist()
 
 
@@ -101,7 +104,7 @@ def test_shift_moves_whole_images_and_repeats_the_border():
     images = torch.randint(0, 256, (50, 9, 9, 3), dtype=torch.uint8, generator=generator(0))
     moved = shift(images, 2, generator(1))
     padded = torch.nn.functional.pad(images.permute(0, 3, 1, 2).float(), (2, 2, 2, 2), mode="replicate").byte()
-    options = [padded[:, :, y:y + 9, x:x + 9].permute(0, 2, 3, 1) for y in range(5) for x in range(5)]
+    options = [padded[:, :, y : y + 9, x : x + 9].permute(0, 2, 3, 1) for y in range(5) for x in range(5)]
     hits = torch.stack([(o == moved).flatten(1).all(1) for o in options])
     assert hits.any(0).all() and hits.any(1).sum() > 10
     assert torch.equal(shift(images[..., 0], 2, generator(1)), moved[..., 0])

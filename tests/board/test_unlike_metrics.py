@@ -24,8 +24,6 @@ def dense_records() -> list[Record]:
     ]
 
 
-
-
 def test_unlike_metrics_have_no_raw_mean_and_rank_by_the_expert_normalised_one() -> None:
     (board,) = rows.boards(dense_records())
     assert not board.averaged and board.rows["mean"].isna().all()

@@ -15,17 +15,28 @@ FILES = ["base.safetensors", *(f"{t}.safetensors" for t in TASKS), *(f"heads/{t}
 
 
 def write_manifest(folder, names=FILES, **changes):
-    save_json(folder / "manifest.json", {
-        "name": "test family", "backbone": "ViT-mini", "quick_gelu": False,
-        "classes": {t: ["a", "b", "c"] for t in TASKS}, "files": describe_files(folder, names), **changes})
+    save_json(
+        folder / "manifest.json",
+        {
+            "name": "test family",
+            "backbone": "ViT-mini",
+            "quick_gelu": False,
+            "classes": {t: ["a", "b", "c"] for t in TASKS},
+            "files": describe_files(folder, names),
+            **changes,
+        },
+    )
 
 
 @pytest.fixture
 def family(tmp_path):
     torch.manual_seed(0)
     for name in FILES:
-        state = ({"weight": torch.randn(3, 64), "bias": torch.zeros(3)} if name.startswith("heads/")
-                 else create_encoder("ViT-mini").state_dict())
+        state = (
+            {"weight": torch.randn(3, 64), "bias": torch.zeros(3)}
+            if name.startswith("heads/")
+            else create_encoder("ViT-mini").state_dict()
+        )
         save_state(tmp_path / name, state, torch.float16)
     write_manifest(tmp_path)
     return tmp_path

@@ -87,7 +87,6 @@ def test_no_clock_decides_what_is_done_again(store: Store, monkeypatch: pytest.M
     assert run(bench, store, "ties")[-1].status == "done", "failures are tried again"
 
 
-
 def test_a_stochastic_method_runs_once_a_seed_and_a_deterministic_one_once(store: Store) -> None:
     records = run(TinyBench(), store, "symerge", "ties", seeds=(0, 1))
     assert [(r.variant, r.spec.seed) for r in records[2:]] == [("symerge", 0), ("symerge", 1), ("ties", None)]

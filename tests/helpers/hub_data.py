@@ -55,8 +55,15 @@ def damaged_images() -> dict[str, bytes]:
 
 
 def parquet(
-    folder: Path, splits: dict[str, int], names: list[str] | None, *, image: str = "image", label: str = "label",
-    mode: str = "RGB", size: tuple[int, int] = (24, 32), extra: dict[str, Any] | None = None,
+    folder: Path,
+    splits: dict[str, int],
+    names: list[str] | None,
+    *,
+    image: str = "image",
+    label: str = "label",
+    mode: str = "RGB",
+    size: tuple[int, int] = (24, 32),
+    extra: dict[str, Any] | None = None,
 ) -> Path:
     """``data/<split>-00000-of-00001.parquet`` as the hub's converter writes them; labels go round."""
     classes = len(names) if names else 3

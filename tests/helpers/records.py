@@ -31,9 +31,7 @@ def make_spec(method="ties", seed=None, **changes):
 
 def classified(correct):
     correct = np.asarray(correct, dtype=bool)
-    return TaskResult(
-        metric="accuracy", value=100 * correct.mean(), n=len(correct), statistics=CorrectBits.of(correct)
-    )
+    return TaskResult(metric="accuracy", value=100 * correct.mean(), n=len(correct), statistics=CorrectBits.of(correct))
 
 
 def make_record(method="ties", seed=None, accuracy=0.7, tasks=TASKS, n=200, changed=None, spec=None, **fields):

@@ -23,8 +23,14 @@ def encoder(seed: int = 0) -> TextEncoder:
     transformers = pytest.importorskip("transformers", reason=lacks_package("transformers", "glue"))
     torch.manual_seed(seed)
     config = transformers.BertConfig(
-        vocab_size=WORDS, hidden_size=WIDTH, num_hidden_layers=2, num_attention_heads=2, intermediate_size=2 * WIDTH,
-        max_position_embeddings=16, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+        vocab_size=WORDS,
+        hidden_size=WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=2 * WIDTH,
+        max_position_embeddings=16,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
     )
     return TextEncoder(transformers.BertModel(config, add_pooling_layer=False), "mean").eval().requires_grad_(False)
 
@@ -33,14 +39,17 @@ def tokens(seed: int, size: int = 24, classes: int = 2) -> Tokens:
     """Random rows of 3 to 10 tokens, shortest first; every other row is a pair."""
     generator = torch.Generator().manual_seed(seed)
     lengths = torch.randint(3, 11, (size,), generator=generator).sort().values
-    labels = torch.randint(classes, (size,), generator=generator) if classes > 1 else torch.randn(
-        size, generator=generator
+    labels = (
+        torch.randint(classes, (size,), generator=generator) if classes > 1 else torch.randn(size, generator=generator)
     )
     return Tokens(
         ids=torch.randint(1, WORDS, (int(lengths.sum()),), generator=generator, dtype=torch.int32),
         offsets=torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)]),
         second=torch.where(torch.arange(size) % 2 == 0, lengths, lengths // 2).int(),
-        labels=labels, rows=torch.arange(size), padding=0, segments=True,
+        labels=labels,
+        rows=torch.arange(size),
+        padding=0,
+        segments=True,
     )
 
 
@@ -66,8 +75,16 @@ class TinyTextBench(Bench):
 
     def __init__(self) -> None:
         self.suite = Suite(
-            name="tiny-text", version=1, title="tiny", domain="text", scale="mini", tasks=list(TASKS),
-            backbones=["bert"], families=["random"], batch_size=10, methods=["ties"],
+            name="tiny-text",
+            version=1,
+            title="tiny",
+            domain="text",
+            scale="mini",
+            tasks=list(TASKS),
+            backbones=["bert"],
+            families=["random"],
+            batch_size=10,
+            methods=["ties"],
         )
         self.backbone, self.family = "bert", "random"
         self.device, self.dtype = torch.device("cpu"), torch.float32

@@ -45,8 +45,9 @@ def of_mnli(folder: Path, **named: Any) -> Any:
 
 def bench_of(folder: Path, family: Path) -> GlueBench:
     suite = suites.load("glue").model_copy(update={"tasks": ["MNLI"]})
-    return GlueBench(suite, "RoBERTa-base", "local", torch.device("cpu"), torch.float32, data_root=folder,
-                     checkpoints=family)
+    return GlueBench(
+        suite, "RoBERTa-base", "local", torch.device("cpu"), torch.float32, data_root=folder, checkpoints=family
+    )
 
 
 def data_of(folder: Path, model: Any, order: tuple[int, ...], monkeypatch: pytest.MonkeyPatch, rows: int = 12) -> None:

@@ -51,9 +51,7 @@ def test_a_vision_model_alone_takes_the_bases_projection(name: str, tmp_path: Pa
     encoder.load_state_dict(tower.visual)
     images = torch.randn(2, 3, backbone.image_size, backbone.image_size)
     with torch.inference_mode():
-        torch.testing.assert_close(
-            encoder(images), expert(images).pooler_output @ projection.T, atol=1e-5, rtol=1e-5
-        )
+        torch.testing.assert_close(encoder(images), expert(images).pooler_output @ projection.T, atol=1e-5, rtol=1e-5)
 
 
 def test_both_text_towers_give_the_same_embeddings() -> None:

@@ -178,9 +178,7 @@ def test_an_adapter_where_a_whole_model_belongs_says_so(
 
 
 @pytest.mark.parametrize("wrap", ["module.", "_orig_mod.", "module._orig_mod.", "", "inner _orig_mod"])
-def test_experts_may_be_wrapped_otherwise_than_their_base(
-    wrap: str, small: Backbone, tmp_path: Path
-) -> None:
+def test_experts_may_be_wrapped_otherwise_than_their_base(wrap: str, small: Backbone, tmp_path: Path) -> None:
     open_clip_family(tmp_path, "tall", small, ["MNIST"])
     path = tmp_path / "single_task/ViT-B-32/MNISTVal/nonlinear_finetuned.pt"
     state = torch.load(path, weights_only=True)

@@ -31,10 +31,6 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Backbone:
     return BACKBONES["ViT-B-32"]
 
 
-
-
-
-
 def of_clip(folder: Path, small: Backbone, part: str = "") -> tuple[Any, Any]:
     """A family on the hub whose expert is a whole CLIP, ``part`` of it fine-tuned; base and expert."""
     models = hub_family(folder, small, ["MNIST"])

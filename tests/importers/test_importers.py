@@ -416,9 +416,7 @@ def fake_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Hub:
     return made
 
 
-def test_nothing_is_fetched_unless_asked_for(
-    fake_hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_nothing_is_fetched_unless_asked_for(fake_hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = refused(capsys, "import", "tall", "--out", tmp_path)
     assert "or with --download in PATH's place" in said and not fake_hub.asked
     assert "belong to --download" in refused(capsys, "import", "tall", tmp_path, "--revision", "main")

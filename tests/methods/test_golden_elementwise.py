@@ -47,8 +47,9 @@ def test_dare_matches_the_authors_code_under_its_masks() -> None:
     assert all(torch.equal(v, again.state_dict()[n]) for n, v in merged.state_dict().items())
 
 
-@pytest.mark.parametrize(("stem", "inputs"), [("emr__default__seed0", "inputs_seed0"),
-                                              ("emr_edge__default__seed0", "edge_seed0")])
+@pytest.mark.parametrize(
+    ("stem", "inputs"), [("emr__default__seed0", "inputs_seed0"), ("emr_edge__default__seed0", "edge_seed0")]
+)
 def test_emr_matches_the_authors_masks_and_rescalers(stem: str, inputs: str) -> None:
     stored, base = golden(stem), golden_states(inputs)[0]
     merged = methods.get("emr")(golden_experts(inputs))
@@ -79,8 +80,9 @@ FLEX = [
 
 
 @pytest.mark.parametrize(("keywords", "stem", "tasks"), FLEX)
-def test_flexmerge_merges_the_blocks_the_authors_code_merges(keywords: dict[str, object], stem: str,
-                                                             tasks: tuple[int, ...]) -> None:
+def test_flexmerge_merges_the_blocks_the_authors_code_merges(
+    keywords: dict[str, object], stem: str, tasks: tuple[int, ...]
+) -> None:
     merged = methods.get("flexmerge")(golden_experts(), **keywords)
     log = [re.search(r"Layer  (\S+) Fused block similarity (\S+)", line) for line in about(stem)["merge_log"]]
     assert len(log) == len(merged.trace["merge_log"])
@@ -101,8 +103,10 @@ def test_robustmerge_matches_the_authors_factors_and_adds_them_to_the_base() -> 
     stored = golden("robustmerge__mask0.2_att0.2_default__seed0")
     modules = ("layers.0.q_proj", "layers.0.v_proj")
     given = [part(stored, f"lora{k}") for k in range(4)]
-    adapters = {f"t{k}": {m: (g[f"{m}.lora_A.weight"], g[f"{m}.lora_B.weight"], 0.5) for m in modules}
-                for k, g in enumerate(given)}
+    adapters = {
+        f"t{k}": {m: (g[f"{m}.lora_A.weight"], g[f"{m}.lora_B.weight"], 0.5) for m in modules}
+        for k, g in enumerate(given)
+    }
     base = {f"{m}.weight": torch.randn(24, 32, generator=torch.Generator().manual_seed(0)) for m in modules}
     merged = methods.get("robustmerge")(Experts.from_lora(base, adapters))
     expected = part(stored, "merged")

@@ -91,10 +91,13 @@ def test_regmean_matches_the_authors_code_under_their_grams() -> None:
         assert_state(merged, fitted, mean, 2e-6)
 
 
-@pytest.mark.parametrize(("stem", "keywords"), [
-    ("fisher_bloomberg__plain_smooth1e-10__seed0", {"floor": 1e-10, "normalise": None}),
-    ("fisher_fusionbench__norm_min1e-6__seed0", {}),
-])
+@pytest.mark.parametrize(
+    ("stem", "keywords"),
+    [
+        ("fisher_bloomberg__plain_smooth1e-10__seed0", {"floor": 1e-10, "normalise": None}),
+        ("fisher_fusionbench__norm_min1e-6__seed0", {}),
+    ],
+)
 def test_fisher_matches_the_authors_code_under_their_values(stem: str, keywords: dict[str, Any]) -> None:
     values = per_task(golden("fisher_bloomberg__plain_smooth1e-10__seed0"), "fisher")
     merged = fisher.from_fisher(golden_experts(), values, **keywords)

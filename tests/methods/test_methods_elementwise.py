@@ -19,10 +19,18 @@ from methods.tools.vectors import order_statistic
 
 States = dict[str, dict[str, Tensor]]
 DATA_FREE: list[tuple[str, dict[str, Any]]] = [
-    ("dare", {}), ("dare", {"select": "magnitude", "inner": "ties"}), ("breadcrumbs", {}), ("emr", {}),
-    ("tall_mask", {}), ("consensus", {}), ("pcb", {}), ("lines", {}), ("flexmerge", {}),
+    ("dare", {}),
+    ("dare", {"select": "magnitude", "inner": "ties"}),
+    ("breadcrumbs", {}),
+    ("emr", {}),
+    ("tall_mask", {}),
+    ("consensus", {}),
+    ("pcb", {}),
+    ("lines", {}),
+    ("flexmerge", {}),
     ("flexmerge", {"inner": "ta", "size": 1.5}),
-    ("flexmerge", {"inner": "ties", "keep": 0.2, "size": 2.0}), ("flexmerge", {"inner": "emr"}),
+    ("flexmerge", {"inner": "ties", "keep": 0.2, "size": 2.0}),
+    ("flexmerge", {"inner": "emr"}),
     ("awd", {"steps": 20}),
 ]
 IDS = [" ".join([name, *map(str, keywords.values())]) for name, keywords in DATA_FREE]
@@ -31,12 +39,23 @@ IDS = [" ".join([name, *map(str, keywords.values())]) for name, keywords in DATA
 def odd_states(count: int, dtype: torch.dtype = torch.float32) -> tuple[dict[str, Tensor], States]:
     """Experts with what breaks merges: a scalar, a kernel, a buffer, strides, an unchanged tensor."""
     generator = torch.Generator().manual_seed(count)
-    shapes = {"scale": (), "conv.weight": (4, 3, 3, 3), "layers.0.fc.weight": (5, 7), "layers.1.fc.weight": (5, 7),
-              "layers.1.fc.bias": (5,), "unchanged": (3, 4)}
+    shapes = {
+        "scale": (),
+        "conv.weight": (4, 3, 3, 3),
+        "layers.0.fc.weight": (5, 7),
+        "layers.1.fc.weight": (5, 7),
+        "layers.1.fc.bias": (5,),
+        "unchanged": (3, 4),
+    }
     base = {n: torch.randn(s, generator=generator).to(dtype) for n, s in shapes.items()}
     base["layers.0.fc.weight"] = base["layers.0.fc.weight"].t().contiguous().t()
-    tuned = {f"t{k}": {n: t + (n != "unchanged") * 0.1 * torch.randn(t.shape, generator=generator).to(dtype)
-                       for n, t in base.items()} for k in range(count)}
+    tuned = {
+        f"t{k}": {
+            n: t + (n != "unchanged") * 0.1 * torch.randn(t.shape, generator=generator).to(dtype)
+            for n, t in base.items()
+        }
+        for k in range(count)
+    }
     if count > 1:
         tuned["t0"]["layers.1.fc.bias"] = base["layers.1.fc.bias"] + 0.25
         tuned["t1"]["layers.1.fc.bias"] = base["layers.1.fc.bias"] - 0.25
@@ -61,10 +80,12 @@ def assert_same(a: dict[str, Tensor], b: dict[str, Tensor], atol: float = 1e-6) 
 
 
 @pytest.mark.parametrize(("name", "keywords"), DATA_FREE, ids=IDS)
-@pytest.mark.parametrize(("count", "dtype"), [(1, torch.float32), (2, torch.float32), (3, torch.float16),
-                                              (9, torch.bfloat16)])
-def test_odd_tensors_and_any_number_of_tasks_give_finite_models(name: str, keywords: dict[str, Any], count: int,
-                                                                 dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(
+    ("count", "dtype"), [(1, torch.float32), (2, torch.float32), (3, torch.float16), (9, torch.bfloat16)]
+)
+def test_odd_tensors_and_any_number_of_tasks_give_finite_models(
+    name: str, keywords: dict[str, Any], count: int, dtype: torch.dtype
+) -> None:
     base, tuned = odd_states(count, dtype)
     for state in states(merge(name, Experts.from_state_dicts(base, tuned), **keywords)):
         assert all(torch.isfinite(t.float()).all() for t in state.values())
@@ -103,16 +124,26 @@ def test_a_merge_survives_its_file_and_runs(name: str, keywords: dict[str, Any],
         torch.testing.assert_close(loaded.model(task)(images), merged.model(task)(images))
 
 
-@pytest.mark.parametrize(("name", "keywords", "text"), [
-    ("dare", {"drop": 1.5}, "drop is 1.5"), ("dare", {"select": "all"}, "'random', 'magnitude'"),
-    ("dare", {"inner": "dare"}, "own inner"), ("breadcrumbs", {"keep": 0.0}, "keep is 0.0"),
-    ("breadcrumbs", {"order": "both"}, "'keep_first'"), ("emr", {"rescale": "none"}, "'code', 'paper'"),
-    ("tall_mask", {"mask_scale": [0.4]}, "a list of 4"), ("consensus", {"min_agree": -1}, "min_agree is -1"),
-    ("pcb", {"keep": 20}, "keep is 20"), ("lines", {"inner": "emr"}, "one per task"),
-    ("flexmerge", {"size": 0.5}, "size is 0.5"), ("flexmerge", {"merges": 1.5}, "merges is 1.5"),
-    ("flexmerge", {"inner": "sum"}, "'ties'"), ("awd", {"lr": 0}, "lr above 0"),
-    ("lines", {"inner": "task_arithmetics"}, "Did you mean task_arithmetic"),
-])
+@pytest.mark.parametrize(
+    ("name", "keywords", "text"),
+    [
+        ("dare", {"drop": 1.5}, "drop is 1.5"),
+        ("dare", {"select": "all"}, "'random', 'magnitude'"),
+        ("dare", {"inner": "dare"}, "own inner"),
+        ("breadcrumbs", {"keep": 0.0}, "keep is 0.0"),
+        ("breadcrumbs", {"order": "both"}, "'keep_first'"),
+        ("emr", {"rescale": "none"}, "'code', 'paper'"),
+        ("tall_mask", {"mask_scale": [0.4]}, "a list of 4"),
+        ("consensus", {"min_agree": -1}, "min_agree is -1"),
+        ("pcb", {"keep": 20}, "keep is 20"),
+        ("lines", {"inner": "emr"}, "one per task"),
+        ("flexmerge", {"size": 0.5}, "size is 0.5"),
+        ("flexmerge", {"merges": 1.5}, "merges is 1.5"),
+        ("flexmerge", {"inner": "sum"}, "'ties'"),
+        ("awd", {"lr": 0}, "lr above 0"),
+        ("lines", {"inner": "task_arithmetics"}, "Did you mean task_arithmetic"),
+    ],
+)
 def test_bad_values_are_named_with_what_is_allowed(name: str, keywords: dict[str, Any], text: str) -> None:
     with pytest.raises(MergingError, match=text):
         merge(name, golden_experts(), **keywords)
@@ -178,8 +209,10 @@ def test_dare_by_magnitude_keeps_the_largest_of_each_tensor() -> None:
 @pytest.mark.parametrize("order", ["remove_first", "keep_first"])
 def test_breadcrumbs_keep_the_middle_of_each_row(order: str) -> None:
     row = torch.tensor([5.0, -4.0, 3.0, -2.0, 1.0, 0.5, 0.4, 0.3, 0.2, 0.1])
-    experts = Experts.from_state_dicts({"w": torch.zeros(2, 10), "s": torch.zeros(())},
-                                       {"t0": {"w": torch.stack([row, row.flip(0)]), "s": torch.tensor(7.0)}})
+    experts = Experts.from_state_dicts(
+        {"w": torch.zeros(2, 10), "s": torch.zeros(())},
+        {"t0": {"w": torch.stack([row, row.flip(0)]), "s": torch.tensor(7.0)}},
+    )
     state = merge("breadcrumbs", experts, keep=0.4, remove=0.2, scale=1.0, order=order).state_dict()
     kept = row * torch.tensor([0, 0, 1, 1] + (2 * [1] if order == "remove_first" else 2 * [0]) + 4 * [0])
     assert torch.equal(state["w"], torch.stack([kept, kept.flip(0)]))
@@ -193,8 +226,10 @@ def test_masked_methods_store_a_vector_and_a_bit_per_task_and_entry() -> None:
     assert merge("emr", experts).storage == experts.nbytes() + bits + 4 * 4
 
 
-@pytest.mark.parametrize(("name", "keywords"), [("emr", {}), ("emr", {"rescale": "paper"}), ("tall_mask", {}),
-                                                ("flexmerge", {"inner": "emr"})])
+@pytest.mark.parametrize(
+    ("name", "keywords"),
+    [("emr", {}), ("emr", {"rescale": "paper"}), ("tall_mask", {}), ("flexmerge", {"inner": "emr"})],
+)
 def test_a_tensor_that_a_task_left_alone_stays_the_base_under_its_mask(name: str, keywords: dict[str, Any]) -> None:
     base, tuned = golden_states()
     idle = {**base, "model.visual.proj": tuned["t0"]["model.visual.proj"]}
@@ -256,8 +291,11 @@ def test_streamed_pcb_equals_its_equations_on_one_long_vector(count: int, keep: 
 def test_lines_scale_grows_with_depth_and_is_one_over_k_outside_blocks() -> None:
     experts = golden_experts()
     state = merge("lines", experts, beta=0.6).state_dict()
-    for name, size in (("model.visual.proj", 0.25), ("model.visual.transformer.resblocks.0.mlp.c_fc.weight", 0.25),
-                       ("model.visual.transformer.resblocks.1.mlp.c_fc.weight", 0.85)):
+    for name, size in (
+        ("model.visual.proj", 0.25),
+        ("model.visual.transformer.resblocks.0.mlp.c_fc.weight", 0.25),
+        ("model.visual.transformer.resblocks.1.mlp.c_fc.weight", 0.85),
+    ):
         found = state[name] - experts.base[name]
         torch.testing.assert_close(found, size * experts.task_vectors(name).sum(0), atol=1e-6, rtol=1e-4)
     assert merge("lines", experts, inner="weight_average").trace["alpha"] == pytest.approx(1.0, rel=1e-4)
@@ -270,19 +308,42 @@ def test_lines_runs_its_inner_method_at_scale_one() -> None:
 
 
 def test_blocks_are_found_in_the_names_of_common_encoders() -> None:
-    resnet = ["conv1.weight", "bn1.weight", "bn1.running_mean", "layer1.0.conv1.weight", "layer1.1.conv1.weight",
-              "layer2.0.conv1.weight", "layer2.0.downsample.0.weight"]
-    bert = ["embeddings.word_embeddings.weight", "encoder.layer.0.attention.self.query.weight",
-            "encoder.layer.0.output.dense.bias", "encoder.layer.10.attention.self.query.weight"]
-    t5 = ["shared.weight", "encoder.block.0.layer.0.SelfAttention.q.weight",
-          "encoder.block.0.layer.1.DenseReluDense.wi.weight", "decoder.block.0.layer.0.SelfAttention.q.weight",
-          "decoder.block.1.layer.0.SelfAttention.q.weight"]
-    assert depths(resnet) == {"layer1.0.conv1.weight": 0, "layer1.1.conv1.weight": 0.5, "layer2.0.conv1.weight": 1,
-                              "layer2.0.downsample.0.weight": 1}
+    resnet = [
+        "conv1.weight",
+        "bn1.weight",
+        "bn1.running_mean",
+        "layer1.0.conv1.weight",
+        "layer1.1.conv1.weight",
+        "layer2.0.conv1.weight",
+        "layer2.0.downsample.0.weight",
+    ]
+    bert = [
+        "embeddings.word_embeddings.weight",
+        "encoder.layer.0.attention.self.query.weight",
+        "encoder.layer.0.output.dense.bias",
+        "encoder.layer.10.attention.self.query.weight",
+    ]
+    t5 = [
+        "shared.weight",
+        "encoder.block.0.layer.0.SelfAttention.q.weight",
+        "encoder.block.0.layer.1.DenseReluDense.wi.weight",
+        "decoder.block.0.layer.0.SelfAttention.q.weight",
+        "decoder.block.1.layer.0.SelfAttention.q.weight",
+    ]
+    assert depths(resnet) == {
+        "layer1.0.conv1.weight": 0,
+        "layer1.1.conv1.weight": 0.5,
+        "layer2.0.conv1.weight": 1,
+        "layer2.0.downsample.0.weight": 1,
+    }
     assert list(depths(bert).values()) == [0, 0, 1] and list(depths(t5).values()) == [0, 0, 0, 1]
     assert parts(resnet)["bn1"] == ["bn1.weight", "bn1.running_mean"]
-    assert list(parts(bert)) == ["encoder.layer.10.attention", "encoder.layer.0.output", "encoder.layer.0.attention",
-                                 "embeddings.word_embeddings"]
+    assert list(parts(bert)) == [
+        "encoder.layer.10.attention",
+        "encoder.layer.0.output",
+        "encoder.layer.0.attention",
+        "embeddings.word_embeddings",
+    ]
     assert "encoder.block.0.layer.1" in parts(t5)
 
 
@@ -333,8 +394,10 @@ def test_flexmerge_keeps_pairs_apart_under_emr() -> None:
 
 def adapters(count: int = 3, rank: int = 4, seed: int = 0) -> dict[str, dict[str, tuple[Tensor, Tensor, float]]]:
     generator = torch.Generator().manual_seed(seed)
-    return {f"t{k}": {"fc": (torch.randn(rank, 6, generator=generator), torch.randn(5, rank, generator=generator), 2.0)}
-            for k in range(count)}
+    return {
+        f"t{k}": {"fc": (torch.randn(rank, 6, generator=generator), torch.randn(5, rank, generator=generator), 2.0)}
+        for k in range(count)
+    }
 
 
 def lora_experts(given: dict[str, dict[str, tuple[Tensor, Tensor, float]]]) -> Experts:
@@ -360,8 +423,10 @@ def test_robustmerge_gives_one_model_and_applies_the_adapters_scale(tmp_path: Pa
 
 def test_robustmerge_does_not_depend_on_how_a_scale_is_split_from_its_factor() -> None:
     given = adapters()
-    folded = {t: {m: (a, b * (s / (k + 1)), float(k + 1)) for m, (a, b, s) in modules.items()}
-              for k, (t, modules) in enumerate(given.items())}
+    folded = {
+        t: {m: (a, b * (s / (k + 1)), float(k + 1)) for m, (a, b, s) in modules.items()}
+        for k, (t, modules) in enumerate(given.items())
+    }
     expected = merge("robustmerge", lora_experts(given)).state_dict()
     assert_same(merge("robustmerge", lora_experts(folded)).state_dict(), expected, atol=1e-5)
 
@@ -438,8 +503,9 @@ def test_editing_methods_refuse_to_pass_the_experts_through() -> None:
 def test_flexmerge_keeps_the_experts_of_a_block_whose_entries_are_all_trimmed() -> None:
     torch.manual_seed(0)
     base = {"proj": torch.zeros(20, 20), "ln_post.weight": torch.ones(20)}
-    tuned = {f"t{k}": {"proj": torch.randn(20, 20), "ln_post.weight": 1 + 0.001 * (k + 1) * torch.ones(20)}
-             for k in range(3)}
+    tuned = {
+        f"t{k}": {"proj": torch.randn(20, 20), "ln_post.weight": 1 + 0.001 * (k + 1) * torch.ones(20)} for k in range(3)
+    }
     experts = Experts.from_state_dicts(base, tuned)
     apart = methods.get("flexmerge")(experts, inner="ties", keep=0.2, size=3.0)
     for task, state in tuned.items():

@@ -446,8 +446,9 @@ def test_iso_cts_of_a_rank_deficient_sum_turns_with_its_inputs(shape: tuple[int,
     """Directions that the sum lacks are arbitrary and must not decide what the tasks add."""
     rows, columns = shape
     generator = torch.Generator().manual_seed(0)
-    first, total = (torch.randn(rows, r, generator=generator) @ torch.randn(r, columns, generator=generator)
-                    for r in (2, 3))
+    first, total = (
+        torch.randn(rows, r, generator=generator) @ torch.randn(r, columns, generator=generator) for r in (2, 3)
+    )
     turns = [torch.linalg.qr(torch.randn(n, n, generator=generator)).Q for n in shape]
 
     def merged(one: Tensor, two: Tensor) -> Tensor:

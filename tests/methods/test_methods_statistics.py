@@ -328,8 +328,11 @@ def test_esm_of_few_samples_pads_as_the_authors_do(rows: int) -> None:
         torch.testing.assert_close(again[2], found[2], atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(again[0] @ again[1], found[0] @ found[1], atol=1e-4, rtol=1e-3)
     torch.testing.assert_close(found[0] @ found[1], (left @ (left.T @ vector.double())).float(), atol=1e-4, rtol=1e-3)
-    norm = vector.double().norm() if rows >= outputs else (directions.T[[*range(min(rows, inputs)), *range(
-        min(rows, outputs), outputs)]] @ vector.double()).norm()
+    norm = (
+        vector.double().norm()
+        if rows >= outputs
+        else (directions.T[[*range(min(rows, inputs)), *range(min(rows, outputs), outputs)]] @ vector.double()).norm()
+    )
     torch.testing.assert_close(found[2], norm.float(), atol=1e-4, rtol=1e-4)
 
 

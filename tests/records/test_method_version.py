@@ -74,8 +74,11 @@ def test_another_name_leaves_every_version(package, before, old, new):
 
 @pytest.mark.parametrize(
     "file, to",
-    [("tools/coefficients.py", "lambdas.py"), ("tools/spectral.py", "core/spectra.py"),
-     ("core/experts.py", "experts.py")],
+    [
+        ("tools/coefficients.py", "lambdas.py"),
+        ("tools/spectral.py", "core/spectra.py"),
+        ("core/experts.py", "experts.py"),
+    ],
 )
 def test_a_moved_file_leaves_every_version(package, before, file, to):
     package.move(file, to)
@@ -194,8 +197,18 @@ def test_attributes_that_tensors_have_too_keep_their_names():
                  float, bytes, slice, Path):  # fmt: skip
         outside |= set(dir(each))
     traced = fx.symbolic_trace(nn.ReLU())
-    for each in (nn.Linear(1, 1), nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1), nn.LayerNorm(1), nn.Embedding(1, 1),
-                 nn.MultiheadAttention(1, 1), traced, traced.graph, fx.Interpreter(traced), *traced.graph.nodes):
+    for each in (
+        nn.Linear(1, 1),
+        nn.Conv2d(1, 1, 1),
+        nn.BatchNorm2d(1),
+        nn.LayerNorm(1),
+        nn.Embedding(1, 1),
+        nn.MultiheadAttention(1, 1),
+        traced,
+        traced.graph,
+        fx.Interpreter(traced),
+        *traced.graph.nodes,
+    ):
         outside |= set(dir(each))
     for name in dir(torch.return_types):
         outside |= set(dir(getattr(torch.return_types, name)))

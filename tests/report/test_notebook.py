@@ -66,8 +66,9 @@ def test_every_figure_function_is_used_by_some_kind() -> None:
         for name in ("figures", "study_figures")
         for node in ast.walk(trees[name])
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "plots"
-    } | {n.func.id for n in ast.walk(trees["study_figures"]) if isinstance(n, ast.Call)
-         and isinstance(n.func, ast.Name)}
+    } | {
+        n.func.id for n in ast.walk(trees["study_figures"]) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)
+    }
     assert len(made) >= 10 and made <= used, made - used
 
 

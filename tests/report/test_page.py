@@ -18,13 +18,9 @@ ROOT = Path(__file__).parents[2]
 VENDOR = ROOT / "benchmark" / "report" / "templates" / "vendor"
 
 
-
-
 def data_of(text: str) -> dict:
     (found,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
     return json.loads(found)
-
-
 
 
 def test_the_page_holds_the_rows_of_the_boards(written: Path) -> None:

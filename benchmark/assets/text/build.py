@@ -30,7 +30,10 @@ ABOUT: dict[str, dict[str, Any]] = {
     "TweetValence": {"form": "STS-B", "labels": _H, "classes": [], "metric": "pearson_spearman"},
     "QuestionPairs": {"form": "QQP", "labels": _R, "classes": ["different", "same"], "metric": "accuracy_f1"},
     "StanceEntailment": {
-        "form": "MNLI", "labels": _H, "classes": ["entailment", "neutral", "contradiction"], "metric": "accuracy",
+        "form": "MNLI",
+        "labels": _H,
+        "classes": ["entailment", "neutral", "contradiction"],
+        "metric": "accuracy",
     },
     "QuestionGloss": {"form": "QNLI", "labels": _R, "classes": ["other", "definition"], "metric": "accuracy"},
     "HypernymEntailment": {"form": "RTE", "labels": _R, "classes": ["no", "entailed"], "metric": "accuracy"},

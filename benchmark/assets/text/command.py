@@ -46,8 +46,11 @@ def data(rest: Sequence[str]) -> int:
         build.compare(args.wordnet, args.sources)
         print("every row made again from WordNet and vaderSentiment is the committed one")
     for task in glue_mini.ORDER:
-        print(f"{task}: " + ", ".join(f"{len(glue_mini.load(task, s))} {s}" for s in glue_mini.SPLITS)
-              + ", all as the manifest says")
+        print(
+            f"{task}: "
+            + ", ".join(f"{len(glue_mini.load(task, s))} {s}" for s in glue_mini.SPLITS)
+            + ", all as the manifest says"
+        )
     return 0
 
 

@@ -46,8 +46,9 @@ def scorer(task: str) -> Callable[[Tensor, Tensor], float]:
     return score
 
 
-def make_family(tasks: list[str], out: Path = FOLDER, *, recipe: Recipe | None = None, threads: int = 1,
-                scores: bool = True) -> dict[str, Any]:
+def make_family(
+    tasks: list[str], out: Path = FOLDER, *, recipe: Recipe | None = None, threads: int = 1, scores: bool = True
+) -> dict[str, Any]:
     """Train, or go on training, the experts of `tasks` in `out`; returns the manifest."""
     recipe = recipe or Recipe()
     torch.set_num_threads(threads)
@@ -56,15 +57,27 @@ def make_family(tasks: list[str], out: Path = FOLDER, *, recipe: Recipe | None =
     for number, task in enumerate(tasks, 1):
         path = out / f"{task}.safetensors"
         splits = glue_mini.info(task)["splits"]
-        run = {"task": task, "recipe": asdict(recipe), "seed": SEED, "base": base["model.safetensors"],
-               "data": [splits[s]["sha256"] for s in ("train", "val")]}
+        run = {
+            "task": task,
+            "recipe": asdict(recipe),
+            "seed": SEED,
+            "base": base["model.safetensors"],
+            "data": [splits[s]["sha256"] for s in ("train", "val")],
+        }
         if _made_from(path, run):
             continue
         print(f"expert {number} of {len(tasks)}: {task}", file=sys.stderr, flush=True)
         began = time.process_time()
         data = {split: tokens_of(task, split, tokenizer) for split in ("train", "val")}
-        adapters, head, log = train(encoder, data, outputs_of(task), scorer(task), recipe=recipe, seed=SEED,
-                                    say=lambda text: print(f"  {text}", file=sys.stderr, flush=True))
+        adapters, head, log = train(
+            encoder,
+            data,
+            outputs_of(task),
+            scorer(task),
+            recipe=recipe,
+            seed=SEED,
+            say=lambda text: print(f"  {text}", file=sys.stderr, flush=True),
+        )
         log["cpu_seconds"] = round(time.process_time() - began, 1)
         save_state(out / f"heads/{task}.safetensors", head.state_dict())
         save_adapters(path, adapters, {"run": json.dumps(run, sort_keys=True)})
@@ -95,13 +108,16 @@ def score_family(folder: Path, encoder: TextEncoder, tokenizer: Any) -> dict[str
     for task in tasks:
         score, val = scorer(task), tokens_of(task, "val", tokenizer)
         head = LinearHead.of(load_file(folder / f"heads/{task}.safetensors"))
-        rows = {"majority": score(_constant(tokens_of(task, "train", tokenizer), len(val)), val.labels),
-                "probe": probe(encoder, tokens_of(task, "train", tokenizer), val, score)}
+        rows = {
+            "majority": score(_constant(tokens_of(task, "train", tokenizer), len(val)), val.labels),
+            "probe": probe(encoder, tokens_of(task, "train", tokenizer), val, score),
+        }
         rows["pretrained"] = score(*predict(encoder, head, val))
         encoder.load_state_dict(dict(states[task]))
         rows["individual"] = score(*predict(encoder, head, val))
-        encoder.load_state_dict({n: sum(s[n] for s in states.values()) / len(states) if ".layer." in n else t
-                                 for n, t in base.items()})
+        encoder.load_state_dict(
+            {n: sum(s[n] for s in states.values()) / len(states) if ".layer." in n else t for n, t in base.items()}
+        )
         rows["average"] = score(*predict(encoder, head, val))
         encoder.load_state_dict(base)
         for row, value in rows.items():
@@ -145,12 +161,20 @@ def write_manifest(out: Path, scores: dict[str, dict[str, float]], base: dict[st
                 made[name]["log"] = json.loads(log.read_text(encoding="utf-8")) if log.is_file() else None
     import transformers
 
-    save_json(out / "manifest.json", {
-        "name": "mini", "backbone": "MiniLM-L6", "base": base, "files": files, "made": made, "validation": scores,
-        "command": f"symerge-bench assets experts glue-mini --retrain --threads {threads}",
-        "machine": platform.machine(),
-        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
-    })
+    save_json(
+        out / "manifest.json",
+        {
+            "name": "mini",
+            "backbone": "MiniLM-L6",
+            "base": base,
+            "files": files,
+            "made": made,
+            "validation": scores,
+            "command": f"symerge-bench assets experts glue-mini --retrain --threads {threads}",
+            "machine": platform.machine(),
+            "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        },
+    )
 
 
 def _made_from(path: Path, run: dict[str, Any]) -> bool:
@@ -165,12 +189,16 @@ def table(manifest: dict[str, Any], committed: dict[str, Any] | None, tasks: lis
     rows = manifest.get("validation", {})
     lines = [f"{'task':20}{'majority':>10}{'probe':>8}{'base':>8}{'expert':>8}{'average':>9}"]
     for task in tasks:
-        values = [rows.get(row, {}).get(task, float("nan"))
-                  for row in ("majority", "probe", "pretrained", "individual", "average")]
+        values = [
+            rows.get(row, {}).get(task, float("nan"))
+            for row in ("majority", "probe", "pretrained", "individual", "average")
+        ]
         same = ""
         if committed:
             name = f"{task}.safetensors"
             hashes = {m.get("files", {}).get(name, {}).get("sha256") for m in (manifest, committed)}
             same = "  bit-identical" if len(hashes) == 1 else "  differs"
-        lines.append(f"{task:20}{values[0]:10.2f}{values[1]:8.2f}{values[2]:8.2f}{values[3]:8.2f}{values[4]:9.2f}{same}")
+        lines.append(
+            f"{task:20}{values[0]:10.2f}{values[1]:8.2f}{values[2]:8.2f}{values[3]:8.2f}{values[4]:9.2f}{same}"
+        )
     return "\n".join(lines)

@@ -25,8 +25,12 @@ from benchmark.common.errors import UserError
 VERSION = "3.2.1"
 SHA256 = "5dce530a78315563f8b3cd01033bbdd3bf4985fabf359ca68d4167728081c803"
 INNER = f"vaderSentiment-{VERSION}/additional_resources/hutto_ICWSM_2014.tar.gz"
-FILES = {"movie": "movieReviewSnippets", "amazon": "amazonReviewSnippets", "nyt": "nytEditorialSnippets",
-         "tweets": "tweets"}
+FILES = {
+    "movie": "movieReviewSnippets",
+    "amazon": "amazonReviewSnippets",
+    "nyt": "nytEditorialSnippets",
+    "tweets": "tweets",
+}
 HYPOTHESES = ("The writer is pleased.", "The writer is displeased.")
 LONGEST = 110
 """Characters of a snippet that is used; longer ones would slow every step."""
@@ -63,8 +67,21 @@ def fetch(folder: str | Path) -> Path:
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as place:
-            command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
-                       "--no-binary", ":all:", "--no-build-isolation", "--dest", place, f"vaderSentiment=={VERSION}"]
+            command = [
+                sys.executable,
+                "-m",
+                "pip",
+                "download",
+                "--quiet",
+                "--disable-pip-version-check",
+                "--no-deps",
+                "--no-binary",
+                ":all:",
+                "--no-build-isolation",
+                "--dest",
+                place,
+                f"vaderSentiment=={VERSION}",
+            ]
             done = subprocess.run(command, capture_output=True, text=True)
             found = list(Path(place).glob("*.tar.gz"))
             if done.returncode or not found:
@@ -158,8 +175,11 @@ def build(data: dict[str, list[Snippet]], sizes: dict[str, int]) -> dict[str, di
             part = found[split].setdefault(0.0 if classes == 1 else label, [])
             if len(part) < sizes[split] // classes:
                 part.append(Pick(snippet.file, snippet.line, b, label))
-        short = {s: {k: len(v) for k, v in p.items()} for s, p in found.items()
-                 if any(len(v) < sizes[s] // classes for v in p.values())}
+        short = {
+            s: {k: len(v) for k, v in p.items()}
+            for s, p in found.items()
+            if any(len(v) < sizes[s] // classes for v in p.values())
+        }
         if short:
             raise ValueError(f"{task}: too few rows by label: {short}")
         built[task] = {

@@ -193,8 +193,12 @@ def paraphrase(net: WordNet) -> Iterator[Row]:
 
 
 QUESTIONS = (
-    "What does {} mean?", "How would you explain the word {}?", "What is meant by {}?",
-    "Can you tell me what {} means?", "What is the meaning of {}?", "How do people use the word {}?",
+    "What does {} mean?",
+    "How would you explain the word {}?",
+    "What is meant by {}?",
+    "Can you tell me what {} means?",
+    "What is the meaning of {}?",
+    "How do people use the word {}?",
 )
 
 
@@ -261,8 +265,12 @@ def hypernyms(net: WordNet) -> Iterator[Row]:
                 continue
         name = target.words[0].lower()
         if re.fullmatch(r"[a-z ]+", name) and name != word and not re.search(rf"\b{name}\b", synset.gloss):
-            yield Row(f"{word}", f"{article(word).capitalize()}: {synset.gloss}.",
-                      f"{article(word).capitalize()} is a kind of {name}.", label)
+            yield Row(
+                f"{word}",
+                f"{article(word).capitalize()}: {synset.gloss}.",
+                f"{article(word).capitalize()} is a kind of {name}.",
+                label,
+            )
 
 
 TASKS: dict[str, Callable[[WordNet], Iterator[Row]]] = {

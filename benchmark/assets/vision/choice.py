@@ -31,9 +31,11 @@ def scores_of(manifest: dict[str, Any], suite: str) -> dict[str, Any]:
     """Mean validation scores in per cent of a made family, and whether they keep the rule."""
     rows = manifest["scores"]["validation"]
     average = rows["average"][suite]
-    found = {"pretrained": mean(rows["pretrained"][t] for t in average),
-             "average": mean(average.values()),
-             "individual": mean(rows["individual"][t] for t in average)}
+    found = {
+        "pretrained": mean(rows["pretrained"][t] for t in average),
+        "average": mean(average.values()),
+        "individual": mean(rows["individual"][t] for t in average),
+    }
     gap = found["individual"] - found["average"]
     keeps = 35 <= found["pretrained"] <= 65 and found["individual"] >= 85 and gap >= 15
     return {**{k: round(v, 1) for k, v in found.items()}, "gap": round(gap, 1), "keeps_the_rule": keeps}
@@ -47,15 +49,26 @@ def run_trial(name: str, suites: list[str], folder: Path, threads: int, sources:
     for other in TRIALS:
         source = folder / other
         same = (TRIALS[other].base, TRIALS[other].pool, TRIALS[other].base_seed) == (
-            settings.base, settings.pool, settings.base_seed)
+            settings.base,
+            settings.pool,
+            settings.base_seed,
+        )
         if same and (source / "base.safetensors").exists() and not out.exists():
             shutil.copytree(source / "heads", out / "heads")
             for file in ("text.safetensors", "base.safetensors"):
                 shutil.copyfile(source / file, out / file)
     found = {}
     for suite in suites:
-        made = make_family(suite, vision.tasks(suite), out, settings=settings, base=True, threads=threads,
-                           sources=sources, splits=("validation",))
+        made = make_family(
+            suite,
+            vision.tasks(suite),
+            out,
+            settings=settings,
+            base=True,
+            threads=threads,
+            sources=sources,
+            splits=("validation",),
+        )
         found[suite] = scores_of(made, suite)
     return {"trial": name, **settings.describe(), "validation": found}
 

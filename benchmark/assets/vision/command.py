@@ -21,23 +21,43 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="symerge-bench assets experts",
         description="Shows the scores of the committed base and experts of a mini suite; with --retrain, trains them "
-                    "again. An expert takes about 80 seconds on one core, the base 6 to 8 minutes on two.")
-    p.add_argument("suite", help="vision-mini-8, vision-mini-14 or vision-mini-20; or vision-mini-8-disjoint: its "
-                                 "second base and the four experts of it")
+        "again. An expert takes about 80 seconds on one core, the base 6 to 8 minutes on two.",
+    )
+    p.add_argument(
+        "suite",
+        help="vision-mini-8, vision-mini-14 or vision-mini-20; or vision-mini-8-disjoint: its "
+        "second base and the four experts of it",
+    )
     p.add_argument("--retrain", action="store_true", help="fine-tune the suite's experts again from the committed base")
-    p.add_argument("--base", action="store_true",
-                   help="with --retrain: the base and its heads too; needs the packages of the data build")
-    p.add_argument("--seed", type=int, metavar="N",
-                   help="with --base: of the base's initial weights and batches (default the committed base's: 0, of "
-                        "the second base 1); another seed is an independent base")
+    p.add_argument(
+        "--base",
+        action="store_true",
+        help="with --retrain: the base and its heads too; needs the packages of the data build",
+    )
+    p.add_argument(
+        "--seed",
+        type=int,
+        metavar="N",
+        help="with --base: of the base's initial weights and batches (default the committed base's: 0, of "
+        "the second base 1); another seed is an independent base",
+    )
     p.add_argument("--tasks", nargs="+", metavar="TASK", help="only these tasks of the suite")
-    p.add_argument("--device", default="cpu",
-                   help="cpu, cuda, cuda:N or auto; default cpu, on which the committed files were made")
-    p.add_argument("--threads", type=int, default=1,
-                   help="CPU threads (default 1, as for the committed experts; their base had 2; another number rounds "
-                        "differently)")
-    p.add_argument("--out", type=resolved, metavar="DIR",
-                   help=f"where to write (default {_short(RETRAINED)}/ViT-mini, or ViT-mini-disjoint)")
+    p.add_argument(
+        "--device", default="cpu", help="cpu, cuda, cuda:N or auto; default cpu, on which the committed files were made"
+    )
+    p.add_argument(
+        "--threads",
+        type=int,
+        default=1,
+        help="CPU threads (default 1, as for the committed experts; their base had 2; another number rounds "
+        "differently)",
+    )
+    p.add_argument(
+        "--out",
+        type=resolved,
+        metavar="DIR",
+        help=f"where to write (default {_short(RETRAINED)}/ViT-mini, or ViT-mini-disjoint)",
+    )
     p.add_argument("--sources", type=resolved, metavar="DIR", help="with --base: unpacked packages of the data build")
     return p
 
@@ -60,8 +80,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = Settings(base_seed=seed if args.seed is None else args.seed)
         out = args.out or RETRAINED / folder.name
         device = str(resolve_device(args.device))
-        made = make_family(args.suite, tasks, out, settings=settings, base=args.base, device=device,
-                           threads=args.threads, sources=args.sources, committed=folder)
+        made = make_family(
+            args.suite,
+            tasks,
+            out,
+            settings=settings,
+            base=args.base,
+            device=device,
+            threads=args.threads,
+            sources=args.sources,
+            committed=folder,
+        )
         same_place = out.resolve() == folder.resolve()
         print(table(made, None if same_place else committed or None, tasks, args.suite))
     except (ValueError, RuntimeError, OSError) as error:

@@ -33,9 +33,11 @@ from benchmark.domains.vision.vocabulary import join_towers, split_towers
 FOLDER = WEIGHTS / "ViT-mini"
 BACKBONE = get_backbone("ViT-mini")
 CHECKPOINT = "base.checkpoint.safetensors"
-WHAT = ("A tiny CLIP pre-trained in this project by contrast with class-name prompts, and experts fine-tuned from it "
-        "under frozen prompt-built heads. The suites' class names, and a few training images of every class, were seen "
-        "in pre-training.")
+WHAT = (
+    "A tiny CLIP pre-trained in this project by contrast with class-name prompts, and experts fine-tuned from it "
+    "under frozen prompt-built heads. The suites' class names, and a few training images of every class, were seen "
+    "in pre-training."
+)
 
 
 @dataclass(frozen=True)
@@ -50,14 +52,25 @@ class Settings:
 
     def describe(self) -> dict[str, Any]:
         """As plain JSON, for the manifest and the log of the choice."""
-        return {"base": {"schedule": asdict(self.base), "seed": self.base_seed, "pool": self.pool,
-                         "shift": pretrain.SHIFT},
-                "expert": {"schedule": asdict(self.expert), "seed": self.expert_seed, "shift": finetune.SHIFT}}
+        return {
+            "base": {"schedule": asdict(self.base), "seed": self.base_seed, "pool": self.pool, "shift": pretrain.SHIFT},
+            "expert": {"schedule": asdict(self.expert), "seed": self.expert_seed, "shift": finetune.SHIFT},
+        }
 
 
-def make_family(suite: str, tasks: list[str], out: Path, *, settings: Settings | None = None, base: bool = False,
-                device: str = "cpu", threads: int = 2, sources: Path | None = None, committed: Path = FOLDER,
-                splits: tuple[str, ...] = ("validation", "test")) -> dict[str, Any]:
+def make_family(
+    suite: str,
+    tasks: list[str],
+    out: Path,
+    *,
+    settings: Settings | None = None,
+    base: bool = False,
+    device: str = "cpu",
+    threads: int = 2,
+    sources: Path | None = None,
+    committed: Path = FOLDER,
+    splits: tuple[str, ...] = ("validation", "test"),
+) -> dict[str, Any]:
     """Make, or go on making, the experts of ``tasks`` in ``out``; returns the manifest.
 
     Args:
@@ -80,21 +93,40 @@ def make_family(suite: str, tasks: list[str], out: Path, *, settings: Settings |
     based += f" --seed {settings.base_seed}" if base and settings.base_seed else ""
     part = f" --tasks {' '.join(tasks)}" if suite in vision.SUITES and tasks != vision.tasks(suite) else ""
     command = f"symerge-bench assets experts {suite} --retrain{based}{part} --threads {threads}"
-    about = {"command": command, **settings.describe(), "device": device, "machine": platform.machine(),
-             "threads": threads, "versions": {"torch": torch.__version__, "open_clip": open_clip.__version__}}
+    about = {
+        "command": command,
+        **settings.describe(),
+        "device": device,
+        "machine": platform.machine(),
+        "threads": threads,
+        "versions": {"torch": torch.__version__, "open_clip": open_clip.__version__},
+    }
     weights = load_file(out / "base.safetensors")
     for number, task in enumerate(tasks, 1):
         path, head_path = out / f"{task}.safetensors", out / f"heads/{task}.safetensors"
-        run = {"task": task, "schedule": asdict(settings.expert), "seed": settings.expert_seed,
-               "base": sha256(out / "base.safetensors"), "head": sha256(head_path),
-               "data": vision.info(task).arrays_sha256["train"]}
+        run = {
+            "task": task,
+            "schedule": asdict(settings.expert),
+            "seed": settings.expert_seed,
+            "base": sha256(out / "base.safetensors"),
+            "head": sha256(head_path),
+            "data": vision.info(task).arrays_sha256["train"],
+        }
         if _made_from(path, run):
             continue
         start = time.monotonic()
         print(f"expert {number} of {len(tasks)}: {task}", file=sys.stderr)
         data = vision.load_split(task, "train")
-        expert, _ = finetune.finetune(weights, load_head(head_path), data.images, data.labels, task=task,
-                                      schedule=settings.expert, seed=settings.expert_seed, device=device)
+        expert, _ = finetune.finetune(
+            weights,
+            load_head(head_path),
+            data.images,
+            data.labels,
+            task=task,
+            schedule=settings.expert,
+            seed=settings.expert_seed,
+            device=device,
+        )
         save_state(path, expert.state_dict(), torch.float16, _provenance(run))
         seconds[task] = round(time.monotonic() - start, 1)
         _write_manifest(out, {**about, "seconds": seconds})
@@ -102,8 +134,9 @@ def make_family(suite: str, tasks: list[str], out: Path, *, settings: Settings |
     return manifest_of(out)
 
 
-def evaluate_family(folder: Path, tasks: list[str], split: str, device: str = "cpu",
-                    average: bool = False) -> dict[str, dict[str, float]]:
+def evaluate_family(
+    folder: Path, tasks: list[str], split: str, device: str = "cpu", average: bool = False
+) -> dict[str, dict[str, float]]:
     """``{"pretrained": {task: per cent}, "individual": ..., ("average": ...)}`` on one split."""
     states = {t: load_file(folder / f"{t}.safetensors") for t in tasks}
     base = load_file(folder / "base.safetensors")
@@ -136,8 +169,9 @@ def _make_base(out: Path, settings: Settings, device: str, sources: Path | None)
         return {}
     start = time.monotonic()
     pool = pretrain.suite_pool(**settings.pool, sources=sources)
-    clip, tokenizer, _ = pretrain.pretrain(pool, schedule=settings.base, seed=settings.base_seed, device=device,
-                                           checkpoint=out / CHECKPOINT)
+    clip, tokenizer, _ = pretrain.pretrain(
+        pool, schedule=settings.base, seed=settings.base_seed, device=device, checkpoint=out / CHECKPOINT
+    )
     visual, text = split_towers(clip, tokenizer)
     save_state(out / "text.safetensors", text, torch.float16, _provenance(run))
     # the heads come from the text tower as it is stored; the base is written last and marks that all is there
@@ -174,19 +208,29 @@ def _scores(out: Path, suite: str, tasks: list[str], device: str, splits: tuple[
 
 def _write_manifest(out: Path, made: dict[str, Any], scores: dict[str, Any] | None = None) -> None:
     present = [t for t in vision.tasks() if (out / f"{t}.safetensors").exists()]
-    names = ["base.safetensors", "text.safetensors", *(f"{t}.safetensors" for t in present),
-             *(f"heads/{t}.safetensors" for t in present)]
+    names = [
+        "base.safetensors",
+        "text.safetensors",
+        *(f"{t}.safetensors" for t in present),
+        *(f"heads/{t}.safetensors" for t in present),
+    ]
     choice = out / "choice.json"
-    save_json(out / "manifest.json", {
-        "name": BACKBONE.name, "backbone": BACKBONE.name, "quick_gelu": BACKBONE.quick_gelu, "what": WHAT,
-        **({"choice": json.loads(choice.read_text(encoding="utf-8"))["sentence"]} if choice.exists() else {}),
-        "made": made,
-        "classes": {t: vision.info(t).classes for t in present},
-        "data": {t: vision.info(t).arrays_sha256["train"] for t in present},
-        "shapes": {k: list(v.shape) for k, v in load_file(out / "base.safetensors").items()},
-        "files": describe_files(out, names),
-        "scores": scores if scores is not None else manifest_of(out).get("scores", {}),
-    })
+    save_json(
+        out / "manifest.json",
+        {
+            "name": BACKBONE.name,
+            "backbone": BACKBONE.name,
+            "quick_gelu": BACKBONE.quick_gelu,
+            "what": WHAT,
+            **({"choice": json.loads(choice.read_text(encoding="utf-8"))["sentence"]} if choice.exists() else {}),
+            "made": made,
+            "classes": {t: vision.info(t).classes for t in present},
+            "data": {t: vision.info(t).arrays_sha256["train"] for t in present},
+            "shapes": {k: list(v.shape) for k, v in load_file(out / "base.safetensors").items()},
+            "files": describe_files(out, names),
+            "scores": scores if scores is not None else manifest_of(out).get("scores", {}),
+        },
+    )
 
 
 def _provenance(run: dict[str, Any]) -> dict[str, str]:

@@ -19,10 +19,21 @@ SHIFT = 2  # pixels of random translation
 SCHEDULE = Schedule(steps=600, lr=1e-3, warmup=60, batch=128, weight_decay=0.0)
 
 
-def finetune(base: Mapping[str, torch.Tensor], head: ClassificationHead, images: np.ndarray | torch.Tensor,
-             labels: np.ndarray | torch.Tensor, *, task: str, backbone: str | Backbone = "ViT-mini",
-             schedule: Schedule = SCHEDULE, seed: int = SEED, pixels: int = SHIFT, device: torch.device | str = "cpu",
-             checkpoint: Path | None = None, stop_at: int | None = None) -> tuple[ImageEncoder, list[float]]:
+def finetune(
+    base: Mapping[str, torch.Tensor],
+    head: ClassificationHead,
+    images: np.ndarray | torch.Tensor,
+    labels: np.ndarray | torch.Tensor,
+    *,
+    task: str,
+    backbone: str | Backbone = "ViT-mini",
+    schedule: Schedule = SCHEDULE,
+    seed: int = SEED,
+    pixels: int = SHIFT,
+    device: torch.device | str = "cpu",
+    checkpoint: Path | None = None,
+    stop_at: int | None = None,
+) -> tuple[ImageEncoder, list[float]]:
     """Fine-tune every weight of the image tower with cross-entropy; the head stays as it is.
 
     Args:
@@ -49,13 +60,21 @@ def finetune(base: Mapping[str, torch.Tensor], head: ClassificationHead, images:
         x = preprocess(batch, backbone.mean, backbone.std, device, torch.float32, backbone.image_size)
         return F.cross_entropy(head(encoder(x)), labels[chosen.to(device)])
 
-    losses = train(encoder, loss_at, schedule, title=f"expert {task}", checkpoint=checkpoint, stop_at=stop_at,
-                   identity={"task": task, "seed": seed})
+    losses = train(
+        encoder,
+        loss_at,
+        schedule,
+        title=f"expert {task}",
+        checkpoint=checkpoint,
+        stop_at=stop_at,
+        identity={"task": task, "seed": seed},
+    )
     return encoder, losses
 
 
-def load_encoder(state: Mapping[str, torch.Tensor], backbone: str | Backbone = "ViT-mini",
-                 device: torch.device | str = "cpu") -> ImageEncoder:
+def load_encoder(
+    state: Mapping[str, torch.Tensor], backbone: str | Backbone = "ViT-mini", device: torch.device | str = "cpu"
+) -> ImageEncoder:
     """A float32 encoder with these weights, in evaluation mode."""
     encoder = create_encoder(backbone, device=device)
     encoder.load_state_dict({k: v.float() for k, v in state.items()}, strict=True)
@@ -68,15 +87,28 @@ def average(states: list[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]
 
 
 @torch.no_grad()
-def accuracy(encoder: ImageEncoder, head: ClassificationHead, images: np.ndarray, labels: np.ndarray, *,
-             device: torch.device | str = "cpu", batch: int = 250) -> float:
+def accuracy(
+    encoder: ImageEncoder,
+    head: ClassificationHead,
+    images: np.ndarray,
+    labels: np.ndarray,
+    *,
+    device: torch.device | str = "cpu",
+    batch: int = 250,
+) -> float:
     """Top-1 accuracy in per cent."""
     encoder, head = encoder.to(device).eval(), head.to(device)
     b = encoder.backbone
     right = 0
     for start in range(0, len(images), batch):
-        x = preprocess(torch.from_numpy(np.array(images[start:start + batch])), b.mean, b.std, device, torch.float32,
-                       b.image_size)
+        x = preprocess(
+            torch.from_numpy(np.array(images[start : start + batch])),
+            b.mean,
+            b.std,
+            device,
+            torch.float32,
+            b.image_size,
+        )
         predicted = head(encoder(x)).argmax(dim=-1).cpu()
-        right += int((predicted == torch.from_numpy(np.array(labels[start:start + batch]))).sum())
+        right += int((predicted == torch.from_numpy(np.array(labels[start : start + batch]))).sum())
     return 100.0 * right / len(images)

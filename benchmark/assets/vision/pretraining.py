@@ -74,13 +74,23 @@ def suite_pool(per_class: float, others: int, seed: int, sources: Path | None = 
     where: dict[str, Any] = {"sources_dir": sources} if sources else {}
     images, labels, names, source = pool.pool_arrays(per_class, seed, others=others, **where)
     templates = {**pool.TEMPLATES, **{t: vision.info(t).templates for t in vision.tasks()}}
-    return Pool(torch.from_numpy(np.array(images)), torch.from_numpy(np.array(labels)),
-                [prompts_of(name, templates[s]) for name, s in zip(names, source, strict=True)])
+    return Pool(
+        torch.from_numpy(np.array(images)),
+        torch.from_numpy(np.array(labels)),
+        [prompts_of(name, templates[s]) for name, s in zip(names, source, strict=True)],
+    )
 
 
-def pretrain(pool: Pool, *, backbone: str | Backbone = "ViT-mini", schedule: Schedule = SCHEDULE, seed: int = SEED,
-             device: torch.device | str = "cpu", checkpoint: Path | None = None, stop_at: int | None = None) -> tuple[
-                 CLIP, CompactTokenizer, list[float]]:
+def pretrain(
+    pool: Pool,
+    *,
+    backbone: str | Backbone = "ViT-mini",
+    schedule: Schedule = SCHEDULE,
+    seed: int = SEED,
+    device: torch.device | str = "cpu",
+    checkpoint: Path | None = None,
+    stop_at: int | None = None,
+) -> tuple[CLIP, CompactTokenizer, list[float]]:
     """Train both towers on ``pool``; returns the CLIP, its tokenizer and the loss of every step.
 
     A step draws images at random, and for each class present one of its prompts; classes whose prompts read the same
@@ -88,8 +98,9 @@ def pretrain(pool: Pool, *, backbone: str | Backbone = "ViT-mini", schedule: Sch
     :func:`benchmark.assets.training.train`.
     """
     backbone = get_backbone(backbone)
-    tokenizer = CompactTokenizer.of([p for prompts in pool.prompts for p in prompts],
-                                    backbone.text_cfg["context_length"])
+    tokenizer = CompactTokenizer.of(
+        [p for prompts in pool.prompts for p in prompts], backbone.text_cfg["context_length"]
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         clip = create_clip(backbone, len(tokenizer)).to(device)
@@ -117,8 +128,15 @@ def pretrain(pool: Pool, *, backbone: str | Backbone = "ViT-mini", schedule: Sch
         logits = clip.logit_scale.exp().clamp(max=MAX_LOGIT_SCALE) * image @ text.T
         return 0.5 * (F.cross_entropy(logits, target) + caption_loss(logits, target))
 
-    losses = train(clip, loss_at, schedule, title="base", checkpoint=checkpoint, stop_at=stop_at,
-                   identity={"pool": pool.sha256(), "seed": seed, "backbone": backbone.name})
+    losses = train(
+        clip,
+        loss_at,
+        schedule,
+        title="base",
+        checkpoint=checkpoint,
+        stop_at=stop_at,
+        identity={"pool": pool.sha256(), "seed": seed, "backbone": backbone.name},
+    )
     with torch.no_grad():
         clip.logit_scale.clamp_(max=float(np.log(MAX_LOGIT_SCALE)))
     return clip, tokenizer, losses

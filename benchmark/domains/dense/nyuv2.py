@@ -95,9 +95,7 @@ class Nyuv2:
         return array.astype(np.int64 if part == "label" else np.float32)
 
 
-def open_root(
-    root: str | Path, *, size: tuple[int, int] | None = None, counts: dict[str, int] | None = None
-) -> Nyuv2:
+def open_root(root: str | Path, *, size: tuple[int, int] | None = None, counts: dict[str, int] | None = None) -> Nyuv2:
     """The data under ``root``. Raises :class:`UserError` for missing folders or files, or other numbers of images.
 
     Args:
@@ -153,9 +151,7 @@ def problem(part: str, array: np.ndarray) -> str | None:
     return None
 
 
-def check(
-    root: str | Path, *, size: tuple[int, int] | None = None, counts: dict[str, int] | None = None
-) -> list[str]:
+def check(root: str | Path, *, size: tuple[int, int] | None = None, counts: dict[str, int] | None = None) -> list[str]:
     """Read every file; lines that say what was found. Raises :class:`UserError` that names every damaged file."""
     data = open_root(root, size=size, counts=counts)
     lines: list[str] = []

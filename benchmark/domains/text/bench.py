@@ -26,14 +26,19 @@ RESTORE = "To restore it: git checkout -- benchmark/models/mini/MiniLM-L6"
 class GlueMiniBench(Bench):
     """`glue-mini`: what is merged are the blocks of MiniLM; no expert changes embeddings, which stay outside."""
 
-    def __init__(self, suite: Suite, backbone: str, family: str, device: torch.device, dtype: torch.dtype,
-                 folder: Path = text_families.FOLDER) -> None:
+    def __init__(
+        self,
+        suite: Suite,
+        backbone: str,
+        family: str,
+        device: torch.device,
+        dtype: torch.dtype,
+        folder: Path = text_families.FOLDER,
+    ) -> None:
         self.suite, self.backbone, self.family, self.device, self.dtype = suite, backbone, family, device, dtype
         self.about = {task: glue_mini.info(task) for task in suite.tasks}
         self.outputs = {task: glue_mini.outputs_of(task) for task in suite.tasks}
-        self._family = text_families.load_lora_family(
-            folder, suite.tasks, self.outputs, base_hashes(), RESTORE
-        )
+        self._family = text_families.load_lora_family(folder, suite.tasks, self.outputs, base_hashes(), RESTORE)
         self.checkpoints = dict(self._family.hashes)
         self.tasks = {task: _task(task, about["metric"]) for task, about in self.about.items()}
         self.tokenizer = load_tokenizer(minilm_folder())
@@ -42,8 +47,12 @@ class GlueMiniBench(Bench):
         encoder = load_encoder(minilm_folder(), "mean", self.device)
         base = {name: tensor for name, tensor in encoder.state_dict().items() if ".layer." in name}
         return Experts.from_lora(
-            base, self._family.adapters, heads=self._family.heads, encoder=encoder,
-            kinds={task: METRICS[about["metric"]] for task, about in self.about.items()}, device=self.device,
+            base,
+            self._family.adapters,
+            heads=self._family.heads,
+            encoder=encoder,
+            kinds={task: METRICS[about["metric"]] for task, about in self.about.items()},
+            device=self.device,
         )
 
     def fingerprint(self, content: str, split: str) -> str:
@@ -66,12 +75,23 @@ class GlueBench(Bench):
         checkpoints: where families lie, else `$SYMERGE_CHECKPOINTS` or the default folder.
     """
 
-    def __init__(self, suite: Suite, backbone: str, family: str, device: torch.device, dtype: torch.dtype, *,
-                 data_root: str | os.PathLike | None = None, checkpoints: str | os.PathLike | None = None) -> None:
+    def __init__(
+        self,
+        suite: Suite,
+        backbone: str,
+        family: str,
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        data_root: str | os.PathLike | None = None,
+        checkpoints: str | os.PathLike | None = None,
+    ) -> None:
         self.suite, self.backbone, self.family, self.device, self.dtype = suite, backbone, family, device, dtype
         self.root = glue.folder(root_of(data_root))
         self._family = text_families.load_family(
-            checkpoint_folder(family, backbone, checkpoints), family, suite.tasks,
+            checkpoint_folder(family, backbone, checkpoints),
+            family,
+            suite.tasks,
             {task: glue.TASKS[task].outputs for task in suite.tasks},
         )
         self.checkpoints = dict(self._family.hashes)
@@ -83,9 +103,12 @@ class GlueBench(Bench):
 
     def experts(self) -> Experts:
         return open_experts(
-            self._family.base, self._family.experts, heads=self._family.heads,
+            self._family.base,
+            self._family.experts,
+            heads=self._family.heads,
             encoder=text_families.create_encoder(self._family.folder, self.device),
-            kinds={task: METRICS[glue.TASKS[task].metric] for task in self.tasks}, device=self.device,
+            kinds={task: METRICS[glue.TASKS[task].metric] for task in self.tasks},
+            device=self.device,
         )
 
     def fingerprint(self, content: str, split: str) -> str:

@@ -30,8 +30,14 @@ LONGEST = 40
 MEND = "To restore it: git checkout -- benchmark/data/mini/glue"
 FETCH = "./run_all.sh assets data build glue-mini"
 ORDER = (
-    "Acceptability", "MovieSentiment", "SynonymParaphrase", "TweetValence", "QuestionPairs", "StanceEntailment",
-    "QuestionGloss", "HypernymEntailment",
+    "Acceptability",
+    "MovieSentiment",
+    "SynonymParaphrase",
+    "TweetValence",
+    "QuestionPairs",
+    "StanceEntailment",
+    "QuestionGloss",
+    "HypernymEntailment",
 )
 """In the order of GLUE's tasks whose form they have: CoLA, SST-2, MRPC, STS-B, QQP, MNLI, QNLI, RTE."""
 

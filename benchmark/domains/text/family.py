@@ -102,8 +102,10 @@ def notes(manifest: Mapping[str, Any], tasks: Sequence[str]) -> tuple[str, ...]:
     if not said:
         return ()
     orders = "; ".join(f"{task}: {', '.join(about['classes'])}" for task, about in said.items())
-    return (f"The experts' files do not name the outputs of these heads; the data's order of classes was assumed: "
-            f"{orders}.",)
+    return (
+        f"The experts' files do not name the outputs of these heads; the data's order of classes was assumed: "
+        f"{orders}.",
+    )
 
 
 def load_family(folder: Path, name: str, tasks: Sequence[str], outputs: Mapping[str, int]) -> TextFamily:
@@ -134,8 +136,11 @@ def load_family(folder: Path, name: str, tasks: Sequence[str], outputs: Mapping[
             found = head.out_proj.out_features
             raise UserError(f"the head of {task} has {found} outputs, the task {outputs[task]}", mend)
     if unread := [task for task in tasks if outputs[task] > 1 and task not in manifest.get("labels", {})]:
-        raise UserError(f"{folder} does not say which outputs of the heads of {', '.join(unread)} are which classes: "
-                        "it was imported before this was read", mend)
+        raise UserError(
+            f"{folder} does not say which outputs of the heads of {', '.join(unread)} are which classes: "
+            "it was imported before this was read",
+            mend,
+        )
     experts = {task: folder / f"{task}.safetensors" for task in tasks}
     return TextFamily(folder, folder / BASE, experts, heads, hashes, manifest)
 

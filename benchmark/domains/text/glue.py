@@ -71,8 +71,10 @@ def folder(root: Path | None) -> Path | None:
 
 def expected(root: Path | None) -> str:
     place = f"{root}/glue" if root else "DIR/glue"
-    return (f"Expected {place}/cola/train-*.parquet, {place}/cola/validation-*.parquet and so on, as {HUB} has them "
-            "(huggingface-cli download nyu-mll/glue --repo-type dataset --local-dir DIR/glue), and --data-root DIR")
+    return (
+        f"Expected {place}/cola/train-*.parquet, {place}/cola/validation-*.parquet and so on, as {HUB} has them "
+        "(huggingface-cli download nyu-mll/glue --repo-type dataset --local-dir DIR/glue), and --data-root DIR"
+    )
 
 
 def files(root: Path, task: str, split: str) -> list[Path]:
@@ -135,8 +137,10 @@ def load(root: Path | None, task: str, split: str) -> Texts:
         raise UserError(f"{task}, {own}: no column {absent[0]}; found {', '.join(rows.column_names)}", expected(root))
     named = getattr(rows.features["label"], "names", None)
     if named and about.classes and tuple(named) != about.classes:
-        raise UserError(f"{task}, {own}: its classes are {', '.join(named)}, GLUE's {', '.join(about.classes)}",
-                        "Experts predict classes by number, so their order must be GLUE's: " + expected(root))
+        raise UserError(
+            f"{task}, {own}: its classes are {', '.join(named)}, GLUE's {', '.join(about.classes)}",
+            "Experts predict classes by number, so their order must be GLUE's: " + expected(root),
+        )
     table = {column: list(rows[column]) for column in (*about.columns, "label")}
     if damaged := _damaged(about, table):
         raise damage.error(f"{task}, {own} (rows counted from 0)", damaged, expected(root), "row")
@@ -164,8 +168,12 @@ def _damaged(about: GlueTask, table: dict[str, list[Any]]) -> list[str]:
 
 def tokens(root: Path | None, task: str, split: str, tokenizer: Any) -> Tokens:
     """One split, tokenised, from the cache where it is there whole."""
-    key = {"data": fingerprint(root, task, split), "split": split, "tokenizer": tokenizer_sha256(tokenizer),
-           "longest": LONGEST}
+    key = {
+        "data": fingerprint(root, task, split),
+        "split": split,
+        "tokenizer": tokenizer_sha256(tokenizer),
+        "longest": LONGEST,
+    }
     classes = TASKS[task].outputs if TASKS[task].outputs > 1 else 0
 
     def make() -> Tokens:

@@ -45,8 +45,12 @@ class Accuracy(TextMeter):
     def result(self) -> TaskResult:
         predicted, labels = self.classes()
         value = multiclass_accuracy(predicted, labels, num_classes=self.outputs, average="micro")
-        return TaskResult(metric="accuracy", value=100.0 * float(value), n=len(labels),
-                          statistics=CorrectBits.of((predicted == labels).numpy()))
+        return TaskResult(
+            metric="accuracy",
+            value=100.0 * float(value),
+            n=len(labels),
+            statistics=CorrectBits.of((predicted == labels).numpy()),
+        )
 
 
 class AccuracyF1(TextMeter):
@@ -55,9 +59,13 @@ class AccuracyF1(TextMeter):
     def result(self) -> TaskResult:
         predicted, labels = self.classes()
         value = multiclass_accuracy(predicted, labels, num_classes=self.outputs, average="micro")
-        return TaskResult(metric="accuracy", value=100.0 * float(value), n=len(labels),
-                          others={"f1": 100.0 * float(binary_f1_score(predicted, labels))},
-                          statistics=_classes(predicted, labels))
+        return TaskResult(
+            metric="accuracy",
+            value=100.0 * float(value),
+            n=len(labels),
+            others={"f1": 100.0 * float(binary_f1_score(predicted, labels))},
+            statistics=_classes(predicted, labels),
+        )
 
 
 class Matthews(TextMeter):
@@ -78,22 +86,37 @@ class Correlations(TextMeter):
         constant = bool((predicted == predicted[:1]).all())
         found = [0.0, 0.0]
         if not constant:
-            found = [100.0 * float(pearson_corrcoef(predicted, target)),
-                     100.0 * float(spearman_corrcoef(predicted, target))]
-        return TaskResult(metric="pearson_spearman", value=sum(found) / 2, n=len(target), kind="regression",
-                          others={"pearson": found[0], "spearman": found[1]},
-                          statistics=Values(arrays={"predicted": Array.of(predicted.float().numpy()),
-                                                    "target": Array.of(target.float().numpy())}))
+            found = [
+                100.0 * float(pearson_corrcoef(predicted, target)),
+                100.0 * float(spearman_corrcoef(predicted, target)),
+            ]
+        return TaskResult(
+            metric="pearson_spearman",
+            value=sum(found) / 2,
+            n=len(target),
+            kind="regression",
+            others={"pearson": found[0], "spearman": found[1]},
+            statistics=Values(
+                arrays={"predicted": Array.of(predicted.float().numpy()), "target": Array.of(target.float().numpy())}
+            ),
+        )
 
 
 def _classes(predicted: Tensor, labels: Tensor) -> Values:
-    return Values(arrays={"predicted": Array.of(predicted.to(torch.uint8).numpy()),
-                          "label": Array.of(labels.to(torch.uint8).numpy())})
+    return Values(
+        arrays={
+            "predicted": Array.of(predicted.to(torch.uint8).numpy()),
+            "label": Array.of(labels.to(torch.uint8).numpy()),
+        }
+    )
 
 
 def meter(metric: str, task: str, outputs: int) -> TextMeter:
     """A fresh meter of one of :data:`METRICS`."""
     made: dict[str, Callable[[str, int], TextMeter]] = {
-        "accuracy": Accuracy, "accuracy_f1": AccuracyF1, "mcc": Matthews, "pearson_spearman": Correlations,
+        "accuracy": Accuracy,
+        "accuracy_f1": AccuracyF1,
+        "mcc": Matthews,
+        "pearson_spearman": Correlations,
     }
     return made[metric](task, outputs)

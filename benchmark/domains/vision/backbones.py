@@ -53,26 +53,53 @@ class Backbone:
 
 def _openai(name: str, embed_dim: int, patch: int, width: int, layers: int, text_width: int) -> Backbone:
     return Backbone(
-        name=name, image_size=224, mean=CLIP_MEAN, std=CLIP_STD, embed_dim=embed_dim, quick_gelu=True,
+        name=name,
+        image_size=224,
+        mean=CLIP_MEAN,
+        std=CLIP_STD,
+        embed_dim=embed_dim,
+        quick_gelu=True,
         vision_cfg={"image_size": 224, "layers": layers, "width": width, "patch_size": patch},
-        text_cfg={"context_length": 77, "vocab_size": 49408, "width": text_width, "heads": text_width // 64,
-                  "layers": 12},
+        text_cfg={
+            "context_length": 77,
+            "vocab_size": 49408,
+            "width": text_width,
+            "heads": text_width // 64,
+            "layers": 12,
+        },
     )
 
 
 BACKBONES: dict[str, Backbone] = {
-    b.name: b for b in (
+    b.name: b
+    for b in (
         Backbone(
-            name="ViT-mini", image_size=28, mean=HALF, std=HALF, embed_dim=64, quick_gelu=False,
+            name="ViT-mini",
+            image_size=28,
+            mean=HALF,
+            std=HALF,
+            embed_dim=64,
+            quick_gelu=False,
             vision_cfg={"image_size": 28, "layers": 4, "width": 96, "patch_size": 7, "head_width": 16},
             # vocab_size is the length of the base's own compact vocabulary; see benchmark.domains.vision.vocabulary
             text_cfg={"context_length": 24, "width": 64, "heads": 4, "layers": 2},
         ),
         Backbone(
-            name="ViT-S-14", image_size=28, mean=IMAGENET_MEAN, std=IMAGENET_STD, embed_dim=384, quick_gelu=False,
+            name="ViT-S-14",
+            image_size=28,
+            mean=IMAGENET_MEAN,
+            std=IMAGENET_STD,
+            embed_dim=384,
+            quick_gelu=False,
             # DINOv2 has no normalisation before its blocks, and transformers runs it with this epsilon
-            vision_cfg={"image_size": 28, "layers": 12, "width": 384, "patch_size": 14, "no_ln_pre": True,
-                        "norm_kwargs": {"eps": 1e-6}},
+            vision_cfg={
+                "image_size": 28,
+                "layers": 12,
+                "width": 384,
+                "patch_size": 14,
+                "no_ln_pre": True,
+                "norm_kwargs": {"eps": 1e-6},
+            },
             text_cfg={},
         ),
         _openai("ViT-B-32", embed_dim=512, patch=32, width=768, layers=12, text_width=512),
@@ -93,8 +120,12 @@ def get_backbone(name: str | Backbone) -> Backbone:
     return BACKBONES[name]
 
 
-def create_encoder(backbone: str | Backbone, quick_gelu: bool | None = None, device: torch.device | str | None = None,
-                   dtype: torch.dtype | None = None) -> ImageEncoder:
+def create_encoder(
+    backbone: str | Backbone,
+    quick_gelu: bool | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> ImageEncoder:
     """An image tower with fresh weights (on ``device="meta"``: shapes only).
 
     ``quick_gelu=None`` takes the backbone's own. ``dtype=None`` is float32.
@@ -104,8 +135,14 @@ def create_encoder(backbone: str | Backbone, quick_gelu: bool | None = None, dev
     return ImageEncoder(get_backbone(backbone), quick_gelu=quick_gelu, device=device, dtype=dtype)
 
 
-def preprocess(images: torch.Tensor, mean: Sequence[float], std: Sequence[float], device: torch.device | str,
-               dtype: torch.dtype, size: int | None = None) -> torch.Tensor:
+def preprocess(
+    images: torch.Tensor,
+    mean: Sequence[float],
+    std: Sequence[float],
+    device: torch.device | str,
+    dtype: torch.dtype,
+    size: int | None = None,
+) -> torch.Tensor:
     """uint8 images ``[B, H, W]`` (grey) or ``[B, H, W, 3]`` -> normalised ``[B, 3, H, W]`` on ``device`` in ``dtype``.
 
     Bytes travel to the device and are normalised there in float32. Grey is repeated over the three channels. Images of
@@ -119,8 +156,9 @@ def preprocess(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]
     x = images.to(device, non_blocking=True)
     x = x.unsqueeze(1).expand(-1, 3, -1, -1) if x.ndim == 3 else x.permute(0, 3, 1, 2)
     scale = torch.tensor(std, device=device, dtype=torch.float32).mul(255).reciprocal().view(1, 3, 1, 1)
-    shift = (torch.tensor(mean, device=device, dtype=torch.float32)
-             / torch.tensor(std, device=device, dtype=torch.float32)).view(1, 3, 1, 1)
+    shift = (
+        torch.tensor(mean, device=device, dtype=torch.float32) / torch.tensor(std, device=device, dtype=torch.float32)
+    ).view(1, 3, 1, 1)
     out = torch.empty(x.shape, dtype=torch.float32, device=x.device)
     out.copy_(x).mul_(scale).sub_(shift)
     if size is not None and out.shape[-2:] != (size, size):

@@ -43,8 +43,14 @@ class Family:
         return bool(self.manifest["quick_gelu"])
 
 
-def load_family(folder: str | Path, backbone: str | Backbone, tasks: Sequence[str], *, verify: bool = True,
-                class_counts: Mapping[str, int] | None = None) -> Family:
+def load_family(
+    folder: str | Path,
+    backbone: str | Backbone,
+    tasks: Sequence[str],
+    *,
+    verify: bool = True,
+    class_counts: Mapping[str, int] | None = None,
+) -> Family:
     """The base, experts and heads of ``tasks`` in ``folder``, checked against the manifest and the backbone.
 
     Args:
@@ -64,13 +70,17 @@ def load_family(folder: str | Path, backbone: str | Backbone, tasks: Sequence[st
     manifest = read_manifest(folder)
     how = remedy(folder)
     if manifest["backbone"] != backbone.name:
-        raise FamilyError(f"{folder} holds {manifest['backbone']} weights; asked for {backbone.name}. "
-                          f"Type --backbone {manifest['backbone']}, or give another --family")
+        raise FamilyError(
+            f"{folder} holds {manifest['backbone']} weights; asked for {backbone.name}. "
+            f"Type --backbone {manifest['backbone']}, or give another --family"
+        )
     known = [n.removesuffix(".safetensors") for n in manifest["files"] if "/" not in n]
     absent = [t for t in tasks if t not in known]
     if absent:
-        raise FamilyError(f"{folder} has no expert for {', '.join(absent)}; it has "
-                          f"{', '.join(k for k in known if k not in ('base', 'text'))}. {how}")
+        raise FamilyError(
+            f"{folder} has no expert for {', '.join(absent)}; it has "
+            f"{', '.join(k for k in known if k not in ('base', 'text'))}. {how}"
+        )
     if "base" not in known:
         raise FamilyError(f"{folder}/manifest.json names no base.safetensors. {how}")
     expected = {k: tuple(v.shape) for k, v in create_encoder(backbone, device="meta").state_dict().items()}
@@ -94,23 +104,33 @@ def load_family(folder: str | Path, backbone: str | Backbone, tasks: Sequence[st
         tensors = load_file(folder / name)
         heads[task] = ClassificationHead(tensors["weight"].float(), tensors["bias"].float())
     files = [*names, *(f"heads/{t}.safetensors" for t in tasks)]
-    return Family(name=manifest["name"], folder=folder, base=folder / names[0],
-                  experts={t: folder / f"{t}.safetensors" for t in tasks}, heads=heads,
-                  hashes={n: manifest["files"][n]["sha256"] for n in files}, manifest=manifest)
+    return Family(
+        name=manifest["name"],
+        folder=folder,
+        base=folder / names[0],
+        experts={t: folder / f"{t}.safetensors" for t in tasks},
+        heads=heads,
+        hashes={n: manifest["files"][n]["sha256"] for n in files},
+        manifest=manifest,
+    )
 
 
 def head_notes(manifest: Mapping[str, Any], tasks: Sequence[str]) -> tuple[str, ...]:
     """What boards must say of an imported family's heads: whose text side was fine-tuned, and which head they have."""
-    choices = {task: about.get("head") for task in tasks
-               if (about := manifest.get("sources", {}).get(f"{task}.safetensors", {})).get("head")}
+    choices = {
+        task: about.get("head")
+        for task in tasks
+        if (about := manifest.get("sources", {}).get(f"{task}.safetensors", {})).get("head")
+    }
     if not choices:
         return ()
     listed = ", ".join(f"{task} ({choice})" for task, choice in choices.items())
     return (f"More than the image tower of these experts is not the base's; where their heads are from: {listed}.",)
 
 
-def load_embedded(family: str, backbone: str, tasks: Sequence[str], *,
-                  class_counts: Mapping[str, int] | None = None) -> Family:
+def load_embedded(
+    family: str, backbone: str, tasks: Sequence[str], *, class_counts: Mapping[str, int] | None = None
+) -> Family:
     """The committed family of this name: ``mini``; ``small``; or ``mini-NAME``, whose experts come from two bases.
 
     Experts of ``small`` that are not committed are looked for where the user's own checkpoints lie, and must have been
@@ -142,22 +162,30 @@ def _load_small(backbone: str, tasks: Sequence[str], class_counts: Mapping[str, 
     if not absent:
         return own
     folder = checkpoint_folder("small", backbone)
-    make = ("To make them (1 to 2 minutes each): symerge-bench assets experts vision-small-20 --retrain "
-            f"--tasks {' '.join(absent)}")
+    make = (
+        "To make them (1 to 2 minutes each): symerge-bench assets experts vision-small-20 --retrain "
+        f"--tasks {' '.join(absent)}"
+    )
     if not (folder / "manifest.json").exists():
         raise FamilyError(f"the experts of {', '.join(absent)} are not committed, and not made in {folder}. {make}")
     added = load_family(folder, backbone, absent, class_counts=class_counts)
     if (found := added.hashes["base.safetensors"]) != own.hashes["base.safetensors"]:
-        raise FamilyError(f"the experts in {folder} were fine-tuned from another base ({found[:12]}) than the "
-                          f"committed one ({own.hashes['base.safetensors'][:12]}). {make}")
+        raise FamilyError(
+            f"the experts in {folder} were fine-tuned from another base ({found[:12]}) than the "
+            f"committed one ({own.hashes['base.safetensors'][:12]}). {make}"
+        )
     return _joined(own, added, tasks)
 
 
 def _joined(own: Family, added: Family, tasks: Sequence[str]) -> Family:
     """One family of the experts and heads of two, in the order of ``tasks``; all else is the first one's."""
     experts, heads = own.experts | added.experts, own.heads | added.heads
-    return replace(own, experts={t: experts[t] for t in tasks}, heads={t: heads[t] for t in tasks},
-                   hashes=own.hashes | added.hashes)
+    return replace(
+        own,
+        experts={t: experts[t] for t in tasks},
+        heads={t: heads[t] for t in tasks},
+        hashes=own.hashes | added.hashes,
+    )
 
 
 def second_base(family: str, backbone: str) -> Path:

@@ -20,8 +20,10 @@ class ClassificationHead(nn.Module):
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
         super().__init__()
         if weight.ndim != 2 or (bias is not None and bias.shape != weight.shape[:1]):
-            raise ValueError(f"head weight {list(weight.shape)} and bias {None if bias is None else list(bias.shape)}; "
-                             "expected [classes, features] and [classes]")
+            raise ValueError(
+                f"head weight {list(weight.shape)} and bias {None if bias is None else list(bias.shape)}; "
+                "expected [classes, features] and [classes]"
+            )
         self.weight = nn.Parameter(weight.detach().clone())
         self.bias = nn.Parameter(weight.new_zeros(weight.shape[0]) if bias is None else bias.detach().clone())
 
@@ -36,8 +38,12 @@ def prompts_of(name: str, templates: Sequence[str | Callable[[str], str]]) -> li
 
 
 @torch.no_grad()
-def zero_shot_head(clip: nn.Module, tokenizer: Callable[[list[str]], torch.Tensor], classes: Sequence[str],
-                   templates: Sequence[str | Callable[[str], str]]) -> ClassificationHead:
+def zero_shot_head(
+    clip: nn.Module,
+    tokenizer: Callable[[list[str]], torch.Tensor],
+    classes: Sequence[str],
+    templates: Sequence[str | Callable[[str], str]],
+) -> ClassificationHead:
     """The head whose row for a class is ``logit_scale.exp()`` times its unit prompt embedding.
 
     The prompts of a class (one per template) are embedded, normalised, averaged and normalised again, as in CLIP.

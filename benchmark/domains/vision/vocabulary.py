@@ -52,15 +52,21 @@ class CompactTokenizer:
             unknown = [t for t in row if t not in self._rank]
             if unknown:
                 words = ", ".join(repr(self.full.decode([t]).strip()) for t in unknown)
-                raise ValueError(f"prompt {text!r} uses {words}, which this base's vocabulary of {len(self)} tokens "
-                                 "lacks; reword it, or train the base again with it (--retrain --base)")
+                raise ValueError(
+                    f"prompt {text!r} uses {words}, which this base's vocabulary of {len(self)} tokens "
+                    "lacks; reword it, or train the base again with it (--retrain --base)"
+                )
         return torch.tensor([[self._rank[t] for t in row] for row in rows], dtype=torch.long).reshape(len(texts), -1)
 
 
 def create_clip(backbone: Backbone, vocabulary: int) -> CLIP:
     """Both towers of ``backbone`` with fresh weights (torch's global seed), ``vocabulary`` tokens on the text side."""
-    return CLIP(backbone.embed_dim, dict(backbone.vision_cfg), {**backbone.text_cfg, "vocab_size": vocabulary},
-                quick_gelu=backbone.quick_gelu)
+    return CLIP(
+        backbone.embed_dim,
+        dict(backbone.vision_cfg),
+        {**backbone.text_cfg, "vocab_size": vocabulary},
+        quick_gelu=backbone.quick_gelu,
+    )
 
 
 def split_towers(clip: CLIP, tokenizer: CompactTokenizer) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
@@ -72,8 +78,9 @@ def split_towers(clip: CLIP, tokenizer: CompactTokenizer) -> tuple[dict[str, tor
     return visual, text
 
 
-def join_towers(backbone: Backbone, visual: dict[str, torch.Tensor], text: dict[str, torch.Tensor]) -> tuple[
-        CLIP, CompactTokenizer]:
+def join_towers(
+    backbone: Backbone, visual: dict[str, torch.Tensor], text: dict[str, torch.Tensor]
+) -> tuple[CLIP, CompactTokenizer]:
     """The inverse of :func:`split_towers`, in float32: ``(clip, tokenizer)``."""
     text = dict(text)
     tokenizer = CompactTokenizer(text.pop(VOCABULARY).tolist(), backbone.text_cfg["context_length"])

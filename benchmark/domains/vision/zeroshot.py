@@ -51,9 +51,7 @@ def create_text(backbone: Backbone, text: Mapping[str, Tensor], quick_gelu: bool
 
     Raises :class:`FamilyError` for missing or unknown names and for other shapes.
     """
-    stub = dataclasses.replace(
-        backbone, vision_cfg={**backbone.vision_cfg, "layers": 1}, quick_gelu=quick_gelu
-    )
+    stub = dataclasses.replace(backbone, vision_cfg={**backbone.vision_cfg, "layers": 1}, quick_gelu=quick_gelu)
     clip = create_clip(stub, backbone.text_cfg["vocab_size"])
     try:
         missing, extra = clip.load_state_dict({n: v.float() for n, v in text.items()}, strict=False)

@@ -320,9 +320,7 @@ class _Writer:
 
     _AsyncFunctionDef = _FunctionDef
 
-    def function(
-        self, node: ast.FunctionDef | ast.AsyncFunctionDef, name: str | None, *, root: bool = False
-    ) -> None:
+    def function(self, node: ast.FunctionDef | ast.AsyncFunctionDef, name: str | None, *, root: bool = False) -> None:
         """A function; `name` of one inside another, which its scope numbers."""
         self.put(f"({type(node).__name__}")
         if name is not None:

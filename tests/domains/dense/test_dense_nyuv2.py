@@ -33,10 +33,6 @@ def root(tmp_path: Path) -> Path:
     return write_root(tmp_path / "nyuv2")
 
 
-
-
-
-
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch, root: Path) -> Path:
     """The suite on the tiny root and a tiny backbone of the name it asks for."""

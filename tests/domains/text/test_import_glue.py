@@ -18,8 +18,9 @@ from benchmark.importers.text import SUBFOLDER, import_family
 from methods.api import Experts
 
 
-@pytest.mark.parametrize("family,binary,subfolder", [("ovo", False, SUBFOLDER), ("lu", True, SUBFOLDER),
-                                                     ("local", False, ".")])
+@pytest.mark.parametrize(
+    "family,binary,subfolder", [("ovo", False, SUBFOLDER), ("lu", True, SUBFOLDER), ("local", False, ".")]
+)
 def test_an_imported_expert_gives_the_logits_of_the_file_it_came_from(
     tmp_path: Path, family: str, binary: bool, subfolder: str
 ) -> None:
@@ -70,9 +71,15 @@ def damaged(tmp_path: Path, what: str) -> list[str]:
         changed = {"hidden_act": "relu"} if what == "activation" else {"num_attention_heads": 4}
         transformers.RobertaForSequenceClassification(config(num_labels=2, **changed)).save_pretrained(place)
     elif what == "another model":
-        transformers.BertForMaskedLM(transformers.BertConfig(
-            vocab_size=len(WORDS), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
-        )).save_pretrained(tmp_path / "in/roberta-base")
+        transformers.BertForMaskedLM(
+            transformers.BertConfig(
+                vocab_size=len(WORDS),
+                hidden_size=16,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                intermediate_size=32,
+            )
+        ).save_pretrained(tmp_path / "in/roberta-base")
     elif what == "encoder alone":
         state = load_file(place / "model.safetensors")
         save_file({n: t for n, t in state.items() if not n.startswith("classifier.")}, place / "model.safetensors")
@@ -85,13 +92,22 @@ def damaged(tmp_path: Path, what: str) -> list[str]:
     return ["RTE", "MNLI"]
 
 
-@pytest.mark.parametrize("what,words", [
-    ("labels", "RTE: the head has 3 labels, the task 2"), ("vocabulary", "a vocabulary of 20 words"),
-    ("size", "intermediate.dense"), ("tokenizer", "another vocabulary"), ("encoder alone", "the head has no tensors"),
-    ("activation", "hidden_act 'relu', the base's 'gelu'"), ("heads", "num_attention_heads 4, the base's 2"),
-    ("another model", "has no embeddings.word_embeddings.weight"),
-    ("missing", f"no expert of QNLI.*qnli/{SUBFOLDER}"), ("truncated", "cannot be read"), ("base", "no base in"),
-])
+@pytest.mark.parametrize(
+    "what,words",
+    [
+        ("labels", "RTE: the head has 3 labels, the task 2"),
+        ("vocabulary", "a vocabulary of 20 words"),
+        ("size", "intermediate.dense"),
+        ("tokenizer", "another vocabulary"),
+        ("encoder alone", "the head has no tensors"),
+        ("activation", "hidden_act 'relu', the base's 'gelu'"),
+        ("heads", "num_attention_heads 4, the base's 2"),
+        ("another model", "has no embeddings.word_embeddings.weight"),
+        ("missing", f"no expert of QNLI.*qnli/{SUBFOLDER}"),
+        ("truncated", "cannot be read"),
+        ("base", "no base in"),
+    ],
+)
 def test_what_does_not_fit_is_an_error_that_says_what(tmp_path: Path, what: str, words: str) -> None:
     tasks = damaged(tmp_path, what)
     with pytest.raises(UserError, match=words):

@@ -43,8 +43,11 @@ def test_every_method_runs_on_text_or_says_why_not(name: str) -> None:
 def test_merging_adapters_is_merging_the_full_weights_they_make(name: str) -> None:
     low = experts()
     full = Experts.from_state_dicts(
-        dict(low.base), {t: {n: low.expert(t)[n] for n in low.base} for t in low.tasks}, heads=low.heads,
-        encoder=low.encoder, kinds=low.kinds,
+        dict(low.base),
+        {t: {n: low.expert(t)[n] for n in low.base} for t in low.tasks},
+        heads=low.heads,
+        encoder=low.encoder,
+        kinds=low.kinds,
     )
     for task in low.tasks:
         first, second = (methods.get(name)(e).state_dict(task) for e in (low, full))

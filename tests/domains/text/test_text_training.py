@@ -67,8 +67,14 @@ def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A tiny BERT and its tokenizer in the place of MiniLM."""
     folder = tmp_path / "base"
     torch.manual_seed(0)
-    config = transformers.BertConfig(vocab_size=len(WORDS), hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
-                                     intermediate_size=32, max_position_embeddings=40)
+    config = transformers.BertConfig(
+        vocab_size=len(WORDS),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=40,
+    )
     transformers.BertModel(config, add_pooling_layer=False).save_pretrained(folder)
     tokenizer_file(folder)
     for module in (text_make, text_encoder, __import__("benchmark.domains.text.bench", fromlist=["glue"])):
@@ -141,8 +147,15 @@ def test_glue_runs_on_imported_experts_and_the_hubs_data(tmp_path: Path, monkeyp
     write_rte(tmp_path / "glue")
     import_family("ovo", tmp_path / "in", tmp_path / "families/ovo/RoBERTa-base", ["RTE"])
     suite = suites.load("glue").model_copy(update={"tasks": ["RTE"]})
-    bench = GlueBench(suite, "RoBERTa-base", "ovo", torch.device("cpu"), torch.float32, data_root=tmp_path,
-                      checkpoints=tmp_path / "families")
+    bench = GlueBench(
+        suite,
+        "RoBERTa-base",
+        "ovo",
+        torch.device("cpu"),
+        torch.float32,
+        data_root=tmp_path,
+        checkpoints=tmp_path / "families",
+    )
     records = run(bench, Store(tmp_path / "r"), "ties", "symerge:steps=1,batch_size=4")
     assert [r.status for r in records] == ["done"] * 4 and records[0].tasks["RTE"].n == 6
     assert any("embeddings" in name for name in bench.experts().names), "embeddings were fine-tuned and must be merged"

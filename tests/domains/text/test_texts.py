@@ -47,8 +47,15 @@ def test_a_batch_is_padded_to_its_own_longest_row_as_the_tokenizer_pads_it(token
 
 
 def test_the_second_text_of_a_pair_is_its_own_segment() -> None:
-    tokens = Tokens(torch.arange(10, dtype=torch.int32), torch.tensor([0, 4, 10]), torch.tensor([4, 2]),
-                    torch.tensor([0, 1]), torch.tensor([0, 1]), padding=99, segments=True)
+    tokens = Tokens(
+        torch.arange(10, dtype=torch.int32),
+        torch.tensor([0, 4, 10]),
+        torch.tensor([4, 2]),
+        torch.tensor([0, 1]),
+        torch.tensor([0, 1]),
+        padding=99,
+        segments=True,
+    )
     batch = tokens.batch(torch.tensor([0, 1]))
     assert batch["token_type_ids"].tolist() == [[0, 0, 0, 0, 0, 0], [0, 0, 1, 1, 1, 1]]
     assert batch["input_ids"][0].tolist() == [0, 1, 2, 3, 99, 99]
@@ -73,10 +80,6 @@ def test_the_cache_of_tokens_survives_a_kill(tokenizer, tmp_path, monkeypatch) -
     assert len(cached("t", {"k": 2}, make)) == 4 and len(calls) == 3
 
 
-
-
-
-
 def test_glue_is_read_from_the_hubs_files_and_validation_is_the_test_split(tmp_path, monkeypatch) -> None:
     small(monkeypatch)
     write_rte(tmp_path / "glue")
@@ -89,10 +92,14 @@ def test_glue_is_read_from_the_hubs_files_and_validation_is_the_test_split(tmp_p
     assert before == glue.fingerprint(root, "RTE", "test") and len(before) == 64
 
 
-@pytest.mark.parametrize("columns,rows,words", [
-    ({}, 4, "4 rows, GLUE has 6"), ({"label": [-1] * 6}, 6, "6 damaged rows"),
-    ({"label": [0, 5] * 3}, 6, "row 5: the label 5, expected whole numbers 0 to 1"),
-])
+@pytest.mark.parametrize(
+    "columns,rows,words",
+    [
+        ({}, 4, "4 rows, GLUE has 6"),
+        ({"label": [-1] * 6}, 6, "6 damaged rows"),
+        ({"label": [0, 5] * 3}, 6, "row 5: the label 5, expected whole numbers 0 to 1"),
+    ],
+)
 def test_a_split_that_is_not_glues_is_an_error(tmp_path, monkeypatch, columns, rows, words) -> None:
     small(monkeypatch)
     write_rte(tmp_path, rows, **columns)
@@ -172,7 +179,7 @@ def test_a_source_that_cannot_be_fetched_or_is_another_file_is_an_error(tmp_path
 def test_rows_are_made_from_wordnets_files_as_they_are_laid_out(tmp_path) -> None:
     nothing = "  1 licence line\n"
     noun = (
-        '00001740 03 n 02 dog 0 hound 0 001 @ 00002000 n 0000 | (zoology) a tame animal that barks; '
+        "00001740 03 n 02 dog 0 hound 0 001 @ 00002000 n 0000 | (zoology) a tame animal that barks; "
         '"the dog ran away"\n'
         "00002000 03 n 01 animal 0 000 | a living thing  \n"
     )

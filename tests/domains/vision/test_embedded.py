@@ -60,6 +60,7 @@ def test_images_are_mapped_and_read_only():
 
 def test_parquet_names_its_classes_for_the_datasets_library(tmp_path):
     import datasets
+
     path = str(vision.MINI / "EmojiGroup" / "validation.parquet")
     table = datasets.load_dataset("parquet", data_files={"validation": path}, cache_dir=str(tmp_path))["validation"]
     assert table.features["label"].names == vision.info("EmojiGroup").classes

@@ -39,9 +39,14 @@ def test_full_scale_encoders_have_open_clips_keys_and_shapes(name):
 
 def test_openai_weights_use_quick_gelu_and_a_family_may_say_otherwise():
     assert {n: b.quick_gelu for n, b in BACKBONES.items() if b.image_size == 224} == {
-        "ViT-B-32": True, "ViT-B-16": True, "ViT-L-14": True}
-    activation = {q: type(create_encoder("ViT-mini", quick_gelu=q).visual.transformer.resblocks[0].mlp.gelu).__name__
-                  for q in (True, False, None)}
+        "ViT-B-32": True,
+        "ViT-B-16": True,
+        "ViT-L-14": True,
+    }
+    activation = {
+        q: type(create_encoder("ViT-mini", quick_gelu=q).visual.transformer.resblocks[0].mlp.gelu).__name__
+        for q in (True, False, None)
+    }
     assert activation == {True: "QuickGELU", False: "GELU", None: "GELU"}
 
 

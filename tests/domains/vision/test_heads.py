@@ -42,8 +42,10 @@ def test_head_builder_agrees_with_open_clips_own_classifier(mini):
 def test_templates_may_be_functions(mini):
     clip, tokenizer = mini
     functions = [lambda c, t=t: t.format(c) for t in TEMPLATES]
-    assert torch.equal(zero_shot_head(clip, tokenizer, CLASSES, functions).weight,
-                       zero_shot_head(clip, tokenizer, CLASSES, TEMPLATES).weight)
+    assert torch.equal(
+        zero_shot_head(clip, tokenizer, CLASSES, functions).weight,
+        zero_shot_head(clip, tokenizer, CLASSES, TEMPLATES).weight,
+    )
 
 
 def test_logits_depend_on_the_direction_of_a_feature_only():
@@ -86,8 +88,10 @@ def test_towers_survive_splitting_and_joining(mini):
     assert all(k.startswith("visual.") for k in visual) and not any(k.startswith("visual.") for k in text)
     again, tokens = join_towers(get_backbone("ViT-mini"), visual, text)
     assert tokens.ids == tokenizer.ids
-    assert torch.equal(zero_shot_head(again, tokens, CLASSES, TEMPLATES).weight,
-                       zero_shot_head(clip, tokenizer, CLASSES, TEMPLATES).weight)
+    assert torch.equal(
+        zero_shot_head(again, tokens, CLASSES, TEMPLATES).weight,
+        zero_shot_head(clip, tokenizer, CLASSES, TEMPLATES).weight,
+    )
     images = torch.randn(2, 3, 28, 28)
     assert torch.equal(again.encode_image(images), clip.encode_image(images))
     assert F.normalize(again.encode_text(tokens("a picture of a T-shirt.")), dim=-1).shape == (1, 64)

@@ -176,7 +176,9 @@ def test_a_readme_that_is_no_card_is_named(tmp_path: Path) -> None:
 
 def test_features_that_only_a_readme_names_are_those_of_the_rows(tmp_path: Path) -> None:
     parquet(tmp_path, {"train": 6, "test": 4}, None)
-    card(tmp_path, """dataset_info:
+    card(
+        tmp_path,
+        """dataset_info:
   features:
   - name: image
     dtype: image
@@ -184,7 +186,8 @@ def test_features_that_only_a_readme_names_are_those_of_the_rows(tmp_path: Path)
     dtype:
       class_label:
         names: {'0': a, '1': b, '2': c}
-""")
+""",
+    )
     assert Copy(tmp_path).columns("test", "label") == ("image", "label", ["a", "b", "c"])
 
 

@@ -30,8 +30,6 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "cache"
 
 
-
-
 def test_every_task_of_the_twenty_has_a_manifest_with_distinct_classes():
     assert set(EIGHT) <= set(full.names()) and len(full.names()) == 20
     for task in full.names():
@@ -91,8 +89,14 @@ def test_validation_is_the_papers_tenth_of_train_and_train_is_the_rest(tmp_path,
 
 def test_another_label_column_and_split_name_of_the_hub_are_read(tmp_path, small):
     small(CIFAR100=100, Food101=101)
-    parquet(tmp_path / "CIFAR100", {"train": 10, "test": 100}, full.info("CIFAR100").classes, image="img",
-            label="fine_label", extra={"coarse_label": 7})
+    parquet(
+        tmp_path / "CIFAR100",
+        {"train": 10, "test": 100},
+        full.info("CIFAR100").classes,
+        image="img",
+        label="fine_label",
+        extra={"coarse_label": 7},
+    )
     assert list(full.load_split("CIFAR100", "test", root=tmp_path, image_size=8).labels) == list(range(100))
     names = [c.replace(" ", "_") for c in full.info("Food101").classes]
     parquet(tmp_path / "Food101", {"train": 10, "validation": 101}, names)

@@ -44,10 +44,14 @@ def net_experts(**keywords: Any) -> Experts:
     base = {n: t.detach().clone() for n, t in net.state_dict().items()} | {"times": torch.tensor(3)}
 
     def tuned() -> dict[str, Tensor]:
-        near = {n: t + 0.1 * torch.rand(t.shape, generator=generator) if t.is_floating_point() else t.clone()
-                for n, t in base.items()}
-        return {n: t.requires_grad_(keywords.get("grad", False) and t.is_floating_point())
-                for n, t in (near | {"second.weight": near["first.weight"].clone()}).items()}
+        near = {
+            n: t + 0.1 * torch.rand(t.shape, generator=generator) if t.is_floating_point() else t.clone()
+            for n, t in base.items()
+        }
+        return {
+            n: t.requires_grad_(keywords.get("grad", False) and t.is_floating_point())
+            for n, t in (near | {"second.weight": near["first.weight"].clone()}).items()
+        }
 
     heads = {f"t{k}": nn.Linear(8, 4 + k).to(keywords.get("head", torch.float32)) for k in range(2)}
     return Experts(base, {t: tuned() for t in heads}, heads=heads, encoder=net)
@@ -92,8 +96,9 @@ def test_adaptation_runs_the_integer_buffers_of_the_base_as_the_merged_model_doe
     torch.testing.assert_close(run(name, experts).trace["losses"], run(name, same).trace["losses"])
     state = {n: t for n, t in experts.state("t0").items() if n != "times"}
     experts.encoder.eval()
-    torch.testing.assert_close(experts.forward(state, "t0", images()), experts.forward(
-        {**state, "times": torch.tensor(1)}, "t0", images()) * 3)
+    torch.testing.assert_close(
+        experts.forward(state, "t0", images()), experts.forward({**state, "times": torch.tensor(1)}, "t0", images()) * 3
+    )
 
 
 @pytest.mark.parametrize("name", ["task_arithmetic", "individual", *ADAPTIVE])
@@ -107,8 +112,9 @@ def test_heads_in_half_precision_run_on_float32_features(name: str) -> None:
 @pytest.mark.parametrize("name", ["weight_average", "ties", "tsv_m", *ADAPTIVE])
 def test_tensors_that_require_gradients_are_read_without_them(name: str) -> None:
     experts, plain = net_experts(grad=True), net_experts()
-    found, expected = ((run(name, e) if name in ADAPTIVE else methods.get(name)(e)).state_dict("t0")
-                       for e in (experts, plain))
+    found, expected = (
+        (run(name, e) if name in ADAPTIVE else methods.get(name)(e)).state_dict("t0") for e in (experts, plain)
+    )
     for key, value in expected.items():
         torch.testing.assert_close(found[key], value)
         assert not found[key].requires_grad
@@ -117,12 +123,14 @@ def test_tensors_that_require_gradients_are_read_without_them(name: str) -> None
 @pytest.mark.parametrize("name", ADAPTIVE)
 def test_batches_may_be_dictionaries(name: str) -> None:
     experts = net_experts()
-    pictures = {t: torch.randn(3, 4, 3, 16, 16, generator=torch.Generator().manual_seed(k))
-                for k, t in enumerate(experts.tasks)}
+    pictures = {
+        t: torch.randn(3, 4, 3, 16, 16, generator=torch.Generator().manual_seed(k)) for k, t in enumerate(experts.tasks)
+    }
     labels = {t: torch.randint(4, (3, 4)) for t in experts.tasks} if name in LABELLED else None
     wrapped = {t: [{"images": batch} for batch in given] for t, given in pictures.items()}
-    found, expected = (run(name, net_experts(), Stream.from_batches(given, labels=labels))
-                       for given in (wrapped, pictures))
+    found, expected = (
+        run(name, net_experts(), Stream.from_batches(given, labels=labels)) for given in (wrapped, pictures)
+    )
     for a, b in zip(outputs(found), outputs(expected), strict=True):
         torch.testing.assert_close(a, b)
 
@@ -156,8 +164,15 @@ def test_empty_splits_and_batches_are_refused() -> None:
     experts = random_experts(tasks=2)
     for name in ("symerge", "adamerging", "surgery"):
         with pytest.raises(MergingError, match="batches of 0 samples"):
-            methods.get(name)(experts, Stream({"test": {t: [0] * 9 for t in experts.tasks}},  # type: ignore[dict-item]
-                                              Access(test="unlabelled")), steps=1, batch_size=0)
+            methods.get(name)(
+                experts,
+                Stream(
+                    {"test": {t: [0] * 9 for t in experts.tasks}},  # type: ignore[dict-item]
+                    Access(test="unlabelled"),
+                ),
+                steps=1,
+                batch_size=0,
+            )
     for name in ("adamerging", "surgery"):
         with pytest.raises(MergingError, match="batches_per_task is 0"):
             methods.get(name)(experts, random_stream(experts.tasks), steps=1, batches_per_task=0)
@@ -204,8 +219,9 @@ def test_pixels_without_a_label_do_not_count_as_truth(select: str) -> None:
 
     half = labels.clone()
     half[0] = torch.tensor([-1, 255, 3, 300])
-    alone = self_label_loss(logits[1:], expert[1:], labels[1:], kind="segmentation", labels="truth", select=select,
-                            top_p=1.0)
+    alone = self_label_loss(
+        logits[1:], expert[1:], labels[1:], kind="segmentation", labels="truth", select=select, top_p=1.0
+    )
     torch.testing.assert_close(loss(half), alone)
     assert float(loss(torch.full_like(labels, -1))) == 0
 

@@ -81,8 +81,9 @@ def test_experts_read_packed_and_whole_files_alike(tmp_path, base, expert):
     file = write(tmp_path / "packed.safetensors", base, expert)
     defined = dict(packed.open_state(file, base))
     save_file(defined, tmp_path / "whole.safetensors")
-    experts = Experts.from_state_dicts(tmp_path / "base.safetensors",
-                                       {"a": file, "b": tmp_path / "whole.safetensors", "c": defined})
+    experts = Experts.from_state_dicts(
+        tmp_path / "base.safetensors", {"a": file, "b": tmp_path / "whole.safetensors", "c": defined}
+    )
     assert set(experts.names) == set(SHAPES)
     for name in SHAPES:
         first, *others = experts.task_vectors(name)

@@ -114,9 +114,7 @@ def _draw(kind: str, what, rng: np.random.Generator, sources: Sources) -> np.nda
     return np.repeat(grey[:, :, None], 3, axis=2)
 
 
-def base_pool(
-    out_dir: str | Path, others: int = 18000, seed: int = 0, sources_dir: str | Path | None = None
-) -> Path:
+def base_pool(out_dir: str | Path, others: int = 18000, seed: int = 0, sources_dir: str | Path | None = None) -> Path:
     """Makes the images outside the suites once, in a folder of `out_dir` for this `others` and `seed`; returns it.
 
     The folder holds `images.npy` uint8 [N, 28, 28, 3], `labels.npy` int64 [N] and `classes.json` (`names`,

@@ -51,8 +51,10 @@ RULE: dict[str, Wanted] = {
     "gain": Wanted(3.3, 2.0, "task arithmetic at 0.3 above the weight average, points"),
     "relative_norm": Wanted(0.4, 0.2, "norm of the experts' task vectors, per cent of the base's"),
 }
-TIE_BREAK = ("of the trials that keep all five tolerances the smallest image, then the fewest optimiser steps (what "
-             "costs least to evaluate and to make), then the least distance")
+TIE_BREAK = (
+    "of the trials that keep all five tolerances the smallest image, then the fewest optimiser steps (what "
+    "costs least to evaluate and to make), then the least distance"
+)
 
 EXPERT = Settings().expert
 TRIALS: dict[str, Settings] = {
@@ -82,8 +84,15 @@ def decide(trials: Sequence[Mapping[str, Any]]) -> str | None:
     kept = [t for t in trials if t.get("numbers", {}).keys() >= RULE.keys() and not broken(t["numbers"])]
     if not kept:
         return None
-    best = min(kept, key=lambda t: (t["settings"]["image_size"], t["settings"]["expert"]["steps"],
-                                    distance(t["numbers"]), t["trial"]))
+    best = min(
+        kept,
+        key=lambda t: (
+            t["settings"]["image_size"],
+            t["settings"]["expert"]["steps"],
+            distance(t["numbers"]),
+            t["trial"],
+        ),
+    )
     return str(best["trial"])
 
 
@@ -101,11 +110,18 @@ def numbers_of(out: Path, tasks: Sequence[str], settings: Settings) -> dict[str,
             scores.setdefault(row, {})[task] = round(finetune.accuracy(encoder, head, data.images, data.labels), 2)
     means = {row: sum(values.values()) / len(tasks) for row, values in scores.items()}
     norms = {t: 100 * norm({k: s[k] - base[k] for k in base}) / norm(base) for t, s in states.items()}
-    numbers = {"pretrained": means["pretrained"], "individual": means["individual"],
-               "average": means["average"], "gain": means["arithmetic"] - means["average"],
-               "relative_norm": sum(norms.values()) / len(norms)}
-    return {"numbers": {k: round(v, 3) for k, v in numbers.items()}, "validation": scores,
-            "relative_norms": {t: round(v, 3) for t, v in norms.items()}}
+    numbers = {
+        "pretrained": means["pretrained"],
+        "individual": means["individual"],
+        "average": means["average"],
+        "gain": means["arithmetic"] - means["average"],
+        "relative_norm": sum(norms.values()) / len(norms),
+    }
+    return {
+        "numbers": {k: round(v, 3) for k, v in numbers.items()},
+        "validation": scores,
+        "relative_norms": {t: round(v, 3) for t, v in norms.items()},
+    }
 
 
 def added(base: Mapping[str, Tensor], vector: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:
@@ -139,12 +155,16 @@ def adopt(log: Mapping[str, Any], folder: Path, out: Path = FOLDER) -> str:
     trial = next(t for t in log["trials"] if t["trial"] == name)
     manifest = read_manifest(folder / name)
     if manifest["settings"] != trial["settings"]:
-        raise UserError(f"{folder / name} was made with other settings than the trial {name!r} in the log",
-                        f"Type: python -m benchmark.assets.vision.small.choice {name!r} --out {folder}")
+        raise UserError(
+            f"{folder / name} was made with other settings than the trial {name!r} in the log",
+            f"Type: python -m benchmark.assets.vision.small.choice {name!r} --out {folder}",
+        )
     size, expected = get_backbone(BACKBONE).image_size, trial["settings"]["image_size"]
     if size != expected:
-        raise UserError(f"{BACKBONE} is for images of {size} pixels, the chosen trial {name!r} for {expected}",
-                        f"Write image_size {expected} at {BACKBONE} in benchmark/domains/vision/backbones.py")
+        raise UserError(
+            f"{BACKBONE} is for images of {size} pixels, the chosen trial {name!r} for {expected}",
+            f"Write image_size {expected} at {BACKBONE} in benchmark/domains/vision/backbones.py",
+        )
     for file in [*manifest["files"], "manifest.json"]:
         (out / file).parent.mkdir(parents=True, exist_ok=True)
         with replacing(out / file) as temporary:
@@ -166,8 +186,9 @@ def logged(log: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run trials, print their numbers, and keep them in ``choice.json``."""
-    p = argparse.ArgumentParser(prog="python -m benchmark.assets.vision.small.choice",
-                                description=(__doc__ or "").splitlines()[0])
+    p = argparse.ArgumentParser(
+        prog="python -m benchmark.assets.vision.small.choice", description=(__doc__ or "").splitlines()[0]
+    )
     p.add_argument("trials", nargs="*", metavar="TRIAL", help=", ".join(TRIALS))
     p.add_argument("--out", type=resolved, required=True, metavar="DIR", help="a folder for the trials' files")
     p.add_argument("--log", type=resolved, default=FOLDER / "choice.json", help="default: beside the committed family")

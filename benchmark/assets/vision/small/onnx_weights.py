@@ -77,8 +77,13 @@ def _tensors(graph: Any) -> dict[str, Any]:
 
 def _added(users: list[Any]) -> list[str]:
     """The named biases that are added to a product."""
-    return [name for node in users if node.op_type == "Add" for name in node.input
-            if name.startswith(PREFIX) and name.endswith(".bias")]
+    return [
+        name
+        for node in users
+        if node.op_type == "Add"
+        for name in node.input
+        if name.startswith(PREFIX) and name.endswith(".bias")
+    ]
 
 
 def _positions(tensors: dict[str, Any], users: dict[str, list[Any]], path: Path) -> Any:
@@ -86,9 +91,15 @@ def _positions(tensors: dict[str, Any], users: dict[str, list[Any]], path: Path)
     import numpy as np
 
     def parts(operation: str, several: bool) -> list[Any]:
-        return [value for name, value in tensors.items()
-                if not name.startswith(PREFIX) and value.ndim == 3 and len(value) == 1
-                and (value.shape[1] > 1) == several and any(n.op_type == operation for n in users[name])]
+        return [
+            value
+            for name, value in tensors.items()
+            if not name.startswith(PREFIX)
+            and value.ndim == 3
+            and len(value) == 1
+            and (value.shape[1] > 1) == several
+            and any(n.op_type == operation for n in users[name])
+        ]
 
     first, grid = parts("Concat", False), parts("Reshape", True)
     if len(first) != 1 or len(grid) != 1:

@@ -40,8 +40,10 @@ def compare(folder: Path, methods: Sequence[str] = (), split: str = "validation"
     manifest = read_manifest(folder)
     settings, tasks = make.Settings(**settings_of(manifest)), list(manifest["classes"])
     base = {n: v.float() for n, v in load_file(folder / "base.safetensors").items()}
-    states = {"before": {t: load_file(folder / f"whole/{t}.safetensors") for t in tasks},
-              "after": {t: make.load_expert(folder, t) for t in tasks}}
+    states = {
+        "before": {t: load_file(folder / f"whole/{t}.safetensors") for t in tasks},
+        "after": {t: make.load_expert(folder, t) for t in tasks},
+    }
     vectors = {when: {t: {n: s[n] - base[n] for n in base} for t, s in each.items()} for when, each in states.items()}
     encoder = finetune.load_encoder(base, settings.backbone())
 
@@ -61,10 +63,14 @@ def compare(folder: Path, methods: Sequence[str] = (), split: str = "validation"
         }
     angles = [cosines(list(vectors[when].values())) for when in BOTH]
     report: dict[str, Any] = {
-        "bits": settings.bits, "split": split, "tasks": by_task,
+        "bits": settings.bits,
+        "split": split,
+        "tasks": by_task,
         "mean_individual": [round(sum(v["individual"][i] for v in by_task.values()) / len(tasks), 2) for i in (0, 1)],
-        "cosines": {"mean": [round(float(c.mean()), 4) for c in angles],
-                    "largest_change": round(float((angles[0] - angles[1]).abs().max()), 4)},
+        "cosines": {
+            "mean": [round(float(c.mean()), 4) for c in angles],
+            "largest_change": round(float((angles[0] - angles[1]).abs().max()), 4),
+        },
     }
     if methods:
         scores: dict[str, list[float]] = {}
@@ -77,8 +83,11 @@ def compare(folder: Path, methods: Sequence[str] = (), split: str = "validation"
                 scores.setdefault(text, []).append(round(sum(values) / len(values), 2))
             print(f"{text}: {scores[text]}", file=sys.stderr, flush=True)
         before, after = zip(*scores.values(), strict=True)
-        report |= {"merges": scores, "spearman": round(float(spearmanr(before, after).statistic), 3),
-                   "kendall": round(float(kendalltau(before, after).statistic), 3)}
+        report |= {
+            "merges": scores,
+            "spearman": round(float(spearmanr(before, after).statistic), 3),
+            "kendall": round(float(kendalltau(before, after).statistic), 3),
+        }
     return report
 
 
@@ -99,8 +108,9 @@ def cosines(vectors: Sequence[Mapping[str, Tensor]]) -> Tensor:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Compare, and print or keep the report."""
-    p = argparse.ArgumentParser(prog="python -m benchmark.assets.vision.small.rounding",
-                                description=(__doc__ or "").splitlines()[0])
+    p = argparse.ArgumentParser(
+        prog="python -m benchmark.assets.vision.small.rounding", description=(__doc__ or "").splitlines()[0]
+    )
     p.add_argument("folder", type=resolved, metavar="DIR")
     p.add_argument("--methods", nargs="+", default=[], metavar="METHOD", help="merges without data to compare, too")
     p.add_argument("--split", default="validation", choices=vision.SPLITS)
