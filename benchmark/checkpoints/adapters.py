@@ -1,4 +1,4 @@
-"""LoRA adapters in files, and experts that are given by such files, by whole fine-tunings, or by both.
+"""LoRA adapters in files, and experts that are given by such files, by whole or packed fine-tunings, or by both.
 
 A file holds `<module>.lora_A.weight [r, in]` and `<module>.lora_B.weight [out, r]`, and the factor of `B @ A` under
 `lora_scale`, or under `<module>.lora_scale` where modules differ. `<module>` is the weight's name without `.weight`.
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from benchmark.checkpoints.families import save_state
 from methods.api import Experts
+from methods.core.packed import open_state
 from methods.core.states import LowRankState, StateFile
 
 Adapters = dict[str, tuple[Tensor, Tensor, float]]
@@ -58,9 +59,9 @@ def open_experts(base: Path, experts: Mapping[str, Path], **keywords: Any) -> Ex
     Where all are adapters their factors can be merged as such (`Experts.lora`); beside whole fine-tunings they are task
     vectors `scale * B @ A`.
     """
-    opened = {task: StateFile(path) for task, path in experts.items()}
-    given = [t for t, state in opened.items() if any(name.endswith(f".{PARTS[0]}") for name in state)]
     first = StateFile(base)
+    opened = {task: open_state(path, first) for task, path in experts.items()}
+    given = [t for t, state in opened.items() if any(name.endswith(f".{PARTS[0]}") for name in state)]
     adapters = {task: load_adapters(experts[task], first) for task in given}
     if adapters and len(adapters) == len(experts):
         return Experts.from_lora(first, adapters, **keywords)

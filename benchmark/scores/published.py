@@ -133,6 +133,31 @@ def means(suite: str, backbone: str, family: str) -> pd.DataFrame:
     return table[chosen & metric & (table["family"] == family) & (table["method"] != "") & (family != "")]
 
 
+def tables(suite: str, backbone: str, families: Sequence[str], task: str = "") -> list[dict[str, float]]:
+    """For each family `{method: value}`, of the mean over tasks or of one task's usual metric; empty ones left out.
+
+    The family "" stands for sources that do not say whose experts they merge: a table for each source.
+    """
+    table = load()
+    chosen = table[(table["suite"] == suite) & (table["backbone"] == backbone) & (table["method"] != "")]
+    chosen = chosen[chosen["task"] == (task or AVERAGE)]
+    chosen = chosen[chosen["metric"].isin(_MEANS) if not task else chosen["metric"] == _usual(chosen)]
+    groups: list[pd.DataFrame] = []
+    for family in families:
+        own = chosen[chosen["family"] == family]
+        groups += [own] if family else [group for _, group in own.groupby("source", sort=True)]
+    return [
+        {method: float(_first(printed)["value"]) for method, printed in group.groupby("method", sort=True)}
+        for group in groups
+        if len(group)
+    ]
+
+
+def _usual(table: pd.DataFrame) -> str:
+    """The metric that most lines print."""
+    return str(table["metric"].value_counts().index[0]) if len(table) else ""
+
+
 def beside(suite: str, backbone: str, family: str, methods: Sequence[str]) -> dict[str, dict[str, Any]]:
     """For each method (a row's label) that has printed means: `published`, `published_source`, `published_others`.
 

@@ -24,6 +24,22 @@ BUDGETS = FOLDER / "budgets"
 _Named = TypeVar("_Named", bound=BaseModel)
 
 
+class Predicted(BaseModel):
+    """The published table that a suite's ranking is held against."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    suite: str = Field(description="the published suite")
+    backbone: str = Field(description="its backbone there")
+    families: list[str] = Field(
+        description="whose experts' tables count, in this order, each by itself; empty: sources that do not say, each "
+        "source by itself"
+    )
+    task: str = Field(default="", description="the one task that is compared, where no mean over tasks is printed")
+    ceiling: str | None = Field(default=None, description="another backbone, whose table shows how well any can do")
+    chosen_on: list[str] = Field(default_factory=list, description="rows the suite was chosen by, left out here")
+
+
 class Suite(BaseModel):
     """Tasks and protocol of one suite, as its YAML says."""
 
@@ -55,6 +71,7 @@ class Suite(BaseModel):
     average_percents: bool = Field(
         default=False, description="whether unlike metrics are averaged, all being percents with higher better"
     )
+    predicts: Predicted | None = Field(default=None, description="what its ranking is held against")
     notes: str = Field(default="", description="what a board says of the protocol, e.g. the budget of images")
 
     @property
