@@ -10,7 +10,7 @@ from typing import TextIO
 
 import pandas as pd
 
-from benchmark.board import columns
+from benchmark.board import columns, validity
 from benchmark.board.columns import MEANING, Column
 from benchmark.board.rows import Board
 from benchmark.board.rows import boards as boards
@@ -218,6 +218,14 @@ def _table(frame: pd.DataFrame, shown: Sequence[Column]) -> list[str]:
     ]
 
 
+def markdown_table(frame: pd.DataFrame) -> list[str]:
+    """Lines of a Markdown table of the frame's own columns, numbers to the right, padded so that it reads as text."""
+    number = {name: pd.api.types.is_numeric_dtype(frame[name]) for name in frame.columns}
+    return _table(
+        frame, [Column(name, ">" if number[name] else "<", lambda row, name=name: str(row[name])) for name in frame]
+    )
+
+
 def _title(board: Board) -> str:
     return f"{board.suite} · {board.backbone} · {board.family}"
 
@@ -225,7 +233,12 @@ def _title(board: Board) -> str:
 def _scale_note(board: Board) -> list[str]:
     size = f"{len(board.tasks)} tasks, version {board.suite_version} of the suite."
     alone = f" A {board.scale} suite: compare with nothing full-scale or published." if board.scale != "full" else ""
-    return [size + alone, ""]
+    lines = [size + alone, ""]
+    if board.validity is not None:
+        lines += [validity.line(board.validity), ""]
+        if said := validity.warning(board.validity):
+            lines += [said, ""]
+    return lines
 
 
 def _footer(names: set[str]) -> list[str]:

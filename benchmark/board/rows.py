@@ -14,6 +14,7 @@ import pandas as pd
 
 from benchmark import suites
 from benchmark.board.selection import Current, by_time, by_trust, complete, current, generation, label
+from benchmark.board.validity import Validity, validity
 from benchmark.records import access as accesses
 from benchmark.records.record import Record, TaskResult
 from benchmark.records.spec import REFERENCE_ROWS, RunSpec, canonical_json, other_data
@@ -60,6 +61,7 @@ class Board:
     commands: list[str] = field(default_factory=list)
     commits: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    validity: Validity | None = None
 
     @property
     def name(self) -> str:
@@ -167,6 +169,7 @@ def _board(records: list[Record], reference: list[Record]) -> Board:
         commands=_unique(" ".join(record.provenance.argv) for record in by_time(kept)),
         commits=_unique(_commit(record) for record in by_time(finished)),
         notes=notes,
+        validity=validity(finished),
     )
 
 

@@ -26,7 +26,7 @@ from benchmark.scores.statistics import Interval
 
 ALL = "all methods"
 NO_TEST, TEST, EXTRA, LABELS = (
-    "no test data", "unlabelled test data", "task id or extra storage", "labelled training or validation data",
+    "no test data", "unlabelled test data", "task id or extra storage", "labelled training data",
 )  # fmt: skip
 CLASSES = (NO_TEST, TEST, EXTRA)
 #: Bytes beyond one model, as a part of it, above which a method counts as storing more than one model.
@@ -52,14 +52,14 @@ class Validity:
 
 
 def class_of(record: Record) -> str:
-    """The class that a method is judged in, by what it needs."""
+    """The class a method is judged in, by what it needs; a scale chosen on validation data leaves it where it is."""
     extra, model = record.cost.storage_bytes or 0, record.cost.model_bytes or 0
     access = accesses.read(record.access)
     if record.needs_task_id or extra > _SPARE * model:
         return EXTRA
     if access.test is not None:
         return TEST
-    if access.labelled("train") or access.labelled("val"):
+    if access.labelled("train"):
         return LABELS
     return NO_TEST
 

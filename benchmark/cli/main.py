@@ -32,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "board": _board,
         "clean": _clean,
         "compare": _compare,
+        "validity": _validity,
         "study": _study,
         "schedule": _schedule,
         "submit": _submit,
@@ -100,6 +101,12 @@ def _compare(arguments: argparse.Namespace, argv: list[str]) -> int:
     records = [r for f in folders for r in Store(f, read_only=True).all(arguments.suite)]
     print(compare(records, arguments.first, arguments.second, arguments.suite, arguments.backbone, arguments.family))
     return 0
+
+
+def _validity(arguments: argparse.Namespace, argv: list[str]) -> int:
+    from benchmark.cli import validity
+
+    return validity.command(arguments.suite, arguments.results, arguments.backbone, arguments.family)
 
 
 def _study(arguments: argparse.Namespace, argv: list[str]) -> int:

@@ -131,6 +131,16 @@ def parser() -> argparse.ArgumentParser:
         "--results", type=resolved, metavar="DIR", help="default: results/local, and results/reference"
     )
 
+    validity = commands.add_parser(
+        "validity", help="how well a small suite's ranking predicts the published one, by class of method"
+    )
+    validity.add_argument("suite", metavar="SUITE", nargs="?", default=DEFAULT_SUITE, help=f"default: {DEFAULT_SUITE}")
+    validity.add_argument("--backbone", help="default: the suite's first")
+    validity.add_argument("--family", help="of the checkpoints; default: the suite's first")
+    validity.add_argument(
+        "--results", type=resolved, metavar="DIR", help="default: results/reference, and results/local"
+    )
+
     study = commands.add_parser("study", help="experiments built from runs: transfer of layers, cross-task performance")
     study.add_argument("kind", choices=KINDS)
     study.add_argument("rest", nargs=argparse.REMAINDER, help="see: study KIND --help")

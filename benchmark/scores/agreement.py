@@ -63,9 +63,9 @@ def agreement(
     """How well the measured scores predict the tables'.
 
     Intervals are percentiles of a bootstrap that draws methods and, within a method, its seeds, with replacement. A
-    method drawn twice makes no pair with itself. Resamples of a perfect agreement are perfect, too, so that of the
-    decision accuracy is never narrower than Wilson's for as many independent decisions as there are methods. Below
-    `FEW` methods there is no interval.
+    method drawn twice makes no pair with itself. Resamples of a perfect agreement are perfect, too: the interval of the
+    decision accuracy is never narrower than Wilson's for as many independent decisions as there are methods, the others
+    have none then, and below `FEW` methods nothing has one.
 
     Args:
         measured: the scores of each method, one a seed, in points.
@@ -80,37 +80,70 @@ def agreement(
         if (table := next((each for each in tables if a in each and b in each), None)) is not None
     ]
     decisions = [pair for pair in pairs if abs(pair.predicted) >= gap]
-    place = {name: index for index, name in enumerate(names)}
-    ends = np.array([(place[p.first], place[p.second]) for p in pairs], dtype=int).reshape(-1, 2)
-    predicted = np.array([p.predicted for p in pairs])
-    widest = max(tables, key=lambda table: sum(name in table for name in names), default={})
-    ranked = np.array([place[name] for name in names if name in widest], dtype=int)
-    target = np.array([widest[names[index]] for index in ranked])
-
-    def statistics(scores: np.ndarray, counts: np.ndarray) -> tuple[float, float, float]:
-        differences = scores[ends[:, 0]] - scores[ends[:, 1]]
-        weights = (counts[ends[:, 0]] * counts[ends[:, 1]]).astype(float)
-        sign = np.where(np.abs(differences) <= TIE, 0.0, np.sign(differences))
-        product = sign * np.sign(predicted)
-        far = weights * (np.abs(predicted) >= gap)
-        decision = float(far @ (1 + product) / 2 / far.sum()) if far.sum() else np.nan
-        untied = (weights @ (sign != 0)) * (weights @ (predicted != 0))
-        tau = float(weights @ product / np.sqrt(untied)) if untied > 0 else np.nan
-        chosen = np.repeat(ranked, counts[ranked])
-        rho = _spearman(scores[chosen], np.repeat(target, counts[ranked]))
-        return decision, tau, rho
-
+    if not names:
+        none = Interval(float("nan"), float("nan"), float("nan"))
+        return Agreement([], [], none, none, none)
     rng = np.random.default_rng(seed)
-    value = statistics(np.array([means[name] for name in names]), np.ones(len(names), dtype=int))
-    draws = [
-        statistics(
-            np.array([np.mean(rng.choice(np.asarray(measured[name]), len(measured[name]))) for name in names]),
-            rng.multinomial(len(names), np.full(len(names), 1 / len(names))),
-        )
-        for _ in range(RESAMPLES if len(names) >= FEW else 0)
-    ]
-    decision, tau, rho = (_interval(each, [draw[k] for draw in draws]) for k, each in enumerate(value))
-    return Agreement(names, decisions, _widened(decision, len(names)), tau, rho)
+    draws = RESAMPLES if len(names) >= FEW else 0
+    # The first row is the sample itself, each further one a resample.
+    counts = np.concatenate(
+        [
+            np.ones((1, len(names)), dtype=int),
+            rng.multinomial(len(names), np.full(len(names), 1 / len(names)), draws),
+        ]
+    )
+    scores = np.stack(
+        [_resampled(np.asarray(measured[name], dtype=float), draws, rng) for name in names] or [[]], axis=1
+    )
+    decision, tau = _concordance(pairs, names, scores, counts, gap)
+    widest = max(tables, key=lambda table: sum(name in table for name in names), default={})
+    ranked = [index for index, name in enumerate(names) if name in widest]
+    target = np.array([widest[names[index]] for index in ranked])
+    rho = _spearman(scores[:, ranked], target, counts[:, ranked])
+    return Agreement(names, decisions, _widened(_interval(decision), len(names)), _interval(tau), _interval(rho))
+
+
+def _resampled(scores: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
+    """The mean over seeds, and that of each resample of the seeds, `[1 + draws]`."""
+    chosen = rng.integers(0, len(scores), (draws, len(scores)))
+    return np.concatenate([[scores.mean()], scores[chosen].mean(axis=1)])
+
+
+def _concordance(
+    pairs: Sequence[Pair], names: Sequence[str], scores: np.ndarray, counts: np.ndarray, gap: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Decision accuracy and tau-b of each row of `scores` and `counts` `[draws, methods]`; nan where there are none."""
+    place = {name: index for index, name in enumerate(names)}
+    first, second = (np.array([place[pair[end]] for pair in pairs], dtype=int) for end in (0, 1))
+    predicted = np.array([pair.predicted for pair in pairs])
+    differences = scores[:, first] - scores[:, second]
+    weights = (counts[:, first] * counts[:, second]).astype(float)
+    sign = np.where(np.abs(differences) <= TIE, 0.0, np.sign(differences))
+    product = sign * np.sign(predicted)
+    far = weights * (np.abs(predicted) >= gap)
+    untied = (weights * (sign != 0)).sum(axis=1) * (weights * (predicted != 0)).sum(axis=1)
+    with np.errstate(invalid="ignore"):
+        decision = (far * (1 + product) / 2).sum(axis=1) / far.sum(axis=1)
+        return decision, (weights * product).sum(axis=1) / np.sqrt(untied)
+
+
+def _spearman(scores: np.ndarray, target: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Spearman's coefficient of each row of `scores` with `target`, where each method counts so often; nan below 3."""
+
+    def ranks(values: np.ndarray) -> np.ndarray:
+        below = values[:, None, :] < values[:, :, None] - TIE
+        same = np.abs(values[:, None, :] - values[:, :, None]) <= TIE
+        return np.einsum("bij,bj->bi", below + 0.5 * same, counts)
+
+    def centred(values: np.ndarray) -> np.ndarray:
+        return values - (values * counts).sum(axis=1, keepdims=True) / counts.sum(axis=1, keepdims=True)
+
+    if len(target) < 3:
+        return np.full(len(scores), np.nan)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        x, y = centred(ranks(scores)), centred(ranks(np.broadcast_to(target, scores.shape)))
+        spread = np.sqrt((counts * x**2).sum(axis=1) * (counts * y**2).sum(axis=1))
+        return (counts * x * y).sum(axis=1) / spread
 
 
 def signal_to_noise(scores: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, float]:
@@ -136,23 +169,21 @@ def signal_to_noise(scores: Mapping[str, Sequence[Mapping[str, float]]]) -> dict
     return ratios
 
 
-def _spearman(x: np.ndarray, y: np.ndarray) -> float:
-    if len(x) < 3 or np.ptp(x) <= TIE or np.ptp(y) == 0:
-        return float("nan")
-    return float(np.corrcoef(distributions.rankdata(x), distributions.rankdata(y))[0, 1])
-
-
 def _widened(decision: Interval, methods: int) -> Interval:
     """The interval, no narrower than Wilson's."""
-    if not np.isfinite(decision.low):
+    if methods < FEW or not np.isfinite(decision.value):
         return decision
     wilson = distributions.binomtest(round(decision.value * methods), methods).proportion_ci(method="wilson")
-    return Interval(decision.value, min(decision.low, wilson.low), max(decision.high, wilson.high))
+    low, high = np.fmin(decision.low, wilson.low), np.fmax(decision.high, wilson.high)
+    return Interval(decision.value, min(float(low), decision.value), max(float(high), decision.value))
 
 
-def _interval(value: float, draws: Sequence[float]) -> Interval:
-    values = np.array([draw for draw in draws if np.isfinite(draw)])
-    if not np.isfinite(value) or len(values) < RESAMPLES // 2:
+def _interval(values: np.ndarray) -> Interval:
+    """The first value, with the percentiles of the others; nan where too few are numbers, or all are the same."""
+    value, draws = float(values[0]), values[1:][np.isfinite(values[1:])]
+    if not np.isfinite(value) or len(draws) < RESAMPLES // 2:
         return Interval(value, float("nan"), float("nan"))
-    low, high = np.quantile(values, [0.025, 0.975])
+    low, high = np.quantile(draws, [0.025, 0.975])
+    if low == high:
+        return Interval(value, float("nan"), float("nan"))
     return Interval(value, min(value, float(low)), max(value, float(high)))

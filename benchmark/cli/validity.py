@@ -1,0 +1,81 @@
+"""The command ``validity``: how well a small suite's ranking predicts the published one. No torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmark import suites
+from benchmark.board import leaderboard, validity
+from benchmark.common.errors import UserError, shown
+from benchmark.common.project import LOCAL, REFERENCE
+from benchmark.records.store import Store
+from benchmark.scores.agreement import GAP
+
+_WORST = 8
+
+
+def command(suite: str, results: Path | None, backbone: str | None, family: str | None) -> int:
+    """Print the agreement of each class of methods, its ceiling, where it errs, and each task's signal-to-noise.
+
+    Args:
+        results: records; by default the project's own, and the user's.
+
+    Raises:
+        UserError: an unknown suite, one that predicts nothing, or one of which nothing was run.
+    """
+    chosen = suites.load(suite)
+    if chosen.predicts is None:
+        known = [name for name in suites.names() if suites.load(name).predicts is not None]
+        raise UserError(
+            f"{suite} is held against no published ranking (no `predicts` in its YAML)",
+            f"Suites that are: {', '.join(known)}",
+        )
+    folders = [results] if results else [folder for folder in (REFERENCE, LOCAL) if folder.is_dir()]
+    backbone, family = backbone or chosen.backbones[0], family or chosen.families[0]
+    records = [
+        record
+        for folder in folders
+        for record in Store(folder, read_only=True).all(suite)
+        if (record.spec.backbone, record.spec.family) == (backbone, family)
+    ]
+    result = validity.validity(records)
+    if result is None:
+        raise UserError(
+            f"no finished run of {suite} on {backbone}, family {family}, under {', '.join(map(shown, folders))}",
+            f"Run some: ./run_all.sh --suite {suite}",
+        )
+    print("\n".join(report(result)))
+    return 0
+
+
+def report(result: validity.Validity) -> list[str]:
+    """The lines that are printed: Markdown that reads as text."""
+    over_all = result.agreements[validity.ALL]
+    lines = [
+        f"{result.suite} against {result.target}, as published",
+        "",
+        *leaderboard.markdown_table(validity.table(result)),
+        "",
+        f"pairs: of methods at least {GAP:g} points apart in one published table; in brackets 95 % intervals over "
+        "methods and seeds.",
+        "ceiling: decision accuracy, tau-b and Spearman of another published table (another backbone) for the same "
+        "methods.",
+        f"left out: {', '.join(result.excluded)} (references, and rows the suite was chosen by).",
+    ]
+    if over_all.errors:
+        lines += ["", f"Where it errs, the widest published gaps first ({len(over_all.errors)} pairs in all):"]
+        lines += [_error(*pair) for pair in over_all.errors[:_WORST]]
+    ratios = {task: ratio for task, ratio in result.signal_to_noise.items() if ratio == ratio}
+    if ratios:
+        lines += ["", "Signal to noise of each task (spread over methods by that over seeds):"]
+        lines += [f"  {task} {ratio:.1f}" for task, ratio in ratios.items()]
+    if said := validity.warning(result):
+        lines += ["", said.replace("**", "")]
+    return lines
+
+
+def _error(first: str, second: str, predicted: float, measured: float) -> str:
+    better, worse, gap, here = (
+        (first, second, predicted, measured) if predicted > 0 else (second, first, -predicted, -measured)
+    )
+    return f"  {better} is published {gap:.1f} points above {worse}, measured {-here:.1f} below"
