@@ -17,10 +17,11 @@ from benchmark.board import rows, selection
 from benchmark.cli import clean
 from benchmark.cli import main as cli
 from benchmark.records.record import Error, Provenance, Record
-from benchmark.records.spec import checked_parameters, present_version, variant_label
+from benchmark.records.spec import RunSpec, checked_parameters, present_version, variant_label
 from benchmark.records.store import RECORD, Store
 
 SUITE = suites.load("vision-mini-8")
+LONG_AGO = "2025-01-01T00:10:00+00:00"
 
 
 def run(
@@ -118,6 +119,26 @@ def test_leftovers_are_of_three_kinds_and_what_counts_or_can_go_on_is_none(folde
     said = {(each.record.variant, each.kind) for each in found}
     assert said == {("emr", "failed"), ("ties:keep=0.9", "superseded"), ("pcb", "superseded"), ("tsv_m", "stale")}
     assert all(each.why for each in found)
+
+
+def test_a_run_on_other_data_is_as_good_as_ever_and_stays(folder: Path) -> None:
+    store = Store(folder)
+    usual = make_spec("breadcrumbs")
+    version = present_version("breadcrumbs", parameters := checked_parameters("breadcrumbs", {}))
+    fields = {
+        **usual.model_dump(),
+        "parameters": parameters,
+        "method_version": version,
+        "suite_version": SUITE.identity,
+    }
+    other = RunSpec(**{**fields, "data": {"test": dict.fromkeys(TASKS, "ee")}})
+    elsewhere = make_record("breadcrumbs", spec=other, started="2025-01-01T00:00:00+00:00", finished=LONG_AGO)
+    store.save(elsewhere)
+    everything = store.all()
+    assert [each.record.run_id for each in selection.current(everything).of_other_data] == [elsewhere.run_id]
+    assert elsewhere.run_id not in {each.record.run_id for each in clean.leftovers(everything)}
+    assert cli.main(["clean", "--yes", "--results", str(folder)]) == 0
+    assert elsewhere.run_id in {record.run_id for record in store.all()}
 
 
 def variants(folder: Path) -> list[str]:
