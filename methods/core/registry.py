@@ -22,7 +22,8 @@ from methods.core.errors import MergingError, NotApplicable, nearest
 from methods.core.footprint import Footprint
 
 if TYPE_CHECKING:
-    from methods.core.discovery import BrokenFile, Discovery
+    from methods.core.declarations import BrokenFile
+    from methods.core.discovery import Discovery
 
 #: What a method may need of the experts: tasks with classes; linear layers in the encoder; LoRA adapters.
 NEEDS = ("classes", "matrices", "adapters")

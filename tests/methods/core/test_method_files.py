@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import methods
-from methods.core import discovery
+from methods.core import declarations, discovery
 from methods.core.errors import MergingError
 
 ROOT = Path(__file__).parents[3]
@@ -57,7 +57,7 @@ HEAD = "from methods.api import LABELLED, UNLABELLED, Access, Footprint, method\
 def test_a_declaration_that_would_mislead_is_refused_with_its_line(tmp_path, text, words):
     (tmp_path / "x.py").write_text(HEAD + text)
     with pytest.raises(MergingError, match=rf"methods/x.py, line \d: .*{words}"):
-        discovery.read(tmp_path / "x.py")
+        declarations.read(tmp_path / "x.py")
 
 
 PLAIN = HEAD + "@method(title='T', paper='P')\ndef {name}(experts, *, scale=0.3):\n    return None\n"

@@ -18,7 +18,7 @@ from benchmark.cli import main as cli
 from benchmark.common.errors import UserError
 from benchmark.harness import runner
 from benchmark.records.spec import checked_parameters, parse_method
-from methods.core import discovery, values
+from methods.core import declarations, values
 
 ROOT = Path(__file__).parents[3]
 
@@ -163,7 +163,7 @@ def test_a_default_that_its_own_annotation_forbids_is_refused(tmp_path: Path) ->
     head = "from methods.api import Share, method\n@method(title='T', paper='P')\n"
     (tmp_path / "x.py").write_text(head + "def x(experts, *, keep: Share = 2):\n    ...\n")
     with pytest.raises(methods.MergingError, match=r"line 3: keep of x defaults to 2; its annotation allows: a number"):
-        discovery.read(tmp_path / "x.py")
+        declarations.read(tmp_path / "x.py")
 
 
 def test_one_method_is_listed_with_its_keywords_and_what_they_may_be(capsys: pytest.CaptureFixture[str]) -> None:
