@@ -11,6 +11,7 @@ A method is one file with one decorated function (see ``task_arithmetic.py`` for
 
 =============  =======================================================================================
 ``method``     registers the function; its keyword defaults are its configuration
+``variant``    a row below it: the same function as another method of the paper, with other defaults
 ``Access``     the data it is handed, ``Access(test=UNLABELLED)``; default none, then there is no stream
 ``Footprint``  what it takes, ``Footprint(vectors=True)``; default: it streams the experts' tensors
 ``Experts``    ``tasks``, ``names``, ``base[name]``, ``expert(task)[name]``, ``task_vectors(name)``,
@@ -31,7 +32,7 @@ from methods.core.errors import MergingError, NotApplicable, UnknownName
 from methods.core.experts import Experts, last_block
 from methods.core.footprint import Footprint
 from methods.core.merged import Merged, TaskModel, pack_mask, unpack_mask
-from methods.core.registry import method
+from methods.core.registry import method, variant
 from methods.core.states import LowRankState, StateFile
 from methods.core.stream import Batch, Source, Stream, TimeLimit, place
 from methods.core.values import Count, MethodName, Natural, NonNegative, Portion, Share
@@ -64,4 +65,5 @@ __all__ = [
     "pack_mask",
     "place",
     "unpack_mask",
+    "variant",
 ]

@@ -46,6 +46,7 @@ from methods.api import (
     Share,
     Stream,
     method,
+    variant,
 )
 from methods.tools.adaptation import ExpertOutputs, adapt, entropy
 from methods.tools.coefficients import LayerwiseMerge
@@ -115,88 +116,22 @@ def symerge(
     )
 
 
-@method(
+model_tinting = variant(
+    symerge,
     title="Model Tinting",
     paper="arXiv:2412.19098v2",
-    access=Access(test=UNLABELLED),
-    access_if={("labels", "truth"): Access(test=LABELLED)},
-    footprint=Footprint(vectors=True, teacher=True, merges=(0, 1)),
+    summary="SyMerge's second version: every sample counts, each batch is from a fresh shuffle.",
+    select="all",
+    replace=True,
 )
-def model_tinting(
-    experts: Experts,
-    stream: Stream,
-    *,
-    steps: Natural = 500,
-    lr: NonNegative | None = None,
-    prior: float = 0.3,
-    batch_size: Count = 32,
-    adapt: Layer = "head",
-    coefficients: bool = True,
-    labels: Labels = "hard",
-    select: Select = "all",
-    clamp: bool = True,
-    replace: bool = True,
-    top_p: Share = 0.5,
-    seed: int = 0,
-) -> Merged:
-    """SyMerge's second version: every sample counts, each batch is from a fresh shuffle. Keywords as ``symerge``."""
-    return learn(
-        experts,
-        stream,
-        steps=steps,
-        lr=lr,
-        prior=prior,
-        batch_size=batch_size,
-        layer=adapt,
-        coefficients=coefficients,
-        labels=labels,
-        select=select,
-        clamp=clamp,
-        replace=replace,
-        top_p=top_p,
-    )
 
-
-@method(
+model_tinting_pp = variant(
+    symerge,
     title="Model Tinting++",
     paper="arXiv:2412.19098v2",
-    access=Access(test=UNLABELLED),
-    access_if={("labels", "truth"): Access(test=LABELLED)},
-    footprint=Footprint(vectors=True, teacher=True, merges=(0, 1)),
+    summary="Model Tinting with the agreement filter.",
+    replace=True,
 )
-def model_tinting_pp(
-    experts: Experts,
-    stream: Stream,
-    *,
-    steps: Natural = 500,
-    lr: NonNegative | None = None,
-    prior: float = 0.3,
-    batch_size: Count = 32,
-    adapt: Layer = "head",
-    coefficients: bool = True,
-    labels: Labels = "hard",
-    select: Select = "agreement",
-    clamp: bool = True,
-    replace: bool = True,
-    top_p: Share = 0.5,
-    seed: int = 0,
-) -> Merged:
-    """Model Tinting with the agreement filter. Keywords as ``symerge``."""
-    return learn(
-        experts,
-        stream,
-        steps=steps,
-        lr=lr,
-        prior=prior,
-        batch_size=batch_size,
-        layer=adapt,
-        coefficients=coefficients,
-        labels=labels,
-        select=select,
-        clamp=clamp,
-        replace=replace,
-        top_p=top_p,
-    )
 
 
 def learn(
@@ -215,7 +150,7 @@ def learn(
     replace: bool,
     top_p: float,
 ) -> Merged:
-    """The common form of the three variants; ``layer`` is their keyword ``adapt``."""
+    """What ``symerge`` and its variants do; ``layer`` is their keyword ``adapt``."""
     choice("adapt", layer, ("head", "last_block", "none"))
     choice("labels", labels, ("hard", "soft", "entropy", "truth"))
     choice("select", select, ("agreement", "top_p", "all"))
@@ -270,22 +205,6 @@ def learn(
         layers=blocks,
         trace={**trace, **coefficient_trace(merge)},
     )
-
-
-def _last_blocks(experts: Experts) -> dict[str, dict[str, nn.Parameter]]:
-    """Every expert's own last block, to be trained."""
-    found: dict[str, dict[str, nn.Parameter]] = {}
-    for task in experts.tasks:
-        names = experts.adaptable(task).get("last_block")
-        if not names:
-            raise MergingError(
-                f"adapt='last_block': no numbered blocks among the encoder's tensors (first: {experts.names[0]}); "
-                "allowed here: adapt='head', adapt='none'"
-            )
-        found[task] = {
-            n: nn.Parameter(experts.expert(task)[n].to(experts.device, torch.float32).clone()) for n in names
-        }
-    return found
 
 
 def self_label_loss(
@@ -364,3 +283,19 @@ def _rows(outputs: Tensor) -> Tensor:
     """``[B, C, ...]`` as float32 rows ``[N, C]``."""
     outputs = outputs.float()
     return outputs.movedim(1, -1).reshape(-1, outputs.shape[1]) if outputs.ndim > 2 else outputs
+
+
+def _last_blocks(experts: Experts) -> dict[str, dict[str, nn.Parameter]]:
+    """Every expert's own last block, to be trained."""
+    found: dict[str, dict[str, nn.Parameter]] = {}
+    for task in experts.tasks:
+        names = experts.adaptable(task).get("last_block")
+        if not names:
+            raise MergingError(
+                f"adapt='last_block': no numbered blocks among the encoder's tensors (first: {experts.names[0]}); "
+                "allowed here: adapt='head', adapt='none'"
+            )
+        found[task] = {
+            n: nn.Parameter(experts.expert(task)[n].to(experts.device, torch.float32).clone()) for n in names
+        }
+    return found

@@ -41,13 +41,15 @@ def reached(name, *, lazy=True):
 
 
 def names_of_methods():
-    """Functions under `@method(...)`, from the source."""
+    """Functions under `@method(...)` and rows below them, from the source."""
     found = set()
     for name, file in MODULES.items():
         if name.startswith("methods"):
             for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.FunctionDef) and any("'method'" in ast.dump(d) for d in node.decorator_list):
                     found.add(node.name)
+                if isinstance(node, ast.Assign) and "Name(id='variant'" in ast.dump(node.value):
+                    found.add(node.targets[0].id)
     return found
 
 
@@ -58,7 +60,7 @@ def uses_torch(name, **options):
 def test_the_walk_sees_the_project():
     assert {"benchmark.records.spec", "benchmark.records.store", "methods", "methods.core.registry"} <= set(MODULES)
     assert "benchmark.records.spec" in reached("benchmark.board.leaderboard")
-    assert {"symerge", "ties", "task_arithmetic", "adamerging"} <= names_of_methods()
+    assert {"symerge", "model_tinting", "ties", "task_arithmetic", "adamerging"} <= names_of_methods()
     assert "methods.core.merged" in reached("methods.api", lazy=False)
 
 

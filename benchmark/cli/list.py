@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import methods
 from benchmark import suites
-from benchmark.records.spec import format_value
+from benchmark.records.spec import format_value, variant_label
 
 _WIDTH = 100
 
@@ -53,6 +53,10 @@ def method(name: str) -> Iterator[str]:
     yield f"{name}: {about.title}, {about.paper}"
     yield from textwrap.wrap(about.summary, _WIDTH, initial_indent="  ", subsequent_indent="  ")
     yield f"  file    methods/{about.path.name}"
+    if about.variant_of:
+        usual = methods.describe(about.variant_of).parameters
+        changed = {key: value for key, value in about.parameters.items() if value != usual[key]}
+        yield f"  variant of {variant_label(about.variant_of, changed)}"
     yield f"  access  {about.access.describe()}"
     for (key, value), more in about.access_if.items():
         yield f"          {key}={format_value(value)}: {(about.access | more).describe()}"
@@ -70,7 +74,8 @@ def method(name: str) -> Iterator[str]:
 def _meanings(about: methods.Method) -> dict[str, str]:
     """What the docstring says of each keyword under ``Args:``."""
     tree = ast.parse(about.path.read_text(encoding="utf-8"))
-    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == about.name]
+    function = about.variant_of or about.name
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == function]
     text = (ast.get_docstring(functions[0]) if functions else None) or ""
     section = re.search(r"^Args:\n((?: +.*\n?|\n)+)", text, re.MULTILINE)
     found: dict[str, str] = {}

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ from methods.core.footprint import Footprint
 from methods.core.registry import Method
 
 _DECLARATIONS: dict[str, Any] = {"Access": Access, "Footprint": Footprint}
-_DECLARED = re.compile(r"^@method\b.*?^def +(\w+)", re.MULTILINE | re.DOTALL)
+_FUNCTION = re.compile(r"^@method\b.*?^def +(\w+)", re.MULTILINE | re.DOTALL)
+_ROW = re.compile(r"^(\w+)[^=\n]*= *variant\(", re.MULTILINE)
 
 
 class BrokenFile(MergingError):
@@ -45,7 +46,7 @@ def bindings(path: Path) -> set[str] | None:
         elif isinstance(node, (ast.Import, ast.ImportFrom)):
             found |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
         elif isinstance(node, (ast.Assign, ast.AnnAssign, ast.AugAssign)):
-            found |= {each.id for each in ast.walk(node) if isinstance(each, ast.Name)}
+            found |= {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
         else:
             waiting += [child for child in ast.walk(node) if isinstance(child, ast.stmt) and child is not node]
     return None if {"*", "__getattr__"} & found else found
@@ -76,25 +77,47 @@ def read(path: Path) -> list[tuple[Method, int]]:
         for target in node.targets
         if isinstance(target, ast.Name)
     }
-    known = bindings(path)
-    found = []
+    methods: dict[str, Method] = {}
+    lines: list[tuple[Method, int]] = []
     for node in tree.body:
-        if not isinstance(node, ast.FunctionDef):
-            continue
+        try:
+            for method in _declared(path, node, local, methods):
+                methods[method.name] = method
+                lines.append((method, node.lineno))
+        except BrokenFile:
+            raise
+        except ValueError as error:
+            raise BrokenFile(path, node.lineno, str(error), _names_in(path)) from None
+    return lines
+
+
+def _declared(
+    path: Path, node: ast.stmt, local: Mapping[str, ast.expr], above: Mapping[str, Method]
+) -> Iterator[Method]:
+    """The methods that a statement declares: none or one. Raises ValueError, saying what is wrong."""
+    if isinstance(node, ast.FunctionDef):
         for decorator in node.decorator_list:
-            name = next((each.id for each in ast.walk(decorator) if isinstance(each, ast.Name)), "")
-            if known is not None and name not in known and not hasattr(builtins, name):
-                why = f"nothing is called {name}; @method comes from methods.api"
-                raise BrokenFile(path, decorator.lineno, why, _names_in(path))
+            _bound(path, decorator, "@method")
             if isinstance(decorator, ast.Call) and getattr(decorator.func, "id", None) == "method":
-                try:
-                    found.append((_declared(path, node, decorator, local), node.lineno))
-                except ValueError as error:
-                    raise BrokenFile(path, node.lineno, str(error), _names_in(path)) from None
+                yield _function(path, node, decorator, local)
             elif getattr(decorator, "id", None) == "method":
-                why = f"{node.name} needs @method(title=..., paper=...)"
-                raise BrokenFile(path, node.lineno, why, _names_in(path))
-    return found
+                raise ValueError(f"{node.name} needs @method(title=..., paper=...)")
+    elif isinstance(node, (ast.Assign, ast.AnnAssign)) and isinstance(node.value, ast.Call):
+        call, targets = node.value, node.targets if isinstance(node, ast.Assign) else [node.target]
+        if isinstance(call.func, ast.Name):
+            _bound(path, call.func, "variant")
+            if call.func.id == "variant":
+                if len(targets) != 1 or not isinstance(targets[0], ast.Name):
+                    raise ValueError("a row is written name = variant(function, ...), with one name")
+                yield _row(targets[0].id, call, above)
+
+
+def _bound(path: Path, node: ast.expr, meant: str) -> None:
+    """Raises BrokenFile where the first name in ``node`` is none of its file's or of Python's."""
+    name, names = next((each.id for each in ast.walk(node) if isinstance(each, ast.Name)), ""), bindings(path)
+    if names is not None and name not in names and not hasattr(builtins, name):
+        why = f"nothing is called {name}; {meant} comes from methods.api"
+        raise BrokenFile(path, node.lineno, why, _names_in(path))
 
 
 def _names_in(path: Path) -> tuple[str, ...]:
@@ -103,10 +126,10 @@ def _names_in(path: Path) -> tuple[str, ...]:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         text = ""
-    return tuple(dict.fromkeys([path.stem, *_DECLARED.findall(text)]))
+    return tuple(dict.fromkeys([path.stem, *_FUNCTION.findall(text), *_ROW.findall(text)]))
 
 
-def _declared(path: Path, node: ast.FunctionDef, decorator: ast.Call, local: Mapping[str, ast.expr]) -> Method:
+def _function(path: Path, node: ast.FunctionDef, decorator: ast.Call, local: Mapping[str, ast.expr]) -> Method:
     """The method that a decorated function declares. Raises ValueError, saying what is wrong."""
     try:
         if decorator.args or any(k.arg is None for k in decorator.keywords):
@@ -143,6 +166,31 @@ def _declared(path: Path, node: ast.FunctionDef, decorator: ast.Call, local: Map
         footprint=given.get("footprint", Footprint()),
         allowed={key: kind for key, kind in allowed.items() if kind is not Any},
     )
+
+
+def _row(name: str, call: ast.Call, above: Mapping[str, Method]) -> Method:
+    """The method that ``name = variant(function, ...)`` declares. Raises ValueError, saying what is wrong."""
+    function = call.args[0].id if len(call.args) == 1 and isinstance(call.args[0], ast.Name) else None
+    if function not in above:
+        raise ValueError(f"{name} = variant(function, ...) takes one method that stands above it in this file")
+    try:
+        if any(k.arg is None for k in call.keywords):
+            raise ValueError("a row takes names")
+        row = {str(k.arg): _literal(k.value) for k in call.keywords}
+    except MergingError:
+        raise
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"what {name} = variant({function}, ...) says must be literals") from None
+    texts = {key: row.pop(key) for key in ("title", "paper", "summary") if key in row}
+    if len(texts) < 3 or not row:
+        raise ValueError(f"{name} needs variant({function}, title=..., paper=..., summary=..., KEYWORD=...)")
+    of = above[function]
+    method = dataclasses.replace(
+        of, name=name, parameters=of.resolve(row), variant_of=of.variant_of or function, **texts
+    )
+    if wrong := _wrong_text(name, texts) or _wrong_values(name, method.parameters, method.allowed):
+        raise ValueError(wrong)
+    return method
 
 
 def _literal(node: ast.expr) -> Any:
@@ -187,18 +235,32 @@ def _wrong(
         return f"the footprint of {node.name} names {strange[0]!r}, which is no keyword of it"
     if strange := [key for key, grid in grids.items() if not (isinstance(grid, tuple) and len(grid) == 3)]:
         return f"grids[{strange[0]!r}] of {node.name} is {grids[strange[0]]!r}; expected (first, last, count)"
-    for key, value in parameters.items():
-        if not _plain_value(value):
-            return f"{key} of {node.name} defaults to {value!r}; expected a number, text, True, False, None or a list"
-        if not values.fits(value, allowed[key], [str(value)]) and value is not None:
-            return f"{key} of {node.name} defaults to {value!r}; its annotation allows: {values.text(allowed[key])}"
+    if wrong := _wrong_values(node.name, parameters, allowed):
+        return wrong
     wants = bool(given.get("access")) or bool(access_if)
     if wants and "stream" not in taken:
         return f"{node.name} declares access to data and has no stream: {node.name}(experts, stream, *, ...)"
     if not wants and "inner" not in parameters and taken == ["experts", "stream"]:
         return f"{node.name} takes a stream and declares no access: @method(access=Access(...))"
-    if node.name == "all":
+    return None
+
+
+def _wrong_text(name: str, texts: Mapping[str, Any]) -> str | None:
+    """What is wrong with a row's title, paper and summary."""
+    wrong = next((key for key, value in texts.items() if not isinstance(value, str)), None)
+    return f"{wrong} of {name} is {texts[wrong]!r}; expected str" if wrong else None
+
+
+def _wrong_values(name: str, parameters: Mapping[str, Any], allowed: Mapping[str, Any]) -> str | None:
+    """What is wrong with a method's name and the defaults of its keywords."""
+    if name == "all":
         return "a method cannot be called 'all', which means every method on the command line"
+    for key, value in parameters.items():
+        kind = allowed.get(key, Any)
+        if not _plain_value(value):
+            return f"{key} of {name} defaults to {value!r}; expected a number, text, True, False, None or a list"
+        if not values.fits(value, kind, [str(value)]) and value is not None:
+            return f"{key} of {name} defaults to {value!r}; its annotation allows: {values.text(kind)}"
     return None
 
 

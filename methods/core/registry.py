@@ -2,12 +2,14 @@
 
 A method is a function under ``@method(...)`` in a file of this package. Its keyword defaults are its configuration,
 their annotations say which values are allowed (:mod:`core.values`), its decorator says its title, paper and the data
-it needs. ``names`` and ``describe`` read all of it with :mod:`ast`, and ``broken`` names the files that cannot be used
-(:mod:`core.discovery`); ``get`` imports the file and returns the callable.
+it needs. The same function with other defaults is a row below it, ``name = variant(function, ...)``. ``names`` and
+``describe`` read all of it with :mod:`ast`, and ``broken`` names the files that cannot be used (:mod:`core.discovery`);
+``get`` imports the file and returns the callable.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib
 import inspect
@@ -49,6 +51,8 @@ class Method:
     footprint: Footprint = Footprint()
     allowed: dict[str, Any] = field(default_factory=dict)
     """The types of annotated keywords, as :func:`core.values.read` gives them; in what ``describe`` returns only."""
+    variant_of: str | None = None
+    """Of a row the method that runs, with other defaults: the function of the same file."""
 
     def __getattr__(self, name: str) -> Any:
         """The ``from_...`` functions of the method's file: ``get("regmean").from_grams``."""
@@ -214,6 +218,26 @@ def method(
     return register
 
 
+def variant(method: Method, *, title: str, paper: str, summary: str, **defaults: Any) -> Method:
+    """A row: another method of the literature, which is ``method`` with other ``defaults``. Stands in the same file.
+
+    ``get`` gives it the name that it is assigned to. The version of its maths is that of the function with the row's
+    defaults. Raises :class:`UnknownName` for a default of no keyword of it.
+    """
+    assert method.function is not None
+    row = dataclasses.replace(
+        method,
+        title=title,
+        paper=paper,
+        summary=summary,
+        parameters=method.resolve(defaults),
+        function=functools.partial(method.function, **defaults),
+        variant_of=method.variant_of or method.name,
+    )
+    row.__doc__ = summary
+    return row
+
+
 @functools.lru_cache(maxsize=1)
 def _files() -> Discovery:
     """What the files of this package declare."""
@@ -251,7 +275,8 @@ def get(name: str) -> Method:
     """The method itself, ready to call (imports its file). Raises :class:`UnknownName` with the nearest names."""
     about = describe(name)
     found: Method = getattr(importlib.import_module(about.module), name)
-    for what in ("title", "paper", "access", "access_if", "grids", "parameters", "needs", "footprint"):
+    found.name = name  # a row does not know what it is assigned to
+    for what in ("title", "paper", "access", "access_if", "grids", "parameters", "needs", "footprint", "variant_of"):
         said, made = getattr(about, what), getattr(found, what)
         if said != made:
             raise MergingError(

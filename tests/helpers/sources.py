@@ -29,7 +29,7 @@ class Package:
 
     def file_of(self, name: str) -> Path:
         """Where the method stands."""
-        declared = re.compile(rf"^@method\((?:(?!^def ).)*?^def {name}\(", re.M | re.S)
+        declared = re.compile(rf"^@method\((?:(?!^def ).)*?^def {name}\(|^{name} = variant\(", re.M | re.S)
         return next(file for file in self.files if declared.search(file.read_text(encoding="utf-8")))
 
     def version(self, name: str) -> str:

@@ -10,7 +10,7 @@ from helpers.support import Encoder, Head, golden_experts, golden_states, random
 from torch import Tensor, nn
 
 import methods
-from methods.api import Access, Experts, Merged, MergingError, Stream, TimeLimit
+from methods.api import UNLABELLED, Access, Experts, Merged, MergingError, Stream, TimeLimit
 from methods.symerge import self_label_loss
 from methods.tools.coefficients import LayerwiseMerge, Leaves, combine
 from methods.tools.vectors import order_statistic, thresholds, trim
@@ -205,6 +205,42 @@ def test_adaptation_is_reproducible_and_moves(name: str) -> None:
     assert torch.equal(first.trace["coefficients"], again.trace["coefficients"])
     assert (first.trace["coefficients"] - 0.3).abs().max() > 1e-4
     assert first.trace["trainable"] > 0 and len(first.trace["losses"]) == (2 if name == "adamerging" else 6)
+
+
+class Images:
+    """Twelve random images, read by index."""
+
+    def __init__(self, seed: int) -> None:
+        self.images = torch.randn(12, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: Tensor) -> tuple[Tensor, None]:
+        return self.images[index], None
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [("model_tinting", {"select": "all", "replace": True}), ("model_tinting_pp", {"replace": True})],
+)
+def test_a_row_runs_as_its_function_does_with_its_defaults_and_takes_every_keyword(
+    name: str, changed: dict[str, object]
+) -> None:
+    experts = random_experts()
+
+    def merge(method: str, **keywords: object) -> Merged:
+        images = {task: Images(k) for k, task in enumerate(experts.tasks)}
+        stream = Stream({"test": images}, Access(test=UNLABELLED))
+        return methods.get(method)(experts, stream, steps=4, batch_size=8, **keywords)
+
+    for more in ({}, {"select": "top_p", "adapt": "none"}):
+        row, same = merge(name, **more), merge("symerge", **{**changed, **more})
+        close(row.state_dict(), same.state_dict())
+        assert (row.trace["coefficients"] - merge("symerge", **more).trace["coefficients"]).abs().max() > 1e-5
+    assert methods.get(name).name == name
+    with pytest.raises(MergingError, match=f"{name} needs data"):
+        methods.get(name)(experts)
 
 
 SYMERGE = [

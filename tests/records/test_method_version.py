@@ -165,6 +165,46 @@ def test_the_data_that_a_method_is_handed_are_part_of_the_version(package, befor
     assert package.version("symerge") != before["symerge"]
 
 
+ROWS = ("model_tinting", "model_tinting_pp")
+
+
+def test_a_row_has_the_version_of_its_function_written_out_with_the_defaults_of_the_row(package):
+    text = (package.folder / "symerge.py").read_text()
+    function = text[text.index("@method(") : text.index("model_tinting = variant(")]
+    own = function.replace("def symerge(", "def own(").replace('Select = "agreement"', 'Select = "all"')
+    assert own.count("= False") == 1
+    own = own.replace("= False", "= True")
+    head, rest = text[: text.index("@method(")], text[text.index("def learn(") :]
+    (package.folder / "own.py").write_text(head + own + rest)
+    assert package.version("own") == package.version("model_tinting") != package.version("symerge")
+
+
+def test_a_row_has_a_version_of_its_own_that_no_title_changes(package):
+    symerge, *rows = (package.version(name) for name in ("symerge", *ROWS))
+    assert len({symerge, *rows}) == 3
+    package.replace("symerge.py", 'title="Model Tinting",', 'title="Tinting",')
+    package.replace("symerge.py", 'summary="Model Tinting with', 'summary="The same with')
+    package.replace("symerge.py", "model_tinting = variant(", "tinting = variant(")
+    assert [package.version(name) for name in ("symerge", "tinting", "model_tinting_pp")] == [symerge, *rows]
+
+
+@pytest.mark.parametrize(
+    "old, new, same",
+    [
+        ('select="all"', 'select="top_p"', {"symerge", "model_tinting_pp"}),
+        ("top_p: Share = 0.5", "top_p: Share = 0.25", set()),
+        ("replace: bool = False", "replace: bool = True", {"model_tinting", "model_tinting_pp"}),
+        ("1e-3 if layer", "1e-4 if layer", set()),
+        ('access_if={("labels", "truth")', 'access_if={("labels", "soft")', set()),
+    ],
+)
+def test_the_version_of_a_row_follows_its_own_defaults_and_the_functions_maths(package, old, new, same):
+    names = ("symerge", *ROWS)
+    first = package.versions(names)
+    package.replace("symerge.py", old, new)
+    assert {name for name, version in package.versions(names).items() if version == first[name]} == same
+
+
 @pytest.mark.parametrize(
     "name, file", [("ties", "ties.py"), ("ties", "tools/vectors.py"), ("tsv_m", "tsv.py"),
                    ("tsv_m", "tools/spectral.py"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 import functools
 import os
 from collections.abc import Iterator
@@ -215,7 +216,25 @@ def _at(folder: Path, parts: list[str]) -> Path | None:
 def _read(file: str, text: str) -> Module:
     module = Module(file)
     _sort_statements(ast.parse(text).body, module)
+    for name, statements in module.definitions.items():
+        module.definitions[name] = [_as_function(each, module) for each in statements]
     return module
+
+
+def _as_function(node: ast.stmt, module: Module) -> ast.stmt:
+    """A row of the registry, ``name = variant(function, ...)``, as the function with the row's defaults."""
+    call = node.value if isinstance(node, (ast.Assign, ast.AnnAssign)) else None
+    if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "variant" and call.args):
+        return node
+    above = module.definitions.get(call.args[0].id, []) if isinstance(call.args[0], ast.Name) else []
+    if len(above) != 1 or not isinstance(function := above[0], ast.FunctionDef):
+        return node
+    row, arguments = {keyword.arg: keyword.value for keyword in call.keywords}, function.args
+    own = [row.get(a.arg, d) for a, d in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)]
+    changed = copy.copy(function)
+    changed.args = copy.copy(arguments)
+    changed.args.kw_defaults = own
+    return changed
 
 
 def _sort_statements(body: list[ast.stmt], module: Module) -> None:

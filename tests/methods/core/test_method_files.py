@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -57,6 +58,70 @@ HEAD = "from methods.api import LABELLED, UNLABELLED, Access, Footprint, method\
 def test_a_declaration_that_would_mislead_is_refused_with_its_line(tmp_path, text, words):
     (tmp_path / "x.py").write_text(HEAD + text)
     with pytest.raises(MergingError, match=rf"methods/x.py, line \d: .*{words}"):
+        declarations.read(tmp_path / "x.py")
+
+
+ROW = (
+    HEAD.replace("method\n", "method, variant\n")
+    + """
+@method(title='T', paper='P', access=Access(test=UNLABELLED), access_if={('side', 'b'): Access(test=LABELLED)},
+        footprint=Footprint(vectors=True))
+def x(experts, stream, *, scale=0.3, side='a', seed=0):
+    \"\"\"Of x.\"\"\"
+    return scale, side, seed
+
+y = variant(x, title='Y', paper='Q', summary='Of y.', scale=0.5)
+z = variant(y, title='Z', paper='Q', summary='Of z.', side='b')
+"""
+)
+
+
+def test_a_row_is_read_from_the_source_with_what_its_function_declares_and_its_own_defaults(tmp_path):
+    (tmp_path / "x.py").write_text(ROW)
+    found = discovery.discover(tmp_path)
+    assert list(found.methods) == ["x", "y", "z"] and not found.broken
+    x, y, z = found.methods.values()
+    assert (y.title, y.paper, y.summary, y.module, y.variant_of) == ("Y", "Q", "Of y.", x.module, "x")
+    assert y.parameters == {"scale": 0.5, "side": "a", "seed": 0}
+    assert z.parameters == {"scale": 0.5, "side": "b", "seed": 0} and z.variant_of == "x"
+    assert y.access == x.access and y.access_if == x.access_if and y.footprint == x.footprint and y.stochastic
+    assert y.access_for({}) == x.access and z.access_for({}) != x.access
+
+
+@pytest.mark.parametrize(
+    "row, words",
+    [
+        ("scales=0.5", "unknown keyword of x 'scales'. Did you mean scale"),
+        ("scale='much'", "scale of y defaults to 'much'; its annotation allows"),
+        ("scale={1}", "scale of y defaults to {1}"),
+        ("scale=LIMIT", "must be literals"),
+        ("**more", "must be literals"),
+        ("paper=3, scale=1.0", "paper of y is 3; expected str"),
+        ("", "y needs variant(x, title=..., paper=..., summary=..., KEYWORD=...)"),
+    ],
+)
+def test_a_row_that_would_mislead_is_refused_with_its_line(tmp_path, row, words):
+    text = ROW.replace("scale=0.3", "scale: float = 0.3").replace("paper='Q', " if "paper" in row else "?", "")
+    (tmp_path / "x.py").write_text(text.replace("scale=0.5", row))
+    with pytest.raises(declarations.BrokenFile) as fault:
+        declarations.read(tmp_path / "x.py")
+    assert str(fault.value).startswith("methods/x.py, line 9: ") and words in str(fault.value)
+    assert {"x", "y", "z"} <= set(fault.value.names)
+
+
+@pytest.mark.parametrize(
+    "old, new, words",
+    [
+        ("y = variant(x,", "y = variant(far,", "takes one method that stands above it in this file"),
+        ("y = variant(x,", "y = variant(y,", "takes one method that stands above it in this file"),
+        ("y = variant(x,", "y = varied(x,", "nothing is called varied; variant comes from methods.api"),
+        ("y = variant(x,", "y = u = variant(x,", "with one name"),
+        ("y = variant(x,", "all = variant(x,", "cannot be called 'all'"),
+    ],
+)
+def test_a_row_that_is_not_one_is_refused_with_its_line(tmp_path, old, new, words):
+    (tmp_path / "x.py").write_text(ROW.replace(old, new))
+    with pytest.raises(MergingError, match=f"methods/x.py, line 9: .*{re.escape(words)}"):
         declarations.read(tmp_path / "x.py")
 
 

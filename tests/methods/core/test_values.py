@@ -132,7 +132,9 @@ def test_what_a_method_checks_as_it_runs_is_what_its_annotations_say(name: str) 
         for node in tree.body if isinstance(node, ast.Assign)
         for target in node.targets if isinstance(target, ast.Name)
     }  # fmt: skip
-    function = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name)
+    function = next(
+        node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == (about.variant_of or name)
+    )
     for call in (node for node in ast.walk(function) if isinstance(node, ast.Call)):
         called = getattr(call.func, "id", "")
         if called in ("choice", "fraction"):
@@ -173,5 +175,9 @@ def test_one_method_is_listed_with_its_keywords_and_what_they_may_be(capsys: pyt
         assert key in ("experts", "stream") or f"    {key}=" in said
     assert "adapt=head  (head, last_block, none)" in said and "top_p=0.5  (a number in (0, 1])" in said
     assert "methods/symerge.py" in said and "rounds over all tasks" in said and "labels=truth: labelled test" in said
+    listing.show("model_tinting")
+    row = capsys.readouterr().out
+    assert "variant of symerge:select=all,replace=true" in row and "replace=true  (true or false)" in row
+    assert row.partition("  keywords")[2].count("\n") == said.partition("  keywords")[2].count("\n")
     assert cli.main(["list", "symerg"]) == 2
     assert "Did you mean symerge" in capsys.readouterr().err
