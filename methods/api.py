@@ -28,8 +28,9 @@ Shared arithmetic: ``vectors`` (thresholds, election, decompositions), ``coeffic
 """
 
 from methods.core.access import LABELLED, UNLABELLED, Access
+from methods.core.blocks import last_block
 from methods.core.errors import MergingError, NotApplicable, UnknownName
-from methods.core.experts import Experts, last_block
+from methods.core.experts import Experts
 from methods.core.footprint import Footprint
 from methods.core.merged import Merged, TaskModel, pack_mask, unpack_mask
 from methods.core.registry import method, variant

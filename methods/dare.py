@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from methods.api import Experts, Footprint, Merged, MergingError, MethodName, Portion, method
-from methods.core.experts import Edit
+from methods.core.states import Edit
 from methods.core.stream import derive
 from methods.tools.inner import run_edited
 from methods.tools.statistics import per_task

@@ -24,6 +24,15 @@ def place(name: str) -> Place | None:
     return Place(found[1], (int(found[2] or 0), int(found[3])), found[4]) if found else None
 
 
+def last_block(names: Sequence[str]) -> tuple[str, ...]:
+    """The tensors of the highest-numbered block (``...resblocks.11...``, ``layer4.2...``); empty without such."""
+    places = {n: at for n in names if (at := place(n)) is not None}
+    if not places:
+        return ()
+    top = max((at.tower, at.number) for at in places.values())
+    return tuple(n for n, at in places.items() if (at.tower, at.number) == top)
+
+
 def depths(names: Sequence[str]) -> dict[str, float]:
     """``l / (L - 1)`` of every tensor in a numbered block: 0 in the first of its tower's L blocks, 1 in the last."""
     places = {n: p for n in names if (p := place(n)) is not None}

@@ -170,7 +170,7 @@ def _function(path: Path, node: ast.FunctionDef, decorator: ast.Call, local: Map
 
 def _row(name: str, call: ast.Call, above: Mapping[str, Method]) -> Method:
     """The method that ``name = variant(function, ...)`` declares. Raises ValueError, saying what is wrong."""
-    function = call.args[0].id if len(call.args) == 1 and isinstance(call.args[0], ast.Name) else None
+    function = call.args[0].id if len(call.args) == 1 and isinstance(call.args[0], ast.Name) else ""
     if function not in above:
         raise ValueError(f"{name} = variant(function, ...) takes one method that stands above it in this file")
     try:
@@ -181,7 +181,7 @@ def _row(name: str, call: ast.Call, above: Mapping[str, Method]) -> Method:
         raise
     except (ValueError, KeyError, TypeError):
         raise ValueError(f"what {name} = variant({function}, ...) says must be literals") from None
-    texts = {key: row.pop(key) for key in ("title", "paper", "summary") if key in row}
+    texts: dict[str, Any] = {key: row.pop(key) for key in ("title", "paper", "summary") if key in row}
     if len(texts) < 3 or not row:
         raise ValueError(f"{name} needs variant({function}, title=..., paper=..., summary=..., KEYWORD=...)")
     of = above[function]

@@ -3,42 +3,22 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from methods.core.blocks import place
+from methods.core.blocks import last_block
+from methods.core.encoders import batch_statistics, evaluating, valid
 from methods.core.errors import MergingError, NotApplicable, nearest
 from methods.core.packed import open_state
 from methods.core.registry import NEEDS
-from methods.core.states import LowRankState, StateFile, is_floating, shapes_of
+from methods.core.states import Edit, EditedState, LowRankState, StateFile, is_floating, not_finite, shapes_of
 
-Edit = Callable[[str, str, Tensor], Tensor]
 KINDS = ("classification", "regression", "segmentation", "depth", "normals")
-
-
-class EditedState(Mapping[str, Tensor]):
-    """An expert whose task vector is replaced as it is read: ``base[name] + edit(name, task, task vector)``."""
-
-    def __init__(self, experts: Experts, task: str, edit: Edit) -> None:
-        self.experts, self.task, self.edit = experts, task, edit
-
-    def __getitem__(self, name: str) -> Tensor:
-        if name not in self.experts.names:
-            return self.experts.expert(self.task)[name]
-        base = self.experts.base_tensor(name)
-        return base + self.edit(name, self.task, self.experts.task_vector(name, self.task, base))
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.experts.base)
-
-    def __len__(self) -> int:
-        return len(self.experts.base)
 
 
 class Experts:
@@ -400,55 +380,6 @@ def _known_tensors(base: Mapping[str, Tensor], adaptable: Mapping[str, Sequence[
             if name not in base:
                 raise nearest(f"tensor of adaptable {part!r}", name, list(base))
     return {part: tuple(tensors) for part, tensors in adaptable.items()}
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """The module in evaluation mode (no dropout, fixed batch statistics), and its parts in their own afterwards."""
-    modes = {part: part.training for part in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, mode in modes.items():
-            part.training = mode
-
-
-@contextmanager
-def batch_statistics(module: nn.Module) -> Iterator[None]:
-    """Batch normalisations use the mean and variance of their batch, and keep their running ones as they are."""
-    aside = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
-    kept = [(m.running_mean, m.running_var) for m in aside]
-    for each in aside:
-        each.running_mean = each.running_var = None
-    try:
-        yield
-    finally:
-        for each, (mean, variance) in zip(aside, kept, strict=True):
-            each.running_mean, each.running_var = mean, variance
-
-
-def not_finite(value: Tensor) -> int:
-    """How many entries are NaN or Inf. Read once where all are finite; a sum that overflows is looked at by entry."""
-    # In another precision the sum would copy the tensor.
-    return 0 if torch.isfinite(value.sum()) else int((~torch.isfinite(value)).sum())
-
-
-def valid(name: str, value: Tensor) -> Tensor:
-    """``value``; of running statistics without gradient, which normalisations have no rule for, and a variance not
-    below 0: arithmetic over experts' variances can leave their range."""
-    if name.endswith("running_var"):
-        return value.detach().clamp(min=0)
-    return value.detach() if name.endswith("running_mean") else value
-
-
-def last_block(names: Sequence[str]) -> tuple[str, ...]:
-    """The tensors of the highest-numbered block (``...resblocks.11...``, ``layer4.2...``); empty without such."""
-    places = {n: at for n in names if (at := place(n)) is not None}
-    if not places:
-        return ()
-    top = max((at.tower, at.number) for at in places.values())
-    return tuple(n for n, at in places.items() if (at.tower, at.number) == top)
 
 
 def _count(shape: tuple[int, ...]) -> int:

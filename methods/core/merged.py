@@ -14,9 +14,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from methods.core.experts import Experts, not_finite, valid
+from methods.core.encoders import valid
+from methods.core.experts import Experts
 from methods.core.registry import MergingError, nearest, rule_name, rule_of
-from methods.core.states import StateFile
+from methods.core.states import StateFile, not_finite
 
 StateRule = Callable[["Merged", str], Mapping[str, Tensor]]
 WrapRule = Callable[["Merged", str, nn.Module], nn.Module]

@@ -1,15 +1,22 @@
-"""State dicts that are read lazily: files, and a base with adapters."""
+"""State dicts that are read lazily: files, a base with adapters, and an expert whose task vector is edited."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from methods.core.errors import MergingError
+
+if TYPE_CHECKING:
+    from methods.core.experts import Experts
+
+#: Another task vector ``[*shape]`` of a tensor's name, the task, and its task vector.
+Edit = Callable[[str, str, Tensor], Tensor]
 
 
 class StateFile(Mapping[str, Tensor]):
@@ -61,6 +68,25 @@ class LowRankState(Mapping[str, Tensor]):
         return len(self.base)
 
 
+class EditedState(Mapping[str, Tensor]):
+    """An expert whose task vector is replaced as it is read: ``base[name] + edit(name, task, task vector)``."""
+
+    def __init__(self, experts: Experts, task: str, edit: Edit) -> None:
+        self.experts, self.task, self.edit = experts, task, edit
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self.experts.names:
+            return self.experts.expert(self.task)[name]
+        base = self.experts.base_tensor(name)
+        return base + self.edit(name, self.task, self.experts.task_vector(name, self.task, base))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.experts.base)
+
+    def __len__(self) -> int:
+        return len(self.experts.base)
+
+
 def shapes_of(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     """The shape of every tensor; of a file without reading it."""
     if isinstance(state, StateFile):
@@ -75,3 +101,9 @@ def is_floating(state: Mapping[str, Tensor], name: str) -> bool:
     if isinstance(state, StateFile):
         return name in state.floating
     return state[name].is_floating_point()
+
+
+def not_finite(value: Tensor) -> int:
+    """How many entries are NaN or Inf. Read once where all are finite; a sum that overflows is looked at by entry."""
+    # In another precision the sum would copy the tensor.
+    return 0 if torch.isfinite(value.sum()) else int((~torch.isfinite(value)).sum())

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from methods.core.experts import Edit, Experts
+from methods.core.experts import Experts
 from methods.core.merged import Merged
 from methods.core.registry import MergingError, merge_with
+from methods.core.states import Edit
 from methods.core.stream import Stream
 
 
