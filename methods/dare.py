@@ -24,8 +24,8 @@ from torch import Tensor
 from methods.api import Experts, Footprint, Merged, MergingError, MethodName, Portion, method
 from methods.core.states import Edit
 from methods.core.stream import derive
+from methods.tools.activations import per_task
 from methods.tools.inner import run_edited
-from methods.tools.statistics import per_task
 from methods.tools.vectors import choice, fraction
 
 

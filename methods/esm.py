@@ -27,9 +27,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from methods.api import UNLABELLED, Access, Count, Experts, Footprint, Merged, MergingError, Stream, method
+from methods.tools.activations import by_name, layers, observe, per_task, samples
 from methods.tools.interference import BLOCK, block_weights
 from methods.tools.spectral import leading, mean_vector, polar, significant
-from methods.tools.statistics import by_name, layers, observe, per_task, samples
 from methods.tools.vectors import is_matrix
 from methods.tsv import orthogonal_sum
 

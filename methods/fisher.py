@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from methods.api import UNLABELLED, Access, Count, Experts, Footprint, Merged, MergingError, NonNegative, Stream, method
-from methods.tools.statistics import fisher_information, per_task
+from methods.tools.activations import fisher_information, per_task
 from methods.tools.vectors import choice
 
 

@@ -25,8 +25,8 @@ import torch
 from torch import Tensor
 
 from methods.api import UNLABELLED, Access, Count, Experts, Footprint, Merged, Stream, method
+from methods.tools.activations import grams, layers, least_squares, per_task
 from methods.tools.spectral import mean_vector
-from methods.tools.statistics import grams, layers, least_squares, per_task
 
 
 @method(

@@ -19,8 +19,8 @@ from __future__ import annotations
 from typing import Any
 
 from methods.api import UNLABELLED, Access, Count, Experts, Footprint, Merged, Portion, Stream, method
+from methods.tools.activations import grams, layers, least_squares
 from methods.tools.spectral import mean_vector
-from methods.tools.statistics import grams, layers, least_squares
 from methods.tools.vectors import fraction
 
 

@@ -13,7 +13,7 @@ import methods
 from methods import esm, fisher, regmean
 from methods.api import Stream
 from methods.tools import spectral
-from methods.tools.statistics import observe, samples
+from methods.tools.activations import observe, samples
 
 
 def part(stored: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

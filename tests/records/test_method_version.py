@@ -88,7 +88,7 @@ def test_a_moved_file_leaves_every_version(package, before, file, to):
 def test_a_whole_new_house_leaves_every_version(package, before):
     for name in ("experts", "merged", "stream", "states", "registry", "blocks"):
         package.move(f"core/{name}.py", f"{name}.py")
-    for name in ("vectors", "coefficients", "adaptation", "statistics", "losses", "masks", "spectral"):
+    for name in ("vectors", "coefficients", "adaptation", "activations", "losses", "masks", "spectral"):
         package.move(f"tools/{name}.py", f"arithmetic/{name}.py")
     assert package.versions() == before
 
@@ -142,7 +142,7 @@ def test_declarations_and_warnings_are_no_maths(package, before, file, old, new)
         ("symerge", "tools/coefficients.py", "(raw >= 0) & (raw <= 1)", "(raw >= 0) | (raw <= 1)"),
         ("symerge", "core/stream.py", "self.pending[:n], self.pending[n:]", "self.pending[n:], self.pending[:n]"),
         ("symerge", "core/merged.py", "self.head(self.encoder(inputs))", "self.encoder(self.head(inputs))"),
-        ("regmean", "tools/statistics.py", "rows.T @ rows", "rows @ rows.T"),
+        ("regmean", "tools/activations.py", "rows.T @ rows", "rows @ rows.T"),
         ("surgery", "task_arithmetic.py", "0.3", "0.4"),
         ("surgery", "surgery.py", "bound = width**-0.5", "bound = width**0.5"),
     ],

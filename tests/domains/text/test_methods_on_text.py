@@ -14,7 +14,7 @@ import methods
 from benchmark.domains.text.tokens import TextSource
 from benchmark.harness.evaluate import evaluate
 from methods.api import UNLABELLED, Access, Experts, NotApplicable, Stream
-from methods.tools.statistics import grams, layers
+from methods.tools.activations import grams, layers
 
 pytest.importorskip("transformers", reason=lacks_package("transformers", "glue"))
 
