@@ -9,7 +9,7 @@ References: FusionBench fusion_bench/method/fisher_merging (normalise="model", f
 bloomberg/dataless-model-merging src/model_merge/avg_merger.py (normalise=None, floor 1e-10); the authors'
 mmatena/model_merging (TensorFlow) takes max(F, floor). Every tensor is merged. As in the paper, y is the expert's own
 prediction, so no labels are needed; the expectation over classes is estimated without bias from one backward pass per
-sample (``statistics.fisher_information``) where the references take one per class. Departure: a model or tensor
+sample (``tools.fisher_information``) where the references take one per class. Departure: a model or tensor
 without any information has no weight beyond its floor, and where all weights are 0 the plain mean takes over (the
 code gives NaN). Nothing is stored per task.
 """
@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from methods.api import UNLABELLED, Access, Count, Experts, Footprint, Merged, MergingError, NonNegative, Stream, method
-from methods.tools.activations import fisher_information, per_task
+from methods.tools.activations import per_task
+from methods.tools.fisher_information import fisher_information
 from methods.tools.vectors import choice
 
 

@@ -33,7 +33,7 @@ from methods.api import (
     Stream,
     method,
 )
-from methods.core.blocks import place
+from methods.core.blocks import block_of
 from methods.tools.multitask import train, trainable
 from methods.tools.vectors import choice
 
@@ -98,7 +98,7 @@ def per_task(names: Sequence[str], shared: str, layers: int | None) -> tuple[str
 
 def stages(names: Sequence[str]) -> list[list[str]]:
     """Tensors by depth, lowest first: stem, numbered blocks, top; one module each where blocks are not numbered."""
-    places = {n: at for n in names if (at := place(n)) is not None}
+    places = {n: at for n in names if (at := block_of(n)) is not None}
     if not places:
         modules: dict[str, list[str]] = {}
         for name in names:

@@ -33,7 +33,7 @@ from methods.api import (
     Stream,
     method,
 )
-from methods.core.blocks import place
+from methods.core.blocks import block_of
 from methods.tools.adaptation import adapt_merge
 from methods.tools.coefficients import LayerwiseMerge
 from methods.tools.losses import supervised_loss
@@ -85,7 +85,7 @@ def groups(experts: Experts, granularity: str) -> tuple[int, Tensor]:
     if granularity == "tensor":
         keys: list[object] = list(experts.names)
     elif granularity == "block":
-        places = [place(n) for n in experts.names]
+        places = [block_of(n) for n in experts.names]
         keys = [None if at is None else (at.tower, at.number) for at in places]
     else:
         keys = [None] * len(experts.names)

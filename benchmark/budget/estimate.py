@@ -22,7 +22,7 @@ from methods.core.footprint import COUNTS, Footprint, Pair
 GIB = float(2**30)
 # Of a process that has imported everything and computed nothing: measured in anonymous memory, and a CUDA context.
 RUNTIME, CONTEXT = 0.55 * GIB, 0.5 * GIB
-# Samples that methods run together: see methods/tools/adaptation.py and methods/tools/activations.py.
+# Samples that methods run together: see methods/tools/adaptation.py, activations.py, fisher_information.py.
 OUTPUTS, OBSERVED = 256, 32
 
 

@@ -19,7 +19,7 @@ from benchmark.records.spec import derive_seed
 from benchmark.studies.settings import Setting, subset_label
 from benchmark.suites.bench import Bench, Meter
 from methods.api import Experts, Merged, Source
-from methods.core.blocks import place
+from methods.core.blocks import block_of
 
 
 class Variant(Bench):
@@ -146,7 +146,7 @@ class Block(Variant):
 
     def __init__(self, bench: Bench, label: str, number: int) -> None:
         super().__init__(bench, label)
-        places = {n: at for n in bench.experts().names if (at := place(n)) is not None}
+        places = {n: at for n in bench.experts().names if (at := block_of(n)) is not None}
         every = sorted({(at.tower, at.number) for at in places.values()})
         if number >= len(every):
             raise unknown(f"block of {bench.backbone}", str(number), map(str, range(len(every))))

@@ -18,7 +18,7 @@ class Place(NamedTuple):
     rest: str
 
 
-def place(name: str) -> Place | None:
+def block_of(name: str) -> Place | None:
     """The numbered block of a tensor (``...resblocks.3.mlp.c_fc.weight``); ``None`` outside such blocks."""
     found = _NUMBERED.match(name)
     return Place(found[1], (int(found[2] or 0), int(found[3])), found[4]) if found else None
@@ -26,7 +26,7 @@ def place(name: str) -> Place | None:
 
 def last_block(names: Sequence[str]) -> tuple[str, ...]:
     """The tensors of the highest-numbered block (``...resblocks.11...``, ``layer4.2...``); empty without such."""
-    places = {n: at for n in names if (at := place(n)) is not None}
+    places = {n: at for n in names if (at := block_of(n)) is not None}
     if not places:
         return ()
     top = max((at.tower, at.number) for at in places.values())
@@ -35,7 +35,7 @@ def last_block(names: Sequence[str]) -> tuple[str, ...]:
 
 def depths(names: Sequence[str]) -> dict[str, float]:
     """``l / (L - 1)`` of every tensor in a numbered block: 0 in the first of its tower's L blocks, 1 in the last."""
-    places = {n: p for n in names if (p := place(n)) is not None}
+    places = {n: p for n in names if (p := block_of(n)) is not None}
     towers = {p.tower for p in places.values()}
     order = {t: sorted({p.number for p in places.values() if p.tower == t}) for t in towers}
     return {n: order[p.tower].index(p.number) / max(1, len(order[p.tower]) - 1) for n, p in places.items()}
@@ -54,7 +54,7 @@ def parts(names: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _part(name: str) -> str:
-    at = place(name)
+    at = block_of(name)
     if at is None:
         module, _, leaf = name.rpartition(".")
         return module if module and leaf in _LEAVES else name

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 import methods
 from methods import esm, fisher, lot, regmean
 from methods.api import Experts, Merged, MergingError, Stream
-from methods.tools import statistics
+from methods.tools.activations import layers, observe, samples
+from methods.tools.fisher_information import fisher_information, signs
 
 METHODS: list[tuple[str, dict[str, Any]]] = [
     ("esm", {"proxies": 8}),
@@ -83,9 +84,9 @@ def without_blocks() -> Experts:
 def observed(experts: Experts, images: Tensor) -> dict[str, Tensor]:
     """Inputs of every layer that can be observed, of task t0."""
     found: dict[str, Tensor] = {}
-    wanted = [n for kind in ("linear", "projection", "norm") for n in statistics.layers(experts, kind)]
+    wanted = [n for kind in ("linear", "projection", "norm") for n in layers(experts, kind)]
     stream = Stream.from_batches({"t0": images[None]})
-    statistics.observe(experts, "t0", statistics.samples(stream, "t0", len(images)), wanted, found.__setitem__)
+    observe(experts, "t0", samples(stream, "t0", len(images)), wanted, found.__setitem__)
     return found
 
 
@@ -132,7 +133,7 @@ def test_observing_leaves_the_encoder_as_it_was() -> None:
     before = {n: t.clone() for n, t in experts.encoder.state_dict().items()}
     kept = {n: t.clone() for n, t in experts.expert("t0").items()}
     observed(experts, torch.randn(2, 3, 16, 16))
-    next(statistics.fisher_information(experts, random_stream(["t0"]), 2))
+    next(fisher_information(experts, random_stream(["t0"]), 2))
     assert all(m.training and not m._forward_pre_hooks for m in experts.encoder.modules())
     assert all(torch.equal(t, before[n]) for n, t in experts.encoder.state_dict().items())
     assert all(torch.equal(t, kept[n]) and not t.requires_grad for n, t in experts.expert("t0").items())
@@ -180,8 +181,12 @@ def test_lot_is_the_best_of_its_neighbours_on_its_own_samples() -> None:
     stream = random_stream(experts.tasks)
     inputs = {}
     for k, task in enumerate(experts.tasks):
-        statistics.observe(
-            experts, task, statistics.samples(stream, task, 8), [name], lambda n, rows, k=k: inputs.__setitem__(k, rows)
+        observe(
+            experts,
+            task,
+            samples(stream, task, 8),
+            [name],
+            lambda n, rows, k=k: inputs.__setitem__(k, rows),
         )
     merged = merge("lot", experts, random_stream(experts.tasks), examples=8).state_dict()[name] - experts.base[name]
     vectors = experts.task_vectors(name)
@@ -239,30 +244,30 @@ def test_fisher_values_are_the_expectation_over_the_experts_own_predictions(kind
     images, name = torch.randn(3, 3, 16, 16), "model.visual.conv1.weight"
     exact = torch.stack([classes_or_values(experts, "t1", image[None], name) for image in images])
     repeated = images.repeat_interleave(8, 0)[None]
-    found = dict(statistics.fisher_information(experts, Stream.from_batches({"t0": repeated, "t1": repeated}), 24))
+    found = dict(fisher_information(experts, Stream.from_batches({"t0": repeated, "t1": repeated}), 24))
     torch.testing.assert_close(found["t1"][name], exact.mean(0), atol=1e-5 * float(exact.max()), rtol=1e-3)
     assert not torch.allclose(found["t0"][name], found["t1"][name], rtol=0.1)
     stream = random_stream(experts.tasks)
-    values = dict(statistics.fisher_information(experts, stream, 3))
+    values = dict(fisher_information(experts, stream, 3))
     merged = merge("fisher", experts, random_stream(experts.tasks), examples=3).state_dict()
     torch.testing.assert_close(merged, fisher.from_fisher(experts, values).state_dict())
 
 
 def test_signs_cancel_between_any_two_entries() -> None:
-    rows = torch.stack([statistics.signs(torch.tensor(n), 20) for n in range(5, 37)]).float()
+    rows = torch.stack([signs(torch.tensor(n), 20) for n in range(5, 37)]).float()
     torch.testing.assert_close(rows.T @ rows, 32 * torch.eye(20))
 
 
 def test_an_encoder_that_cannot_be_batched_has_the_same_fisher_values(monkeypatch: pytest.MonkeyPatch) -> None:
     experts = random_experts(tasks=1)
     stream = [random_stream(experts.tasks, draws=2, size=3) for _ in range(2)]
-    quick = dict(statistics.fisher_information(experts, stream[0], 5))["t0"]
+    quick = dict(fisher_information(experts, stream[0], 5))["t0"]
 
     def refused(*_: Any, **__: Any) -> None:
         raise RuntimeError("no batching rule")
 
     monkeypatch.setattr(torch.func, "vmap", refused)
-    slow = dict(statistics.fisher_information(experts, stream[1], 5))["t0"]
+    slow = dict(fisher_information(experts, stream[1], 5))["t0"]
     for name, value in quick.items():
         torch.testing.assert_close(value, slow[name], atol=1e-6 * float(value.max()), rtol=1e-3)
 
