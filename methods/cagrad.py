@@ -74,10 +74,10 @@ def worst_case(gram: np.ndarray, scale: float) -> np.ndarray:
     """The weights ``w`` [K] on the simplex that minimise ``<g_w, g_0> + scale |g_w|``."""
     even = np.ones(len(gram)) / len(gram)
     toward = gram @ even
-    found = minimize(
+    optimum = minimize(
         lambda w: w @ toward + scale * np.sqrt(max(w @ gram @ w, 0.0) + TINY),
         even,
         bounds=[(0, 1)] * len(gram),
         constraints={"type": "eq", "fun": lambda w: 1 - w.sum()},
     )
-    return found.x if np.isfinite(found.x).all() else even
+    return optimum.x if np.isfinite(optimum.x).all() else even

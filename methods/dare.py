@@ -53,13 +53,13 @@ def dare(
     fraction("drop", drop, zero=True)
     choice("select", select, ("random", "magnitude"))
 
-    def kept(name: str, task: str, vector: Tensor) -> Tensor:
+    def mask(name: str, task: str, vector: Tensor) -> Tensor:
         if select == "magnitude":
             return _largest(vector, drop)
         generator = torch.Generator().manual_seed(derive(seed, task, name))
         return torch.empty(vector.shape, dtype=torch.bool).bernoulli_(1 - drop, generator=generator)
 
-    return _merge(experts, kept, drop=drop, scale=scale, rescale=rescale, inner=inner)
+    return _merge(experts, mask, drop=drop, scale=scale, rescale=rescale, inner=inner)
 
 
 def from_masks(
@@ -76,23 +76,23 @@ def from_masks(
     Args:
         masks: ``{task: {name: bool [*shape]}}``, or a list of the inner mappings in the order of tasks.
     """
-    given = dict(per_task(experts, masks))
-    missing = [f"{t}/{n}" for t in experts.tasks for n in experts.names if n not in given[t]]
+    by_task = dict(per_task(experts, masks))
+    missing = [f"{t}/{n}" for t in experts.tasks for n in experts.names if n not in by_task[t]]
     if missing:
         raise MergingError(
             f"masks are missing for {', '.join(missing[:4])} ({len(missing)} in all); expected "
             "{task: {name: mask}} for every task and merged tensor"
         )
     fraction("drop", drop, zero=True)
-    return _merge(experts, lambda n, task, _: given[task][n], drop=drop, scale=scale, rescale=rescale, inner=inner)
+    return _merge(experts, lambda n, task, _: by_task[task][n], drop=drop, scale=scale, rescale=rescale, inner=inner)
 
 
-def _merge(experts: Experts, kept: Edit, *, drop: float, scale: float, rescale: bool, inner: str) -> Merged:
+def _merge(experts: Experts, mask: Edit, *, drop: float, scale: float, rescale: bool, inner: str) -> Merged:
     """The inner merge of the vectors under their masks."""
     size = 1 / (1 - drop) if rescale and drop < 1 else 1.0
 
     def edit(name: str, task: str, vector: Tensor) -> Tensor:
-        return vector.mul_(size).masked_fill_(~kept(name, task, vector).to(vector.device, torch.bool), 0.0)
+        return vector.mul_(size).masked_fill_(~mask(name, task, vector).to(vector.device, torch.bool), 0.0)
 
     return run_edited(inner, experts, edit, outer="dare", scale=scale)
 

@@ -86,8 +86,8 @@ def doge(
         norms = vectors.flatten(1).norm(dim=1)
         weights[name] = torch.where(norms > 0, scale / norms, 0.0)
         change = modification(vectors, weights[name], shared_subspace(experts, name, vectors, subspace), steps, lr)
-        kept = vectors.abs() >= limits.view(-1, *[1] * (vectors.ndim - 1))
-        modified[name] = vectors.add_(change).mul_(kept)
+        mask = vectors.abs() >= limits.view(-1, *[1] * (vectors.ndim - 1))
+        modified[name] = vectors.add_(change).mul_(mask)
         if coefficients == "fixed":
             modified[name] = torch.tensordot(weights[name], modified[name], 1)
     if coefficients == "fixed":

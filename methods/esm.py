@@ -61,14 +61,14 @@ def esm(experts: Experts, stream: Stream, *, proxies: Count = 32, scale: float =
         )
 
     def inputs(task: str) -> dict[str, tuple[Tensor, int]]:
-        found: dict[str, list[Tensor]] = {}
+        chunks: dict[str, list[Tensor]] = {}
         batches = samples(stream, task, proxies)
-        observe(experts, task, batches, wanted, lambda name, rows: found.setdefault(name, []).append(rows))
-        made: dict[str, tuple[Tensor, int]] = {}
-        for name in list(found):
-            rows = torch.cat(found.pop(name))
-            made[name] = compressed(rows), len(rows)
-        return made
+        observe(experts, task, batches, wanted, lambda name, rows: chunks.setdefault(name, []).append(rows))
+        summaries: dict[str, tuple[Tensor, int]] = {}
+        for name in list(chunks):
+            rows = torch.cat(chunks.pop(name))
+            summaries[name] = compressed(rows), len(rows)
+        return summaries
 
     return from_activations(experts, ((task, inputs(task)) for task in experts.tasks), scale=scale)
 
@@ -84,9 +84,9 @@ def from_activations(experts: Experts, activations: Any, scale: float = 1.0) -> 
     for task, inputs in per_task(experts, activations):
         for name, rows in by_name(experts, inputs).items():
             rank = experts.base[name].shape[0] // len(experts)
-            given, count = rows if isinstance(rows, tuple) else (rows, len(rows))
+            values, count = rows if isinstance(rows, tuple) else (rows, len(rows))
             parts.setdefault(name, []).append(
-                essential(experts.task_vector(name, task), given.to(experts.device), rank, count)
+                essential(experts.task_vector(name, task), values.to(experts.device), rank, count)
             )
     vectors = {name: combined(parts.pop(name)) for name in list(parts)}
     essentials = set(vectors)
@@ -116,10 +116,10 @@ def essential_weights(experts: Experts) -> tuple[str, ...]:
 
 def roles(experts: Experts) -> dict[str, list[str]]:
     """The weights that stand in the same place of every block."""
-    found: dict[str, list[str]] = {}
+    groups: dict[str, list[str]] = {}
     for name in block_weights(experts):
-        found.setdefault(BLOCK.sub(r"\1\2.#.", name), []).append(name)
-    return found
+        groups.setdefault(BLOCK.sub(r"\1\2.#.", name), []).append(name)
+    return groups
 
 
 def compressed(rows: Tensor, most: int = 1 << 22) -> Tensor:
@@ -140,11 +140,11 @@ def essential(vector: Tensor, rows: Tensor, rank: int, count: int | None = None)
     if few:
         rows = compressed(rows, most=0)
     _, s, vh = leading(rows @ vector.T, min(len(rows), len(vector)) if few else rank)
-    kept = significant(s)
+    mask = significant(s)
     norm = vector.norm()
     if few:
-        norm = torch.hypot((vh[kept] @ vector).norm(), vector[count:].norm())
-    variances = F.pad(torch.where(kept, s, 0.0)[:rank], (0, max(0, rank - len(s)))).square()
+        norm = torch.hypot((vh[mask] @ vector).norm(), vector[count:].norm())
+    variances = F.pad(torch.where(mask, s, 0.0)[:rank], (0, max(0, rank - len(s)))).square()
     weight = relative(relative(variances) ** EIGENVALUE_POWER)
     directions = F.pad(vh[:rank], (0, 0, 0, max(0, rank - len(s)))).T * weight
     return directions, directions.T @ vector, norm

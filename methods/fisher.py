@@ -85,7 +85,7 @@ def from_fisher(experts: Experts, fisher: Any, floor: float = 1e-6, normalise: s
 
 def average(experts: Experts, name: str, weighted: Tensor, weight: Tensor) -> Tensor:
     """The weighted mean task vector; the plain mean where there is no weight."""
-    found = weighted / weight.where(weight > 0, 1.0)
+    mean = weighted / weight.where(weight > 0, 1.0)
     if bool((weight > 0).all()):
-        return found
-    return torch.where(weight > 0, found, experts.task_vectors(name).mean(0))
+        return mean
+    return torch.where(weight > 0, mean, experts.task_vectors(name).mean(0))

@@ -119,7 +119,7 @@ def sequence(vectors: Tensor, inner: str, linkage: str | None) -> list[Step]:
     table = {(i, j): alike(i, j) for j in clusters for i in range(j)}
     while table:
         i, j = max(sorted(table), key=table.__getitem__)
-        found = table[i, j]
+        similarity = table[i, j]
         root = j if ranks[i] < ranks[j] else i
         ranks[i] += ranks[i] == ranks[j]
         members = sorted(clusters.pop(i) + clusters.pop(j))
@@ -129,7 +129,7 @@ def sequence(vectors: Tensor, inner: str, linkage: str | None) -> list[Step]:
         table = {pair: value for pair, value in table.items() if i not in pair and j not in pair}
         others, clusters[root] = list(clusters), members
         table.update({(min(o, root), max(o, root)): alike(min(o, root), max(o, root)) for o in others})
-        steps.append(Step(found, sorted(clusters.values())))
+        steps.append(Step(similarity, sorted(clusters.values())))
     return steps
 
 
@@ -207,8 +207,8 @@ class _Builder:
             self.extra.update(room(self.experts, names, tasks))
             lengths = torch.zeros(2, len(members), dtype=torch.float64)
             for name in names:
-                unified, masks, found = unify(self.experts.task_vectors(name)[members])
-                lengths += found / max(1, unified.numel())
+                unified, masks, length = unify(self.experts.task_vectors(name)[members])
+                lengths += length / max(1, unified.numel())
                 self.extra[f"cluster{members[0]}/{name}"] = unified
                 fill(self.extra, name, tasks, masks)
             factors[members] = rescalers(lengths)
@@ -264,8 +264,8 @@ def _combine(vectors: Tensor, inner: str) -> Tensor:
 
 def _flat(experts: Experts, names: list[str], limits: Tensor | None) -> Tensor:
     """The task vectors of one block, ``[K, n]``, trimmed where there are limits."""
-    found = []
+    rows = []
     for name in names:
         vectors = experts.task_vectors(name)
-        found.append((vectors if limits is None else trim(vectors, limits)).reshape(len(experts), -1))
-    return torch.cat(found, 1)
+        rows.append((vectors if limits is None else trim(vectors, limits)).reshape(len(experts), -1))
+    return torch.cat(rows, 1)

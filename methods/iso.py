@@ -79,13 +79,13 @@ def enriched(experts: Experts, name: str, common_fraction: float) -> Tensor:
         return flattened(total)
     left, values, right = svd(total)
     base = experts.base_tensor(name)
-    taken = min(common, int(significant(values).sum()))  # null directions of the sum are arbitrary
-    parts = [residual(experts.task_vector(name, task, base), left, taken, each) for task in experts.tasks]
+    directions = min(common, int(significant(values).sum()))  # null directions of the sum are arbitrary
+    parts = [residual(experts.task_vector(name, task, base), left, directions, each) for task in experts.tasks]
     u = torch.cat([p[0] for p in parts] + [left[:, :common]], 1)
     v = torch.cat([p[2] for p in parts] + [right[:common]], 0)
     s = torch.cat([p[1] for p in parts] + [values[:common]])
-    kept = significant(s)
-    return (polar(u[:, kept])[0] @ polar(v[kept])[0]).mul_(s.mean())
+    mask = significant(s)
+    return (polar(u[:, mask])[0] @ polar(v[mask])[0]).mul_(s.mean())
 
 
 def residual(vector: Tensor, left: Tensor, common: int, rank: int) -> tuple[Tensor, Tensor, Tensor]:

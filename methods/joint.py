@@ -88,11 +88,11 @@ def per_task(names: Sequence[str], shared: str, layers: int | None) -> tuple[str
         if layers is not None:
             raise MergingError(f"layers is {layers} with shared='all'; expected shared='bottom' or 'top' with it")
         return ()
-    found = stages(names)
-    count = len(found) // 2 if layers is None else layers
-    if not 0 <= count <= len(found):
-        raise MergingError(f"layers is {layers}; this encoder has {len(found)} stages, allowed: 0 .. {len(found)}")
-    apart = found[count:] if shared == "bottom" else found[: len(found) - count]
+    levels = stages(names)
+    count = len(levels) // 2 if layers is None else layers
+    if not 0 <= count <= len(levels):
+        raise MergingError(f"layers is {layers}; this encoder has {len(levels)} stages, allowed: 0 .. {len(levels)}")
+    apart = levels[count:] if shared == "bottom" else levels[: len(levels) - count]
     return tuple(n for stage in apart for n in stage)
 
 

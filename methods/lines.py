@@ -52,10 +52,10 @@ def lines(
 
 def _length_ratio(merged: Merged) -> float:
     """L1 length of the plain sum of task vectors over that of the merged one; 1 where the latter is 0."""
-    experts, plain, found = merged.experts, 0.0, 0.0
+    experts, plain, length = merged.experts, 0.0, 0.0
     for name in experts.names:
         plain += float(experts.task_vectors(name).sum(0).abs_().sum(dtype=torch.float64))
         if name in merged.shared:
             base = experts.base_tensor(name)
-            found += float(torch.sub(merged.shared[name].to(base.device), base).abs_().sum(dtype=torch.float64))
-    return plain / found if found else 1.0
+            length += float(torch.sub(merged.shared[name].to(base.device), base).abs_().sum(dtype=torch.float64))
+    return plain / length if length else 1.0

@@ -84,5 +84,5 @@ def split(
 def weighted_mean(vectors: Tensor, energy: Tensor) -> Tensor:
     """``[K, d]`` vectors weighted by ``[K, d]`` energies; the plain mean where there is none."""
     total = energy.sum(0)
-    found = (vectors * energy).sum(0) / total.where(total > 0, 1.0)
-    return torch.where(total > 0, found, vectors.mean(0, dtype=found.dtype)).float()
+    mean = (vectors * energy).sum(0) / total.where(total > 0, 1.0)
+    return torch.where(total > 0, mean, vectors.mean(0, dtype=mean.dtype)).float()

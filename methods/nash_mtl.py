@@ -59,15 +59,15 @@ def nash_mtl(
     """
     if update_every < 1:
         raise MergingError(f"update_every is {update_every!r}; expected a number of steps from 1, such as 1")
-    kept: list[np.ndarray] = []
+    weights: list[np.ndarray] = []
     done = 0
 
     def rule(gradients: Tensor, losses: Tensor) -> Tensor:
         nonlocal done
         if done % update_every == 0:
-            kept[:] = [bargain(products(gradients))]
+            weights[:] = [bargain(products(gradients))]
         done += 1
-        return tensor(kept[0], dtype=gradients.dtype, device=gradients.device) @ gradients
+        return tensor(weights[0], dtype=gradients.dtype, device=gradients.device) @ gradients
 
     return train(
         experts,

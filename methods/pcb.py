@@ -74,9 +74,9 @@ def _measure(experts: Experts, task: str, summed: dict[str, Tensor], keep: float
     return Range(low, high, floor, max(float(p.max()) for p in parts if p.numel()))
 
 
-def score(vector: Tensor, summed: Tensor, found: Range, count: int) -> Tensor:
+def score(vector: Tensor, summed: Tensor, limits: Range, count: int) -> Tensor:
     """``p_k`` of entries of one task, of the shape of ``vector``; ``count`` is K."""
-    importance = _unit(vector.abs().clamp_(found.low, found.high), found.low, found.high).square_()
+    importance = _unit(vector.abs().clamp_(limits.low, limits.high), limits.low, limits.high).square_()
     return importance.mul_(count).exp_().mul_(vector.mul(summed).tanh_())
 
 
@@ -84,12 +84,12 @@ def _merge(experts: Experts, name: str, summed: Tensor, ranges: list[Range], sca
     """One merged tensor."""
     base = experts.base_tensor(name)
     weighted, weights = torch.zeros(base.shape, device=base.device), torch.zeros(base.shape, device=base.device)
-    for task, found in zip(experts.tasks, ranges, strict=True):
+    for task, limits in zip(experts.tasks, ranges, strict=True):
         whole = experts.task_vector(name, task, base).contiguous()
         for vector, total, up, down in slices(whole, summed, weighted, weights):
-            share = _unit(score(vector, total, found, len(experts)).clamp_(min=found.floor), found.floor, found.top)
+            share = _unit(score(vector, total, limits, len(experts)).clamp_(min=limits.floor), limits.floor, limits.top)
             down += share
-            up += share.mul_(vector.abs().clamp_(found.low, found.high)).mul_(vector.sign())
+            up += share.mul_(vector.abs().clamp_(limits.low, limits.high)).mul_(vector.sign())
     return weighted.div_(weights.clamp_(min=1e-12)).mul_(scale).add_(base)
 
 

@@ -42,15 +42,15 @@ def robustmerge(experts: Experts, *, keep: Share = 0.2, clamp: Share = 0.2, weig
     fraction("clamp", clamp)
     adapters = [experts.lora(task) for task in experts.tasks]
     shared, extra = {}, {}
-    for name in (n for n in experts.names if any(n in found for found in adapters)):
-        given = [found[name] for found in adapters if name in found]
-        if len({a.shape[0] for a, _, _ in given}) > 1:
+    for name in (n for n in experts.names if any(n in modules for modules in adapters)):
+        factors = [modules[name] for modules in adapters if name in modules]
+        if len({a.shape[0] for a, _, _ in factors}) > 1:
             raise MergingError(
-                f"adapters of {name} have the ranks {[a.shape[0] for a, _, _ in given]}; robustmerge expects one rank"
+                f"adapters of {name} have the ranks {[a.shape[0] for a, _, _ in factors]}; robustmerge expects one rank"
             )
-        scale = sum(s for _, _, s in given) / len(given)
-        a = torch.stack([a for a, _, _ in given]).to(experts.device, torch.float32)
-        b = torch.stack([b.float() if s == scale else b.float() * (s / scale if scale else 1.0) for _, b, s in given])
+        scale = sum(s for _, _, s in factors) / len(factors)
+        a = torch.stack([a for a, _, _ in factors]).to(experts.device, torch.float32)
+        b = torch.stack([b.float() if s == scale else b.float() * (s / scale if scale else 1.0) for _, b, s in factors])
         a, b = fuse(a, b.to(experts.device), keep, clamp, weight)
         base = experts.base_tensor(name)
         shared[name] = base + scale * (b @ a).reshape(base.shape)
@@ -62,15 +62,15 @@ def robustmerge(experts: Experts, *, keep: Share = 0.2, clamp: Share = 0.2, weig
 
 def fuse(a: Tensor, b: Tensor, keep: float, clamp: float, weight: float) -> tuple[Tensor, Tensor]:
     """The merged factors of one module, ``[r, in]`` and ``[out, r]``, from ``a [K, r, in]`` and ``b [K, out, r]``."""
-    kept = prune(a, keep)
-    sizes = a.abs().sum(-1) / kept.abs().sum(-1)
+    sparse = prune(a, keep)
+    sizes = a.abs().sum(-1) / sparse.abs().sum(-1)
     finite = sizes.isfinite()
     largest = sizes.where(finite, 0.0).amax(-1, keepdim=True)
     sizes = sizes.where(finite, largest.where(largest > 0, 1.0))
     rank = sizes.shape[-1]
     floor = sizes.sort(-1).values[:, min(int(rank * (1 - clamp)), rank - 1)]
     sizes = sizes.clamp(min=floor[:, None]).unsqueeze(1)
-    return (weight * kept).sum(0), (weight * sizes * prune(b, keep)).sum(0) / sizes.sum(0)
+    return (weight * sparse).sum(0), (weight * sizes * prune(b, keep)).sum(0) / sizes.sum(0)
 
 
 def prune(factors: Tensor, keep: float) -> Tensor:

@@ -107,8 +107,8 @@ class Frozen:
 
     def __init__(self, experts: Experts, stream: Stream, merged: Merged, *, steps: int, batch_size: int, draws: int):
         def encoder(task: str) -> Callable[[Any], Tensor]:
-            found: Any = merged.model(task)
-            return lambda inputs: found.encoder(inputs)
+            task_model: Any = merged.model(task)
+            return lambda inputs: task_model.encoder(inputs)
 
         draw: Mapping[str, Any] = {"steps": steps, "batch_size": batch_size, "draws": draws, "split": "test"}
         self.ours = ExpertOutputs(experts, stream, run=encoder, **draw)
@@ -161,5 +161,5 @@ def correct(merged: Merged, task: str, model: nn.Module) -> nn.Module:
     rank, width = parts["down"].shape
     module = Correction(width, rank)
     module.load_state_dict(parts)
-    found: Any = model
-    return TaskModel(nn.Sequential(found.encoder, module), found.head)
+    task_model: Any = model
+    return TaskModel(nn.Sequential(task_model.encoder, module), task_model.head)

@@ -235,13 +235,13 @@ def self_label_loss(
                 f"labels={labels!r} has no meaning for a {kind} task; use labels='hard' (L1 to the expert's outputs)"
             )
         if labels == "truth" and kind in ("depth", "normals"):
-            given = labelled(kind, target, 0)
-            given = given.view_as(outputs) if kind == "depth" else given.unsqueeze(1).expand_as(outputs)
-            return mean_where((outputs.float() - target.float().view_as(outputs)).abs(), given)
+            valid = labelled(kind, target, 0)
+            valid = valid.view_as(outputs) if kind == "depth" else valid.unsqueeze(1).expand_as(outputs)
+            return mean_where((outputs.float() - target.float().view_as(outputs)).abs(), valid)
         return F.l1_loss(outputs.float(), target.float().view_as(outputs))
     logits = _rows(outputs)
     sure = _rows(expert).softmax(-1) if expert is not None else None
-    known: Tensor | None = None
+    has_label: Tensor | None = None
     if labels == "entropy":
         each = entropy(logits)
         sure = logits.detach().softmax(-1) if sure is None else sure
@@ -259,17 +259,17 @@ def self_label_loss(
         if target is None or (labels == "truth" and truth is None):
             raise MergingError("labels='truth' needs a stream with labels; its access is labelled test")
         if labels == "truth" and kind == "segmentation":
-            known = labelled(kind, target, logits.shape[1])
-            target = target.where(known, 0)
+            has_label = labelled(kind, target, logits.shape[1])
+            target = target.where(has_label, 0)
         each = F.cross_entropy(logits, target, reduction="none")
     if select == "all":
-        return each.mean() if known is None else mean_where(each, known)
+        return each.mean() if has_label is None else mean_where(each, has_label)
     assert sure is not None
-    keep = _kept(logits.detach().softmax(-1), sure, select, top_p)
-    return mean_where(each, keep if known is None else keep & known)
+    keep = selection(logits.detach().softmax(-1), sure, select, top_p)
+    return mean_where(each, keep if has_label is None else keep & has_label)
 
 
-def _kept(merged: Tensor, expert: Tensor, select: str, top_p: float) -> Tensor:
+def selection(merged: Tensor, expert: Tensor, select: str, top_p: float) -> Tensor:
     """The samples that count: bool ``[N]`` from probabilities ``[N, C]``."""
     if select == "top_p":
         confidence = expert.amax(-1)
@@ -287,7 +287,7 @@ def _rows(outputs: Tensor) -> Tensor:
 
 def _last_blocks(experts: Experts) -> dict[str, dict[str, nn.Parameter]]:
     """Every expert's own last block, to be trained."""
-    found: dict[str, dict[str, nn.Parameter]] = {}
+    blocks: dict[str, dict[str, nn.Parameter]] = {}
     for task in experts.tasks:
         names = experts.adaptable(task).get("last_block")
         if not names:
@@ -295,7 +295,7 @@ def _last_blocks(experts: Experts) -> dict[str, dict[str, nn.Parameter]]:
                 f"adapt='last_block': no numbered blocks among the encoder's tensors (first: {experts.names[0]}); "
                 "allowed here: adapt='head', adapt='none'"
             )
-        found[task] = {
+        blocks[task] = {
             n: nn.Parameter(experts.expert(task)[n].to(experts.device, torch.float32).clone()) for n in names
         }
-    return found
+    return blocks

@@ -81,10 +81,10 @@ def localize(vectors: Tensor, summed: Tensor, scales: Sequence[float]) -> Tensor
 
 
 def _scales(experts: Experts, mask_scale: float | Sequence[float]) -> list[float]:
-    given: list[Any] = list(mask_scale) if isinstance(mask_scale, Sequence) else [mask_scale] * len(experts)
-    if len(given) != len(experts) or not all(isinstance(s, (int, float)) and s >= 0 for s in given):
+    scales: list[Any] = list(mask_scale) if isinstance(mask_scale, Sequence) else [mask_scale] * len(experts)
+    if len(scales) != len(experts) or not all(isinstance(s, (int, float)) and s >= 0 for s in scales):
         raise MergingError(
             f"mask_scale is {mask_scale!r}; expected a number, 0 or more, or a list of "
             f"{len(experts)} (one per task), such as mask_scale=0.4"
         )
-    return [float(s) for s in given]
+    return [float(s) for s in scales]

@@ -87,12 +87,12 @@ def taps(
     optimiser = torch.optim.SGD(trained, lr=lr, momentum=0.9, nesterov=True)
     trace = descend(stream, optimiser, loss, steps=steps, batch_size=batch_size, warmup=0.0, finish=finish)
     on = {t: (scores[t] >= threshold).tolist() for t in scores}
-    chosen = {t: {n for g, kept in zip(groups, on[t], strict=True) if kept for n in g} for t in scores}
+    chosen = {t: {n for g, active in zip(groups, on[t], strict=True) if active for n in g} for t in scores}
     with torch.no_grad():
-        kept = {t: {**own[t], **{n: v for n, v in weights(t).items() if n in chosen[t]}} for t in own}
-    needed = {n: v for n, v in base.items() if any(n not in kept[t] for t in kept)}
+        tensors = {t: {**own[t], **{n: v for n, v in weights(t).items() if n in chosen[t]}} for t in own}
+    needed = {n: v for n, v in base.items() if any(n not in tensors[t] for t in tensors)}
     counts = {t: sum(on[t]) for t in on}
-    return layered(experts, needed, kept, {**trace, "active_layers": counts, "layers": len(groups)})
+    return layered(experts, needed, tensors, {**trace, "active_layers": counts, "layers": len(groups)})
 
 
 def active(scores: Tensor, threshold: float) -> Tensor:

@@ -92,8 +92,8 @@ def orthogonal_sum(experts: Experts, name: str, keep: float | None = None) -> Te
     for task in experts.tasks:
         vector = experts.task_vector(name, task, base)
         u, s, vh = task_svd(experts, name, task, triplets(vector.shape, len(experts), keep), vector=vector)
-        kept = significant(s)
-        parts.append((u[:, kept], s[kept], vh[kept]))
+        mask = significant(s)
+        parts.append((u[:, mask], s[mask], vh[mask]))
     values = torch.cat([s for _, s, _ in parts])
     if not len(values):
         return torch.zeros_like(base)

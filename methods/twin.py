@@ -83,8 +83,8 @@ def twin(
     plain = Merged(experts, shared)
 
     def encoder(task: str) -> Any:
-        found: Any = plain.model(task)
-        return lambda inputs: pooled(found.encoder(inputs))
+        task_model: Any = plain.model(task)
+        return lambda inputs: pooled(task_model.encoder(inputs))
 
     features = ExpertOutputs(experts, stream, steps=steps, batch_size=batch_size, split="val", run=encoder)
     first = stream.fetch(stream.tasks[0], torch.zeros(1, dtype=torch.int64), "val").inputs
@@ -116,15 +116,15 @@ def compressed(name: str, differences: Tensor, rank: float) -> dict[str, Tensor]
 
 def restored(merged: Merged) -> dict[str, Tensor]:
     """The differences ``{name: [K, *shape]}`` on the experts' device."""
-    found, device = {}, merged.experts.device
+    vectors, device = {}, merged.experts.device
     for key, value in merged.extra.items():
         part, _, name = key.partition("/")
         if part == "whole":
-            found[name] = value.to(device)
+            vectors[name] = value.to(device)
         elif part == "left":
             product = value.to(device) @ merged.extra[f"right/{name}"].to(device)
-            found[name] = product.view(len(product), *merged.experts.base[name].shape)
-    return found
+            vectors[name] = product.view(len(product), *merged.experts.base[name].shape)
+    return vectors
 
 
 def pooled(features: Tensor) -> Tensor:
@@ -195,8 +195,8 @@ def alone(one: Any) -> Any:
 
 def mixed(merged: Merged, task: str, model: nn.Module) -> nn.Module:
     """The task's model, its encoder mixed for every sample."""
-    found: Any = model
+    task_model: Any = model
     state = {n.removeprefix("router/"): t for n, t in merged.extra.items() if n.startswith("router/")}
     router = make_router(state["1.weight"].shape[1], len(merged.experts))
     router.load_state_dict(state)
-    return TaskModel(Mixture(found.encoder, router.to(merged.experts.device), restored(merged)), found.head)
+    return TaskModel(Mixture(task_model.encoder, router.to(merged.experts.device), restored(merged)), task_model.head)

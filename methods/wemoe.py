@@ -73,20 +73,20 @@ def wemoe(
         batch_reduce: one mixture for the whole batch, as the authors' code.
         seed: the stream's seed, and that of the gates.
     """
-    found = mlps(experts)
-    inside = {f"{name}.{part}.{leaf}" for name in found for part in LINEAR for leaf in ("weight", "bias")}
+    widths = mlps(experts)
+    inside = {f"{name}.{part}.{leaf}" for name in widths for part in LINEAR for leaf in ("weight", "bias")}
     shared = {}
     for name in experts.names:
         shared[name] = experts.base_tensor(name)
         if name not in inside:
             shared[name] = shared[name] + scale * experts.task_vectors(name).sum(0)
     generator = torch.Generator().manual_seed(seed)
-    gates = {name: gate(width, len(experts), scale, generator) for name, width in found.items()}
+    gates = {name: gate(width, len(experts), scale, generator) for name, width in widths.items()}
     merged = Merged(experts, shared, extra=_pack(gates), options={"batch_reduce": batch_reduce})
     plain: Any = merged.model(experts.tasks[0])
     encoder = routed(merged, plain.encoder)
     heads = {task: experts.copy_head(task).eval().requires_grad_(False) for task in experts.tasks}
-    routers = {name: encoder.get_submodule(name).gate.requires_grad_(True) for name in found}
+    routers = {name: encoder.get_submodule(name).gate.requires_grad_(True) for name in widths}
 
     def loss(task: str, batch: Batch) -> Tensor:
         return class_entropy(heads[task](encoder(batch.inputs)))
@@ -109,16 +109,16 @@ def mlps(experts: Experts) -> dict[str, int]:
     """The encoder's open_clip MLPs and their input widths. Raises :class:`NotApplicable` where there are none."""
     if experts.encoder is None:
         raise MergingError("wemoe runs the encoder and none was given; make the Experts with encoder=module")
-    found = {}
+    widths = {}
     for name, module in experts.encoder.named_modules():
         parts = dict(module.named_children())
         if all(isinstance(parts.get(p), nn.Linear) and f"{name}.{p}.bias" in experts.names for p in LINEAR):
-            found[name] = experts.base[f"{name}.c_fc.weight"].shape[1]
-    if not found:
+            widths[name] = experts.base[f"{name}.c_fc.weight"].shape[1]
+    if not widths:
         raise NotApplicable(
             "wemoe routes the MLPs of open_clip transformers (mlp.c_fc, mlp.c_proj); this encoder has none"
         )
-    return found
+    return widths
 
 
 def gate(width: int, count: int, start: float, generator: torch.Generator | None = None) -> nn.Sequential:
@@ -172,26 +172,26 @@ class RoutedMLP(nn.Module):
 
 def routed(merged: Merged, encoder: nn.Module) -> Any:
     """A copy of the encoder with routed MLPs, the gates as the merge holds them."""
-    made = copy.deepcopy(encoder)
+    network = copy.deepcopy(encoder)
     experts, reduce = merged.experts, bool(merged.options["batch_reduce"])
     for name, width in mlps(experts).items():
         router = gate(width, len(experts), 0.0)
         router.load_state_dict(
             {n.rpartition("/")[2]: t for n, t in merged.extra.items() if n.startswith(f"gate/{name}/")}
         )
-        parent = made.get_submodule(name.rpartition(".")[0])
-        mlp = made.get_submodule(name)
+        parent = network.get_submodule(name.rpartition(".")[0])
+        mlp = network.get_submodule(name)
         first = any(getattr(m, "batch_first", False) for m in parent.modules())
         setattr(
             parent, name.rpartition(".")[2], RoutedMLP(mlp, router.to(experts.device), experts, name, first, reduce)
         )
-    return made.eval()
+    return network.eval()
 
 
 def route(merged: Merged, task: str, model: nn.Module) -> nn.Module:
     """The task's model with routed MLPs."""
-    found: Any = model
-    return TaskModel(routed(merged, found.encoder), found.head)
+    task_model: Any = model
+    return TaskModel(routed(merged, task_model.encoder), task_model.head)
 
 
 def _pack(gates: dict[str, Any]) -> dict[str, Tensor]:

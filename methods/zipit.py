@@ -157,8 +157,8 @@ def match(covariance: Tensor, models: int, keep: int, a: float = 0.3, b: float =
         partner[rows] = near[rows].argmax(1)
         best[rows] = near[rows].gather(1, partner[rows, None])[:, 0]
         best[second] = -torch.inf
-    kept = holder.unique()
-    unmerge = (holder[:, None] == kept[None, :]).to(covariance)
+    holders = holder.unique()
+    unmerge = (holder[:, None] == holders[None, :]).to(covariance)
     return (unmerge / (unmerge.sum(0) + 1e-5)).T.contiguous(), unmerge
 
 
@@ -190,9 +190,9 @@ def _covariances(channels: Channels, states: list[dict[str, Tensor]], batches: l
     squares: dict[str, Tensor] = {}
     rows = dict.fromkeys(channels.shown, 0)
     for batch in batches:
-        found = [channels.features(net, batch.float()) for net in nets]
+        activations = [channels.features(net, batch.float()) for net in nets]
         for space in channels.shown:
-            for parts in zip(*(features[space].split(CHUNK) for features in found), strict=True):
+            for parts in zip(*(features[space].split(CHUNK) for features in activations), strict=True):
                 joint = torch.cat(parts, 1).double()
                 rows[space] += len(joint)
                 sums[space] = sums.get(space, 0) + joint.sum(0)
@@ -205,7 +205,7 @@ def _zip(layer: Layer, states: list[dict[str, Tensor]], groups: Groups) -> dict[
     """The merged tensors of one layer."""
     merges = groups[layer.writes][0].chunk(len(states), 1)
     unmerges = groups[layer.reads][1].chunk(len(states)) if layer.reads != IMAGE else None
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for leaf in ("weight", "bias", "running_mean", "running_var"):
         name = f"{layer.name}.{leaf}"
         if name not in states[0]:
@@ -218,15 +218,15 @@ def _zip(layer: Layer, states: list[dict[str, Tensor]], groups: Groups) -> dict[
                 apart = value.reshape(len(value), len(unmerges[k]), -1)
                 value = torch.einsum("pcr,cq->pqr", apart, unmerges[k]).reshape(len(value), -1, *value.shape[2:])
             parts.append(value)
-        found[name] = torch.stack(parts).sum(0)
-    return found
+        tensors[name] = torch.stack(parts).sum(0)
+    return tensors
 
 
 @torch.no_grad()
 def _recalibrate(encoder: nn.Module, merged: dict[str, Tensor], batches: list[Tensor]) -> None:
     """Running statistics of the merged net's batch norms, averaged over the images, written into ``merged``."""
-    found: dict[str, Any] = {n: m for n, m in encoder.named_modules() if isinstance(m, NORM)}
-    norms = {n: m for n, m in found.items() if m.running_mean is not None}
+    modules: dict[str, Any] = {n: m for n, m in encoder.named_modules() if isinstance(m, NORM)}
+    norms = {n: m for n, m in modules.items() if m.running_mean is not None}
     _put(encoder, merged)
     for module in norms.values():
         module.running_mean.zero_()
@@ -269,12 +269,12 @@ def _narrow(merged: Merged, task: str) -> Mapping[str, Tensor]:
 
 def unzip(merged: Merged, task: str, model: nn.Module) -> nn.Module:
     """The task's model: the merged encoder, and the task's head on its own channels of the result."""
-    found: Any = model
-    encoder = found.encoder
+    task_model: Any = model
+    encoder = task_model.encoder
     wide = {
         n.removeprefix("wide/"): t.to(merged.experts.device) for n, t in merged.extra.items() if n.startswith("wide/")
     }
     if wide:
         encoder = copy.deepcopy(encoder)
         _put(encoder, {n: t.to(merged.experts.device) for n, t in wide.items()})
-    return TaskModel(Unzip(encoder, merged.extra[f"group/{task}"].to(merged.experts.device)), found.head)
+    return TaskModel(Unzip(encoder, merged.extra[f"group/{task}"].to(merged.experts.device)), task_model.head)

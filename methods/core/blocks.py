@@ -20,8 +20,8 @@ class Place(NamedTuple):
 
 def block_of(name: str) -> Place | None:
     """The numbered block of a tensor (``...resblocks.3.mlp.c_fc.weight``); ``None`` outside such blocks."""
-    found = _NUMBERED.match(name)
-    return Place(found[1], (int(found[2] or 0), int(found[3])), found[4]) if found else None
+    match = _NUMBERED.match(name)
+    return Place(match[1], (int(match[2] or 0), int(match[3])), match[4]) if match else None
 
 
 def last_block(names: Sequence[str]) -> tuple[str, ...]:
@@ -47,10 +47,10 @@ def parts(names: Sequence[str]) -> dict[str, list[str]]:
     In a numbered block a part is the next component of the name (``resblocks.3.attn``), with its number where one
     follows (``block.3.layer.1``); outside it is a module (``ln_post``) or a tensor by itself (``class_embedding``).
     """
-    found: dict[str, list[str]] = {}
+    groups: dict[str, list[str]] = {}
     for name in reversed(names):
-        found.setdefault(_part(name), []).append(name)
-    return {part: group[::-1] for part, group in found.items()}
+        groups.setdefault(_part(name), []).append(name)
+    return {part: group[::-1] for part, group in groups.items()}
 
 
 def _part(name: str) -> str:

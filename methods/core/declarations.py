@@ -37,19 +37,19 @@ class BrokenFile(MergingError):
 
 def bindings(path: Path) -> set[str] | None:
     """The names that a module's top level binds; None where the source does not tell."""
-    found: set[str] = set()
+    names: set[str] = set()
     waiting: list[ast.stmt] = list(parsed(path).body)
     while waiting:
         node = waiting.pop()
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-            found.add(node.name)
+            names.add(node.name)
         elif isinstance(node, (ast.Import, ast.ImportFrom)):
-            found |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
+            names |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
         elif isinstance(node, (ast.Assign, ast.AnnAssign, ast.AugAssign)):
-            found |= {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+            names |= {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
         else:
             waiting += [child for child in ast.walk(node) if isinstance(child, ast.stmt) and child is not node]
-    return None if {"*", "__getattr__"} & found else found
+    return None if {"*", "__getattr__"} & names else names
 
 
 def parsed(path: Path) -> ast.Module:
@@ -134,7 +134,7 @@ def _function(path: Path, node: ast.FunctionDef, decorator: ast.Call, local: Map
     try:
         if decorator.args or any(k.arg is None for k in decorator.keywords):
             raise ValueError("the decorator takes names")
-        given = {str(k.arg): _literal(k.value) for k in decorator.keywords}
+        declared = {str(k.arg): _literal(k.value) for k in decorator.keywords}
         keywords = list(zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True))
         parameters = {a.arg: _literal(d) for a, d in keywords if d is not None}
     except MergingError:
@@ -143,27 +143,27 @@ def _function(path: Path, node: ast.FunctionDef, decorator: ast.Call, local: Map
         raise ValueError(
             f"the decorator's arguments and the keyword defaults of {node.name} must be literals"
         ) from None
-    missing = [a.arg for a, d in keywords if d is None] or sorted({"title", "paper"} - given.keys())
+    missing = [a.arg for a, d in keywords if d is None] or sorted({"title", "paper"} - declared.keys())
     if missing:
         raise ValueError(
             f"{node.name} needs @method(title=..., paper=...) and a default for every keyword; missing: "
             f"{', '.join(missing)}"
         )
     allowed = {a.arg: values.read(a.annotation, local) for a, _ in keywords}
-    if wrong := _wrong(node, given, parameters, allowed):
+    if wrong := _wrong(node, declared, parameters, allowed):
         raise ValueError(wrong)
     return Method(
         node.name,
         f"methods.{path.stem}",
-        given["title"],
-        given["paper"],
-        given.get("access", Access()),
+        declared["title"],
+        declared["paper"],
+        declared.get("access", Access()),
         parameters,
-        given.get("access_if", {}),
-        given.get("grids", {}),
+        declared.get("access_if", {}),
+        declared.get("grids", {}),
         (ast.get_docstring(node) or "").partition("\n")[0],
-        needs=given.get("needs", ()),
-        footprint=given.get("footprint", Footprint()),
+        needs=declared.get("needs", ()),
+        footprint=declared.get("footprint", Footprint()),
         allowed={key: kind for key, kind in allowed.items() if kind is not Any},
     )
 
@@ -212,35 +212,35 @@ def _literal(node: ast.expr) -> Any:
 
 
 def _wrong(
-    node: ast.FunctionDef, given: Mapping[str, Any], parameters: Mapping[str, Any], allowed: Mapping[str, Any]
+    node: ast.FunctionDef, declared: Mapping[str, Any], parameters: Mapping[str, Any], allowed: Mapping[str, Any]
 ) -> str | None:
     """What is wrong with a method's declaration, in one line, or None."""
-    taken = [a.arg for a in (*node.args.posonlyargs, *node.args.args)]
-    if taken not in (["experts"], ["experts", "stream"]) or node.args.vararg or node.args.kwarg:
+    positional = [a.arg for a in (*node.args.posonlyargs, *node.args.args)]
+    if positional not in (["experts"], ["experts", "stream"]) or node.args.vararg or node.args.kwarg:
         return f"{node.name} takes (experts, *, ...) or (experts, stream, *, ...): keywords follow the '*', by name"
     kinds = {"title": str, "paper": str, "access": Access, "access_if": dict, "grids": dict, "needs": tuple,
              "footprint": Footprint}  # fmt: skip
-    for key, value in given.items():
+    for key, value in declared.items():
         if key not in kinds:
             return f"@method knows no {key!r}; allowed: {', '.join(kinds)}"
         if not isinstance(value, kinds[key]):
             return f"{key} of {node.name} is {value!r}; expected {kinds[key].__name__}"
-    access_if, grids = given.get("access_if", {}), given.get("grids", {})
+    access_if, grids = declared.get("access_if", {}), declared.get("grids", {})
     for pair, more in access_if.items():
         if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(more, Access)):
             return f"access_if of {node.name} holds {pair!r}: {more!r}; expected (keyword, value): Access(...)"
     if strange := [key for key in (*grids, *(pair[0] for pair in access_if)) if key not in parameters]:
         return f"grids or access_if of {node.name} name {strange[0]!r}, which is no keyword of it"
-    if strange := given.get("footprint", Footprint()).missing(parameters):
+    if strange := declared.get("footprint", Footprint()).missing(parameters):
         return f"the footprint of {node.name} names {strange[0]!r}, which is no keyword of it"
     if strange := [key for key, grid in grids.items() if not (isinstance(grid, tuple) and len(grid) == 3)]:
         return f"grids[{strange[0]!r}] of {node.name} is {grids[strange[0]]!r}; expected (first, last, count)"
     if wrong := _wrong_values(node.name, parameters, allowed):
         return wrong
-    wants = bool(given.get("access")) or bool(access_if)
-    if wants and "stream" not in taken:
+    wants = bool(declared.get("access")) or bool(access_if)
+    if wants and "stream" not in positional:
         return f"{node.name} declares access to data and has no stream: {node.name}(experts, stream, *, ...)"
-    if not wants and "inner" not in parameters and taken == ["experts", "stream"]:
+    if not wants and "inner" not in parameters and positional == ["experts", "stream"]:
         return f"{node.name} takes a stream and declares no access: @method(access=Access(...))"
     return None
 

@@ -39,19 +39,19 @@ def discover(folder: Path) -> Discovery:
             broken[path] = error
     _leave_out(declared, broken, _import_faults(declared, broken))
     _leave_out(declared, broken, _double(declared))
-    found = Discovery(broken=[broken[path] for path in paths if path in broken])
+    discovery = Discovery(broken=[broken[path] for path in paths if path in broken])
     seen: dict[str, tuple[Path, int]] = {}
     for path, each in declared.items():
-        for made, line in each:
-            if made.name in seen:
-                there, first = seen[made.name]
-                why = f"{made.name} is declared in methods/{there.name}, line {first}, too; rename one of them"
-                found.broken.append(BrokenFile(path, line, why, (made.name,)))
-                found.methods.pop(made.name, None)
+        for method, line in each:
+            if method.name in seen:
+                there, first = seen[method.name]
+                why = f"{method.name} is declared in methods/{there.name}, line {first}, too; rename one of them"
+                discovery.broken.append(BrokenFile(path, line, why, (method.name,)))
+                discovery.methods.pop(method.name, None)
             else:
-                seen[made.name] = path, line
-                found.methods[made.name] = made
-    return found
+                seen[method.name] = path, line
+                discovery.methods[method.name] = method
+    return discovery
 
 
 def _leave_out(
@@ -59,24 +59,24 @@ def _leave_out(
 ) -> None:
     for fault in faults:
         gone = declared.pop(fault.path, [])
-        fault.names = (fault.path.stem, *(made.name for made, _ in gone))
+        fault.names = (fault.path.stem, *(method.name for method, _ in gone))
         broken[fault.path] = fault
 
 
 def _double(declared: Mapping[Path, list[tuple[Method, int]]]) -> list[BrokenFile]:
     """Files that declare a name twice, or one that is another file's by its file name."""
-    homes = {made.name: path for path, each in declared.items() for made, _ in each if made.name == path.stem}
+    homes = {method.name: path for path, each in declared.items() for method, _ in each if method.name == path.stem}
     faults = []
     for path, each in declared.items():
         lines: dict[str, int] = {}
-        for made, line in each:
-            home = homes.get(made.name, path)
-            if made.name in lines:
-                why = f"{made.name} is declared in line {lines[made.name]} already; rename one of them"
+        for method, line in each:
+            home = homes.get(method.name, path)
+            if method.name in lines:
+                why = f"{method.name} is declared in line {lines[method.name]} already; rename one of them"
             elif home != path:
-                why = f"{made.name} is the method of methods/{home.name}; give yours another name"
+                why = f"{method.name} is the method of methods/{home.name}; give yours another name"
             else:
-                lines[made.name] = line
+                lines[method.name] = line
                 continue
             faults.append(BrokenFile(path, line, why))
             break
@@ -107,7 +107,7 @@ def _import_fault(path: Path, broken: Mapping[Path, BrokenFile]) -> BrokenFile |
         for each in filter(None, (file, inner)):
             if each in broken and each != path.resolve():
                 return BrokenFile(path, line, f"imports a broken file ({broken[each]})")
-        if name and inner is None and (known := bindings(file)) is not None and name not in known:
+        if name and inner is None and (names := bindings(file)) is not None and name not in names:
             return BrokenFile(path, line, f"{module} has no {name}")
     return None
 
@@ -121,13 +121,13 @@ def _imports(path: Path) -> Iterator[tuple[int, str, str | None]]:
     always = set(map(id, tree.body))
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found: list[tuple[str, str | None]] = [(alias.name, None) for alias in node.names]
+            pairs: list[tuple[str, str | None]] = [(alias.name, None) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             module = ".".join(filter(None, [_PACKAGE if node.level else "", node.module]))
-            found = [(module, alias.name if alias.name != "*" else None) for alias in node.names]
+            pairs = [(module, alias.name if alias.name != "*" else None) for alias in node.names]
         else:
             continue
-        for module, name in found:
+        for module, name in pairs:
             if module.split(".")[0] == _PACKAGE or id(node) in always:
                 yield node.lineno, module, name
 

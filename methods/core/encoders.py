@@ -25,13 +25,13 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 def batch_statistics(module: nn.Module) -> Iterator[None]:
     """Batch normalisations use the mean and variance of their batch, and keep their running ones as they are."""
     aside = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
-    kept = [(m.running_mean, m.running_var) for m in aside]
+    statistics = [(m.running_mean, m.running_var) for m in aside]
     for each in aside:
         each.running_mean = each.running_var = None
     try:
         yield
     finally:
-        for each, (mean, variance) in zip(aside, kept, strict=True):
+        for each, (mean, variance) in zip(aside, statistics, strict=True):
             each.running_mean, each.running_var = mean, variance
 
 

@@ -20,8 +20,8 @@ class UnknownName(MergingError, KeyError):
         return str(self.args[0])
 
 
-def nearest(kind: str, name: str, known: list[str], hint: str = "") -> UnknownName:
+def nearest(kind: str, name: str, names: list[str], hint: str = "") -> UnknownName:
     """The error for an unknown ``name`` of this ``kind``, with the closest known names."""
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    offer = f"Did you mean {' or '.join(close)}?" if close else f"Known: {', '.join(sorted(known)) or 'none'}."
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    offer = f"Did you mean {' or '.join(close)}?" if close else f"Known: {', '.join(sorted(names)) or 'none'}."
     return UnknownName(f"unknown {kind} {name!r}. {offer}{' ' + hint if hint else ''}")

@@ -149,7 +149,7 @@ class Experts:
                         f"multiply to {(rows, columns)}; expected A [r, {columns}], B [{rows}, r]"
                     )
                 named[task][name] = (a, b, float(scale))
-        made = cls(
+        lora_experts = cls(
             first,
             {t: LowRankState(first, m) for t, m in named.items()},
             heads=heads,
@@ -158,8 +158,8 @@ class Experts:
             adaptable=adaptable,
             device=device,
         )
-        made._lora = named
-        return made
+        lora_experts._lora = named
+        return lora_experts
 
     def __len__(self) -> int:
         return len(self.tasks)
@@ -270,18 +270,18 @@ class Experts:
         base's where they are not merged and else the encoder's own; statistics that it lacks are those of the batch."""
         if self.encoder is None:
             raise MergingError("this method runs the encoder and none was given; make the Experts with encoder=module")
-        known = self._encoder_names()
-        given = self._kept | {n: valid(n, t) for n, t in state.items() if n in known}
+        encoder_names = self._encoder_names()
+        tensors = self._unmerged | {n: valid(n, t) for n, t in state.items() if n in encoder_names}
         for names in self._tied:
-            value = next((given[n] for n in names if n in given), None)
+            value = next((tensors[n] for n in names if n in tensors), None)
             if value is not None:
-                given.update((n, value) for n in names if n not in given)
-        lacking = any(n not in given for n in self.statistics)
+                tensors.update((n, value) for n in names if n not in tensors)
+        lacking = any(n not in tensors for n in self.statistics)
         with (
             evaluating(self.encoder) if any(part.training for part in self._modules) else nullcontext(),
             batch_statistics(self.encoder) if lacking else nullcontext(),
         ):
-            return torch.func.functional_call(self.encoder, given, (inputs,), tie_weights=False)
+            return torch.func.functional_call(self.encoder, tensors, (inputs,), tie_weights=False)
 
     def _encoder_names(self) -> set[str]:
         """The encoder's tensors. Looked up once: those under several names, and the base's that no method merges."""
@@ -295,50 +295,50 @@ class Experts:
                     by_tensor.setdefault(id(tensor), []).append(name)
             self._tied = [names for names in by_tensor.values() if len(names) > 1]
             fixed = self._known.difference(self.statistics)
-            self._kept = {n: t.to(self.device, copy=True) for n, t in self.buffers().items() if n in fixed}
+            self._unmerged = {n: t.to(self.device, copy=True) for n, t in self.buffers().items() if n in fixed}
         return self._known
 
     def adaptable(self, task: str) -> dict[str, Any]:
         """``"head"`` (the module) and, where blocks are numbered, ``"last_block"`` (tensor names)."""
-        found: dict[str, Any] = {"head": self.heads[task]} if task in self.heads else {}
-        found.update({k: v for k, v in self._adaptable.items() if k != "head"})
-        if "last_block" not in found:
+        parts: dict[str, Any] = {"head": self.heads[task]} if task in self.heads else {}
+        parts.update({k: v for k, v in self._adaptable.items() if k != "head"})
+        if "last_block" not in parts:
             block = last_block(self.names)
             if block:
-                found["last_block"] = block
-        return found
+                parts["last_block"] = block
+        return parts
 
     def edited(self, edit: Edit) -> Experts:
         """The same experts with other task vectors: ``edit(name, task, tau)`` gives ``[*shape]``, at each reading."""
-        made = copy.copy(self)
-        made._experts = {task: EditedState(self, task, edit) for task in self.tasks}
-        made._lora, made._checked = None, set()
-        return made
+        new = copy.copy(self)
+        new._experts = {task: EditedState(self, task, edit) for task in self.tasks}
+        new._lora, new._checked = None, set()
+        return new
 
     def subset(self, tasks: Sequence[str]) -> Experts:
         """The experts of these tasks alone, in this order."""
-        made = copy.copy(self)
-        made._experts = {task: self.expert(task) for task in tasks}
-        made.tasks = tuple(tasks)
-        made.heads = {task: self.heads[task] for task in tasks if task in self.heads}
-        made.kinds = {task: self.kinds[task] for task in tasks}
-        made._checked = set()
-        return made
+        new = copy.copy(self)
+        new._experts = {task: self.expert(task) for task in tasks}
+        new.tasks = tuple(tasks)
+        new.heads = {task: self.heads[task] for task in tasks if task in self.heads}
+        new.kinds = {task: self.kinds[task] for task in tasks}
+        new._checked = set()
+        return new
 
     def with_experts(self, experts: Mapping[str, Mapping[str, Tensor] | str | Path]) -> Experts:
         """The same with other state dicts (or safetensors files) for some tasks. Raises :class:`MergingError`."""
-        made = copy.copy(self)
+        new = copy.copy(self)
         opened = {t: open_state(s, self.base) if isinstance(s, (str, Path)) else s for t, s in experts.items()}
-        made._experts = {task: opened.get(task, state) for task, state in self._experts.items()}
-        made._lora, made._checked = None, set()
-        made._check_layout()
-        return made
+        new._experts = {task: opened.get(task, state) for task, state in self._experts.items()}
+        new._lora, new._checked = None, set()
+        new._check_layout()
+        return new
 
     def with_adaptable(self, adaptable: Mapping[str, Sequence[str]]) -> Experts:
         """The same with other modules under the names that a method adapts."""
-        made = copy.copy(self)
-        made._adaptable = {**self._adaptable, **_known_tensors(self.base, adaptable)}
-        return made
+        new = copy.copy(self)
+        new._adaptable = {**self._adaptable, **_known_tensors(self.base, adaptable)}
+        return new
 
     def lora(self, task: str) -> dict[str, tuple[Tensor, Tensor, float]]:
         """The adapters ``{tensor name: (A, B, scale)}`` of one expert. Raises :class:`NotApplicable` if it has none."""
@@ -351,11 +351,11 @@ class Experts:
 
     def copy_head(self, task: str) -> nn.Module:
         """A copy of the head on the device; the parameters that a method may train require gradients."""
-        made = copy.deepcopy(self.head(task)).to(self.device, torch.float32)
+        head = copy.deepcopy(self.head(task)).to(self.device, torch.float32)
         parts = self._adaptable.get("head", ("",))
-        for name, parameter in made.named_parameters():
+        for name, parameter in head.named_parameters():
             parameter.requires_grad_(name.startswith(parts))
-        return made
+        return head
 
     def lacks(self, need: str) -> str | None:
         """Why these experts do not have what a method ``needs``, in one line; ``None`` where they have it."""

@@ -91,10 +91,10 @@ class Merged:
                 raise MergingError(
                     f"the merge produced NaN or Inf in {name} {tuple(value.shape)}; expected finite weights"
                 )
-        known = set(experts.base)
+        names = set(experts.base)
         for name, value in self.shared.items():
-            if name not in known:
-                raise nearest("tensor in the merge", name, sorted(known))
+            if name not in names:
+                raise nearest("tensor in the merge", name, sorted(names))
             if value.shape != experts.base[name].shape:
                 raise MergingError(
                     f"the merge gives {name} the shape {tuple(value.shape)}; the base has "
@@ -141,10 +141,10 @@ class Merged:
 
     def head(self, task: str) -> nn.Module:
         """The task's head (a copy), adapted where the method adapted it."""
-        made = copy.deepcopy(self.experts.head(task)).to(torch.float32)
+        head = copy.deepcopy(self.experts.head(task)).to(torch.float32)
         if task in self.heads:
-            made.load_state_dict({n: t.clone() for n, t in self.heads[task].items()})
-        return made
+            head.load_state_dict({n: t.clone() for n, t in self.heads[task].items()})
+        return head
 
     def model(self, task: str) -> nn.Module:
         """The task's model: inputs to predictions, in eval mode. All that the evaluator calls."""
@@ -156,8 +156,8 @@ class Merged:
             encoder = copy.deepcopy(experts.encoder)
             if experts.statistics and not self.statistics:
                 forget_statistics(encoder)
-            known = set(encoder.state_dict())
-            state = {n: t.to(experts.device) for n, t in self.state_dict(task).items() if n in known}
+            names = set(encoder.state_dict())
+            state = {n: t.to(experts.device) for n, t in self.state_dict(task).items() if n in names}
             encoder.load_state_dict(state, strict=False, assign=True)
             self._encoder = encoder
         model: nn.Module = TaskModel(encoder, self.head(task))
@@ -179,29 +179,29 @@ class Merged:
                 continue
             seen[value.data_ptr(), value.shape, value.stride()] = value.numel() * value.element_size()
         merged = set(self.experts.names)
-        kept = sum(4 * self.experts.base[n].numel() for n in merged if self.rule is None and n not in self.shared)
-        return max(0, sum(seen.values()) + kept + self.declared - self.experts.nbytes())
+        whole = sum(4 * self.experts.base[n].numel() for n in merged if self.rule is None and n not in self.shared)
+        return max(0, sum(seen.values()) + whole + self.declared - self.experts.nbytes())
 
     def adapted(self, task: str) -> dict[str, dict[str, Tensor]]:
         """The layers adapted for ``task``: ``{"head": state dict, "layers": {name: tensor}}``, the parts that exist."""
         self.experts.expert(task)
-        found = {"head": self.heads.get(task, {}), "layers": self.layers.get(task, {})}
-        return {part: value for part, value in found.items() if value}
+        parts = {"head": self.heads.get(task, {}), "layers": self.layers.get(task, {})}
+        return {part: value for part, value in parts.items() if value}
 
     def with_adapted(self, adapted: Mapping[str, Mapping[str, Mapping[str, Tensor]]]) -> Merged:
         """This merge with other adapted layers ``{task: adapted(task)}`` in place of its own."""
-        made = copy.copy(self)
-        made.heads, made.layers = dict(self.heads), dict(self.layers)
-        made._encoder = None
+        new = copy.copy(self)
+        new.heads, new.layers = dict(self.heads), dict(self.layers)
+        new._encoder = None
         for task, parts in adapted.items():
             self.experts.expert(task)
             if "head" in parts:
-                made.heads[task] = dict(parts["head"])
+                new.heads[task] = dict(parts["head"])
             if "layers" in parts:
-                made.statistics = {}
-                made.layers[task] = {**made.layers.get(task, {}), **parts["layers"]}
-        made.needs_task = self.needs_task or bool(made.layers)
-        return made
+                new.statistics = {}
+                new.layers[task] = {**new.layers.get(task, {}), **parts["layers"]}
+        new.needs_task = self.needs_task or bool(new.layers)
+        return new
 
     def save(self, path: str | Path) -> None:
         """Write everything but experts and encoder to one safetensors file."""

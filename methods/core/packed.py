@@ -121,9 +121,9 @@ class PackedState(StateFile):
     def __init__(self, path: str | Path, base: Mapping[str, Tensor]) -> None:
         super().__init__(path)
         self.base, self.bits = base, int(json.loads(self.metadata[FORMAT])["bits"])
-        found = self.shapes
+        shapes = self.shapes
         self.shapes = dict(base.shapes) if isinstance(base, StateFile) else {n: tuple(t.shape) for n, t in base.items()}
-        if found != layout(self.shapes, self.bits):
+        if shapes != layout(self.shapes, self.bits):
             raise MergingError(
                 f"{self.path.name} holds a task vector of another base: its tensors do not fit in name or size. "
                 "Restore it (git checkout, or make the expert again)."

@@ -57,9 +57,9 @@ class Method:
     def __getattr__(self, name: str) -> Any:
         """The ``from_...`` functions of the method's file: ``get("regmean").from_grams``."""
         if name.startswith("from_"):
-            found = getattr(importlib.import_module(self.module), name, None)
-            if found is not None:
-                return found
+            function = getattr(importlib.import_module(self.module), name, None)
+            if function is not None:
+                return function
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     @property
@@ -108,8 +108,8 @@ class Method:
         Samples to choose a keyword on, and what an inner method is handed, count as well.
         """
         access = Access()
-        for about, given in self.stack(keywords):
-            access = access | about.handed(given)
+        for about, parameters in self.stack(keywords):
+            access = access | about.handed(parameters)
         if any(self.resolve(keywords).get(key) == "val" for key in self.grids):
             access = access | Access(val=LABELLED)
         return access
@@ -136,7 +136,9 @@ class Method:
 
     def holds_vectors(self, keywords: Mapping[str, Any]) -> bool:
         """Whether a run keeps all task vectors on the device while it adapts: ``--vectors`` applies to it."""
-        return any(about.footprint.vectors and bool(about.handed(given)) for about, given in self.stack(keywords))
+        return any(
+            about.footprint.vectors and bool(about.handed(parameters)) for about, parameters in self.stack(keywords)
+        )
 
     def __call__(self, experts: Any, stream: Any = None, **keywords: Any) -> Any:
         """Merge ``experts``; ``stream`` is needed exactly when the access is not none. Returns a ``Merged``."""
@@ -198,7 +200,7 @@ def method(
             if p.kind is inspect.Parameter.KEYWORD_ONLY
         }
         summary = (function.__doc__ or "").strip().partition("\n")[0]
-        made = Method(
+        entry = Method(
             function.__name__,
             function.__module__,
             title,
@@ -212,8 +214,8 @@ def method(
             needs,
             footprint or Footprint(),
         )
-        functools.update_wrapper(made, function)
-        return made
+        functools.update_wrapper(entry, function)
+        return entry
 
     return register
 
@@ -261,35 +263,35 @@ def describe(name: str) -> Method:
 
     Raises :class:`UnknownName` with the nearest names, or :class:`MergingError` where its file is broken.
     """
-    known = _files().methods
-    if name in known:
-        return known[name]
+    entries = _files().methods
+    if name in entries:
+        return entries[name]
     if faults := [str(fault) for fault in broken() if name in fault.names]:
         raise MergingError(f"{name} cannot be used: {'; '.join(faults)}. Mend that line; other methods need none of it")
     if (PACKAGE / f"{name}.py").is_file():
         raise MergingError(f"methods/{name}.py declares no method: a function under @method(title=..., paper=...)")
-    raise nearest("method", name, list(known), "Type ./run_all.sh list to see all.")
+    raise nearest("method", name, list(entries), "Type ./run_all.sh list to see all.")
 
 
 def get(name: str) -> Method:
     """The method itself, ready to call (imports its file). Raises :class:`UnknownName` with the nearest names."""
     about = describe(name)
-    found: Method = getattr(importlib.import_module(about.module), name)
-    found.name = name  # a row does not know what it is assigned to
+    entry: Method = getattr(importlib.import_module(about.module), name)
+    entry.name = name  # a row does not know what it is assigned to
     for what in ("title", "paper", "access", "access_if", "grids", "parameters", "needs", "footprint", "variant_of"):
-        said, made = getattr(about, what), getattr(found, what)
-        if said != made:
+        source, runtime = getattr(about, what), getattr(entry, what)
+        if source != runtime:
             raise MergingError(
-                f"methods/{about.path.name}: {what} of {name} is {made!r} once imported, and {said!r} as written; the "
-                "decorator's arguments and keyword defaults must be literals"
+                f"methods/{about.path.name}: {what} of {name} is {runtime!r} once imported, and {source!r} as written; "
+                "the decorator's arguments and keyword defaults must be literals"
             )
-    return found
+    return entry
 
 
-def merge_with(name: str, experts: Any, stream: Any, given: Mapping[str, Any]) -> Any:
+def merge_with(name: str, experts: Any, stream: Any, keywords: Mapping[str, Any]) -> Any:
     """Merge with the method ``name``, which gets those of the keywords ``given`` that it has."""
     chosen = get(name)
-    return chosen(experts, stream, **{key: value for key, value in given.items() if key in chosen.parameters})
+    return chosen(experts, stream, **{key: value for key, value in keywords.items() if key in chosen.parameters})
 
 
 def rule_name(rule: Callable[..., Any] | None) -> str | None:
@@ -317,5 +319,5 @@ def rule_of(name: str | None) -> Callable[..., Any] | None:
     named = all(part.isidentifier() for part in (*parts, function))
     if not (named and PACKAGE.joinpath(*parts).with_suffix(".py").is_file()):
         raise MergingError(f"the saved merge names the rule {name!r}, which is not in methods/")
-    found: Callable[..., Any] = getattr(importlib.import_module(f"methods.{stem}"), function)
-    return found
+    rule: Callable[..., Any] = getattr(importlib.import_module(f"methods.{stem}"), function)
+    return rule

@@ -55,16 +55,16 @@ class _Order:
             return self._fresh()[:n]
         while len(self.pending) < n:
             self.pending = torch.cat([self.pending, self._fresh()])
-        taken, self.pending = self.pending[:n], self.pending[n:]
-        return taken
+        first, self.pending = self.pending[:n], self.pending[n:]
+        return first
 
     def copy(self) -> _Order:
         """The same order from here on, drawn from independently."""
-        made = _Order.__new__(_Order)
-        made.size, made.shuffle, made.pending = self.size, self.shuffle, self.pending
-        made.generator = torch.Generator()
-        made.generator.set_state(self.generator.get_state())
-        return made
+        order = _Order.__new__(_Order)
+        order.size, order.shuffle, order.pending = self.size, self.shuffle, self.pending
+        order.generator = torch.Generator()
+        order.generator.set_state(self.generator.get_state())
+        return order
 
 
 class Stream:
@@ -134,7 +134,9 @@ class Stream:
         """
         level = UNLABELLED if labels is None else LABELLED
         splits = (split,) if split else ("train", "val", "test")
-        sources = {task: _Batches(given, None if labels is None else labels[task]) for task, given in batches.items()}
+        sources = {
+            task: _Batches(tensors, None if labels is None else labels[task]) for task, tensors in batches.items()
+        }
         return _Replay(
             {s: sources for s in splits},
             Access(**{s: level for s in splits}),
@@ -220,10 +222,10 @@ class Stream:
 class _Batches:
     """Given batches as a source whose samples are numbered through."""
 
-    def __init__(self, given: Any, labels: Any | None) -> None:
-        self.given = list(given)
+    def __init__(self, batches: Any, labels: Any | None) -> None:
+        self.batches = list(batches)
         self.labels = None if labels is None else list(labels)
-        sizes = [_length(batch) for batch in self.given]
+        sizes = [_length(batch) for batch in self.batches]
         self.start = torch.tensor([0, *torch.tensor(sizes).cumsum(0).tolist()])
 
     def __len__(self) -> int:
@@ -235,8 +237,8 @@ class _Batches:
     def __getitem__(self, index: Tensor) -> tuple[Any, Tensor | None]:
         number = int(torch.searchsorted(self.start, index[:1], right=True)) - 1
         if torch.equal(index, self.span(number)):
-            return self.given[number], None if self.labels is None else self.labels[number]
-        return _joined(self.given, index), None if self.labels is None else torch.cat(self.labels)[index]
+            return self.batches[number], None if self.labels is None else self.labels[number]
+        return _joined(self.batches, index), None if self.labels is None else torch.cat(self.labels)[index]
 
 
 class _Replay(Stream):
@@ -256,7 +258,7 @@ class _Replay(Stream):
         if (split, task) not in self._numbers:
             source = self._sources[split][task]
             assert isinstance(source, _Batches)
-            self._numbers[split, task] = _Order(len(source.given), derive(self.seed, split, task), self.shuffle)
+            self._numbers[split, task] = _Order(len(source.batches), derive(self.seed, split, task), self.shuffle)
         return self._numbers[split, task]
 
     def upcoming(self, task: str, draws: int, n: int, replace: bool = False, split: str | None = None) -> Tensor:

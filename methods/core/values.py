@@ -124,12 +124,12 @@ def fits(value: Any, kind: Any, names: Collection[str] = ()) -> bool:
 def _holds(note: str, value: Any, names: Collection[str]) -> bool:
     if _is_method(note):
         return value in names
-    found = _INTERVAL.fullmatch(note)
-    if found is None:
+    match = _INTERVAL.fullmatch(note)
+    if match is None:
         return True
-    low, high = float(found[2]), float(found[3])
-    above = value >= low if found[1] == "[" else value > low
-    return bool(above and (value <= high if found[4] == "]" else value < high))
+    low, high = float(match[2]), float(match[3])
+    above = value >= low if match[1] == "[" else value > low
+    return bool(above and (value <= high if match[4] == "]" else value < high))
 
 
 def _is_method(note: str) -> bool:

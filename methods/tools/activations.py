@@ -46,15 +46,15 @@ def layers(experts: Experts, kind: str) -> tuple[str, ...]:
     """
     if experts.encoder is None:
         raise MergingError("this method runs the encoder and none was given; make the Experts with encoder=module")
-    known = set(experts.names)
-    found = []
+    names = set(experts.names)
+    weights = []
     for path, module in experts.encoder.named_modules():
         prefix = f"{path}." if path else ""
         weight = {"linear": nn.Linear, "projection": nn.MultiheadAttention, "norm": nn.LayerNorm}[kind]
         name = prefix + ("in_proj_weight" if kind == "projection" else "weight")
-        if isinstance(module, weight) and name in known:
-            found.append(name)
-    return tuple(found)
+        if isinstance(module, weight) and name in names:
+            weights.append(name)
+    return tuple(weights)
 
 
 def observe(experts: Experts, task: str, batches: Iterable[Batch], wanted: Collection[str], record: Record) -> None:
@@ -68,10 +68,10 @@ def observe(experts: Experts, task: str, batches: Iterable[Batch], wanted: Colle
     state = experts.state(task)
     real: Tensor | None = None
 
-    def kept(name: str, rows: Tensor) -> None:
+    def without_padding(name: str, rows: Tensor) -> None:
         record(name, rows if real is None or len(rows) != len(real) else rows[real])
 
-    with torch.no_grad(), _hooks(experts, set(wanted), kept):
+    with torch.no_grad(), _hooks(experts, set(wanted), without_padding):
         for batch in batches:
             masked = isinstance(batch.inputs, Mapping) and "attention_mask" in batch.inputs
             real = batch.inputs["attention_mask"].reshape(-1).bool() if masked else None
@@ -134,10 +134,10 @@ def _unprojected(module: nn.MultiheadAttention, args: tuple[Any, ...], kwargs: d
     nn.init.zeros_(identity.bias)
     module._modules["out_proj"] = identity
     try:
-        found: Tensor = type(module).forward(module, *args, **kwargs)[0]
+        result: Tensor = type(module).forward(module, *args, **kwargs)[0]
     finally:
         module._modules["out_proj"] = projection
-    return found
+    return result
 
 
 def grams(
@@ -145,45 +145,45 @@ def grams(
 ) -> Iterator[tuple[str, dict[str, Tensor]]]:
     """For each task ``{name: X^T X [in, in]}``, float64, over ``examples`` samples; one task at a time."""
     for task in experts.tasks:
-        found: dict[str, Tensor] = {}
+        sums: dict[str, Tensor] = {}
 
-        def record(name: str, rows: Tensor, found: dict[str, Tensor] = found) -> None:
+        def record(name: str, rows: Tensor, sums: dict[str, Tensor] = sums) -> None:
             rows = rows.double()
-            if name in found:
-                found[name].addmm_(rows.T, rows)
+            if name in sums:
+                sums[name].addmm_(rows.T, rows)
             else:
-                found[name] = rows.T @ rows
+                sums[name] = rows.T @ rows
 
         observe(experts, task, samples(stream, task, examples), wanted, record)
-        yield task, found
+        yield task, sums
 
 
 def by_name(experts: Experts, statistics: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Statistics keyed by tensor or module name, under the tensor names. Unknown names are a :class:`MergingError`."""
-    known, found = set(experts.names), {}
+    names, by_tensor = set(experts.names), {}
     for key, value in statistics.items():
-        name = next((n for n in (key, f"{key}.weight", f"{key}.in_proj_weight") if n in known), None)
+        name = next((n for n in (key, f"{key}.weight", f"{key}.in_proj_weight") if n in names), None)
         if name is None:
             raise MergingError(
                 f"statistics for {key!r}, which is no tensor or module of these experts; the first tensor is "
                 f"{experts.names[0]!r}"
             )
-        found[name] = value
-    return found
+        by_tensor[name] = value
+    return by_tensor
 
 
-def per_task(experts: Experts, given: Any) -> Iterator[tuple[str, Any]]:
+def per_task(experts: Experts, items: Any) -> Iterator[tuple[str, Any]]:
     """``(task, item)`` pairs from ``{task: item}``, a list in the order of tasks, or an iterable of pairs."""
-    if isinstance(given, Mapping):
-        missing = [t for t in experts.tasks if t not in given]
-        if missing or len(given) != len(experts):
-            raise MergingError(f"statistics for {list(given)}; expected one entry for each of {list(experts.tasks)}")
-        return iter([(t, given[t]) for t in experts.tasks])
-    if isinstance(given, (list, tuple)):
-        if len(given) != len(experts):
-            raise MergingError(f"statistics of {len(given)} experts; expected {len(experts)}")
-        return zip(experts.tasks, given, strict=True)
-    return iter(given)
+    if isinstance(items, Mapping):
+        missing = [t for t in experts.tasks if t not in items]
+        if missing or len(items) != len(experts):
+            raise MergingError(f"statistics for {list(items)}; expected one entry for each of {list(experts.tasks)}")
+        return iter([(t, items[t]) for t in experts.tasks])
+    if isinstance(items, (list, tuple)):
+        if len(items) != len(experts):
+            raise MergingError(f"statistics of {len(items)} experts; expected {len(experts)}")
+        return zip(experts.tasks, items, strict=True)
+    return iter(items)
 
 
 def least_squares(experts: Experts, statistics: Any, reduce: float = 1.0) -> dict[str, Tensor]:
@@ -217,10 +217,10 @@ def least_squares(experts: Experts, statistics: Any, reduce: float = 1.0) -> dic
                 sums[name][1].add_(part)
             else:
                 sums[name] = gram, part
-    found = {}
+    solutions = {}
     for name in list(sums):
-        found[name] = solve(*sums.pop(name), max(1e-10, noise.get(name, 0.0))).float()
-    return found
+        solutions[name] = solve(*sums.pop(name), max(1e-10, noise.get(name, 0.0))).float()
+    return solutions
 
 
 def solve(gram: Tensor, right: Tensor, tolerance: float = 1e-10) -> Tensor:
@@ -238,5 +238,5 @@ def solve(gram: Tensor, right: Tensor, tolerance: float = 1e-10) -> Tensor:
         if float(probe.norm()) * float(gram.trace()) < 0.1 / tolerance:
             return torch.cholesky_solve(right.T, factor).T
     values, vectors = torch.linalg.eigh(gram)
-    kept = values > tolerance * values[-1].clamp(min=torch.finfo(gram.dtype).tiny)
-    return ((right @ vectors[:, kept]) / values[kept]) @ vectors[:, kept].T
+    nonzero = values > tolerance * values[-1].clamp(min=torch.finfo(gram.dtype).tiny)
+    return ((right @ vectors[:, nonzero]) / values[nonzero]) @ vectors[:, nonzero].T

@@ -61,7 +61,7 @@ def adapt(
     if draws < 1:
         raise MergingError(f"batches_per_task is {draws!r}; expected at least 1")
     trained = [p for p in parameters if p.requires_grad]
-    make = optimiser or (lambda found: torch.optim.Adam(found, lr=lr, betas=(0.9, 0.999), weight_decay=0.0))
+    make = optimiser or (lambda tensors: torch.optim.Adam(tensors, lr=lr, betas=(0.9, 0.999), weight_decay=0.0))
     descent = make(trained) if trained else None
     losses: list[Tensor] = []
     before, began = stream.drawn, time.perf_counter()

@@ -65,7 +65,7 @@ class Channels:
 
     def features(self, module: fx.GraphModule, inputs: Tensor) -> dict[str, Tensor]:
         """The features ``[N, width]`` of every space, one row per sample and position."""
-        kept: dict[str, Tensor] = {}
+        features: dict[str, Tensor] = {}
         wanted = {node: space for space, node in self.shown.items()}
 
         class Watch(fx.Interpreter):
@@ -73,11 +73,11 @@ class Channels:
                 value = super().run_node(n)
                 if n.name in wanted:
                     rows = value.movedim(1, -1) if value.ndim > 2 else value
-                    kept[wanted[n.name]] = rows.reshape(-1, rows.shape[-1]).float().clone()
+                    features[wanted[n.name]] = rows.reshape(-1, rows.shape[-1]).float().clone()
                 return value
 
         Watch(module).run(inputs)
-        return kept
+        return features
 
 
 def trace(encoder: nn.Module, example: Tensor) -> Channels:
@@ -90,7 +90,7 @@ def trace(encoder: nn.Module, example: Tensor) -> Channels:
         ShapeProp(graph).propagate(example)
     except Exception as error:  # fx has no common base for what it cannot follow
         raise _unfit(f"torch.fx cannot follow the encoder ({type(error).__name__})") from None
-    found = Channels(graph)
+    channels = Channels(graph)
     modules = dict(graph.named_modules())
     space: dict[fx.Node, str] = {}
     parent: dict[str, str] = {}
@@ -101,10 +101,10 @@ def trace(encoder: nn.Module, example: Tensor) -> Channels:
         return name
 
     def shape(node: fx.Node) -> torch.Size:
-        found: Any = getattr(node.meta.get("tensor_meta"), "shape", None)
-        if found is None:
+        sizes: Any = getattr(node.meta.get("tensor_meta"), "shape", None)
+        if sizes is None:
             raise _unfit(f"{node.name} gives no single tensor")
-        return found
+        return sizes
 
     for node in graph.graph.nodes:
         sources = [a for a in node.all_input_nodes]
@@ -115,20 +115,20 @@ def trace(encoder: nn.Module, example: Tensor) -> Channels:
         if node.op == "output":
             if len(sources) != 1 or not isinstance(node.args[0], fx.Node):
                 raise _unfit("it gives several outputs")
-            found.result = root(space[sources[0]])
-            if shape(sources[0])[1] != found.width.get(found.result):
+            channels.result = root(space[sources[0]])
+            if shape(sources[0])[1] != channels.width.get(channels.result):
                 raise _unfit("its features are no channels of a layer")
             break
         module = modules.get(str(node.target)) if node.op == "call_module" else None
         if isinstance(module, MIXING):
-            if getattr(module, "groups", 1) != 1 or any(layer.name == str(node.target) for layer in found.layers):
+            if getattr(module, "groups", 1) != 1 or any(layer.name == str(node.target) for layer in channels.layers):
                 raise _unfit(f"{node.target} is a grouped convolution or is used twice")
             space[node] = node.name
-            found.layers.append(Layer(str(node.target), space[sources[0]], node.name, True))
-            found.width[node.name] = module.weight.shape[0]
+            channels.layers.append(Layer(str(node.target), space[sources[0]], node.name, True))
+            channels.width[node.name] = module.weight.shape[0]
         elif isinstance(module, NORM):
             space[node] = space[sources[0]]
-            found.layers.append(Layer(str(node.target), space[node], space[node], False))
+            channels.layers.append(Layer(str(node.target), space[node], space[node], False))
         elif node.op == "call_function" and node.target in ADD and len(sources) == 2:
             first, second = (root(space[s]) for s in sources)
             if shape(sources[0])[1] != shape(sources[1])[1] or IMAGE in (first, second):
@@ -146,14 +146,14 @@ def trace(encoder: nn.Module, example: Tensor) -> Channels:
         else:
             raise _unfit(f"it has no rule for {node.target}")
         if not pooling and root(space[node]) != IMAGE:
-            found.shown[root(space[node])] = node.name
-    for layer in found.layers:
+            channels.shown[root(space[node])] = node.name
+    for layer in channels.layers:
         layer.reads, layer.writes = root(layer.reads), root(layer.writes)
-    found.width = {s: w for s, w in found.width.items() if root(s) == s}
-    found.shown = {s: node for s, node in found.shown.items() if root(s) == s}
-    if found.result == IMAGE or any(layer.writes == IMAGE for layer in found.layers):
+    channels.width = {s: w for s, w in channels.width.items() if root(s) == s}
+    channels.shown = {s: node for s, node in channels.shown.items() if root(s) == s}
+    if channels.result == IMAGE or any(layer.writes == IMAGE for layer in channels.layers):
         raise _unfit("a norm or the output works on the image itself")
-    return found
+    return channels
 
 
 def _unfit(why: str) -> NotApplicable:

@@ -72,27 +72,27 @@ class _Loose(_Part):
         self.names = tuple(names)
         self.shapes, self.sizes = [b.shape for b in base], [b.numel() for b in base]
         self.base, self.vectors = [b.reshape(-1) for b in base], list(vectors)
-        self._made: Tensor | None = None
+        self._buffer: Tensor | None = None
 
     def combine(self, coefficients: Tensor, again: bool = False) -> list[Tensor]:
         kind = self.base[0].dtype
-        made = self._made if again else None
-        if made is None:
-            made = torch.empty(sum(self.sizes), dtype=kind, device=coefficients.device)
+        buffer = self._buffer if again else None
+        if buffer is None:
+            buffer = torch.empty(sum(self.sizes), dtype=kind, device=coefficients.device)
             if again:
-                self._made = made
-        out = made.split(self.sizes)
+                self._buffer = buffer
+        out = buffer.split(self.sizes)
         for into, base, vectors, row in zip(out, self.base, self.vectors, coefficients.to(kind).unbind(0), strict=True):
             torch.addmv(base, vectors.to(kind).t(), row, out=into)
         return [piece.view(shape) for piece, shape in zip(out, self.shapes, strict=True)]
 
     def gradient(self, grads: tuple[Tensor | None, ...]) -> Tensor:
         kind = self.base[0].dtype
-        found = self.base[0].new_zeros(len(self.names), len(self.vectors[0]))
-        for into, vectors, grad in zip(found.unbind(0), self.vectors, grads, strict=True):
+        products = self.base[0].new_zeros(len(self.names), len(self.vectors[0]))
+        for into, vectors, grad in zip(products.unbind(0), self.vectors, grads, strict=True):
             if grad is not None:
                 torch.mv(vectors.to(kind), grad.reshape(-1).to(kind), out=into)
-        return found
+        return products
 
 
 class _Small(_Part):
@@ -109,17 +109,19 @@ class _Small(_Part):
 
     def combine(self, coefficients: Tensor, again: bool = False) -> list[Tensor]:
         rows = coefficients.unsqueeze(1).split([len(base) for base in self.base])
-        made = [torch.baddbmm(*group).squeeze(1).unbind(0) for group in zip(self.base, rows, self.vectors, strict=True)]
-        flat = (tensor for group in made for tensor in group)
+        groups = [
+            torch.baddbmm(*group).squeeze(1).unbind(0) for group in zip(self.base, rows, self.vectors, strict=True)
+        ]
+        flat = (tensor for group in groups for tensor in group)
         return [tensor.view(shape) for tensor, shape in zip(flat, self.shapes, strict=True)]
 
     def gradient(self, grads: tuple[Tensor | None, ...]) -> Tensor:
-        found, rest = [], grads
+        products, rest = [], grads
         for base, vectors in zip(self.base, self.vectors, strict=True):
             group, rest = rest[: len(base)], rest[len(base) :]
             flat = [base.new_zeros(base.shape[2]) if g is None else g.reshape(-1) for g in group]
-            found.append(torch.bmm(vectors, torch.stack(flat).unsqueeze(1).mT).squeeze(2))
-        return torch.cat(found)
+            products.append(torch.bmm(vectors, torch.stack(flat).unsqueeze(1).mT).squeeze(2))
+        return torch.cat(products)
 
 
 class _Combine(torch.autograd.Function):
@@ -231,10 +233,10 @@ class LayerwiseMerge(nn.Module):
     def _merge(self, again: bool) -> dict[str, Tensor]:
         effective = self.coefficients()
         effective = effective.expand(len(self.names), -1) if len(effective) == 1 else effective
-        found: dict[str, Tensor] = {}
+        state: dict[str, Tensor] = {}
         for rows, part in self._parts:
-            found.update(zip(part.names, _Combine.apply(effective.index_select(0, rows), part, again), strict=True))
-        return {name: found[name] for name in self.names}
+            state.update(zip(part.names, _Combine.apply(effective.index_select(0, rows), part, again), strict=True))
+        return {name: state[name] for name in self.names}
 
     @torch.no_grad()
     def merged(self) -> dict[str, Tensor]:

@@ -30,17 +30,17 @@ def fisher_information(experts: Experts, stream: Stream, examples: int) -> Itera
         leaves = {n: state[n].detach() for n in experts.names}
         head = experts.copy_head(task).eval().requires_grad_(False)
         score = partial(_score, experts, task, state, head)
-        found = {n: torch.zeros_like(t) for n, t in leaves.items()}
+        totals = {n: torch.zeros_like(t) for n, t in leaves.items()}
         count = 0
         with sdpa_kernel(SDPBackend.MATH):  # the other kernels cannot be batched
             for batch in samples(stream, task, examples, chunk=together):
                 stream.check_time()
                 numbers = torch.arange(count, count + len(batch.index), device=experts.device)
                 for gradients in _gradients(score, leaves, batch.inputs, numbers, together):
-                    for name, total in found.items():
+                    for name, total in totals.items():
                         total += gradients[name].square().sum(0)
                 count += len(numbers)
-        yield task, {n: total.div_(count) for n, total in found.items()}
+        yield task, {n: total.div_(count) for n, total in totals.items()}
 
 
 def _score(
@@ -79,8 +79,8 @@ def _gradients(
             yield each(leaves, _part(inputs, part), numbers[part])
         except RuntimeError:  # an encoder with an operation that cannot be batched: one sample at a time
             for i in range(start, min(start + together, len(numbers))):
-                found = torch.func.grad(score)(leaves, _part(inputs, i), numbers[i])
-                yield {n: t[None] for n, t in found.items()}
+                gradients = torch.func.grad(score)(leaves, _part(inputs, i), numbers[i])
+                yield {n: t[None] for n, t in gradients.items()}
 
 
 def _part(inputs: Any, part: slice | int) -> Any:

@@ -47,6 +47,6 @@ def labelled(kind: str, labels: Tensor, classes: int) -> Tensor:
     return (labels != 0).any(1) if kind == "normals" else torch.ones_like(labels, dtype=torch.bool)
 
 
-def mean_where(values: Tensor, kept: Tensor) -> Tensor:
+def mean_where(values: Tensor, mask: Tensor) -> Tensor:
     """The mean of the values that are kept; 0, with gradients of 0, where none is."""
-    return (values * kept).sum() / kept.sum().clamp(min=1)
+    return (values * mask).sum() / mask.sum().clamp(min=1)

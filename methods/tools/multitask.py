@@ -60,8 +60,8 @@ def train(
         losses[row[task]] = value.detach()
         if rows is None:
             return value
-        found = torch.autograd.grad(value, list(shared.values()), allow_unused=True)
-        for part, gradient in zip(rows[row[task]].split(sizes), found, strict=True):
+        gradients = torch.autograd.grad(value, list(shared.values()), allow_unused=True)
+        for part, gradient in zip(rows[row[task]].split(sizes), gradients, strict=True):
             part.copy_(gradient.flatten()) if gradient is not None else part.zero_()
         return value.detach()
 
@@ -111,18 +111,18 @@ def descend(
         finish=before_the_update,
         split="train",
         text="training",
-        optimiser=lambda found: optimiser,
+        optimiser=lambda tensors: optimiser,
     )
 
 
 def products(gradients: Tensor, columns: int = 1 << 20) -> np.ndarray:
     """All products of the rows of ``gradients [K, P]``, float64 ``[K, K]``: in float32 rounding can make gradients that
     cancel a matrix that is not positive semi-definite."""
-    found = torch.zeros(len(gradients), len(gradients), dtype=torch.float64, device=gradients.device)
+    gram = torch.zeros(len(gradients), len(gradients), dtype=torch.float64, device=gradients.device)
     for part in gradients.detach().split(columns, dim=1):
         part = part.double()
-        found.addmm_(part, part.T)
-    return found.cpu().numpy()
+        gram.addmm_(part, part.T)
+    return gram.cpu().numpy()
 
 
 def rate(step: int, steps: int, warmup: float) -> float:

@@ -129,23 +129,23 @@ def _tall_polar(tall: Tensor, floor: Tensor | None) -> tuple[Tensor, Tensor]:
     gram = _gram(tall) if tall.shape[1] >= _SMALL else None
     if gram is None or not 1e-24 < float(gram.diagonal().amax()) < 1e24:
         u, s, vh = torch.linalg.svd(tall, full_matrices=False)
-        kept = significant(s) if floor is None else s > floor
-        return u[:, kept] @ vh[kept], s
+        top = significant(s) if floor is None else s > floor
+        return u[:, top] @ vh[top], s
     values, vectors = torch.linalg.eigh(gram)
     values.clamp_(min=0)
     floor = values[-1].sqrt() * RANK_TOLERANCE if floor is None else floor
     resolved = values[-1] / _CONDITION
     first = int(torch.searchsorted(values, torch.maximum(resolved, floor.square()), right=True))
-    done, rest, kept = vectors[:, first:], vectors[:, :first], values[first:]
-    root = (done * kept.rsqrt()) @ done.T
+    done, rest, top = vectors[:, first:], vectors[:, :first], values[first:]
+    root = (done * top.rsqrt()) @ done.T
     factor = tall @ root if tall.is_contiguous() else (root @ tall.T).T  # so that a wide matrix's factor is contiguous
     values = values.sqrt().flip(0)
     if not first or bool(floor.square() >= resolved):
         return factor, values
     left = tall @ rest
-    left -= tall @ (done @ ((done.T @ (tall.T @ left)) / kept[:, None]))
+    left -= tall @ (done @ ((done.T @ (tall.T @ left)) / top[:, None]))
     inner, smaller = _tall_polar(left, floor)
-    return factor.addmm_(inner, rest.T), torch.cat([values[: len(kept)], smaller])
+    return factor.addmm_(inner, rest.T), torch.cat([values[: len(top)], smaller])
 
 
 def significant(values: Tensor) -> Tensor:
@@ -198,11 +198,11 @@ def task_svd(
     if folder is None:
         return leading(matrix, wanted)
     path = folder / f"{_digest(matrix, wanted)}.safetensors"
-    kept = _read(path, matrix.device)
-    if kept is None:
-        kept = leading(matrix, wanted)
-        _write(path, kept)
-    return kept
+    triplets = _read(path, matrix.device)
+    if triplets is None:
+        triplets = leading(matrix, wanted)
+        _write(path, triplets)
+    return triplets
 
 
 def cache_folder(experts: Experts, matrix: Tensor) -> Path | None:
@@ -211,10 +211,10 @@ def cache_folder(experts: Experts, matrix: Tensor) -> Path | None:
     The folder in the environment variable SYMERGE_CACHE (empty: none). Without it, ``~/.cache/symerge-bench`` for
     experts that are read from files, and for matrices large enough that reading is quicker than computing.
     """
-    given = os.environ.get("SYMERGE_CACHE")
+    setting = os.environ.get("SYMERGE_CACHE")
     try:
-        if given is not None:
-            return Path(given).expanduser() / "svd" if given else None
+        if setting is not None:
+            return Path(setting).expanduser() / "svd" if setting else None
         if not isinstance(experts.base, StateFile) or min(matrix.shape) < _SMALL:
             return None
         return Path.home() / ".cache" / "symerge-bench" / "svd"
@@ -231,9 +231,9 @@ def _digest(matrix: Tensor, rank: int) -> str:
     kernels = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
     chosen = {k: v for k, v in os.environ.items() if k.startswith(("ATEN_", "MKL_", "OMP_", "OPENBLAS_"))}
     by = (torch.__version__, scipy.__version__, device.type, kernels, torch.get_num_threads(), sorted(chosen.items()))
-    made = hashlib.sha256(repr((_LAYOUT, tuple(matrix.shape), matrix.stride(), rank, by)).encode())
-    made.update(matrix.detach().cpu().contiguous().numpy().data)
-    return made.hexdigest()
+    digest = hashlib.sha256(repr((_LAYOUT, tuple(matrix.shape), matrix.stride(), rank, by)).encode())
+    digest.update(matrix.detach().cpu().contiguous().numpy().data)
+    return digest.hexdigest()
 
 
 def _read(path: Path, device: torch.device) -> Triplets | None:
@@ -244,10 +244,10 @@ def _read(path: Path, device: torch.device) -> Triplets | None:
         stored = StateFile(path)
         strides = json.loads(stored.metadata["strides"])
         # Not the mapped memory itself: products also depend on how far from a cache line it begins.
-        made = [torch.empty_strided(stored.shapes[n], strides[n], device=device).copy_(stored[n]) for n in _NAMES]
+        tensors = [torch.empty_strided(stored.shapes[n], strides[n], device=device).copy_(stored[n]) for n in _NAMES]
     except (MergingError, KeyError, ValueError, TypeError, RuntimeError):
         return None
-    u, s, vh = made
+    u, s, vh = tensors
     return u, s, vh
 
 
@@ -258,11 +258,11 @@ def _write(path: Path, triplets: Triplets) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as part:
-            made = Path(part.name)
+            draft = Path(part.name)
         try:
-            save_file({n: t.cpu().contiguous() for n, t in named.items()}, str(made), metadata={"strides": strides})
-            os.replace(made, path)
+            save_file({n: t.cpu().contiguous() for n, t in named.items()}, str(draft), metadata={"strides": strides})
+            os.replace(draft, path)
         finally:
-            made.unlink(missing_ok=True)
+            draft.unlink(missing_ok=True)
     except (OSError, SafetensorError):
         return

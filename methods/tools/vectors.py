@@ -88,14 +88,14 @@ def thresholds(experts: Experts, keep: float, names: Sequence[str] | None = None
     The ``d - int(d * keep)``-th smallest magnitude over all tensors (or ``names``) together; with ``keep=1`` it is 0.
     Reads every expert once and holds the magnitudes of one task at a time.
     """
-    found = []
+    limits = []
     for task in experts.tasks:
         parts = list(magnitudes(experts, task, names))
         total = sum(p.numel() for p in parts)
         k = total - int(total * keep)
-        found.append(order_statistic(parts, k) if k > 0 else 0.0)
+        limits.append(order_statistic(parts, k) if k > 0 else 0.0)
         del parts
-    return torch.tensor(found, device=experts.device)
+    return torch.tensor(limits, device=experts.device)
 
 
 def trim(vectors: Tensor, threshold: Tensor) -> Tensor:
@@ -122,20 +122,20 @@ def elect(experts: Experts, keep: float, merge: Callable[[Tensor, Tensor], Tenso
     as well the negative entries agree, and ``sign`` is 0.
     """
     limits = thresholds(experts, keep)
-    votes, undecided, found = 0, [], {}
+    votes, undecided, merged = 0, [], {}
     for name in experts.names:
         vectors = trim(experts.task_vectors(name), limits)
         sign = total(vectors).sign_()
         votes += int(sign.sum())
         if bool(((sign == 0) & (vectors != 0).any(0)).any()):
             undecided.append(name)
-        found[name] = merge(agreeing(vectors, sign > 0), sign)
+        merged[name] = merge(agreeing(vectors, sign > 0), sign)
     for name in undecided if votes else ():
         vectors = trim(experts.task_vectors(name), limits)
         sign = total(vectors).sign_()
         sign[sign == 0] = 1 if votes > 0 else -1
-        found[name] = merge(agreeing(vectors, sign > 0), sign)
-    return found
+        merged[name] = merge(agreeing(vectors, sign > 0), sign)
+    return merged
 
 
 def is_matrix(name: str, shape: tuple[int, ...] | torch.Size) -> bool:
