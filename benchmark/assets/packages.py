@@ -83,10 +83,10 @@ class Sources:
                 f"fetching {package['name']}=={package['version']} brought no file {package['file']}: "
                 f"{archive.parent} holds {sorted(p.name for p in archive.parent.glob('*'))[:60]}"
             )
-        found = hashlib.sha256(archive.read_bytes()).hexdigest()
-        if found != package["sha256"]:
+        digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+        if digest != package["sha256"]:
             raise SourceError(
-                f"{archive} has sha256 {found}, pinned is {package['sha256']}; delete it to fetch it again"
+                f"{archive} has sha256 {digest}, pinned is {package['sha256']}; delete it to fetch it again"
             )
         return archive
 

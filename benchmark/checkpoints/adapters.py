@@ -44,13 +44,13 @@ def save_adapters(path: Path, adapters: Adapters, metadata: dict[str, str] | Non
 def load_adapters(path: Path, base: Container[str] = ()) -> Adapters:
     """The adapters of a file, in float32. A name that `base` holds is a weight; of others `.weight` is."""
     tensors = load_file(path)
-    found = {}
+    adapters = {}
     for module in (name.removesuffix(f".{PARTS[0]}") for name in tensors if name.endswith(f".{PARTS[0]}")):
         a, b = (tensors[f"{module}.{part}"].float() for part in PARTS)
         own = f"{module}.{SCALE}"
         scale = float(tensors[own if own in tensors else SCALE])
-        found[module if module in base else f"{module}.weight"] = (a, b, scale)
-    return found
+        adapters[module if module in base else f"{module}.weight"] = (a, b, scale)
+    return adapters
 
 
 def open_experts(base: Path, experts: Mapping[str, Path], **keywords: Any) -> Experts:
@@ -61,8 +61,8 @@ def open_experts(base: Path, experts: Mapping[str, Path], **keywords: Any) -> Ex
     """
     first = StateFile(base)
     opened = {task: open_state(path, first) for task, path in experts.items()}
-    given = [t for t, state in opened.items() if any(name.endswith(f".{PARTS[0]}") for name in state)]
-    adapters = {task: load_adapters(experts[task], first) for task in given}
+    tasks = [t for t, state in opened.items() if any(name.endswith(f".{PARTS[0]}") for name in state)]
+    adapters = {task: load_adapters(experts[task], first) for task in tasks}
     if adapters and len(adapters) == len(experts):
         return Experts.from_lora(first, adapters, **keywords)
     states = {t: LowRankState(first, adapters[t]) if t in adapters else state for t, state in opened.items()}

@@ -73,8 +73,8 @@ def checkpoint_folder(family: str, backbone: str, root: str | os.PathLike | None
     without a home folder.
     """
     chosen = resolved(root) if root is not None else of_variable("SYMERGE_CHECKPOINTS")
-    found = chosen or in_home("checkpoints", instead="Type --checkpoints DIR (or set SYMERGE_CHECKPOINTS).")
-    return found / family / backbone
+    folder = chosen or in_home("checkpoints", instead="Type --checkpoints DIR (or set SYMERGE_CHECKPOINTS).")
+    return folder / family / backbone
 
 
 def read_manifest(folder: str | Path) -> dict[str, Any]:
@@ -116,8 +116,8 @@ def check_file(
     if entry and size != entry["bytes"]:
         kind = "truncated" if size < entry["bytes"] else "another file"
         raise FamilyError(f"{path} has {size} bytes, the manifest says {entry['bytes']} ({kind}). {mend}")
-    if entry and verify and (found := sha256(path)) != entry["sha256"]:
-        raise FamilyError(f"{path} has sha256 {found}, the manifest says {entry['sha256']}. {mend}")
+    if entry and verify and (digest := sha256(path)) != entry["sha256"]:
+        raise FamilyError(f"{path} has sha256 {digest}, the manifest says {entry['sha256']}. {mend}")
     with _opened(path, mend) as file:
         if bits:
             said = packed.described(file.metadata())
@@ -150,15 +150,15 @@ def _packed_layout(
     wanted: Mapping[str, Any],
     mend: str,
 ) -> Mapping[str, tuple[int, ...]]:
-    found = {k: said[k] for k in wanted if k in said} if said is not None else "that it holds whole weights"
-    if found != wanted:
-        raise FamilyError(f"{path} says {found}, expected {wanted}: of another version or base. {mend}")
+    layout = {k: said[k] for k in wanted if k in said} if said is not None else "that it holds whole weights"
+    if layout != wanted:
+        raise FamilyError(f"{path} says {layout}, expected {wanted}: of another version or base. {mend}")
     return packed.layout(expected, wanted["bits"])
 
 
 def sha256(path: str | Path) -> str:
     """The file's sha256 as hex; an unchanged file's is remembered (`benchmark.common.facts`), large ones' on disk."""
-    return facts.sha256(Path(path), kept=_large(Path(path)))
+    return facts.sha256(Path(path), on_disk=_large(Path(path)))
 
 
 def save_state(
@@ -220,8 +220,8 @@ def _not_finite(path: Path) -> list[str]:
         with _opened(path, "") as file:
             return [k for k in file.keys() if not torch.isfinite(file.get_tensor(k)).all()]
 
-    found: list[str] = facts.remembered("not finite", [path], read, kept=_large(path))
-    return found
+    names: list[str] = facts.remembered("not finite", [path], read, on_disk=_large(path))
+    return names
 
 
 @contextlib.contextmanager
@@ -238,8 +238,8 @@ def _differ(missing: set[str], extra: set[str]) -> str:
     def some(names: set[str]) -> str:
         return ", ".join(sorted(names)[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
-    found = (("missing keys", missing), ("extra keys", extra))
-    return "; ".join(f"{label} {some(names)}" for label, names in found if names)
+    lists = (("missing keys", missing), ("extra keys", extra))
+    return "; ".join(f"{label} {some(names)}" for label, names in lists if names)
 
 
 def remedy(folder: Path) -> str:

@@ -80,12 +80,12 @@ def weights(source: Path) -> Weights:
     """The weights of a file, or of a model's folder. Raises :class:`FamilyError` where there are none, or two."""
     if source.is_file():
         return Weights((source,))
-    found = [source / name for name in WEIGHTS if (source / name).is_file()]
+    files = [source / name for name in WEIGHTS if (source / name).is_file()]
     indexes = [source / f"{name}{INDEX}" for name in WEIGHTS if (source / f"{name}{INDEX}").is_file()]
     adapters = [source / name for name in ADAPTERS if (source / name).is_file()]
     config = source / ADAPTER_CONFIG
-    if adapters and (found or indexes):
-        held = (found or indexes)[0].name
+    if adapters and (files or indexes):
+        held = (files or indexes)[0].name
         raise FamilyError(
             f"{source} holds an adapter ({adapters[0].name}) and a whole model ({held}); keep one of them there"
         )
@@ -93,15 +93,15 @@ def weights(source: Path) -> Weights:
         if not config.is_file():
             raise FamilyError(f"{adapters[0]} is an adapter without {ADAPTER_CONFIG}, which has its scale; fetch both")
         return Weights((adapters[0],), config, adapter=True)
-    if indexes and found and (found[0].name == WEIGHTS[0] or indexes[0].name == f"{found[0].name}{INDEX}"):
+    if indexes and files and (files[0].name == WEIGHTS[0] or indexes[0].name == f"{files[0].name}{INDEX}"):
         raise FamilyError(
-            f"{source} holds {found[0].name} beside shards ({indexes[0].name}), which may be another model's; keep one "
+            f"{source} holds {files[0].name} beside shards ({indexes[0].name}), which may be another model's; keep one "
             "of them there"
         )
     if indexes:
         return _shards(indexes[0])
-    if found:
-        return Weights((found[0],))
+    if files:
+        return Weights((files[0],))
     if loose := _loose(source):
         missing = next(f"{name}{INDEX}" for name in WEIGHTS if loose[0].startswith(Path(name).stem))
         raise FamilyError(f"{source} holds shards ({loose[0]}, ...) without {missing}; fetch it too")
@@ -123,12 +123,12 @@ def _loose(folder: Path) -> list[str]:
 
 def _index(path: Path) -> dict[str, str]:
     """``{tensor: file}`` of an index. Raises :class:`FamilyError`; files are names without a folder."""
-    found = read_json(path).get("weight_map")
-    if not isinstance(found, dict) or not found or not all(isinstance(file, str) for file in found.values()):
+    table = read_json(path).get("weight_map")
+    if not isinstance(table, dict) or not table or not all(isinstance(file, str) for file in table.values()):
         raise FamilyError(f"{path} has no weight_map of tensors and files; fetch it again")
-    if outside := [file for file in found.values() if Path(file).name != file or file in ("", ".", "..")]:
+    if outside := [file for file in table.values() if Path(file).name != file or file in ("", ".", "..")]:
         raise FamilyError(f"{path} names {outside[0]!r}, which is no file beside it")
-    return found
+    return table
 
 
 def _shards(index: Path) -> Weights:
@@ -141,12 +141,12 @@ def _shards(index: Path) -> Weights:
 def read_json(path: Path) -> dict[str, Any]:
     """An object in JSON. Raises :class:`FamilyError`."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise FamilyError(f"{path} is not JSON ({error}); fetch it again") from None
-    if not isinstance(found, dict):
-        raise FamilyError(f"{path} holds {type(found).__name__}, not an object of names and values; fetch it again")
-    return found
+    if not isinstance(content, dict):
+        raise FamilyError(f"{path} holds {type(content).__name__}, not an object of names and values; fetch it again")
+    return content
 
 
 def read_file(path: Path) -> State:
@@ -190,8 +190,8 @@ def unwrapped(state: State) -> State:
 
     def inside(values: Mapping[str, Any]) -> dict[str, Any]:
         paths = {path: [part for part in path.split(".") if part and part not in WRAPPERS] for path in values}
-        kept = {path: parts for path, parts in paths.items() if parts[:outer] == ["module"] * outer}
-        return {".".join(parts[outer:]): values[path] for path, parts in kept.items()}
+        inner = {path: parts for path, parts in paths.items() if parts[:outer] == ["module"] * outer}
+        return {".".join(parts[outer:]): values[path] for path, parts in inner.items()}
 
     return replace(
         state,

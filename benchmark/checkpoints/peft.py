@@ -83,8 +83,8 @@ def read_adapter(weights: Weights, bases: Sequence[str]) -> Adapter:
     if not parts:
         raise FamilyError(f"{path} holds no lora_A and lora_B; {MERGED}")
     factors = {}
-    for module, found in parts.items():
-        a, b = _pair(module, found, path)
+    for module, pair in parts.items():
+        a, b = _pair(module, pair, path)
         factors[f"{module}.weight"] = (a, b, _scale(config, module, len(a), weights.about))
     return Adapter(factors, whole, base)
 
@@ -93,14 +93,14 @@ def _last(name: str) -> str:
     return name.replace("\\", "/").rstrip("/").rpartition("/")[2].lower()
 
 
-def _pair(module: str, found: Mapping[str, Tensor], path: Path) -> tuple[Tensor, Tensor]:
+def _pair(module: str, factors: Mapping[str, Tensor], path: Path) -> tuple[Tensor, Tensor]:
     """``A [r, in]`` and ``B [out, r]``; of a convolution flattened, of an embedding ``[words, width]`` turned."""
-    if set(found) == {"lora_A", "lora_B"}:
-        a, b = found["lora_A"].flatten(1), found["lora_B"].flatten(1)
-    elif set(found) == {"lora_embedding_A", "lora_embedding_B"}:
-        a, b = found["lora_embedding_B"].T.contiguous(), found["lora_embedding_A"].T.contiguous()
+    if set(factors) == {"lora_A", "lora_B"}:
+        a, b = factors["lora_A"].flatten(1), factors["lora_B"].flatten(1)
+    elif set(factors) == {"lora_embedding_A", "lora_embedding_B"}:
+        a, b = factors["lora_embedding_B"].T.contiguous(), factors["lora_embedding_A"].T.contiguous()
     else:
-        raise FamilyError(f"{path}: {module} has {', '.join(found)} only; fetch it again")
+        raise FamilyError(f"{path}: {module} has {', '.join(factors)} only; fetch it again")
     if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1]:
         raise FamilyError(f"{path}: the factors {list(a.shape)} and {list(b.shape)} of {module} do not multiply")
     return a, b
@@ -130,7 +130,7 @@ def applied(base: Mapping[str, Tensor], factors: Adapters, path: Path) -> dict[s
 
     Raises :class:`FamilyError` for a weight that the base lacks or has in another shape.
     """
-    made = dict(base)
+    state = dict(base)
     for name, (a, b, scale) in factors.items():
         weight = base.get(name)
         if weight is None or (len(b), a.shape[1]) != (len(weight), weight[0].numel()):
@@ -139,5 +139,5 @@ def applied(base: Mapping[str, Tensor], factors: Adapters, path: Path) -> dict[s
                 f"{path}: factors {list(a.shape)} and {list(b.shape)} of {name}, of which the base has {shape}. "
                 "Is it an adapter of another base?"
             )
-        made[name] = weight.float() + scale * (b.float() @ a.float()).reshape(weight.shape)
-    return made
+        state[name] = weight.float() + scale * (b.float() @ a.float()).reshape(weight.shape)
+    return state

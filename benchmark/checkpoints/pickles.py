@@ -57,10 +57,10 @@ def _rebuild_from_type(function: Any, kind: Any, arguments: Any, state: Any) -> 
     if not (isinstance(kind, TensorType) or getattr(kind, "of", None) == "torch.nn.parameter.Parameter"):
         named = getattr(kind, "of", type(kind).__name__)
         raise Unsuitable(f"a tensor of the class {named}, whose values may mean another", ALONE)
-    made = function(*arguments) if isinstance(function, Function) else None
-    if not isinstance(made, TensorRef):
+    tensor = function(*arguments) if isinstance(function, Function) else None
+    if not isinstance(tensor, TensorRef):
         raise pickle.UnpicklingError("refused a tensor that is rebuilt by something unknown")
-    return made
+    return tensor
 
 
 def _latin1(text: Any, encoding: Any = "latin1") -> bytes:
@@ -74,11 +74,11 @@ def _load_from_bytes(blob: Any) -> Storage:
     """A storage inside a plain pickle: a legacy file of its own."""
     if not isinstance(blob, bytes):
         raise pickle.UnpicklingError("refused a storage that is not bytes")
-    made = _Legacy(io.BytesIO(blob))
-    storage = made.value
+    legacy = _Legacy(io.BytesIO(blob))
+    storage = legacy.value
     if not isinstance(storage, Storage):
         raise pickle.UnpicklingError(f"expected a storage, found {type(storage).__name__}")
-    return Storage(storage.dtype, storage.key, storage.numel, made.read(storage))
+    return Storage(storage.dtype, storage.key, storage.numel, legacy.read(storage))
 
 
 _ALLOWED: dict[Global, Any] = {
@@ -272,20 +272,20 @@ def read_state(path: str | Path) -> State:
         FamilyError: see :func:`open_checkpoint`; or neither a module nor a dictionary of tensors.
     """
     with contextlib.closing(open_checkpoint(path)) as checkpoint:
-        value, found = checkpoint.value, State({}, layout=checkpoint.layout)
+        value, state = checkpoint.value, State({}, layout=checkpoint.layout)
         refs: dict[str, TensorRef] = {}
         if isinstance(value, Inert):
-            _walk(value, "", refs, found, [MOST_MODULES])
+            _walk(value, "", refs, state, [MOST_MODULES])
         elif isinstance(value, Mapping):
             inner = next((value[k] for k in ("state_dict", "model") if isinstance(value.get(k), Mapping)), value)
             refs = {str(k): v for k, v in inner.items() if isinstance(v, TensorRef)}
         if not refs:
             raise FamilyError(f"{path} holds no module and no dictionary of tensors but: {_described(value)}; {ALONE}")
         try:
-            found.tensors = {name: checkpoint.tensor(ref) for name, ref in refs.items()}
+            state.tensors = {name: checkpoint.tensor(ref) for name, ref in refs.items()}
         except Exception as error:  # of a storage that is missing, damaged or shorter than it should be
             raise _unreadable(Path(path), error) from None
-        return found
+        return state
 
 
 def _values(value: Any) -> Iterable[Any]:
@@ -301,15 +301,15 @@ def _described(value: Any) -> str:
     return f"{type(value).__name__}{' with tensors under ' + ', '.join(parts[:4]) if parts else ''}"
 
 
-def _walk(module: Inert, prefix: str, refs: dict[str, TensorRef], found: State, left: list[int]) -> None:
+def _walk(module: Inert, prefix: str, refs: dict[str, TensorRef], contents: State, left: list[int]) -> None:
     left[0] -= 1
     if left[0] < 0 or prefix.count(".") > 50:
         raise FamilyError(f"a pickled module with more than {MOST_MODULES} parts, or with parts within themselves")
     state = module.state if isinstance(module.state, Mapping) else {}
-    found.classes[prefix.removesuffix(".")] = module.of
+    contents.classes[prefix.removesuffix(".")] = module.of
     for name, value in state.items():
         if isinstance(value, (bool, int, float)) and not str(name).startswith("_"):
-            found.attributes[f"{prefix}{name}"] = value
+            contents.attributes[f"{prefix}{name}"] = value
     hidden = state.get("_non_persistent_buffers_set") or ()
     for kind in ("_parameters", "_buffers"):
         for name, value in (state.get(kind) or {}).items():
@@ -317,7 +317,7 @@ def _walk(module: Inert, prefix: str, refs: dict[str, TensorRef], found: State, 
                 refs[f"{prefix}{name}"] = value
     for name, part in (state.get("_modules") or {}).items():
         if isinstance(part, Inert):
-            _walk(part, f"{prefix}{name}.", refs, found, left)
+            _walk(part, f"{prefix}{name}.", refs, contents, left)
 
 
 def _unreadable(path: Path, error: BaseException) -> FamilyError:

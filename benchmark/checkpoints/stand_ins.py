@@ -105,9 +105,9 @@ class Inert:
 
     def __new__(cls, *arguments: Any, **keywords: Any) -> Inert:
         """Keeps the arguments; runs nothing."""
-        made = object.__new__(cls)
-        made.arguments, made.state = arguments, {}
-        return made
+        stand_in = object.__new__(cls)
+        stand_in.arguments, stand_in.state = arguments, {}
+        return stand_in
 
     def __setstate__(self, state: Any) -> None:
         self.state = state

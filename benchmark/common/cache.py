@@ -70,33 +70,33 @@ def load(
         CacheError: the disk does not keep the entry, or ``chunks`` gives other shapes.
     """
     stem = (folder or cache_dir() / "vision") / name
-    found = _open(stem, shape, sha256)
-    if found is not None:
-        return found
+    array = _open(stem, shape, sha256)
+    if array is not None:
+        return array
     with _locked(stem) as alone:
-        found = _open(stem, shape, sha256)
-        if found is not None:
-            return found
+        array = _open(stem, shape, sha256)
+        if array is not None:
+            return array
         if alone:
             for left in stem.parent.glob(f"{TEMPORARY}{stem.name}.*"):
                 left.unlink(missing_ok=True)
         _build(stem, shape, chunks())
-        found = _open(stem, shape, sha256)
-    if found is None:
+        array = _open(stem, shape, sha256)
+    if array is None:
         raise CacheError(
             f"the cache under {stem.parent} does not keep what is written to it (disk full?); "
             "set SYMERGE_CACHE to another folder"
         )
-    return found
+    return array
 
 
 def mark(name: str, folder: Path | None = None) -> dict[str, object] | None:
     """What is noted of a finished entry (``shape``, ``sha256`` of its arrays), or None where there is none."""
     try:
-        found = json.loads(_file((folder or cache_dir() / "vision") / name, "json").read_text(encoding="utf-8"))
+        content = json.loads(_file((folder or cache_dir() / "vision") / name, "json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) else None
+    return content if isinstance(content, dict) else None
 
 
 def _file(stem: Path, end: str) -> Path:

@@ -42,7 +42,7 @@ def line_in(path: Path, error: BaseException) -> str:
     return ""
 
 
-def unknown(kind: str, given: str, allowed: Iterable[str], hint: str = "") -> UserError:
+def unknown(kind: str, word: str, allowed: Iterable[str], hint: str = "") -> UserError:
     """The error for a name that does not exist, with the nearest that do.
 
     >>> unknown("method", "symerg", ["symerge", "ties"]).message
@@ -50,8 +50,8 @@ def unknown(kind: str, given: str, allowed: Iterable[str], hint: str = "") -> Us
     """
     names = list(allowed)
     by_lower = {name.lower(): name for name in names}
-    near = difflib.get_close_matches(given.lower(), by_lower, n=3, cutoff=0.6)
-    message = f"unknown {kind} {given!r}"
+    near = difflib.get_close_matches(word.lower(), by_lower, n=3, cutoff=0.6)
+    message = f"unknown {kind} {word!r}"
     if near:
         message += f"; did you mean {' or '.join(by_lower[name] for name in near)}?"
     listed = f"known: {', '.join(names) if names else 'none'}"

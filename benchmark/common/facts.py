@@ -23,10 +23,10 @@ from benchmark.common.files import write_atomic
 
 #: Seconds; the coarsest clock of a file system still in use (FAT) ticks every two.
 TICK = 2.0
-_KNOWN: dict[str, Any] = {}
+_FACTS: dict[str, Any] = {}
 
 
-def remembered(what: str, files: Sequence[Path], read: Callable[[], Any], *, kept: bool = True) -> Any:
+def remembered(what: str, files: Sequence[Path], read: Callable[[], Any], *, on_disk: bool = True) -> Any:
     """``read()``, or what it gave before while the files were as they are now.
 
     Args:
@@ -39,36 +39,36 @@ def remembered(what: str, files: Sequence[Path], read: Callable[[], Any], *, kep
     """
     before = [_state(file) for file in files]
     key = hashlib.sha256(repr((what, before)).encode()).hexdigest()[:40]
-    if key in _KNOWN:
-        return _KNOWN[key]
+    if key in _FACTS:
+        return _FACTS[key]
     memo = None
-    if kept:
+    if on_disk:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, UserError):
             memo = cache_dir() / "facts" / f"{key}.json"
-            _KNOWN[key] = json.loads(memo.read_text(encoding="utf-8"))["fact"]
-            return _KNOWN[key]
+            _FACTS[key] = json.loads(memo.read_text(encoding="utf-8"))["fact"]
+            return _FACTS[key]
     now = time.time()
     fact = read()
     settled = all(changed < (now - TICK) * 1e9 for *_, written, inode in before for changed in (written, inode))
     if settled and before == [_state(file) for file in files]:
-        _KNOWN[key] = fact
+        _FACTS[key] = fact
         if memo is not None:
             with contextlib.suppress(UserError):  # where that is possible
                 write_atomic(memo, json.dumps({"fact": fact}) + "\n")
     return fact
 
 
-def sha256(file: Path, *, kept: bool = True) -> str:
+def sha256(file: Path, *, on_disk: bool = True) -> str:
     """The file's sha256 as hex, remembered as :func:`remembered` does."""
 
     def read() -> str:
         with open(file, "rb") as opened:
             return hashlib.file_digest(opened, "sha256").hexdigest()
 
-    found: str = remembered("sha256", [file], read, kept=kept)
-    return found
+    digest: str = remembered("sha256", [file], read, on_disk=on_disk)
+    return digest
 
 
 def _state(file: Path) -> tuple[int, int, int, int, int]:
-    found = os.stat(file)
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    status = os.stat(file)
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

@@ -26,16 +26,16 @@ def resolved(named: str | os.PathLike[str]) -> Path:
 
 def of_variable(name: str) -> Path | None:
     """The folder that an environment variable names, or None where it is not set or empty."""
-    found = os.environ.get(name)
-    return resolved(found) if found else None
+    value = os.environ.get(name)
+    return resolved(value) if value else None
 
 
 def settle_variables() -> None:
     """Write the resolved folders back into the environment, for this process and those it starts."""
     for name in VARIABLES:
-        found = of_variable(name)
-        if found is not None:
-            os.environ[name] = str(found)
+        path = of_variable(name)
+        if path is not None:
+            os.environ[name] = str(path)
 
 
 def home() -> Path | None:
@@ -48,7 +48,7 @@ def home() -> Path | None:
 
 def in_home(*parts: str, instead: str) -> Path:
     """``~/.cache/symerge-bench/PARTS``. Raises UserError, saying what to do ``instead``, for a user without a home."""
-    found = home()
-    if found is None:
+    folder = home()
+    if folder is None:
         raise UserError(f"no home folder is known for user id {os.getuid()}, and no other was named", instead)
-    return found.joinpath(".cache", "symerge-bench", *parts)
+    return folder.joinpath(".cache", "symerge-bench", *parts)

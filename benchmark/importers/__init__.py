@@ -74,9 +74,9 @@ def check_choice(family: Definition, backbone: str, tasks: Sequence[str]) -> Non
     """Raises :class:`UserError` for a backbone or a task that the family has no experts for."""
     if backbone not in family.backbones:
         raise unknown(f"backbone of the family {family.name}", backbone, family.backbones)
-    known = family.tasks or tasks
-    if absent := [task for task in tasks if task not in known]:
+    available = family.tasks or tasks
+    if absent := [task for task in tasks if task not in available]:
         raise UserError(
-            f"the family {family.name} has no experts for {', '.join(absent)}; it has {', '.join(known)}",
+            f"the family {family.name} has no experts for {', '.join(absent)}; it has {', '.join(available)}",
             "Choose --tasks, or another family.",
         )

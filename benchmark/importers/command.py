@@ -42,13 +42,13 @@ def parser() -> argparse.ArgumentParser:
     listed.add_argument("--out", type=resolved, metavar="DIR", help="folder of all families")
 
     def add(name: str, help: str) -> argparse.ArgumentParser:
-        made = commands.add_parser(name, help=help)
-        made.add_argument("family", help=", ".join(importers.definitions()))
-        made.add_argument("--backbone", default="ViT-B-32", help="ViT-B-32 (default), ViT-B-16 or ViT-L-14")
-        made.add_argument("--suite", help="only the tasks of this suite, e.g. vision-8")
-        made.add_argument("--tasks", nargs="+", metavar="TASK", help="only these tasks")
-        made.add_argument("--out", type=resolved, metavar="DIR", help="folder of all families")
-        return made
+        verb = commands.add_parser(name, help=help)
+        verb.add_argument("family", help=", ".join(importers.definitions()))
+        verb.add_argument("--backbone", default="ViT-B-32", help="ViT-B-32 (default), ViT-B-16 or ViT-L-14")
+        verb.add_argument("--suite", help="only the tasks of this suite, e.g. vision-8")
+        verb.add_argument("--tasks", nargs="+", metavar="TASK", help="only these tasks")
+        verb.add_argument("--out", type=resolved, metavar="DIR", help="folder of all families")
+        return verb
 
     brought = add("import", "convert a family's files; again to add tasks or go on")
     brought.add_argument("path", nargs="?", type=resolved, metavar="PATH", help="folder that holds the files")
@@ -125,15 +125,15 @@ def _import(arguments: argparse.Namespace) -> None:
 
     commits: dict[str, str] = {}
     if arguments.download:
-        found, commits = hub.fetch(family, arguments.backbone, tasks, arguments.revision, arguments.repo)
+        files, commits = hub.fetch(family, arguments.backbone, tasks, arguments.revision, arguments.repo)
     else:
-        found = layouts.find(family, arguments.path, arguments.backbone, tasks)
+        files = layouts.find(family, arguments.path, arguments.backbone, tasks)
     activation = None if arguments.activation is None else arguments.activation == "quick_gelu"
     importer = Importer(
         family, arguments.backbone, out, quick_gelu=activation, head=arguments.head, hub=commits, say=_say
     )
-    made = importer.run(found)
-    print(table(made, list(found.experts)))
+    manifest = importer.run(files)
+    print(table(manifest, list(files.experts)))
     _say(f"\nwritten to {shown(out)}; to merge these: ./run_all.sh --suite SUITE --family {family.name} "
          f"--backbone {arguments.backbone} --data-root DIR")  # fmt: skip
 
@@ -147,8 +147,8 @@ def _heads(arguments: argparse.Namespace) -> None:
     before = read_manifest(out)
     importer = Importer(family, arguments.backbone, out, quick_gelu=before["quick_gelu"], say=_say)
     wanted = tasks or [task for task in family.known_tasks() if f"{task}.safetensors" in before["files"]]
-    made = importer.heads(wanted, arguments.text, arguments.replace)
-    print(table(made, list(made["heads"])))
+    manifest = importer.heads(wanted, arguments.text, arguments.replace)
+    print(table(manifest, list(manifest["heads"])))
 
 
 def _check(arguments: argparse.Namespace) -> int:
@@ -165,7 +165,7 @@ def _check(arguments: argparse.Namespace) -> int:
     manifest = read_manifest(out)
     chosen = tasks or [task for task in family.known_tasks() if f"{task}.safetensors" in manifest["files"]]
     counts = {task: len(full.info(task, family.name).classes) for task in chosen}
-    found = load_family(out, arguments.backbone, chosen, class_counts=counts)
+    stored = load_family(out, arguments.backbone, chosen, class_counts=counts)
     orders: dict[str, str] = {}
     if (out / TEXT).is_file():
         backbone = get_backbone(arguments.backbone)
@@ -173,11 +173,11 @@ def _check(arguments: argparse.Namespace) -> int:
         for task in chosen:
             classes = full.info(task, family.name).classes
             own = zeroshot.head(clip, task, classes, backbone.text_cfg["context_length"])
-            wrong = class_order(found.heads[task].weight.detach(), own.weight.detach())
+            wrong = class_order(stored.heads[task].weight.detach(), own.weight.detach())
             orders[task] = f"{len(classes) - len(wrong)} of {len(classes)} as named"
             orders[task] += f"; not: {', '.join(classes[i] for i in wrong[:3])}" if wrong else ""
     print(table(manifest, chosen, orders))
-    _say(f"\n{len(found.hashes)} files are what {shown(out)}/manifest.json says.")
+    _say(f"\n{len(stored.hashes)} files are what {shown(out)}/manifest.json says.")
     if not orders:
         _say("The order of classes was not compared: there is no text tower (assets checkpoints heads --text).")
     return 0

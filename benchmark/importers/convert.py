@@ -21,7 +21,7 @@ from benchmark.domains.vision import zeroshot
 from benchmark.domains.vision.backbones import Backbone, get_backbone
 from benchmark.domains.vision.heads import ClassificationHead
 from benchmark.importers import FROM_BASE, OWN_TEXT, Definition, huggingface
-from benchmark.importers.layouts import Found
+from benchmark.importers.layouts import FamilyFiles
 from benchmark.importers.towers import Tower, check_tower, distance, from_open_clip, moved
 
 TEXT = "text.safetensors"
@@ -90,14 +90,14 @@ class Importer:
             )
         versions = {p: importlib.metadata.version(p) for p in ("torch", "open_clip_torch", "safetensors")}
         fresh: dict[str, Any] = {"classes": {}, "sources": {}, "distance": {}, "heads": {}, "dropped": [], "files": {}}
-        known = before or {}
+        earlier = before or {}
         about = {"name": name, "title": self.family.title, "backbone": backbone, "quick_gelu": choices.pop()}
-        return {**fresh, **known, **about, "hub": {**known.get("hub", {}), **hub}, "versions": versions}
+        return {**fresh, **earlier, **about, "hub": {**earlier.get("hub", {}), **hub}, "versions": versions}
 
-    def run(self, found: Found) -> dict[str, Any]:
+    def run(self, files: FamilyFiles) -> dict[str, Any]:
         """Convert base, experts and the family's own heads; make the missing heads where there is a text tower."""
         with self._alone():
-            return self._run(found)
+            return self._run(files)
 
     def heads(self, tasks: Sequence[str], text: Path | None = None, replace: bool = False) -> dict[str, Any]:
         """Zero-shot heads of ``tasks`` from prompts: those that are missing or were made so.
@@ -114,14 +114,14 @@ class Importer:
                     f"{self.out} has no text tower. Type --text CLIP: a folder of the hub's openai/clip-vit-... or a "
                     "whole CLIP saved by open_clip."
                 )
-            kept = {
+            own_files = {
                 "the family's own files": [t for t in tasks if f"heads/{t}.safetensors" in self.manifest["sources"]],
                 "made from the experts' own text": [t for t in tasks if self.manifest["heads"].get(t) == BY_OWN_TEXT],
             }
-            for why, named in kept.items() if not replace else ():
+            for why, named in own_files.items() if not replace else ():
                 if named:
                     self.say(f"kept, being {why}: heads of {', '.join(named)} (--replace makes them too)")
-            own = set() if replace else {task for named in kept.values() for task in named}
+            own = set() if replace else {task for named in own_files.values() for task in named}
             self.prompt_heads([task for task in tasks if task not in own])
             return self.manifest
 
@@ -134,27 +134,27 @@ class Importer:
                 self.manifest = self._begin(self.quick_gelu, self.manifest["hub"])
             yield
 
-    def _run(self, found: Found) -> dict[str, Any]:
-        base = self._read_base(found.base)
+    def _run(self, files: FamilyFiles) -> dict[str, Any]:
+        base = self._read_base(files.base)
         before = self.manifest["sources"].get("base.safetensors", {}).get("sha256")
-        if before not in (None, weights(found.base).sha256()):
-            self._check_all(found, base)
-        self._save("base.safetensors", base.tower.visual, found.base, base.tower.stored)
+        if before not in (None, weights(files.base).sha256()):
+            self._check_all(files, base)
+        self._save("base.safetensors", base.tower.visual, files.base, base.tower.stored)
         if base.text:
-            self._save(TEXT, base.text, found.base, base.tower.stored)
+            self._save(TEXT, base.text, files.base, base.tower.stored)
         dropped = sorted(base.tower.rest.keys() - base.text.keys())
         self.manifest["dropped"] = dropped
-        for task, path in found.experts.items():
+        for task, path in files.experts.items():
             self._expert(task, path, base)
         if dropped:
             self.say(
                 f"left out, since no expert moves them: {len(dropped)} tensors beside the image tower "
                 f"({', '.join(dropped)})"
             )
-        for task in found.experts:
-            if task in found.heads and self.manifest["heads"].get(task) != BY_OWN_TEXT:
-                self._head(task, found.heads[task])
-        missing = [task for task in found.experts if f"heads/{task}.safetensors" not in self.manifest["files"]]
+        for task in files.experts:
+            if task in files.heads and self.manifest["heads"].get(task) != BY_OWN_TEXT:
+                self._head(task, files.heads[task])
+        missing = [task for task in files.experts if f"heads/{task}.safetensors" not in self.manifest["files"]]
         if missing and (self.out / TEXT).is_file():
             self.prompt_heads(missing)
         elif missing:
@@ -173,22 +173,22 @@ class Importer:
         check_tower(base.tower, self.backbone, self.quick_gelu, path)
         return base
 
-    def _check_all(self, found: Found, base: _Base) -> None:
+    def _check_all(self, files: FamilyFiles, base: _Base) -> None:
         """Before another base takes the place of the one there: all experts of the folder are imported, and are its."""
-        others = [t for t in self.manifest["distance"] if t not in found.experts]
+        others = [t for t in self.manifest["distance"] if t not in files.experts]
         if others:
             raise FamilyError(
-                f"{found.base} is another base than the one in {self.out}, which has experts for {', '.join(others)} "
+                f"{files.base} is another base than the one in {self.out}, which has experts for {', '.join(others)} "
                 "too. Import all of them again together, or give another --out"
             )
-        for path in found.experts.values():
+        for path in files.experts.values():
             self._read_expert(path, base)
 
     def _expert(self, task: str, path: Path, base: _Base) -> None:
         name = f"{task}.safetensors"
-        before, known = self.manifest["sources"]["base.safetensors"]["sha256"], self.manifest["sources"].get(name, {})
-        settled = "head" in known and (known["head"] == "" or self.choice in (None, known["head"]))
-        if self._kept(name, path) and known.get("base") == before and settled:
+        before, origin = self.manifest["sources"]["base.safetensors"]["sha256"], self.manifest["sources"].get(name, {})
+        settled = "head" in origin and (origin["head"] == "" or self.choice in (None, origin["head"]))
+        if self._is_stored(name, path) and origin.get("base") == before and settled:
             return
         tower, apart, beside = self._read_expert(path, base)
         # The head first: an expert that is there is not read again, and its head would then be taken for settled.
@@ -252,7 +252,7 @@ class Importer:
 
     def _head(self, task: str, path: Path) -> None:
         name = f"heads/{task}.safetensors"
-        if self._kept(name, path):
+        if self._is_stored(name, path):
             return
         state = read_file(path)
         if set(state.tensors) != {"weight", "bias"} or state.attributes.get("normalize", True) is not True:
@@ -262,7 +262,7 @@ class Importer:
             )
         self._put_head(task, state.tensors["weight"].float(), state.tensors["bias"].float(), path, state.layout)
 
-    def _put_head(self, task: str, weight: Tensor, bias: Tensor, source: Path | None, made: str) -> None:
+    def _put_head(self, task: str, weight: Tensor, bias: Tensor, source: Path | None, way: str) -> None:
         classes = full.info(task, self.family.name).classes
         wanted = (len(classes), self.backbone.embed_dim)
         if tuple(weight.shape) != wanted or bias.shape != weight.shape[:1]:
@@ -271,20 +271,20 @@ class Importer:
         if bad := [n for n, v in (("weight", weight), ("bias", bias)) if not torch.isfinite(v).all()]:
             raise FamilyError(f"head of {task}{f', {source}' if source else ''}: NaN or Inf in {' and '.join(bad)}")
         self.manifest["classes"][task] = list(classes)
-        self.manifest["heads"][task] = made
-        self._save(f"heads/{task}.safetensors", {"weight": weight, "bias": bias}, source, made)
+        self.manifest["heads"][task] = way
+        self._save(f"heads/{task}.safetensors", {"weight": weight, "bias": bias}, source, way)
 
     def prompt_heads(self, tasks: Sequence[str]) -> None:
         """Zero-shot heads of ``tasks`` from the folder's text tower."""
         clip = zeroshot.create_text(self.backbone, read_file(self.out / TEXT).tensors, self.quick_gelu)
         for task in tasks:
             classes = full.info(task, self.family.name).classes
-            made = zeroshot.head(clip, task, classes, self.backbone.text_cfg["context_length"])
+            head = zeroshot.head(clip, task, classes, self.backbone.text_cfg["context_length"])
             source = self.manifest["sources"].get(f"{task}.safetensors", {})
             if source.get("head") == OWN_TEXT:
                 source["head"] = FROM_BASE
             self._put_head(
-                task, made.weight.detach(), made.bias.detach(), None, f"{len(zeroshot.templates(task))} prompts a class"
+                task, head.weight.detach(), head.bias.detach(), None, f"{len(zeroshot.templates(task))} prompts a class"
             )
             self.say(f"{task}: head of {len(classes)} classes from {len(zeroshot.templates(task))} prompts each")
 
@@ -293,12 +293,12 @@ class Importer:
         zeroshot.create_text(self.backbone, text, self.quick_gelu)
         self._save(TEXT, text, source, "text tower")
 
-    def _kept(self, name: str, source: Path) -> bool:
-        known, entry = self.manifest["sources"].get(name), self.manifest["files"].get(name)
+    def _is_stored(self, name: str, source: Path) -> bool:
+        origin, entry = self.manifest["sources"].get(name), self.manifest["files"].get(name)
         path = self.out / name
-        if not known or not entry or not path.is_file() or sha256(path) != entry["sha256"]:
+        if not origin or not entry or not path.is_file() or sha256(path) != entry["sha256"]:
             return False
-        return bool(known["sha256"] == weights(source).sha256())
+        return bool(origin["sha256"] == weights(source).sha256())
 
     def _save(
         self,
@@ -309,7 +309,7 @@ class Importer:
         adapter: bool = False,
         **more: str,
     ) -> None:
-        if source is not None and self._kept(name, source):
+        if source is not None and self._is_stored(name, source):
             return
         save_state(self.out / name, tensors)
         self.manifest["files"].update(describe_files(self.out, [name]))

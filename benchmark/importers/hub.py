@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmark.common.errors import UserError
 from benchmark.importers import Definition
-from benchmark.importers.layouts import Found, find
+from benchmark.importers.layouts import FamilyFiles, find
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -20,9 +20,9 @@ def repositories(family: Definition, backbone: str, tasks: Sequence[str], repo: 
             f"the family {family.name} is not on the hub: {family.where}",
             f"Fetch the files yourself, then: symerge-bench assets checkpoints import {family.name} PATH",
         )
-    known = [*family.hub, *family.other_hubs]
-    if repo is not None and repo not in known:
-        raise UserError(f"--repo {repo} is not one of the family {family.name}", f"Known: {', '.join(known)}")
+    repos = [*family.hub, *family.other_hubs]
+    if repo is not None and repo not in repos:
+        raise UserError(f"--repo {repo} is not one of the family {family.name}", f"Known: {', '.join(repos)}")
     names = [repo] if repo else family.hub
     return list(dict.fromkeys(family.fill(name, backbone, task) for name in names for task in tasks))
 
@@ -33,21 +33,21 @@ def revisions(family: Definition, repos: Sequence[str], asked: Sequence[str]) ->
     Raises:
         UserError: a repository has none.
     """
-    given: dict[str, str] = {}
+    named: dict[str, str] = {}
     for text in asked:
         name, equals, revision = text.rpartition("=")
         if equals and name not in repos:
             raise UserError(f"--revision {text}: {name} is not fetched", f"Fetched: {', '.join(repos[:4])}")
-        given.update({name: revision} if equals else {each: text for each in repos if each not in given})
-    found = {repo: given.get(repo) or family.revisions.get(repo) for repo in repos}
-    if missing := [repo for repo, revision in found.items() if not revision]:
+        named.update({name: revision} if equals else {each: text for each in repos if each not in named})
+    pinned = {repo: named.get(repo) or family.revisions.get(repo) for repo in repos}
+    if missing := [repo for repo, revision in pinned.items() if not revision]:
         raise UserError(
             f"no commit of {', '.join(missing[:3])}{' and others' if len(missing) > 3 else ''} is pinned in "
             "benchmark/importers/families.yaml",
             "Type --revision COMMIT (of the repository's history page), or --revision main for today's, which is then "
             "recorded; --revision REPO=COMMIT names one of several.",
         )
-    return {repo: str(revision) for repo, revision in found.items()}
+    return {repo: str(revision) for repo, revision in pinned.items()}
 
 
 def fetch(
@@ -57,7 +57,7 @@ def fetch(
     asked: Sequence[str] = (),
     repo: str | None = None,
     cache: Path | None = None,
-) -> tuple[Found, dict[str, str]]:
+) -> tuple[FamilyFiles, dict[str, str]]:
     """Download what is missing, and ``(files found, {repository: commit})``. Raises :class:`UserError`.
 
     Args:
@@ -76,14 +76,14 @@ def fetch(
         try:
             if not COMMIT.fullmatch(revision):
                 commits[name] = str(HfApi().repo_info(name, revision=revision).sha)
-            kept = snapshot_download(name, revision=commits[name], allow_patterns=patterns, cache_dir=cache)
+            snapshot = snapshot_download(name, revision=commits[name], allow_patterns=patterns, cache_dir=cache)
         except Exception as error:  # the hub's client raises its own, requests' and the system's errors
             raise UserError(
                 f"{name} at {revision} could not be fetched: {type(error).__name__}: {str(error).splitlines()[0]}",
                 "Check the network, the revision, and that HF_HUB_OFFLINE is not set; what is fetched already stays.",
             ) from error
-        folders[name] = Path(kept)
+        folders[name] = Path(snapshot)
     if family.layout != "huggingface":
         return find(family, folders[repos[0]], backbone, tasks), commits
     base = folders[family.fill(family.base[0], backbone)]
-    return Found(base, {t: folders[family.fill(family.expert, backbone, t)] for t in wanted}), commits
+    return FamilyFiles(base, {t: folders[family.fill(family.expert, backbone, t)] for t in wanted}), commits

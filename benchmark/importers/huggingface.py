@@ -48,15 +48,15 @@ _IGNORED = ("embeddings.position_ids",)
 
 def rename(state: Mapping[str, Tensor], table: Mapping[str, str], what: str) -> dict[str, Tensor]:
     """One tower's tensors under open_clip's names. Raises :class:`FamilyError` for a name that has none."""
-    made: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     joined: dict[str, dict[str, Tensor]] = {}
     unknown = []
     for name, value in state.items():
         block = _NAME.fullmatch(name)
         if name in table:
-            made[table[name]] = value
+            tensors[table[name]] = value
         elif block and block[2] in _BLOCK:
-            made[f"transformer.resblocks.{block[1]}.{_BLOCK[block[2]]}.{block[3]}"] = value
+            tensors[f"transformer.resblocks.{block[1]}.{_BLOCK[block[2]]}.{block[3]}"] = value
         elif block and (part := re.fullmatch(r"self_attn\.([qkv])_proj", block[2])):
             joined.setdefault(f"transformer.resblocks.{block[1]}.attn.in_proj_{block[3]}", {})[part[1]] = value
         elif name not in _IGNORED:
@@ -64,7 +64,7 @@ def rename(state: Mapping[str, Tensor], table: Mapping[str, str], what: str) -> 
     unknown += [f"{name} of {'/'.join(parts)} only" for name, parts in joined.items() if len(parts) != 3]
     if unknown:
         raise FamilyError(f"no tensors of a CLIP {what} tower: {', '.join(unknown[:4])}; expected transformers' names")
-    return made | {name: torch.cat([parts[p] for p in "qkv"]) for name, parts in joined.items()}
+    return tensors | {name: torch.cat([parts[p] for p in "qkv"]) for name, parts in joined.items()}
 
 
 def _vision(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -90,16 +90,16 @@ def vision_tower(state: Mapping[str, Tensor], projection: Tensor | None) -> dict
 def beside(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """All of a model that is no image tower: its text side as open_clip's CLIP names it, else under its own name."""
     inside = {n.removeprefix("text_model."): v for n, v in state.items() if n.startswith("text_model.")}
-    found = rename(inside, _TEXT, "text")
-    taken = {PROJECTION, *(n for n in state if n.startswith(("vision_model.", "text_model.")))}
-    taken |= set() if any(n.startswith("vision_model.") for n in state) else set(_vision(state))
-    for name in state.keys() - taken:
+    tensors = rename(inside, _TEXT, "text")
+    towers = {PROJECTION, *(n for n in state if n.startswith(("vision_model.", "text_model.")))}
+    towers |= set() if any(n.startswith("vision_model.") for n in state) else set(_vision(state))
+    for name in state.keys() - towers:
         value = state[name]
         if name == TEXT_PROJECTION:
-            found["text_projection"] = value.T.contiguous()
+            tensors["text_projection"] = value.T.contiguous()
         else:
-            found[name] = value.reshape(()) if name == SCALE else value
-    return found
+            tensors[name] = value.reshape(()) if name == SCALE else value
+    return tensors
 
 
 def text_tower(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -119,14 +119,14 @@ def vision_factors(factors: Adapters) -> Adapters:
     Those of ``q_proj``, ``k_proj`` and ``v_proj`` become one pair for ``in_proj``: ``A`` one above the other, ``B`` in
     the rows of its own third.
     """
-    made: Adapters = {}
+    by_name: Adapters = {}
     joined: dict[str, dict[str, tuple[Tensor, Tensor, float]]] = {}
     for name, (a, b, scale) in _vision(factors).items():
         block = _NAME.fullmatch(name)
         if name in _VISION:
-            made[_VISION[name]] = (a, b, scale)
+            by_name[_VISION[name]] = (a, b, scale)
         elif block and block[2] in _BLOCK:
-            made[f"transformer.resblocks.{block[1]}.{_BLOCK[block[2]]}.{block[3]}"] = (a, b, scale)
+            by_name[f"transformer.resblocks.{block[1]}.{_BLOCK[block[2]]}.{block[3]}"] = (a, b, scale)
         elif block and (part := re.fullmatch(r"self_attn\.([qkv])_proj", block[2])):
             joined.setdefault(f"transformer.resblocks.{block[1]}.attn.in_proj_weight", {})[part[1]] = (a, b, scale)
         else:
@@ -138,22 +138,22 @@ def vision_factors(factors: Adapters) -> Adapters:
         for which, (_, b, own) in parts.items():
             rows = b if own == scale else b.float() * own
             placed.append(torch.cat([rows if which == third else torch.zeros_like(rows) for third in "qkv"]))
-        made[name] = (torch.cat([a for a, _, _ in parts.values()]), torch.cat(placed, dim=1), scale)
+        by_name[name] = (torch.cat([a for a, _, _ in parts.values()]), torch.cat(placed, dim=1), scale)
     if PROJECTION in factors:
         a, b, scale = factors[PROJECTION]
-        made["proj"] = (b.T.contiguous(), a.T.contiguous(), scale)
-    return {f"visual.{name}": value for name, value in made.items()}
+        by_name["proj"] = (b.T.contiguous(), a.T.contiguous(), scale)
+    return {f"visual.{name}": value for name, value in by_name.items()}
 
 
 def read_folder(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], Weights]:
     """``(state dict, configuration, where it lies)`` of a model's folder. Raises :class:`FamilyError`."""
-    found = weights(folder)
-    if found.adapter:
+    files = weights(folder)
+    if files.adapter:
         raise FamilyError(f"{folder} holds an adapter; expected a whole model")
     config = folder / "config.json"
     if not config.is_file():
-        raise FamilyError(f"{folder} holds {found.name.name} without a config.json; expected a model of the hub")
-    return found.read().tensors, read_json(config), found
+        raise FamilyError(f"{folder} holds {files.name.name} without a config.json; expected a model of the hub")
+    return files.read().tensors, read_json(config), files
 
 
 def read_tower(
@@ -168,9 +168,9 @@ def read_tower(
         projection: ``visual_projection.weight`` for a model that has none.
         base: the base's state dict, for an adapter of it, and ``bases`` the names that it may call it by.
     """
-    found = weights(folder)
-    if found.adapter:
-        return _read_adapter(found, base, bases, projection)
+    files = weights(folder)
+    if files.adapter:
+        return _read_adapter(files, base, bases, projection)
     state, config, _ = read_folder(folder)
     vision, text = config.get("vision_config", config), config.get("text_config") or {}
     act = {kind: about.get("hidden_act", "quick_gelu") for kind, about in (("vision", vision), ("text", text))}
@@ -185,17 +185,17 @@ def read_tower(
         heads=vision.get("num_attention_heads", 12),
         eps=vision.get("layer_norm_eps", EPSILON),
         text_quick_gelu=act["text"] == "quick_gelu",
-        stored=f"{found.name.name}, {(config.get('architectures') or [config.get('model_type')])[0]}",
+        stored=f"{files.name.name}, {(config.get('architectures') or [config.get('model_type')])[0]}",
     )
     return tower, state
 
 
 def _read_adapter(
-    found: Weights, base: Mapping[str, Tensor] | None, bases: Sequence[str], projection: Tensor | None
+    files: Weights, base: Mapping[str, Tensor] | None, bases: Sequence[str], projection: Tensor | None
 ) -> tuple[Tower, dict[str, Tensor]]:
     if base is None:
-        raise FamilyError(f"{found.name} is an adapter; expected a whole model")
-    adapter = read_adapter(found, bases)
+        raise FamilyError(f"{files.name} is an adapter; expected a whole model")
+    adapter = read_adapter(files, bases)
     # The base's names, whichever version of transformers left out vision_model. there or here.
     named = {n.removeprefix("vision_model."): n for n in base}
 
@@ -203,9 +203,9 @@ def _read_adapter(
         return {named.get(n.removeprefix("vision_model."), n): value for n, value in values.items()}
 
     factors, whole = ours(adapter.factors), ours(adapter.whole)
-    state = {**applied(base, factors, found.name), **whole}
+    state = {**applied(base, factors, files.name), **whole}
     tower = Tower(vision_tower(state, projection), beside(state))
     if not _vision(whole) and PROJECTION not in whole:
         tower.adapters = vision_factors(factors)
-    tower.stored = f"{found.name.name}, LoRA of {adapter.base or 'a base it does not name'}"
+    tower.stored = f"{files.name.name}, LoRA of {adapter.base or 'a base it does not name'}"
     return tower, state

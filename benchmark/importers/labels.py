@@ -69,8 +69,8 @@ def order_of(config: Mapping[str, Any], classes: Sequence[str], path: Path) -> O
 
 def _numbers(table: Sequence[str]) -> bool:
     """Whether the names only count the outputs: `LABEL_0`, `LABEL_1`, ... or `0`, `1`, ..."""
-    found = [_NUMBERED.fullmatch(_plain(name)) for name in table]
-    return [int(match[1]) for match in found if match] == list(range(len(table)))
+    matches = [_NUMBERED.fullmatch(_plain(name)) for name in table]
+    return [int(match[1]) for match in matches if match] == list(range(len(table)))
 
 
 def _plain(name: str) -> str:
@@ -95,13 +95,13 @@ def _by_name(config: Mapping[str, Any], path: Path) -> list[str] | None:
 
 def _ordered(pairs: Sequence[tuple[Any, Any]], key: str, path: Path) -> list[str]:
     """The names by number. Raises :class:`UserError` unless the numbers are 0, 1, ... each once."""
-    found = {int(n): name for n, name in pairs if re.fullmatch(r"\d{1,4}", str(n)) and isinstance(name, str)}
-    if not pairs or len(found) != len(pairs) or sorted(found) != list(range(len(pairs))):
+    names = {int(n): name for n, name in pairs if re.fullmatch(r"\d{1,4}", str(n)) and isinstance(name, str)}
+    if not pairs or len(names) != len(pairs) or sorted(names) != list(range(len(pairs))):
         raise UserError(
             f"{path}: {key} does not number its names 0, 1, ..., each once",
             'Write {"0": "NAME", ...} in the order of the head\'s outputs, or leave id2label and label2id out.',
         )
-    return [found[number] for number in range(len(found))]
+    return [names[number] for number in range(len(names))]
 
 
 def _mend(path: Path, classes: Sequence[str]) -> str:

@@ -12,7 +12,7 @@ from benchmark.importers import Definition
 
 
 @dataclass
-class Found:
+class FamilyFiles:
     """Where a family's files lie. In Hugging Face's layout base and experts are folders."""
 
     base: Path
@@ -20,7 +20,7 @@ class Found:
     heads: dict[str, Path] = field(default_factory=dict)
 
 
-def find(family: Definition, path: Path, backbone: str, tasks: Sequence[str] | None = None) -> Found:
+def find(family: Definition, path: Path, backbone: str, tasks: Sequence[str] | None = None) -> FamilyFiles:
     """The files of ``tasks`` (default: of all tasks that ``path`` has experts for).
 
     Raises:
@@ -32,7 +32,7 @@ def find(family: Definition, path: Path, backbone: str, tasks: Sequence[str] | N
     base, root = _base(family, candidates, backbone)
     wanted = list(tasks or family.known_tasks())
     named = {task: family.fill(family.expert, backbone, task) for task in wanted}
-    experts = {task: found for task, name in named.items() if (found := _at(root, name)) is not None}
+    experts = {task: place for task, name in named.items() if (place := _at(root, name)) is not None}
     absent = [task for task in wanted if task not in experts]
     if (tasks and absent) or not experts:
         looked = ", ".join(named[task] for task in absent[:4])
@@ -41,15 +41,15 @@ def find(family: Definition, path: Path, backbone: str, tasks: Sequence[str] | N
     if family.head:
         files = {task: root / family.fill(family.head, backbone, task) for task in experts}
         heads = {task: file for task, file in files.items() if file.is_file()}
-    return Found(base, experts, heads)
+    return FamilyFiles(base, experts, heads)
 
 
 def _base(family: Definition, candidates: Sequence[Path], backbone: str) -> tuple[Path, Path]:
     names = [family.fill(name, backbone) for name in family.base]
     for folder in candidates:
         for name in names:
-            if (found := _at(folder, name)) is not None:
-                return found, folder
+            if (place := _at(folder, name)) is not None:
+                return place, folder
     looked = " or ".join(str(folder / names[0]) for folder in candidates)
     raise UserError(f"no base of {family.name}, {backbone}: looked for {looked}", _where(family))
 

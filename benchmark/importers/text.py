@@ -119,17 +119,17 @@ def import_family(
             save_state(out / f"{task}.safetensors", expert.tensors())
             save_state(out / f"heads/{task}.safetensors", expert.head)
             files += [f"{task}.safetensors", f"heads/{task}.safetensors"]
-        kept = {task: said for task, said in before.get("labels", {}).items() if task not in places}
-        return _manifest(family, out, list(dict.fromkeys([BASE, *files])), {**kept, **labels})
+        others = {task: said for task, said in before.get("labels", {}).items() if task not in places}
+        return _manifest(family, out, list(dict.fromkeys([BASE, *files])), {**others, **labels})
 
 
 def _read_base(origin: Path, say: Callable[[str], None]) -> dict[str, Tensor]:
     """The base's encoder. Raises :class:`UserError` where it is no RoBERTa, not finite, or lacks files."""
-    found = _weights(origin)
-    if found.adapter:
-        raise UserError(f"{found.name} is an adapter; a base is a whole model", "Fetch all files of roberta-base.")
-    base, _, left = split(_told(lambda: found.read().tensors))
-    _report(say, "base", left, found.name.name)
+    files = _weights(origin)
+    if files.adapter:
+        raise UserError(f"{files.name} is an adapter; a base is a whole model", "Fetch all files of roberta-base.")
+    base, _, left = split(_told(lambda: files.read().tensors))
+    _report(say, "base", left, files.name.name)
     if EMBEDDING not in base:
         raise UserError(
             f"{origin} has no {EMBEDDING.removeprefix('model.')}: its tensors are {', '.join([*base][:3])}",
@@ -137,31 +137,31 @@ def _read_base(origin: Path, say: Callable[[str], None]) -> dict[str, Tensor]:
         )
     if lacking := [name for name in ("config.json", "tokenizer.json") if not (origin / name).is_file()]:
         raise UserError(f"{origin} lacks {' and '.join(lacking)}", "Fetch all files of roberta-base.")
-    _check_finite("the base", base, found.name)
+    _check_finite("the base", base, files.name)
     return base
 
 
 def _read_expert(task: str, place: Path, base: dict[str, Tensor], origin: Path) -> _Expert:
     """One task's expert, checked against the base. Raises :class:`UserError` for everything that does not fit."""
-    found, factors = _weights(place), None
-    if found.adapter:
+    files, factors = _weights(place), None
+    if files.adapter:
         named = str(_configuration(origin).get("_name_or_path") or "")
-        adapter = _told(lambda: read_adapter(found, [origin.name, *filter(None, [named])]))
+        adapter = _told(lambda: read_adapter(files, [origin.name, *filter(None, [named])]))
         factors, of_head, skipped = split(adapter.factors)
         whole, head, left = split(adapter.whole)
         if of_head:
-            raise UserError(f"{task}: {found.name} adapts the head: {', '.join(of_head)}", f"To read it, {MERGED}.")
-        encoder = {**_told(lambda: applied(base, factors or {}, found.name)), **whole}
+            raise UserError(f"{task}: {files.name} adapts the head: {', '.join(of_head)}", f"To read it, {MERGED}.")
+        encoder = {**_told(lambda: applied(base, factors or {}, files.name)), **whole}
         factors, left = None if whole else factors, [*left, *skipped]
-        stored = f"{found.name.name}, LoRA of {adapter.base or 'a base it does not name'}"
+        stored = f"{files.name.name}, LoRA of {adapter.base or 'a base it does not name'}"
     else:
-        encoder, head, left = split(_told(lambda: found.read().tensors))
-        stored = found.name.name
+        encoder, head, left = split(_told(lambda: files.read().tensors))
+        stored = files.name.name
     _check(task, place, base, encoder, head, origin)
-    _check_finite(task, {**encoder, **{f"classifier.{name}": value for name, value in head.items()}}, found.name)
+    _check_finite(task, {**encoder, **{f"classifier.{name}": value for name, value in head.items()}}, files.name)
     if not moved(base, encoder):
         raise UserError(
-            f"{task}: {found.name} equals the base in every tensor of the encoder: no expert",
+            f"{task}: {files.name} equals the base in every tensor of the encoder: no expert",
             "Give the fine-tuned model.",
         )
     order, classes = None, TASKS[task].classes
@@ -202,8 +202,8 @@ def _present(family: str, out: Path, base: Mapping[str, Tensor]) -> dict[str, An
     if before.get("name") != family:
         raise UserError(f"{out} holds the family {before.get('name')!r}, not {family!r}", mend)
     if (out / BASE).is_file():
-        kept = _told(lambda: read_file(out / BASE)).tensors
-        if kept.keys() != base.keys() or any(not torch.equal(kept[n], t) for n, t in base.items()):
+        stored = _told(lambda: read_file(out / BASE)).tensors
+        if stored.keys() != base.keys() or any(not torch.equal(stored[n], t) for n, t in base.items()):
             raise UserError(f"{out} holds experts of another base", mend)
     return before
 
@@ -279,10 +279,10 @@ def _configuration(place: Path) -> dict[str, Any]:
     """What the model's `config.json` says; nothing where there is none."""
     path = place / "config.json"
     try:
-        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is no configuration: {error}", "Fetch it again.") from None
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def _vocabulary(path: Path) -> Any:
@@ -295,14 +295,14 @@ def _vocabulary(path: Path) -> Any:
 def _place(path: Path, task: str, family: str) -> Path:
     names = (TASKS[task].config, task)
     tried = [path / name / sub for name in names for sub in (SUBFOLDER, ".")]
-    found = next((place for place in tried if has_weights(place)), None)
-    if found is None:
+    folder = next((place for place in tried if has_weights(place)), None)
+    if folder is None:
         raise UserError(
             f"no expert of {task} under {path}: looked for {WEIGHTS[0]} or {WEIGHTS[1]} in "
             f"{', '.join(str(place.relative_to(path)) for place in tried)}",
             f"The files: {FAMILIES[family]}",
         )
-    return found
+    return folder
 
 
 def _weights(place: Path) -> Weights:

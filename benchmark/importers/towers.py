@@ -82,15 +82,15 @@ def from_open_clip(state: State, path: Path) -> Tower:
 def check_tower(tower: Tower, backbone: Backbone, quick_gelu: bool, path: Path) -> None:
     """Raises :class:`FamilyError` unless names, shapes, activation, attention heads and values are the backbone's."""
     expected = {n: tuple(v.shape) for n, v in create_encoder(backbone, device="meta").state_dict().items()}
-    found = {n: tuple(v.shape) for n, v in tower.visual.items()}
-    if missing := sorted(expected.keys() - found.keys()) + sorted(found.keys() - expected.keys()):
+    shapes = {n: tuple(v.shape) for n, v in tower.visual.items()}
+    if missing := sorted(expected.keys() - shapes.keys()) + sorted(shapes.keys() - expected.keys()):
         raise FamilyError(
-            f"{path}: {len(expected.keys() - found.keys())} tensors missing, {len(found.keys() - expected.keys())} "
+            f"{path}: {len(expected.keys() - shapes.keys())} tensors missing, {len(shapes.keys() - expected.keys())} "
             f"unknown to {backbone.name}, e.g. {', '.join(missing[:4])}. Is it of another --backbone?"
         )
-    if wrong := [n for n in expected if expected[n] != found[n]]:
+    if wrong := [n for n in expected if expected[n] != shapes[n]]:
         raise FamilyError(
-            f"{path}: {wrong[0]} is {list(found[wrong[0]])}, {backbone.name} has {list(expected[wrong[0]])}. "
+            f"{path}: {wrong[0]} is {list(shapes[wrong[0]])}, {backbone.name} has {list(expected[wrong[0]])}. "
             "Is it of another --backbone?"
         )
     if tower.quick_gelu not in (None, quick_gelu):
@@ -112,14 +112,14 @@ def moved(base: Mapping[str, Tensor], tuned: Mapping[str, Tensor]) -> dict[str, 
 
     Of tensors in two precisions, values that differ by no more than the coarser one rounds are the same.
     """
-    found = {}
+    distances = {}
     for name, b in tuned.items():
         a = base.get(name)
         if a is None or a.shape != b.shape:
-            found[name] = float("inf")
+            distances[name] = float("inf")
         elif not _same(a, b):
-            found[name] = float((a.double() - b.double()).abs().max())
-    return found
+            distances[name] = float((a.double() - b.double()).abs().max())
+    return distances
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

@@ -64,7 +64,7 @@ class Array(_Model):
 
     @field_validator("dtype")
     @classmethod
-    def _known(cls, value: str) -> str:
+    def _is_array_type(cls, value: str) -> str:
         if value not in _ARRAY_TYPES:
             raise ValueError(f"dtype {value!r}, allowed are {', '.join(_ARRAY_TYPES)}")
         return value
@@ -235,5 +235,5 @@ class Record(_Model):
 
 def commits_text(commits: Iterable[str]) -> str:
     """Eight digits of each commit, for a title; of more than three, how many more."""
-    found = sorted({commit[:8] for commit in commits if commit})
-    return ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+    short = sorted({commit[:8] for commit in commits if commit})
+    return ", ".join(short[:3]) + (f" and {len(short) - 3} more" if len(short) > 3 else "")

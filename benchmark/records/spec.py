@@ -149,13 +149,13 @@ def normalise(value: Any, default: Any) -> Any:
     return value
 
 
-def resolve_parameters(method: str, given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+def resolve_parameters(method: str, keywords: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
     """All parameters of a run: `defaults` (without seed) with `given` over them, each normalised to its default's type.
 
     Raises UserError for a keyword the method does not have (nearest ones named) or a value of the wrong kind.
     """
     resolved = {key: normalise(value, value) for key, value in defaults.items() if key != "seed"}
-    for key, value in given.items():
+    for key, value in keywords.items():
         if key == "seed" and "seed" in defaults:
             raise UserError(f"{method}: seed is not set as a parameter", "Use --seeds, e.g. --seeds 0 1 2")
         if key not in resolved:
@@ -172,7 +172,7 @@ def resolve_parameters(method: str, given: Mapping[str, Any], defaults: Mapping[
 
 
 def checked_parameters(
-    method: str, given: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
+    method: str, keywords: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """All parameters of a run, as `resolve_parameters` gives them, of values that the method's annotations allow.
 
@@ -182,9 +182,9 @@ def checked_parameters(
     """
     about = methods.describe(method)
     defaults = about.parameters if defaults is None else defaults
-    words = {key: format_value(value) for key, value in given.items() if value is None or isinstance(value, bool)}
-    given = {**given, **{k: w for k, w in words.items() if k in about.parameters and w in about.choices(k)}}
-    parameters = resolve_parameters(method, given, defaults)
+    words = {key: format_value(value) for key, value in keywords.items() if value is None or isinstance(value, bool)}
+    keywords = {**keywords, **{k: w for k, w in words.items() if k in about.parameters and w in about.choices(k)}}
+    parameters = resolve_parameters(method, keywords, defaults)
     for key, value in parameters.items():
         check_value(about, key, value, defaults[key])
     return parameters
@@ -214,8 +214,8 @@ def check_texts(texts: Iterable[str], sets: Mapping[str, Mapping[str, Any]]) -> 
 
     Raises UserError or MergingError for an unknown method, an unknown keyword or a value that is not allowed.
     """
-    for name, given in [parse_method(text) for text in texts] + list(sets.items()):
-        checked_parameters(name, given)
+    for name, keywords in [parse_method(text) for text in texts] + list(sets.items()):
+        checked_parameters(name, keywords)
 
 
 def present_version(method: str, parameters: Mapping[str, Any]) -> str:
@@ -224,8 +224,8 @@ def present_version(method: str, parameters: Mapping[str, Any]) -> str:
     Raises MergingError for an unknown or broken method.
     """
     inner = parameters.get("inner")
-    known = isinstance(inner, str) and inner in methods.names()
-    others = ((methods.describe(str(inner)).path, str(inner)),) if known else ()
+    is_method = isinstance(inner, str) and inner in methods.names()
+    others = ((methods.describe(str(inner)).path, str(inner)),) if is_method else ()
     return _version(methods.describe(method).path, method, others)
 
 
@@ -290,16 +290,16 @@ def parse_method(text: str) -> tuple[str, dict[str, Any]]:
     name = name.strip()
     if not name or (colon and not rest.strip()):
         raise _syntax(text)
-    given: dict[str, Any] = {}
+    keywords: dict[str, Any] = {}
     for part in _split(rest) if colon else []:
         key, equals, value = part.partition("=")
         key = key.strip()
         if not equals or not key.isidentifier() or not value.strip():
             raise _syntax(text)
-        if key in given:
+        if key in keywords:
             raise UserError(f"{key} is given twice in {text!r}", f"Write it once: {name}:{key}={value}")
-        given[key] = parse_value(value)
-    return name, given
+        keywords[key] = parse_value(value)
+    return name, keywords
 
 
 def parse_set(text: str) -> tuple[str, str, Any]:

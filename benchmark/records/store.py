@@ -101,8 +101,8 @@ def _check_digest(data: bytes) -> None:
 
 def _version(data: bytes) -> int | None:
     try:
-        found = json.loads(data)
-        return found["version"] if isinstance(found["version"], int) else None
+        content = json.loads(data)
+        return content["version"] if isinstance(content["version"], int) else None
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
 
@@ -156,7 +156,7 @@ class Store:
         Those of earlier versions of the program are among them, brought to the present one.
         """
         pattern = f"{safe_name(suite) if suite else '*'}/*/*/{RECORD}"
-        found = []
+        records = []
         for path in sorted(self.root.glob(pattern)):
             try:
                 record = self._read(path)
@@ -164,10 +164,10 @@ class Store:
                 warnings.warn(str(error), stacklevel=2)
                 continue
             if record is not None:
-                found.append((path.parent.name != record.run_id, record))
+                records.append((path.parent.name != record.run_id, record))
         # A run that was brought over and then done again counts once, as it was done again.
-        again = {record.run_id for earlier, record in found if not earlier}
-        return [record for earlier, record in found if not (earlier and record.run_id in again)]
+        again = {record.run_id for earlier, record in records if not earlier}
+        return [record for earlier, record in records if not (earlier and record.run_id in again)]
 
     @contextlib.contextmanager
     def try_lock(self, spec: RunSpec) -> Iterator[bool]:

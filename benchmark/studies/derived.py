@@ -151,7 +151,7 @@ def adapted_of(record: Record, store: Store, experts: Experts) -> Merged:
 def _as_noted(record: Record, store: Store, name: str) -> Path:
     """The run's file of this name, if its content is what the record says; where it says nothing, as it is."""
     path, noted = store.folder(record.spec) / name, record.artifacts.get(name)
-    if noted is not None and path.is_file() and facts.sha256(path, kept=False) != noted:
+    if noted is not None and path.is_file() and facts.sha256(path, on_disk=False) != noted:
         raise UserError(
             f"{shown(path)} is not the file that the run {record.variant} saved: its sha256 differs from the record's",
             "Delete it and type the same command again; it is then made again.",

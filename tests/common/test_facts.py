@@ -103,12 +103,12 @@ def test_a_file_that_just_changed_is_read_again_each_time(tmp_path: Path) -> Non
         reads.append(1)
         return path.read_bytes()
 
-    assert facts.remembered("bytes", [path], read, kept=False) == b"first "
+    assert facts.remembered("bytes", [path], read, on_disk=False) == b"first "
     before = path.stat()
     path.write_bytes(b"second")  # perhaps within one tick: even the inode's time may be the same
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert facts.remembered("bytes", [path], read, kept=False) == b"second"
-    facts.remembered("bytes", [path], read, kept=False)
+    assert facts.remembered("bytes", [path], read, on_disk=False) == b"second"
+    facts.remembered("bytes", [path], read, on_disk=False)
     assert len(reads) == 3
 
 
@@ -205,7 +205,7 @@ def test_facts_of_a_copy_are_read_once_by_all_processes(
     parquet(tmp_path / "MNIST", {"test": 20}, None)
     time.sleep(0.02)
     first = Copy(tmp_path / "MNIST").facts("test")
-    monkeypatch.setattr(facts, "_KNOWN", {})  # a new process
+    monkeypatch.setattr(facts, "_FACTS", {})  # a new process
     monkeypatch.setattr(Copy, "_count", lambda *_: pytest.fail("read again"))
     assert Copy(tmp_path / "MNIST").facts("test") == first == (20, first[1])
 

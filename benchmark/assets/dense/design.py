@@ -60,19 +60,19 @@ def _rugs(rng: np.random.Generator, room: np.ndarray) -> list[Panel]:
 
 def _pictures(rng: np.random.Generator, room: np.ndarray) -> list[Panel]:
     """On the side walls and the one opposite; never two on one wall."""
-    found = []
+    panels = []
     for face in rng.permutation([0, 1, 5])[: rng.integers(0, 4)]:
         extent = np.array([room[2] if face < 2 else room[0], room[1]])
         half = rng.uniform([0.3, 0.25], [0.8, 0.5])
         middle = rng.uniform(half + [0.1, 1.1 - half[1]], extent - half - [0.1, 0.1])
         paint = _paint(rng, (0.4, 0.9), (0.0, 0.5), 0.9, MOTIFS)
-        found.append(Panel("picture", int(face), middle - half, middle + half, paint))
-    return found
+        panels.append(Panel("picture", int(face), middle - half, middle + half, paint))
+    return panels
 
 
 def _solids(rng: np.random.Generator, room: np.ndarray, eye: np.ndarray) -> tuple[Solid, ...]:
     """Three to seven solids that do not touch each other, the walls or the camera; some balls lie on boxes."""
-    found: list[Solid] = []
+    solids: list[Solid] = []
     discs: list[tuple[float, float, float]] = [(eye[0], eye[2], 0.5)]
     for _ in range(int(rng.integers(3, 8))):
         kind = str(rng.choice(["box", "box", "ball", "cylinder"]))
@@ -90,12 +90,12 @@ def _solids(rng: np.random.Generator, room: np.ndarray, eye: np.ndarray) -> tupl
                 discs.append((x, z, reach))
                 turn = rng.uniform(0, np.pi)
                 paint = _paint(rng, (0.2, 0.95), (0.2, 0.95), 0.5)
-                found.append(Solid(kind, np.array([x, 0.0, z]), half, turn, paint))
+                solids.append(Solid(kind, np.array([x, 0.0, z]), half, turn, paint))
                 if kind == "box" and half[1] < 0.45 and rng.random() < 0.3:
                     ball = rng.uniform(0.1, 0.8 * min(half[0], half[2]))
                     on_top = np.array([x, 2 * half[1], z])
-                    found.append(
+                    solids.append(
                         Solid("ball", on_top, np.full(3, ball), 0.0, _paint(rng, (0.2, 0.95), (0.2, 0.95), 0.5))
                     )
                 break
-    return tuple(found)
+    return tuple(solids)

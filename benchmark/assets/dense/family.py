@@ -135,10 +135,10 @@ def make_family(
                  "threads": torch.get_num_threads()},
     }  # fmt: skip
     write_manifest(folder, about, list(bench.tasks))
-    made = DenseBench(
+    family_bench = DenseBench(
         bench.suite, bench.backbone, bench.family, bench.device, bench.dtype, data_root=bench.root, folder=folder
     )
-    about["scores"] = {split: scores(made, split) for split in ("val", "test")}
+    about["scores"] = {split: scores(family_bench, split) for split in ("val", "test")}
     return write_manifest(folder, about, list(bench.tasks))
 
 
@@ -164,11 +164,11 @@ def mean(experts: Experts) -> Merged:
 
 def scores(bench: DenseBench, split: str) -> dict[str, dict[str, Any]]:
     """Scores of the three rows on one split, and the weight average's mean relative change to the experts."""
-    found: dict[str, dict[str, Any]] = {}
+    table: dict[str, dict[str, Any]] = {}
     for row in ROWS:
         experts = bench.experts()
         merged = bench.finish(mean(experts) if row == AVERAGE else methods.get(row)(experts))
-        found[row] = {}
+        table[row] = {}
         for task in bench.tasks:
             result = evaluate(
                 merged.model(task),
@@ -177,14 +177,14 @@ def scores(bench: DenseBench, split: str) -> dict[str, dict[str, Any]]:
                 device=bench.device,
                 batch_size=bench.suite.batch_size,
             )
-            found[row][task] = {result.metric: result.value, **result.others}
+            table[row][task] = {result.metric: result.value, **result.others}
     for row in ROWS:
         changes = []
         for task, about in bench.tasks.items():
-            ours, theirs = (found[r][task][about.metric] for r in (row, "individual"))
+            ours, theirs = (table[r][task][about.metric] for r in (row, "individual"))
             changes.append(100 * (ours - theirs) / theirs * (1 if about.higher_is_better else -1))
-        found[row]["delta_m"] = sum(changes) / len(changes)
-    return found
+        table[row]["delta_m"] = sum(changes) / len(changes)
+    return table
 
 
 def keeps_the_rule(validation: Mapping[str, Any]) -> bool:
@@ -200,7 +200,7 @@ def keeps_the_rule(validation: Mapping[str, Any]) -> bool:
 def show(manifest: Mapping[str, Any], split: str = "test") -> str:
     """The rows' scores on a split as a table."""
     rows = manifest["scores"][split]
-    names = [(task, metric) for task, found in rows[ROWS[0]].items() if task != "delta_m" for metric in found]
+    names = [(task, metric) for task, metrics in rows[ROWS[0]].items() if task != "delta_m" for metric in metrics]
     lines = [f"{split:24}" + "".join(f"{row:>16}" for row in ROWS)]
     lines += [f"{metric:24}" + "".join(f"{rows[row][task][metric]:16.3f}" for row in ROWS) for task, metric in names]
     return "\n".join([*lines, f"{'delta-m, %':24}" + "".join(f"{rows[row]['delta_m']:16.1f}" for row in ROWS)])

@@ -38,8 +38,8 @@ def render_split(split: str, count: int, atlas: np.ndarray) -> dict[str, np.ndar
     for index in range(count):
         random = seeds(split, index)
         pictures.append(render(design(random), atlas, random))
-    found = {part: np.stack([getattr(p, part) for p in pictures]).astype(kind) for part, (kind, _) in PARTS.items()}
-    return {**found, "albedo": np.stack([p.albedo for p in pictures])}
+    maps = {part: np.stack([getattr(p, part) for p in pictures]).astype(kind) for part, (kind, _) in PARTS.items()}
+    return {**maps, "albedo": np.stack([p.albedo for p in pictures])}
 
 
 def write_split(folder: Path, split: str, arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--sources", type=resolved, metavar="DIR", help="cut the textures again, from scikit-image's package in DIR"
     )
     args = p.parse_args(argv)
-    atlas, known = textures(), manifest()["splits"]
+    atlas, committed = textures(), manifest()["splits"]
     if args.sources:
         atlas = cuttings.make(Sources(args.sources).path("scikit-image") / "skimage/data")
         print(f"textures {'as' if np.array_equal(atlas, textures()) else 'other than'} the committed ones")
@@ -89,12 +89,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             args.out.mkdir(parents=True, exist_ok=True)
             cuttings.save(atlas, args.out / "textures.png")
     if args.out:
-        found = build(args.out, COUNTS, atlas)["splits"]
+        splits = build(args.out, COUNTS, atlas)["splits"]
     else:
-        found = {}
+        splits = {}
         for split, count in COUNTS.items():
             arrays = render_split(split, count, atlas)
-            found[split] = {part: digest(arrays[part]) for part in PARTS}
-    differ = [f"{s}-{part}" for s in COUNTS for part in PARTS if found[s][part] != known[s][part]]
+            splits[split] = {part: digest(arrays[part]) for part in PARTS}
+    differ = [f"{s}-{part}" for s in COUNTS for part in PARTS if splits[s][part] != committed[s][part]]
     print("differs: " + ", ".join(differ) if differ else "every array is bit-identical to the committed one")
     return 1 if differ and args.check else 0

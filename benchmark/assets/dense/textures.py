@@ -27,14 +27,14 @@ CUTS = {
 
 def make(photographs: Path) -> np.ndarray:
     """The atlas uint8 ``[T, 64, 64]`` from the folder ``skimage/data``; grey levels stretched from 1 to 99 percent."""
-    found = []
+    textures = []
     for name in TEXTURES:
         file, box = CUTS[name]
         grey = Image.open(photographs / file).convert("RGB").convert("L").crop(box)
         values = np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.LANCZOS), dtype=float)
         low, high = np.percentile(values, [1, 99])
-        found.append(np.rint(255 * np.clip((values - low) / (high - low), 0, 1)).astype(np.uint8))
-    return np.stack(found)
+        textures.append(np.rint(255 * np.clip((values - low) / (high - low), 0, 1)).astype(np.uint8))
+    return np.stack(textures)
 
 
 def save(atlas: np.ndarray, path: Path) -> None:

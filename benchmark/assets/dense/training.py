@@ -44,8 +44,8 @@ class Pair(nn.Module):
         self.encoder, self.decoder = encoder, decoder
 
     def forward(self, images: Tensor) -> Tensor:
-        found: Tensor = self.decoder(self.encoder(images))
-        return found
+        outputs: Tensor = self.decoder(self.encoder(images))
+        return outputs
 
 
 def mirror(images: Tensor, truth: Tensor, kind: str, flip: Tensor) -> tuple[Tensor, Tensor]:

@@ -63,12 +63,12 @@ def build(wordnet: Path, sources: Path | None = None, folder: Path = FOLDER) -> 
     prepare(sources)
     data = vader.read(vader.fetch(sources or cache_dir() / "sources"))
     texts = {(s.file, s.line): s.text for part in data.values() for s in part}
-    made: dict[str, dict[str, list[Any]]] = {**net.build(wordnet, SIZES), **vader.build(data, SIZES)}
+    tables: dict[str, dict[str, list[Any]]] = {**net.build(wordnet, SIZES), **vader.build(data, SIZES)}
     entries = {}
     for task in ORDER:
         columns: dict[str, list[Any]] = {}
         splits = {}
-        for split, rows in made[task].items():
+        for split, rows in tables[task].items():
             for row in rows:
                 for name, value in {"split": split, **vars(row)}.items():
                     columns.setdefault(name, []).append(value)
@@ -88,7 +88,7 @@ def build(wordnet: Path, sources: Path | None = None, folder: Path = FOLDER) -> 
 def compare(wordnet: Path, sources: Path | None = None) -> None:
     """Make every row again, and raise :class:`UserError` where one is not the committed one."""
     with tempfile.TemporaryDirectory() as place:
-        made = build(wordnet, sources, Path(place))["tasks"]
-    wrong = [t for t in ORDER if made[t]["splits"] != info(t)["splits"]]
+        tasks = build(wordnet, sources, Path(place))["tasks"]
+    wrong = [t for t in ORDER if tasks[t]["splits"] != info(t)["splits"]]
     if wrong:
         raise UserError(f"rows of {', '.join(wrong)} are not the committed ones", "Is it WordNet 3.0? " + MEND)

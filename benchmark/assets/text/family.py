@@ -104,7 +104,7 @@ def score_family(folder: Path, encoder: TextEncoder, tokenizer: Any) -> dict[str
     tasks = present(folder)
     base = {n: t.clone() for n, t in encoder.state_dict().items()}
     states = {t: LowRankState(base, load_adapters(folder / f"{t}.safetensors")) for t in tasks}
-    found: dict[str, dict[str, float]] = {}
+    scores: dict[str, dict[str, float]] = {}
     for task in tasks:
         score, val = scorer(task), tokens_of(task, "val", tokenizer)
         head = LinearHead.of(load_file(folder / f"heads/{task}.safetensors"))
@@ -121,9 +121,9 @@ def score_family(folder: Path, encoder: TextEncoder, tokenizer: Any) -> dict[str
         rows["average"] = score(*predict(encoder, head, val))
         encoder.load_state_dict(base)
         for row, value in rows.items():
-            found.setdefault(row, {})[task] = round(value, 2)
+            scores.setdefault(row, {})[task] = round(value, 2)
         print(f"{task}: " + ", ".join(f"{r} {v:.1f}" for r, v in rows.items()), file=sys.stderr, flush=True)
-    return found
+    return scores
 
 
 def probe(encoder: TextEncoder, train_data: Tokens, val: Tokens, score: Callable[[Tensor, Tensor], float]) -> float:
@@ -151,14 +151,14 @@ def write_manifest(out: Path, scores: dict[str, dict[str, float]], base: dict[st
     """The family's description: files with hashes and shapes, how each expert was made, validation scores."""
     names = [n for t in present(out) for n in (f"{t}.safetensors", f"heads/{t}.safetensors")]
     files = describe_files(out, names)
-    made = {}
+    runs = {}
     for name in names:
         with safe_open(out / name, "pt") as file:
             files[name]["shapes"] = {k: list(file.get_slice(k).get_shape()) for k in sorted(file.keys())}
             if file.metadata():
-                made[name] = json.loads(file.metadata()["run"])
+                runs[name] = json.loads(file.metadata()["run"])
                 log = out / "logs" / f"{name.removesuffix('.safetensors')}.json"
-                made[name]["log"] = json.loads(log.read_text(encoding="utf-8")) if log.is_file() else None
+                runs[name]["log"] = json.loads(log.read_text(encoding="utf-8")) if log.is_file() else None
     import transformers
 
     save_json(
@@ -168,7 +168,7 @@ def write_manifest(out: Path, scores: dict[str, dict[str, float]], base: dict[st
             "backbone": "MiniLM-L6",
             "base": base,
             "files": files,
-            "made": made,
+            "made": runs,
             "validation": scores,
             "command": f"symerge-bench assets experts glue-mini --retrain --threads {threads}",
             "machine": platform.machine(),

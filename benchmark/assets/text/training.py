@@ -53,13 +53,13 @@ class LoraLinear(nn.Module):
 def add_lora(encoder: TextEncoder, rank: int, alpha: float) -> dict[str, LoraLinear]:
     """A copy of nothing: `encoder` itself gets adapters in every linear layer of its blocks; `{weight name: layer}`."""
     encoder.requires_grad_(False)
-    found = {}
+    layers = {}
     linears = [(n, m) for n, m in encoder.named_modules() if isinstance(m, nn.Linear) and ".layer." in n]
     for path, module in linears:
         parent, _, leaf = path.rpartition(".")
-        found[f"{path}.weight"] = layer = LoraLinear(module, rank, alpha)
+        layers[f"{path}.weight"] = layer = LoraLinear(module, rank, alpha)
         setattr(encoder.get_submodule(parent), leaf, layer)
-    return found
+    return layers
 
 
 def batches(tokens: Tokens, size: int, steps: int, generator: torch.Generator) -> Iterator[tuple[Any, Tensor]]:
@@ -118,8 +118,8 @@ def train(
     best: tuple[float, Any] = (-math.inf, None)
     log = []
     for step, (inputs, labels) in enumerate(batches(data["train"], recipe.batch_size, recipe.steps, generator), 1):
-        found = head(encoder(inputs))
-        loss = F.cross_entropy(found, labels) if outputs > 1 else F.mse_loss(found[:, 0], labels)
+        prediction = head(encoder(inputs))
+        loss = F.cross_entropy(prediction, labels) if outputs > 1 else F.mse_loss(prediction[:, 0], labels)
         optimiser.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(adapters, 1.0)
@@ -131,10 +131,10 @@ def train(
             say(f"step {step}/{recipe.steps}: loss {float(loss.detach()):.3f}, validation {value:.2f}")
             if value > best[0]:
                 best = value, copy.deepcopy(({n: (x.a.data, x.b.data) for n, x in layers.items()}, head.state_dict()))
-    kept, state = best[1]
+    factors, state = best[1]
     head.load_state_dict(state)
     scale = recipe.alpha / recipe.rank
-    return {n: (a, b, scale) for n, (a, b) in kept.items()}, head, {"checks": log, "recipe": asdict(recipe)}
+    return {n: (a, b, scale) for n, (a, b) in factors.items()}, head, {"checks": log, "recipe": asdict(recipe)}
 
 
 @torch.no_grad()

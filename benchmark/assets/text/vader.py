@@ -83,15 +83,15 @@ def fetch(folder: str | Path) -> Path:
                 f"vaderSentiment=={VERSION}",
             ]
             done = subprocess.run(command, capture_output=True, text=True)
-            found = list(Path(place).glob("*.tar.gz"))
-            if done.returncode or not found:
+            archives = list(Path(place).glob("*.tar.gz"))
+            if done.returncode or not archives:
                 last = (done.stderr.strip().splitlines() or ["no file came"])[-1]
                 raise UserError(
                     f"pip could not fetch vaderSentiment {VERSION}, whose texts three tasks of glue-mini use: {last}",
                     f"With a network, run the same command again; or put vaderSentiment-{VERSION}.tar.gz into {folder}",
                 )
-            check(found[0])
-            found[0].replace(path)
+            check(archives[0])
+            archives[0].replace(path)
     check(path)
     return path
 
@@ -99,9 +99,9 @@ def fetch(folder: str | Path) -> Path:
 def check(path: Path) -> None:
     """Raise :class:`UserError` unless the file has the known hash."""
     with open(path, "rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != SHA256:
-        raise UserError(f"{path.name} has sha256 {found}, expected {SHA256}", f"Delete it and run again: rm {path}")
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != SHA256:
+        raise UserError(f"{path.name} has sha256 {digest}, expected {SHA256}", f"Delete it and run again: rm {path}")
 
 
 def read(path: str | Path) -> dict[str, list[Snippet]]:
@@ -110,14 +110,14 @@ def read(path: str | Path) -> dict[str, list[Snippet]]:
         inner = outer.extractfile(INNER)
         assert inner is not None
         packed = io.BytesIO(inner.read())
-    found = {}
+    snippets = {}
     with tarfile.open(fileobj=packed, mode="r:gz") as archive:
         for name, stem in FILES.items():
             member = archive.extractfile(f"hutto_ICWSM_2014/{stem}_GroundTruth.txt")
             assert member is not None
             rows = member.read().decode("utf-8", errors="replace").splitlines()
-            found[name] = [_snippet(name, i, row) for i, row in enumerate(rows) if row.count("\t") >= 2]
-    return found
+            snippets[name] = [_snippet(name, i, row) for i, row in enumerate(rows) if row.count("\t") >= 2]
+    return snippets
 
 
 def _snippet(name: str, line: int, row: str) -> Snippet:
@@ -129,13 +129,13 @@ def _snippet(name: str, line: int, row: str) -> Snippet:
 def _usable(snippets: list[Snippet], task: str) -> list[Snippet]:
     """Snippets of a fit length, each text once, in an order by hash."""
     seen: set[str] = set()
-    found = []
+    usable = []
     for snippet in sorted(snippets, key=lambda s: digest(task, s.file, str(s.line))):
         text = snippet.text.lower()
         if 15 <= len(text) <= LONGEST and "\ufffd" not in text and text not in seen:
             seen.add(text)
-            found.append(snippet)
-    return found
+            usable.append(snippet)
+    return usable
 
 
 def sentiment(data: dict[str, list[Snippet]]) -> Iterator[tuple[Snippet, str, float]]:
@@ -169,21 +169,21 @@ def build(data: dict[str, list[Snippet]], sizes: dict[str, int]) -> dict[str, di
     """`{task: {split: picks}}`, as many of each label; documents do not cross splits. Raises ValueError for too few."""
     built: dict[str, dict[str, list[Pick]]] = {}
     for task, (rows, classes) in TASKS.items():
-        found: dict[str, dict[float, list[Pick]]] = {split: {} for split in sizes}
+        picks: dict[str, dict[float, list[Pick]]] = {split: {} for split in sizes}
         for snippet, b, label in rows(data):
             split = split_of(snippet.document) or ""
-            part = found[split].setdefault(0.0 if classes == 1 else label, [])
+            part = picks[split].setdefault(0.0 if classes == 1 else label, [])
             if len(part) < sizes[split] // classes:
                 part.append(Pick(snippet.file, snippet.line, b, label))
         short = {
             s: {k: len(v) for k, v in p.items()}
-            for s, p in found.items()
+            for s, p in picks.items()
             if any(len(v) < sizes[s] // classes for v in p.values())
         }
         if short:
             raise ValueError(f"{task}: too few rows by label: {short}")
         built[task] = {
             split: sorted(sum(parts.values(), []), key=lambda p: digest("row", p.file, str(p.line)))
-            for split, parts in found.items()
+            for split, parts in picks.items()
         }
     return built

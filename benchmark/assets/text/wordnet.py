@@ -53,15 +53,15 @@ def digest(*parts: str) -> int:
 
 def split_of(*words: str) -> str | None:
     """The split that all the words (or documents) belong to, or None where they differ."""
-    found = set()
+    splits = set()
     for word in words:
         place, edge = digest("split", word.lower()) / 2**64, 0.0
         for name, share in SHARES:
             edge += share
             if place < edge or name == "test":
-                found.add(name)
+                splits.add(name)
                 break
-    return found.pop() if len(found) == 1 else None
+    return splits.pop() if len(splits) == 1 else None
 
 
 def read_wordnet(folder: str | Path) -> dict[str, Synset]:
@@ -107,24 +107,24 @@ class WordNet:
 
     def above(self, key: str, levels: int = 20) -> list[str]:
         """Keys of the hypernyms, nearest first, at most `levels` up (first of each where there are several)."""
-        found: list[str] = []
-        while len(found) < levels:
+        keys: list[str] = []
+        while len(keys) < levels:
             up = [target for symbol, target in self.synsets[key].pointers if symbol in ("@", "@i")]
-            if not up or up[0] in found:
+            if not up or up[0] in keys:
                 break
             key = up[0]
-            found.append(key)
-        return found
+            keys.append(key)
+        return keys
 
     def all_above(self, key: str) -> set[str]:
         """Keys of every hypernym along every path."""
-        found, waiting = set(), [key]
+        keys, waiting = set(), [key]
         while waiting:
             for symbol, target in self.synsets[waiting.pop()].pointers:
-                if symbol in ("@", "@i") and target not in found:
-                    found.add(target)
+                if symbol in ("@", "@i") and target not in keys:
+                    keys.add(target)
                     waiting.append(target)
-        return found
+        return keys
 
     def related(self, first: str, second: str) -> bool:
         """Whether any sense of one word shares a synset with, or lies above, any sense of the other."""
@@ -286,7 +286,7 @@ def build(folder: str | Path, sizes: dict[str, int]) -> dict[str, dict[str, list
     """`{task: {split: rows}}` with `sizes` rows a split, as many of either label. Raises ValueError where too few."""
     net, built = WordNet(read_wordnet(folder)), {}
     for task, rows in TASKS.items():
-        found: dict[str, dict[int, list[Row]]] = {split: {0: [], 1: []} for split in sizes}
+        examples: dict[str, dict[int, list[Row]]] = {split: {0: [], 1: []} for split in sizes}
         seen = set()
         for row in rows(net):
             split = split_of(*row.key.split("|"))
@@ -294,13 +294,14 @@ def build(folder: str | Path, sizes: dict[str, int]) -> dict[str, dict[str, list
             if split is None or text in seen:
                 continue
             seen.add(text)
-            if len(found[split][row.label]) < sizes[split] // 2:
-                found[split][row.label].append(row)
-        for split, parts in found.items():
+            if len(examples[split][row.label]) < sizes[split] // 2:
+                examples[split][row.label].append(row)
+        for split, parts in examples.items():
             short = {label: len(part) for label, part in parts.items() if len(part) < sizes[split] // 2}
             if short:
                 raise ValueError(f"{task}, {split}: rows by label {short}, {sizes[split] // 2} of each are wanted")
         built[task] = {
-            split: sorted(parts[0] + parts[1], key=lambda r: digest("row", r.a, r.b)) for split, parts in found.items()
+            split: sorted(parts[0] + parts[1], key=lambda r: digest("row", r.a, r.b))
+            for split, parts in examples.items()
         }
     return built

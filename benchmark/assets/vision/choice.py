@@ -31,14 +31,14 @@ def scores_of(manifest: dict[str, Any], suite: str) -> dict[str, Any]:
     """Mean validation scores in per cent of a made family, and whether they keep the rule."""
     rows = manifest["scores"]["validation"]
     average = rows["average"][suite]
-    found = {
+    scores = {
         "pretrained": mean(rows["pretrained"][t] for t in average),
         "average": mean(average.values()),
         "individual": mean(rows["individual"][t] for t in average),
     }
-    gap = found["individual"] - found["average"]
-    keeps = 35 <= found["pretrained"] <= 65 and found["individual"] >= 85 and gap >= 15
-    return {**{k: round(v, 1) for k, v in found.items()}, "gap": round(gap, 1), "keeps_the_rule": keeps}
+    gap = scores["individual"] - scores["average"]
+    keeps = 35 <= scores["pretrained"] <= 65 and scores["individual"] >= 85 and gap >= 15
+    return {**{k: round(v, 1) for k, v in scores.items()}, "gap": round(gap, 1), "keeps_the_rule": keeps}
 
 
 def run_trial(name: str, suites: list[str], folder: Path, threads: int, sources: Path | None) -> dict[str, Any]:
@@ -57,9 +57,9 @@ def run_trial(name: str, suites: list[str], folder: Path, threads: int, sources:
             shutil.copytree(source / "heads", out / "heads")
             for file in ("text.safetensors", "base.safetensors"):
                 shutil.copyfile(source / file, out / file)
-    found = {}
+    validation = {}
     for suite in suites:
-        made = make_family(
+        family = make_family(
             suite,
             vision.tasks(suite),
             out,
@@ -69,8 +69,8 @@ def run_trial(name: str, suites: list[str], folder: Path, threads: int, sources:
             sources=sources,
             splits=("validation",),
         )
-        found[suite] = scores_of(made, suite)
-    return {"trial": name, **settings.describe(), "validation": found}
+        validation[suite] = scores_of(family, suite)
+    return {"trial": name, **settings.describe(), "validation": validation}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

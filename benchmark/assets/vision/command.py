@@ -69,8 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from benchmark.suites.bench import resolve_device
 
     try:
-        folder, known, seed = _family(args.suite)
-        tasks = _chosen(known, args.tasks, args.suite)
+        folder, all_tasks, seed = _family(args.suite)
+        tasks = _chosen(all_tasks, args.tasks, args.suite)
         committed = manifest_of(folder)
         if not args.retrain:
             print(table(committed, None, tasks, args.suite))
@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = Settings(base_seed=seed if args.seed is None else args.seed)
         out = args.out or RETRAINED / folder.name
         device = str(resolve_device(args.device))
-        made = make_family(
+        manifest = make_family(
             args.suite,
             tasks,
             out,
@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             committed=folder,
         )
         same_place = out.resolve() == folder.resolve()
-        print(table(made, None if same_place else committed or None, tasks, args.suite))
+        print(table(manifest, None if same_place else committed or None, tasks, args.suite))
     except (ValueError, RuntimeError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -104,14 +104,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def table(manifest: dict[str, Any], committed: dict[str, Any] | None, tasks: list[str], suite: str) -> str:
     """The scores in per cent as text; beside ``committed`` ones, the differences."""
     scores = manifest.get("scores", {})
-    known = scores.get("test", {}).get("individual", {})
-    if absent := [t for t in tasks if t not in known]:
+    individual = scores.get("test", {}).get("individual", {})
+    if absent := [t for t in tasks if t not in individual]:
         raise ValueError(f"no scores for {', '.join(absent)}; type: symerge-bench assets experts {suite} --retrain")
     heading = f"{'task':20}{'base, test':>12}{'expert, test':>14}{'expert, val':>13}"
     lines = [heading + (f"{'committed, test':>17}{'difference':>12}  file" if committed else "")]
     rows = []
     for task in tasks:
-        row = [scores["test"]["pretrained"][task], known[task], scores["validation"]["individual"][task]]
+        row = [scores["test"]["pretrained"][task], individual[task], scores["validation"]["individual"][task]]
         line = f"{task:20}{row[0]:12.2f}{row[1]:14.2f}{row[2]:13.2f}"
         if committed:
             row.append(committed["scores"]["test"]["individual"].get(task, float("nan")))
@@ -135,17 +135,17 @@ def _family(suite: str) -> tuple[Path, list[str], int]:
 
     if suite in vision.SUITES or suite not in suites.names() or suites.load(suite).scale != "mini":
         return FOLDER, vision.tasks(suite), 0
-    found = suites.load(suite)
-    folder = second_base(found.families[0], BACKBONE.name)
+    definition = suites.load(suite)
+    folder = second_base(definition.families[0], BACKBONE.name)
     manifest = read_manifest(folder)
-    return folder, [t for t in found.tasks if t in manifest["classes"]], manifest["made"]["base"]["seed"]
+    return folder, [t for t in definition.tasks if t in manifest["classes"]], manifest["made"]["base"]["seed"]
 
 
-def _chosen(known: list[str], wanted: list[str] | None, suite: str) -> list[str]:
-    unknown = [t for t in wanted or [] if t not in known]
+def _chosen(tasks: list[str], wanted: list[str] | None, suite: str) -> list[str]:
+    unknown = [t for t in wanted or [] if t not in tasks]
     if unknown:
-        raise ValueError(f"{suite} has no task {', '.join(unknown)}; it has: {', '.join(known)}")
-    return [t for t in known if not wanted or t in wanted]
+        raise ValueError(f"{suite} has no task {', '.join(unknown)}; it has: {', '.join(tasks)}")
+    return [t for t in tasks if not wanted or t in wanted]
 
 
 def _short(path: Path) -> str:

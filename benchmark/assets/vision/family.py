@@ -83,13 +83,13 @@ def make_family(
     settings = settings or Settings()
     torch.set_num_threads(threads)
     out.mkdir(parents=True, exist_ok=True)
-    made = manifest_of(out).get("made", {})
-    seconds: dict[str, float] = dict(made.get("seconds", {}))
+    earlier = manifest_of(out).get("made", {})
+    seconds: dict[str, float] = dict(earlier.get("seconds", {}))
     if base:
         seconds |= _make_base(out, settings, device, sources)
     else:
         _take_base(out, committed)
-    based = " --base" if base or "--base" in made.get("command", "") else ""
+    based = " --base" if base or "--base" in earlier.get("command", "") else ""
     based += f" --seed {settings.base_seed}" if base and settings.base_seed else ""
     part = f" --tasks {' '.join(tasks)}" if suite in vision.SUITES and tasks != vision.tasks(suite) else ""
     command = f"symerge-bench assets experts {suite} --retrain{based}{part} --threads {threads}"
@@ -201,12 +201,12 @@ def _scores(out: Path, suite: str, tasks: list[str], device: str, splits: tuple[
         print(f"scores on {split} images", file=sys.stderr)
         for row, values in evaluate_family(out, tasks, split, device, average=split == "validation").items():
             # an average belongs to the set of experts that it is taken over
-            kept = scores.setdefault(split, {}).setdefault(row, {})
-            kept.update({suite: values} if row == "average" else values)
+            row_scores = scores.setdefault(split, {}).setdefault(row, {})
+            row_scores.update({suite: values} if row == "average" else values)
     return scores
 
 
-def _write_manifest(out: Path, made: dict[str, Any], scores: dict[str, Any] | None = None) -> None:
+def _write_manifest(out: Path, run: dict[str, Any], scores: dict[str, Any] | None = None) -> None:
     present = [t for t in vision.tasks() if (out / f"{t}.safetensors").exists()]
     names = [
         "base.safetensors",
@@ -223,7 +223,7 @@ def _write_manifest(out: Path, made: dict[str, Any], scores: dict[str, Any] | No
             "quick_gelu": BACKBONE.quick_gelu,
             "what": WHAT,
             **({"choice": json.loads(choice.read_text(encoding="utf-8"))["sentence"]} if choice.exists() else {}),
-            "made": made,
+            "made": run,
             "classes": {t: vision.info(t).classes for t in present},
             "data": {t: vision.info(t).arrays_sha256["train"] for t in present},
             "shapes": {k: list(v.shape) for k, v in load_file(out / "base.safetensors").items()},

@@ -29,19 +29,19 @@ def reestimate(merged: Merged, source: Source, images: int) -> Merged:
     index = torch.arange(count)
     parts = list(index.split(BATCH)) if count < BATCH else list(index[: count - count % BATCH].split(BATCH))
     batches = _Inputs(source, parts)
-    found: dict[str, dict[str, Tensor]] = {}
+    statistics: dict[str, dict[str, Tensor]] = {}
     for owner in experts.tasks if merged.differs else ("all",):
         encoder = copy.deepcopy(experts.encoder).to(experts.device, torch.float32)
         state = merged.state_dict(None if owner == "all" else owner)
-        known = encoder.state_dict()
-        encoder.load_state_dict({n: t for n, t in state.items() if n in known}, strict=False)
+        names = encoder.state_dict()
+        encoder.load_state_dict({n: t for n, t in state.items() if n in names}, strict=False)
         with torch.no_grad():
             update_bn(batches, encoder, experts.device)
         estimated = encoder.state_dict()
-        found[owner] = {n: estimated[n].detach().clone() for n in experts.statistics}
-    made = copy.copy(merged)
-    made.statistics, made._encoder = found, None
-    return made
+        statistics[owner] = {n: estimated[n].detach().clone() for n in experts.statistics}
+    new = copy.copy(merged)
+    new.statistics, new._encoder = statistics, None
+    return new
 
 
 class _Inputs:

@@ -36,18 +36,18 @@ def channels(classes: int) -> dict[str, int]:
 
 def truth_of(split: DenseSplit, task: str) -> Tensor:
     """The task's truth: classes int64 ``[n, H, W]``, depth ``[n, 1, H, W]`` or normals ``[n, 3, H, W]``, float32."""
-    found = torch.from_numpy(np.ascontiguousarray(getattr(split, PARTS[task])))
+    truth = torch.from_numpy(np.ascontiguousarray(getattr(split, PARTS[task])))
     if task == "segmentation":
-        return found.long()
-    found = found.float()
-    return found[:, None] if task == "depth" else found.permute(0, 3, 1, 2).contiguous()
+        return truth.long()
+    truth = truth.float()
+    return truth[:, None] if task == "depth" else truth.permute(0, 3, 1, 2).contiguous()
 
 
 def images_of(split: DenseSplit, shape: Backbone, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
     """Images normalised on the device, ``[n, 3, H, W]``."""
-    found = torch.from_numpy(split.image).to(device).permute(0, 3, 1, 2).float().div_(255)
+    images = torch.from_numpy(split.image).to(device).permute(0, 3, 1, 2).float().div_(255)
     mean, std = (torch.tensor(v, device=device).view(3, 1, 1) for v in (shape.mean, shape.std))
-    return ((found - mean) / std).to(dtype)
+    return ((images - mean) / std).to(dtype)
 
 
 class DenseSource:
@@ -102,9 +102,9 @@ class DenseBench(Bench):
         cls, suite: Suite, backbone: str, family: str, device: str, data_root: str | os.PathLike | None = None
     ) -> DenseBench:
         """Data and meters alone, for training; there are no experts yet."""
-        made = cls.__new__(cls)
-        made._open(suite, backbone, family, resolve_device(device), torch.float32, data_root)
-        return made
+        bench = cls.__new__(cls)
+        bench._open(suite, backbone, family, resolve_device(device), torch.float32, data_root)
+        return bench
 
     def _open(
         self,
@@ -138,8 +138,8 @@ class DenseBench(Bench):
         part = PARTS.get(content, "image")
         if self.nyuv2 is not None:
             return nyuv2.fingerprint(self.nyuv2, split, part)
-        found: str = scenes_data.manifest()["splits"][split][part]
-        return found
+        digest: str = scenes_data.manifest()["splits"][split][part]
+        return digest
 
     def experts(self) -> Experts:
         encoder = Encoder(self.shape).to(self.device).eval()

@@ -104,8 +104,8 @@ def write_manifest(folder: Path, about: Mapping[str, Any], tasks: Sequence[str])
 
 def _meta(make: Any) -> nn.Module:
     with torch.device("meta"):
-        found: nn.Module = make()
-    return found
+        module: nn.Module = make()
+    return module
 
 
 def _mend(folder: Path) -> str:

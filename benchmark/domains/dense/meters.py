@@ -64,8 +64,8 @@ class SegmentationMeter(DenseMeter):
     metric, kind = "miou", "segmentation"
 
     def measure(self, outputs: Tensor, labels: Tensor) -> dict[str, np.ndarray]:
-        known = (labels >= 0) & (labels < self.channels)
-        labels, predicted = torch.where(known, labels, -1), outputs.argmax(1)
+        labelled = (labels >= 0) & (labels < self.channels)
+        labels, predicted = torch.where(labelled, labels, -1), outputs.argmax(1)
         counts = [
             multiclass_confusion_matrix(p, t, self.channels, ignore_index=-1)
             for p, t in zip(predicted, labels, strict=True)
@@ -80,12 +80,12 @@ class DepthMeter(DenseMeter):
 
     def measure(self, outputs: Tensor, labels: Tensor) -> dict[str, np.ndarray]:
         truth = labels.double().flatten(1)
-        known = truth > 0
-        error = (outputs.double().flatten(1) - truth).abs().where(known, 0.0)
+        labelled = truth > 0
+        error = (outputs.double().flatten(1) - truth).abs().where(labelled, 0.0)
         return {
             "abs_sum": error.sum(1).cpu().numpy(),
-            "rel_sum": (error / truth.where(known, 1.0)).sum(1).cpu().numpy(),
-            "count": known.sum(1).cpu().numpy().astype(np.int64),
+            "rel_sum": (error / truth.where(labelled, 1.0)).sum(1).cpu().numpy(),
+            "count": labelled.sum(1).cpu().numpy().astype(np.int64),
         }
 
 
@@ -96,17 +96,17 @@ class NormalsMeter(DenseMeter):
     metric, kind = "mean_angle", "normals"
 
     def measure(self, outputs: Tensor, labels: Tensor) -> dict[str, np.ndarray]:
-        truth, found = labels.double(), outputs.double()
-        known = (truth != 0).any(1).flatten(1)
-        across = torch.linalg.vector_norm(torch.linalg.cross(found, truth, dim=1), dim=1)
-        angle = torch.rad2deg(torch.atan2(across, (found * truth).sum(1)))
-        angle = angle.masked_fill((found == 0).all(1), 90.0).flatten(1)
+        truth, prediction = labels.double(), outputs.double()
+        labelled = (truth != 0).any(1).flatten(1)
+        across = torch.linalg.vector_norm(torch.linalg.cross(prediction, truth, dim=1), dim=1)
+        angle = torch.rad2deg(torch.atan2(across, (prediction * truth).sum(1)))
+        angle = angle.masked_fill((prediction == 0).all(1), 90.0).flatten(1)
         bins = (angle * 2).long().clamp(max=BINS - 1)
         histogram = torch.zeros(len(angle), BINS, dtype=torch.int64, device=angle.device)
-        histogram.scatter_add_(1, bins, known.long())
+        histogram.scatter_add_(1, bins, labelled.long())
         return {
-            "angle_sum": angle.where(known, 0.0).sum(1).cpu().numpy(),
-            "count": known.sum(1).cpu().numpy().astype(np.int64),
+            "angle_sum": angle.where(labelled, 0.0).sum(1).cpu().numpy(),
+            "count": labelled.sum(1).cpu().numpy().astype(np.int64),
             "histogram": histogram.cpu().numpy().astype(np.int32),
         }
 

@@ -49,8 +49,8 @@ class Nyuv2:
         """The file numbers of ``train``, ``val`` (every tenth of the training images) or ``test``."""
         if split == "test":
             return np.arange(self.counts["val"])
-        found = np.arange(self.counts["train"])
-        return found[::VALIDATION_EVERY] if split == "val" else found
+        every = np.arange(self.counts["train"])
+        return every[::VALIDATION_EVERY] if split == "val" else every
 
     def read(self, split: str, index: np.ndarray) -> DenseSplit:
         """The images at ``index`` of a split, checked. Images become uint8, others float32 or integers.
@@ -109,12 +109,12 @@ def open_root(root: str | Path, *, size: tuple[int, int] | None = None, counts: 
             where = root / folder / part
             if not where.is_dir():
                 raise UserError(f"{root} has no folder {folder}/{part}", EXPECTED)
-            found = {name for name in os.listdir(where) if name.endswith(".npy")}
-            missing = [n for n in range(count) if f"{n}.npy" not in found]
-            if missing or len(found) != count:
+            names = {name for name in os.listdir(where) if name.endswith(".npy")}
+            missing = [n for n in range(count) if f"{n}.npy" not in names]
+            if missing or len(names) != count:
                 some = ", ".join(f"{n}.npy" for n in missing[:3])
                 lacks = f"; {len(missing)} of 0.npy .. {count - 1}.npy are missing: {some}" if missing else ""
-                raise UserError(f"{folder}/{part} holds {len(found)} files, expected {count}{lacks}", EXPECTED)
+                raise UserError(f"{folder}/{part} holds {len(names)} files, expected {count}{lacks}", EXPECTED)
     return Nyuv2(root, dict(wanted), size or SIZE)
 
 
@@ -190,11 +190,11 @@ def fingerprint(data: Nyuv2, split: str, part: str) -> str:
     paths = [data.root / ("val" if split == "test" else "train") / f"{name}.npy" for name in names]
 
     def read() -> str:
-        found = hashlib.sha256()
+        digest = hashlib.sha256()
         for name, path in zip(names, paths, strict=True):
             with path.open("rb") as file:
-                found.update(f"{name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-        return found.hexdigest()
+                digest.update(f"{name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+        return digest.hexdigest()
 
     return str(facts.remembered(f"nyuv2 {split} {part}", paths, read))
 
@@ -209,5 +209,5 @@ def _chunks(count: int, size: int = 16) -> Iterator[np.ndarray]:
         yield np.arange(start, min(count, start + size))
 
 
-def _share(found: int, total: int) -> str:
-    return f"{100 * found / total:.1f} %"
+def _share(part: int, total: int) -> str:
+    return f"{100 * part / total:.1f} %"

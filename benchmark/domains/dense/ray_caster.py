@@ -147,8 +147,8 @@ def meet(solid: Solid, origin: np.ndarray, directions: np.ndarray) -> tuple[np.n
     turn = np.array([[c, 0.0, -s], [0.0, 1.0, 0.0], [s, 0.0, c]])
     start = np.broadcast_to((origin - solid.centre) @ turn.T, directions.shape)
     way = directions @ turn.T
-    found = {"box": _box, "ball": _ball, "cylinder": _cylinder}[solid.kind](start, way, solid.half)
-    distance, normal = found
+    surface = {"box": _box, "ball": _ball, "cylinder": _cylinder}[solid.kind](start, way, solid.half)
+    distance, normal = surface
     hit = np.isfinite(distance)
     points = start + np.where(hit, distance, 0.0)[:, None] * way
     flat = np.abs(normal[:, 1]) > 0.7

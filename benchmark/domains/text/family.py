@@ -39,10 +39,10 @@ class LoraFamily:
 def read_manifest(folder: Path, mend: str) -> dict[str, Any]:
     """`manifest.json` of a text family. Raises :class:`UserError`."""
     try:
-        found: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        content: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"no family of text experts in {folder}: {error}", mend) from None
-    return found
+    return content
 
 
 def load_lora_family(
@@ -58,13 +58,13 @@ def load_lora_family(
         UserError: files missing or damaged, another base, heads of another size.
     """
     manifest = read_manifest(folder, mend)
-    for name, found in base.items():
-        if manifest["base"].get(name) != found:
+    for name, digest in base.items():
+        if manifest["base"].get(name) != digest:
             raise UserError(
-                f"{name} of the base has sha256 {found}; these experts were trained from {manifest['base'].get(name)}",
+                f"{name} of the base has sha256 {digest}; these experts were trained from {manifest['base'].get(name)}",
                 "Install the pinned package again: ./run_all.sh --suite glue-mini",
             )
-    made = LoraFamily({}, {}, {f"base/{n}": h for n, h in base.items()}, manifest)
+    family = LoraFamily({}, {}, {f"base/{n}": h for n, h in base.items()}, manifest)
     for task in tasks:
         for name in (f"{task}.safetensors", f"heads/{task}.safetensors"):
             if name not in manifest["files"]:
@@ -74,14 +74,14 @@ def load_lora_family(
                 check_file(folder / name, shapes, manifest["files"][name], mend=mend)
             except FamilyError as error:
                 raise UserError(str(error)) from None
-            made.hashes[name] = sha256(folder / name)
-        made.adapters[task] = load_adapters(folder / f"{task}.safetensors")
-        made.heads[task] = LinearHead.of(load_file(folder / f"heads/{task}.safetensors"))
-        if made.heads[task].out_features != outputs[task]:
+            family.hashes[name] = sha256(folder / name)
+        family.adapters[task] = load_adapters(folder / f"{task}.safetensors")
+        family.heads[task] = LinearHead.of(load_file(folder / f"heads/{task}.safetensors"))
+        if family.heads[task].out_features != outputs[task]:
             raise UserError(
-                f"the head of {task} has {made.heads[task].out_features} outputs, the task {outputs[task]}", mend
+                f"the head of {task} has {family.heads[task].out_features} outputs, the task {outputs[task]}", mend
             )
-    return made
+    return family
 
 
 @dataclass(frozen=True)
@@ -118,9 +118,9 @@ def load_family(folder: Path, name: str, tasks: Sequence[str], outputs: Mapping[
     manifest = read_manifest(folder, mend)
     if manifest.get("name") != name:
         raise UserError(f"{folder} holds the family {manifest.get('name')!r}; asked for {name!r}", mend)
-    known = [n.removesuffix(".safetensors") for n in manifest["files"] if "/" not in n and n != BASE]
-    if absent := [task for task in tasks if task not in known]:
-        raise UserError(f"{folder} has no expert for {', '.join(absent)}; it has {', '.join(known)}", mend)
+    available = [n.removesuffix(".safetensors") for n in manifest["files"] if "/" not in n and n != BASE]
+    if absent := [task for task in tasks if task not in available]:
+        raise UserError(f"{folder} has no expert for {', '.join(absent)}; it has {', '.join(available)}", mend)
     files = [BASE, *(n for t in tasks for n in (f"{t}.safetensors", f"heads/{t}.safetensors"))]
     hashes = {}
     for file in files:
@@ -133,8 +133,8 @@ def load_family(folder: Path, name: str, tasks: Sequence[str], outputs: Mapping[
     heads = {task: ClassificationHead.of(load_file(folder / f"heads/{task}.safetensors")) for task in tasks}
     for task, head in heads.items():
         if head.out_proj.out_features != outputs[task]:
-            found = head.out_proj.out_features
-            raise UserError(f"the head of {task} has {found} outputs, the task {outputs[task]}", mend)
+            width = head.out_proj.out_features
+            raise UserError(f"the head of {task} has {width} outputs, the task {outputs[task]}", mend)
     if unread := [task for task in tasks if outputs[task] > 1 and task not in manifest.get("labels", {})]:
         raise UserError(
             f"{folder} does not say which outputs of the heads of {', '.join(unread)} are which classes: "

@@ -63,10 +63,10 @@ def folder(root: Path | None) -> Path | None:
     """The folder of GLUE's files under a data root (or the root itself); None: the cache of `datasets`."""
     if root is None:
         return None
-    found = root / "glue" if (root / "glue").is_dir() else root
-    if not any((found / task.config).is_dir() for task in TASKS.values()):
+    home = root / "glue" if (root / "glue").is_dir() else root
+    if not any((home / task.config).is_dir() for task in TASKS.values()):
         raise UserError(f"no GLUE data in {root}", expected(root))
-    return found
+    return home
 
 
 def expected(root: Path | None) -> str:
@@ -80,12 +80,12 @@ def expected(root: Path | None) -> str:
 def files(root: Path, task: str, split: str) -> list[Path]:
     """The parquet files of one of GLUE's own splits. Raises :class:`UserError` where there are none."""
     about = TASKS[task]
-    found = sorted((root / about.config).glob(f"{split}-*.parquet")) or sorted(
+    parts = sorted((root / about.config).glob(f"{split}-*.parquet")) or sorted(
         (root / about.config).glob(f"{split}.parquet")
     )
-    if not found:
+    if not parts:
         raise UserError(f"{root / about.config} has no {split}-*.parquet", expected(root.parent))
-    return found
+    return parts
 
 
 def fingerprint(root: Path | None, task: str, split: str) -> str:

@@ -14,9 +14,9 @@ class LinearHead(nn.Linear):
     @classmethod
     def of(cls, state: Mapping[str, Tensor]) -> LinearHead:
         """From `weight [C, D]` and `bias [C]`, in float32."""
-        made = cls(state["weight"].shape[1], state["weight"].shape[0])
-        made.load_state_dict({n: t.float() for n, t in state.items()})
-        return made
+        head = cls(state["weight"].shape[1], state["weight"].shape[0])
+        head.load_state_dict({n: t.float() for n, t in state.items()})
+        return head
 
 
 class ClassificationHead(nn.Module):
@@ -28,12 +28,12 @@ class ClassificationHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Features of `<s>`, `[B, D] -> [B, C]`."""
-        found: Tensor = self.out_proj(torch.tanh(self.dense(features)))
-        return found
+        logits: Tensor = self.out_proj(torch.tanh(self.dense(features)))
+        return logits
 
     @classmethod
     def of(cls, state: Mapping[str, Tensor]) -> ClassificationHead:
         """From `dense.*` and `out_proj.*`, in float32."""
-        made = cls(state["dense.weight"].shape[1], state["out_proj.weight"].shape[0])
-        made.load_state_dict({n: t.float() for n, t in state.items()})
-        return made
+        head = cls(state["dense.weight"].shape[1], state["out_proj.weight"].shape[0])
+        head.load_state_dict({n: t.float() for n, t in state.items()})
+        return head

@@ -84,18 +84,18 @@ class Correlations(TextMeter):
         predicted = torch.cat([o[:, 0] for o, _ in self.gathered]).double()
         target = torch.cat([x for _, x in self.gathered]).double()
         constant = bool((predicted == predicted[:1]).all())
-        found = [0.0, 0.0]
+        pair = [0.0, 0.0]
         if not constant:
-            found = [
+            pair = [
                 100.0 * float(pearson_corrcoef(predicted, target)),
                 100.0 * float(spearman_corrcoef(predicted, target)),
             ]
         return TaskResult(
             metric="pearson_spearman",
-            value=sum(found) / 2,
+            value=sum(pair) / 2,
             n=len(target),
             kind="regression",
-            others={"pearson": found[0], "spearman": found[1]},
+            others={"pearson": pair[0], "spearman": pair[1]},
             statistics=Values(
                 arrays={"predicted": Array.of(predicted.float().numpy()), "target": Array.of(target.float().numpy())}
             ),
@@ -113,10 +113,10 @@ def _classes(predicted: Tensor, labels: Tensor) -> Values:
 
 def meter(metric: str, task: str, outputs: int) -> TextMeter:
     """A fresh meter of one of :data:`METRICS`."""
-    made: dict[str, Callable[[str, int], TextMeter]] = {
+    makers: dict[str, Callable[[str, int], TextMeter]] = {
         "accuracy": Accuracy,
         "accuracy_f1": AccuracyF1,
         "mcc": Matthews,
         "pearson_spearman": Correlations,
     }
-    return made[metric](task, outputs)
+    return makers[metric](task, outputs)

@@ -119,18 +119,18 @@ def cached(name: str, key: dict[str, Any], make: Callable[[], Tokens]) -> Tokens
     """
     text = json.dumps(key, sort_keys=True)
     path = cache_dir() / "glue" / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:20]}.safetensors"
-    found = _read(path, text)
-    if found is None:
-        made = make()
-        parts = {n: getattr(made, n) for n in ("ids", "offsets", "second", "labels", "rows")}
-        about = {"key": text, "padding": str(made.padding), "segments": str(int(made.segments))}
+    tokens = _read(path, text)
+    if tokens is None:
+        fresh = make()
+        parts = {n: getattr(fresh, n) for n in ("ids", "offsets", "second", "labels", "rows")}
+        about = {"key": text, "padding": str(fresh.padding), "segments": str(int(fresh.segments))}
         try:
             with written(), replacing(path) as temporary:
                 save_file(parts, temporary, metadata=about)
         except CacheError as error:
             raise UserError(str(error)) from None
-        found = made
-    return found
+        tokens = fresh
+    return tokens
 
 
 def _read(path: Path, key: str) -> Tokens | None:

@@ -120,13 +120,13 @@ class VisionBench(Bench):
         if self.embedded:
             return load_embedded(self.family, self.backbone, self.suite.tasks, class_counts=counts)
         folder = checkpoint_folder(self.family, self.backbone, checkpoints)
-        found = load_family(folder, self.backbone, self.suite.tasks, class_counts=counts)
-        if found.name != self.family:
+        family = load_family(folder, self.backbone, self.suite.tasks, class_counts=counts)
+        if family.name != self.family:
             raise FamilyError(
-                f"{folder} holds the family {found.name!r}; asked for {self.family!r}. Families never share a table: "
-                f"type --family {found.name}, or move the folder to where that family's files belong"
+                f"{folder} holds the family {family.name!r}; asked for {self.family!r}. Families never share a table: "
+                f"type --family {family.name}, or move the folder to where that family's files belong"
             )
-        return found
+        return family
 
     def _classes(self, task: str) -> list[str]:
         return list(data.info(task).classes if self.embedded else full.info(task, self.family).classes)
@@ -152,8 +152,8 @@ class VisionBench(Bench):
     def source(self, task: str, split: str, dtype: torch.dtype = torch.float32) -> Source:
         shape = get_backbone(self.backbone)
         try:
-            found = self._split(task, SPLITS[split])
-            return ImageSource(found, shape.mean, shape.std, self.device, dtype, shape.image_size)
+            images = self._split(task, SPLITS[split])
+            return ImageSource(images, shape.mean, shape.std, self.device, dtype, shape.image_size)
         except data.DataError as error:
             raise UserError(str(error)) from None
 

@@ -32,7 +32,7 @@ class Finding:
 
     task: str
     level: str = "ok"
-    found: str = "-"
+    place: str = "-"
     count: str = "-"
     classes: str = "-"
     sha256: str = "-"
@@ -52,52 +52,55 @@ def check_set(task: str, root: str | os.PathLike | None, family: str | None = No
 
     All damaged samples are noted, by set, split, and file or row.
     """
-    about, made = full.info(task, family), Finding(task)
-    with _noting(made):
+    about, finding = full.info(task, family), Finding(task)
+    with _noting(finding):
         copy = full.copy_of(about, root)
         own = about.splits["test"]
         image, label, names = copy.columns(own, about.label)
-        made.found = f"{copy.layout(own)}, {origin(copy.folder)}"
+        finding.place = f"{copy.layout(own)}, {origin(copy.folder)}"
         with contextlib.suppress(StopIteration, Damage):
-            made.sample = sample_sha256(next(copy.samples(own, image, label)).encoded())[:16]
-        with _noting(made):
+            finding.sample = sample_sha256(next(copy.samples(own, image, label)).encoded())[:16]
+        with _noting(finding):
             rows, sha256 = copy.facts(own)
-            made.count, made.sha256 = f"{rows:,}", sha256[:16]
-            made.add(*full.compare_count(about, rows))
+            finding.count, finding.sha256 = f"{rows:,}", sha256[:16]
+            finding.add(*full.compare_count(about, rows))
         level, message = full.compare_classes(about, names)
-        made.classes = {"ok": message, "warning": "not comparable", "error": "wrong"}[made.add(level, message)]
+        finding.classes = {"ok": message, "warning": "not comparable", "error": "wrong"}[finding.add(level, message)]
         if about.splits["train"] not in copy.splits:
-            made.add("warning", f"no split {about.splits['train']!r}: methods that read train or val cannot run")
-        if made.level == "error":
-            made.notes += [f"known trap: {trap}" for trap in about.traps]
+            finding.add("warning", f"no split {about.splits['train']!r}: methods that read train or val cannot run")
+        if finding.level == "error":
+            finding.notes += [f"known trap: {trap}" for trap in about.traps]
         for split in [split for split in about.splits.values() if split in copy.splits]:
-            with _noting(made):
+            with _noting(finding):
                 if lines := full.damaged(about, copy, split):
-                    made.add("error", damage.message(f"{task}, split {split!r}", lines))
-    return made
+                    finding.add("error", damage.message(f"{task}, split {split!r}", lines))
+    return finding
 
 
 @contextlib.contextmanager
-def _noting(made: Finding) -> Iterator[None]:
+def _noting(finding: Finding) -> Iterator[None]:
     """Note a UserError instead of raising it."""
     try:
         yield
     except UserError as error:
-        made.add("error", str(error))
+        finding.add("error", str(error))
 
 
 def check_embedded(task: str) -> Finding:
     """Check one task of the mini suites: every split is read and compared with the manifest's hashes."""
-    made = Finding(task, found="embedded, parquet")
+    finding = Finding(task, place="embedded, parquet")
     try:
         about = vision.info(task)
         for split in about.counts:
             vision.load_split(task, split)
-        made.count, made.classes = f"{about.counts['test']:,}", f"{len(about.classes)} classes in the head's order"
-        made.sha256 = about.arrays_sha256["test"][:16]
+        finding.count, finding.classes = (
+            f"{about.counts['test']:,}",
+            f"{len(about.classes)} classes in the head's order",
+        )
+        finding.sha256 = about.arrays_sha256["test"][:16]
     except vision.DataError as error:
-        made.add("error", str(error))
-    return made
+        finding.add("error", str(error))
+    return finding
 
 
 def sample_sha256(image: bytes) -> str:
@@ -122,12 +125,12 @@ def tasks_of(names: Sequence[str]) -> Iterator[tuple[str, bool]]:
             suite = suites.load(name)
             if suite.domain != "vision":
                 raise UserError(f"{name} is no vision suite", "Its data are checked when it is run.")
-            found = [(task, suite.embedded) for task in suite.tasks]
+            pairs = [(task, suite.embedded) for task in suite.tasks]
         elif name in full.names():
-            found = [(name, False)]
+            pairs = [(name, False)]
         else:
             raise unknown("suite or data set", name, [*suites.names(), *full.names()])
-        for pair in found:
+        for pair in pairs:
             if pair not in seen:
                 seen.add(pair)
                 yield pair
@@ -163,7 +166,7 @@ def fetch(task: str, root: Path, revision: str | None, family: str | None = None
 
 def show(findings: Sequence[Finding]) -> str:
     """The findings as a table, each with what is wrong below it."""
-    columns = ("task", "level", "found", "count", "classes", "sha256", "sample")
+    columns = ("task", "level", "place", "count", "classes", "sha256", "sample")
     rows = [columns, *(tuple(str(getattr(f, c)) for c in columns) for f in findings)]
     wide = [max(len(row[i]) for row in rows) for i in range(len(columns))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, wide, strict=True)).rstrip() for row in rows]
@@ -191,25 +194,25 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str]) -> int:
     """0 where every data set is as expected or fetched, 1 where one is not."""
-    given = parser().parse_args(argv)
-    chosen = list(tasks_of(given.names))
-    if given.verb == "check":
+    args = parser().parse_args(argv)
+    chosen = list(tasks_of(args.names))
+    if args.verb == "check":
         findings = [
-            check_embedded(task) if embedded else check_set(task, given.root, given.family) for task, embedded in chosen
+            check_embedded(task) if embedded else check_set(task, args.root, args.family) for task, embedded in chosen
         ]
         print(show(findings))
         return 1 if any(f.level == "error" for f in findings) else 0
-    revisions = dict(_revision(text) for text in given.revision)
-    root = full.data_root(given.root)
+    revisions = dict(_revision(text) for text in args.revision)
+    root = full.data_root(args.root)
     wanted = [task for task, embedded in chosen if not embedded]
-    if not given.download:
+    if not args.download:
         for task in wanted:
-            about = full.info(task, given.family)
+            about = full.info(task, args.family)
             where = f"{about.hub} at {revisions.get(task) or about.pinned}" if about.hub else "no hub copy is known"
             print(f"{task}: {where} -> {root / about.folder}", flush=True)
         raise UserError("nothing was fetched: the network is used only when asked for", "Add --download to fetch them.")
     for task in wanted:
-        print(f"{task}: fetched {fetch(task, root, revisions.get(task), given.family)}", file=sys.stderr)
+        print(f"{task}: fetched {fetch(task, root, revisions.get(task), args.family)}", file=sys.stderr)
     return 0
 
 

@@ -99,22 +99,22 @@ def manifest(root: str | os.PathLike | None = None) -> dict[str, Any]:
     """The manifest of a data folder (default: the committed one). Raises `DataError` if absent or not JSON."""
     path = Path(root or MINI) / "manifest.json"
     try:
-        found: dict[str, Any] = facts.remembered("manifest", [path], lambda: _read_manifest(path), kept=False)
+        content: dict[str, Any] = facts.remembered("manifest", [path], lambda: _read_manifest(path), on_disk=False)
     except OSError:
         raise DataError(f"no manifest at {path}. To restore it: {MEND}") from None
-    return found
+    return content
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        _Manifest.model_validate(found)
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        _Manifest.model_validate(content)
     except ValidationError as error:
         wrong = error.errors(include_url=False, include_input=False)[0]
         raise DataError(f"{path}: {'.'.join(map(str, wrong['loc']))}: {wrong['msg']}. To restore it: {MEND}") from None
     except ValueError as error:
         raise DataError(f"{path} is not JSON ({error}). To restore it: {MEND}") from None
-    return found
+    return content
 
 
 def tasks(suite: str = "vision-mini-20", root: str | os.PathLike | None = None) -> list[str]:
@@ -126,10 +126,10 @@ def tasks(suite: str = "vision-mini-20", root: str | os.PathLike | None = None) 
 
 def info(task: str, root: str | os.PathLike | None = None) -> TaskInfo:
     """What the manifest says of one task. Raises `DataError` for an unknown name (the known ones are listed)."""
-    known = manifest(root)["tasks"]
-    if task not in known:
-        raise DataError(f"unknown task {task!r}; known: {', '.join(known)}")
-    entry = dict(known[task])
+    tasks = manifest(root)["tasks"]
+    if task not in tasks:
+        raise DataError(f"unknown task {task!r}; known: {', '.join(tasks)}")
+    entry = dict(tasks[task])
     splits = entry.pop("splits")
     return TaskInfo(
         name=task,
@@ -180,9 +180,9 @@ def _decode(path: Path, about: TaskInfo, split: str) -> tuple[np.ndarray, np.nda
     from PIL import Image
 
     blob = path.read_bytes()
-    found = hashlib.sha256(blob).hexdigest()
-    if found != about.sha256[split]:
-        raise DataError(f"{path} has sha256 {found}, the manifest says {about.sha256[split]}. To restore it: {MEND}")
+    digest = hashlib.sha256(blob).hexdigest()
+    if digest != about.sha256[split]:
+        raise DataError(f"{path} has sha256 {digest}, the manifest says {about.sha256[split]}. To restore it: {MEND}")
     try:
         table = pq.read_table(pa.BufferReader(blob))
         rows = table.column("image").to_pylist()

@@ -74,14 +74,14 @@ def load_family(
             f"{folder} holds {manifest['backbone']} weights; asked for {backbone.name}. "
             f"Type --backbone {manifest['backbone']}, or give another --family"
         )
-    known = [n.removesuffix(".safetensors") for n in manifest["files"] if "/" not in n]
-    absent = [t for t in tasks if t not in known]
+    stems = [n.removesuffix(".safetensors") for n in manifest["files"] if "/" not in n]
+    absent = [t for t in tasks if t not in stems]
     if absent:
         raise FamilyError(
             f"{folder} has no expert for {', '.join(absent)}; it has "
-            f"{', '.join(k for k in known if k not in ('base', 'text'))}. {how}"
+            f"{', '.join(k for k in stems if k not in ('base', 'text'))}. {how}"
         )
-    if "base" not in known:
+    if "base" not in stems:
         raise FamilyError(f"{folder}/manifest.json names no base.safetensors. {how}")
     expected = {k: tuple(v.shape) for k, v in create_encoder(backbone, device="meta").state_dict().items()}
     names = ["base.safetensors", *(f"{t}.safetensors" for t in tasks)]
@@ -151,7 +151,7 @@ def load_embedded(
     theirs = read_manifest(other)["classes"]
     own = load_family(whole, backbone, [t for t in tasks if t not in theirs], class_counts=class_counts)
     added = load_family(other, backbone, [t for t in tasks if t in theirs], class_counts=class_counts)
-    hashes = {f"{other.name}/{name}": known for name, known in added.hashes.items()}
+    hashes = {f"{other.name}/{name}": digest for name, digest in added.hashes.items()}
     return replace(_joined(own, added, tasks), name=family, hashes=own.hashes | hashes)
 
 
@@ -169,9 +169,9 @@ def _load_small(backbone: str, tasks: Sequence[str], class_counts: Mapping[str, 
     if not (folder / "manifest.json").exists():
         raise FamilyError(f"the experts of {', '.join(absent)} are not committed, and not made in {folder}. {make}")
     added = load_family(folder, backbone, absent, class_counts=class_counts)
-    if (found := added.hashes["base.safetensors"]) != own.hashes["base.safetensors"]:
+    if (base := added.hashes["base.safetensors"]) != own.hashes["base.safetensors"]:
         raise FamilyError(
-            f"the experts in {folder} were fine-tuned from another base ({found[:12]}) than the "
+            f"the experts in {folder} were fine-tuned from another base ({base[:12]}) than the "
             f"committed one ({own.hashes['base.safetensors'][:12]}). {make}"
         )
     return _joined(own, added, tasks)

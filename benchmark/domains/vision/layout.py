@@ -83,9 +83,9 @@ def read(folder: Path, config: str | None = None) -> Layout:
     kinds = {name: kind for name in names if (kind := _kind(name))}
     if not kinds:
         raise UserError(f"no data in {folder / prefix}", EXPECTED)
-    found = _by_patterns(folder, list(kinds), prefix, patterns) if patterns is not None else {"": list(kinds)}
-    kind = next(kind for kind in KINDS if any(kinds[name] == kind for part in found.values() for name in part))
-    splits = {split: [name for name in part if kinds[name] == kind] for split, part in found.items()}
+    parts = _by_patterns(folder, list(kinds), prefix, patterns) if patterns is not None else {"": list(kinds)}
+    kind = next(kind for kind in KINDS if any(kinds[name] == kind for part in parts.values() for name in part))
+    splits = {split: [name for name in part if kinds[name] == kind] for split, part in parts.items()}
     if patterns is None:
         splits = _by_layout(folder, splits[""], prefix)
     ordered = sorted(splits, key=lambda split: (_ORDER.index(split) if split in _ORDER else len(_ORDER), split))
@@ -161,13 +161,13 @@ def _by_patterns(folder: Path, names: Sequence[str], prefix: str, patterns: Any)
 
     splits: dict[str, list[str]] = {}
     for split, wanted in sanitize_patterns(patterns).items():
-        found: set[str] = set()
+        matching: set[str] = set()
         for pattern in wanted:
             matches = re.compile(glob_translate(glob.escape(prefix) + str(pattern).removeprefix("./"))).match
-            found.update(name for name in names if matches(name))
-        if not found:
+            matching.update(name for name in names if matches(name))
+        if not matching:
             raise UserError(f"{folder}: no file is {' or '.join(map(str, wanted))}, as README.md says", EXPECTED)
-        splits[split] = sorted(found)
+        splits[split] = sorted(matching)
     counts = Counter(name for part in splits.values() for name in part)
     twice = [name for name, count in counts.items() if count > 1]
     if twice:

@@ -69,30 +69,32 @@ class Copy:
             raise UserError(f"no data in {folder}", EXPECTED)
         from datasets.data_files import DataFilesDict, DataFilesList
 
-        found = layout.read(folder, config)
-        self._names, self.splits = found.splits, list(found.splits)
-        self._readable, self._kind = _without_colons(folder), found.kind
+        content = layout.read(folder, config)
+        self._names, self.splits = content.splits, list(content.splits)
+        self._readable, self._kind = _without_colons(folder), content.kind
         # Lists of names, since patterns would be looked for, and a folder may have brackets in its name.
         files = {
             split: DataFilesList([str(self._readable / name) for name in names], [])
-            for split, names in found.splits.items()
+            for split, names in content.splits.items()
         }
         try:
-            reader = _reader(found.kind)
-            options = {key: value for key, value in found.options.items() if hasattr(reader.BUILDER_CONFIG_CLASS, key)}
-            if found.kind == "imagefolder":
+            reader = _reader(content.kind)
+            options = {
+                key: value for key, value in content.options.items() if hasattr(reader.BUILDER_CONFIG_CLASS, key)
+            }
+            if content.kind == "imagefolder":
                 # Left to itself, `datasets` gives no labels to a split that it meets first and that has one class.
                 options.setdefault("drop_labels", False)
             self.builder: Any = reader(
-                cache_dir=str(_scratch() / "datasets"), data_files=DataFilesDict(files), info=found.info, **options
+                cache_dir=str(_scratch() / "datasets"), data_files=DataFilesDict(files), info=content.info, **options
             )
         except Exception as error:
             raise UserError(f"{folder} cannot be read as a data set: {error}", EXPECTED) from None
 
     def _check(self, split: str) -> None:
         if split not in self.splits:
-            known = ", ".join(self.splits) or "none"
-            raise UserError(f"{self.folder} has no split {split!r}; it has {known}", EXPECTED)
+            splits = ", ".join(self.splits) or "none"
+            raise UserError(f"{self.folder} has no split {split!r}; it has {splits}", EXPECTED)
 
     def files(self, split: str) -> list[Path]:
         """The split's files, sorted."""
@@ -273,9 +275,9 @@ def _reader(kind: str) -> Any:
 @functools.cache
 def _scratch() -> Path:
     """A folder of this process alone, for `datasets`' locks; it goes at the end."""
-    made = tempfile.TemporaryDirectory(prefix="symerge-")
-    atexit.register(made.cleanup)
-    return Path(made.name)
+    folder = tempfile.TemporaryDirectory(prefix="symerge-")
+    atexit.register(folder.cleanup)
+    return Path(folder.name)
 
 
 def _without_colons(folder: Path) -> Path:

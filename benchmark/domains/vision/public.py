@@ -152,8 +152,8 @@ def load_split(
     about = info(task, family)
     split = "validation" if split == "val" else split
     copy, own = copy_of(about, root), _own_split(about, split)
-    image, label, found = copy.columns(own, about.label)
-    level, message = compare_classes(about, found)
+    image, label, classes = copy.columns(own, about.label)
+    level, message = compare_classes(about, classes)
     if level == "error":
         raise UserError(f"{task} in {copy.folder}: {message}", _cite(about))
     if level == "warning":
@@ -201,36 +201,36 @@ def part_of_train(total: int, split: str) -> np.ndarray:
     return np.sort(order[total - size :] if split == "validation" else order[: total - size])
 
 
-def compare_count(about: SetInfo, found: int) -> tuple[str, str]:
+def compare_count(about: SetInfo, count: int) -> tuple[str, str]:
     """``("ok" | "warning" | "error", message)`` for a test split of ``found`` images."""
     expected = about.test
-    if found == expected.n:
-        return "ok", f"{found:,} test images"
-    message = f"{found:,} test images, expected {expected.n:,} ({expected.source})"
-    if found in about.wrong_sizes:
-        return "error", f"{message}; {found:,} is {about.wrong_sizes[found]}"
+    if count == expected.n:
+        return "ok", f"{count:,} test images"
+    message = f"{count:,} test images, expected {expected.n:,} ({expected.source})"
+    if count in about.wrong_sizes:
+        return "error", f"{message}; {count:,} is {about.wrong_sizes[count]}"
     return ("error", message) if expected.verified else ("warning", f"{message}; not verified, so not refused")
 
 
-def compare_classes(about: SetInfo, found: list[str] | None) -> tuple[str, str]:
+def compare_classes(about: SetInfo, classes: list[str] | None) -> tuple[str, str]:
     """``("ok" | "warning" | "error", message)`` for the class names in a data set's own features, in label order.
 
     A head knows classes by their index only, so a data set with the same classes in another order gives wrong scores
     and no error of its own. Where the names are other words altogether only their number can be compared.
     """
     wanted = about.classes
-    if found is None:
+    if classes is None:
         return "ok", f"{len(wanted)} classes, unnamed in the data"
-    if len(found) != len(wanted):
-        return "error", f"{len(found)} classes, the head has {len(wanted)}"
+    if len(classes) != len(wanted):
+        return "error", f"{len(classes)} classes, the head has {len(wanted)}"
     lists = [[_plain(word) for word in words] for words in (wanted, *about.also)]
-    plain = [_plain(word) for word in found]
+    plain = [_plain(word) for word in classes]
     if plain in lists:
         return "ok", f"{len(wanted)} classes in the head's order"
     if all(name.isdecimal() for name in plain) and not any(word.isdecimal() for words in lists for word in words):
-        wrong = [name for index, name in enumerate(found) if int(name) != index]
+        wrong = [name for index, name in enumerate(classes) if int(name) != index]
         if wrong:
-            return "error", f"label {found.index(wrong[0])} is named {wrong[0]!r}: names were sorted as text"
+            return "error", f"label {classes.index(wrong[0])} is named {wrong[0]!r}: names were sorted as text"
         return "ok", f"{len(wanted)} classes, numbered in the data"
     alike = [words for words in lists if len(words) == len(wanted)]
     if all(any(words[i] == name for words in alike) for i, name in enumerate(plain)):
@@ -239,12 +239,13 @@ def compare_classes(about: SetInfo, found: list[str] | None) -> tuple[str, str]:
         moved = [i for i, name in enumerate(plain) if name in words and words.index(name) != i]
         if moved:
             return "error", (
-                f"label {moved[0]} is {found[moved[0]]!r}, the head has {wanted[moved[0]]!r} there "
-                f"and {found[moved[0]]!r} at {words.index(plain[moved[0]])}: another class order"
+                f"label {moved[0]} is {classes[moved[0]]!r}, the head has {wanted[moved[0]]!r} there "
+                f"and {classes[moved[0]]!r} at {words.index(plain[moved[0]])}: another class order"
             )
     at = next(i for i, name in enumerate(plain) if all(words[i] != name for words in lists))
     return "warning", (
-        f"the data call class {at} {found[at]!r}, the manifest {wanted[at]!r}; the order could not be compared in full"
+        f"the data call class {at} {classes[at]!r}, the manifest {wanted[at]!r}; "
+        "the order could not be compared in full"
     )
 
 
@@ -274,14 +275,14 @@ def transform(image_size: int) -> Any:
 
 def damaged(about: SetInfo, copy: Copy, own: str) -> list[str]:
     """A line for every sample of a split that cannot be used; ``own`` is the data set's name of the split."""
-    image, label, found = copy.columns(own, about.label)
+    image, label, classes = copy.columns(own, about.label)
     return inspection.of_samples(
-        copy.samples(own, image, label), _number_of(about, found), f"looking at {about.name}, {own}"
+        copy.samples(own, image, label), _number_of(about, classes), f"looking at {about.name}, {own}"
     )
 
 
-def _number_of(about: SetInfo, found: list[str] | None) -> Callable[[Any], int]:
-    numbers = {name: i for i, name in enumerate(found or about.classes)}
+def _number_of(about: SetInfo, classes: list[str] | None) -> Callable[[Any], int]:
+    numbers = {name: i for i, name in enumerate(classes or about.classes)}
     return lambda value: inspection.class_number(value, numbers, len(about.classes))
 
 
@@ -290,8 +291,8 @@ def _decode(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     from tqdm import tqdm
 
-    image, label, found = copy.columns(own, about.label)
-    shrink, number = transform(image_size), _number_of(about, found)
+    image, label, classes = copy.columns(own, about.label)
+    shrink, number = transform(image_size), _number_of(about, classes)
     wanted = None if chosen is None else np.isin(np.arange(total), chosen)
 
     def usable(sample: Sample) -> tuple[np.ndarray, int]:
@@ -301,13 +302,13 @@ def _decode(
             raise Damage(f"{sample.name}: {error}") from None
 
     samples = enumerate(copy.samples(own, image, label))
-    kept = (sample for i, sample in samples if sample.problem or wanted is None or wanted[i])
+    used = (sample for i, sample in samples if sample.problem or wanted is None or wanted[i])
     count = total if chosen is None else len(chosen)
     with (
         ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool,
         tqdm(total=count, desc=f"decoding {about.name}", unit="image", delay=2, disable=None) as bar,
     ):
-        for block in batched(kept, 256):
+        for block in batched(used, 256):
             try:
                 images, labels = zip(*pool.map(usable, block), strict=True)
             except Damage as error:

@@ -50,7 +50,7 @@ def class_forms(node: ast.ClassDef, imports: dict[str, Imported]) -> ClassForms:
     for each in node.body:
         if isinstance(each, Function):
             inner = Writer(imports, scope)
-            inner.made = (_class_parameter(each), node.name)
+            inner.own_class = (_class_parameter(each), node.name)
             inner.function(each, None)
             # A property and its setter have one name.
             methods[each.name] = _joined(methods[each.name], inner.form()) if each.name in methods else inner.form()

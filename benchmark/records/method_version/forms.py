@@ -31,7 +31,7 @@ class Keyword(NamedTuple):
 
     name: str | None
     callee: Chain | Attribute | None
-    made: bool = False
+    by_class: bool = False
 
 
 class Parameter(NamedTuple):

@@ -25,8 +25,8 @@ class Numbered:
         self.reach, self.sources = reach, reach.sources
         texts = {text for form in reach.forms.values() for text in form.texts}
         names = {name for forms in reach.classes.values() for name in forms.names}
-        kept = SHARED | HARNESS | texts | self._replaced()
-        self.renamed = {name for name in names - kept if not is_dunder(name)}
+        fixed = SHARED | HARNESS | texts | self._replaced()
+        self.renamed = {name for name in names - fixed if not is_dunder(name)}
         self.methods: dict[str, list[Key]] = {}
         for key in reach.classes:
             for method in reach.methods_of(key):
@@ -45,13 +45,13 @@ class Numbered:
         while self._queue or left:
             while self._queue:
                 self._definition(self._queue.popleft())
-            known = [method for method in left if method.owner in self._numbers]
-            ready = [m for m in known if m.last in self._met or m.last not in self.renamed]
+            candidates = [method for method in left if method.owner in self._numbers]
+            ready = [m for m in candidates if m.last in self._met or m.last not in self.renamed]
             # What nothing names, and someone outside may call, comes last.
-            for method in sorted(ready, key=self._place) or known[:1]:
+            for method in sorted(ready, key=self._place) or candidates[:1]:
                 left.remove(method)
                 self._entry(method, f"method {self._attribute(method.last)}")
-            if not known and not self._queue:
+            if not candidates and not self._queue:
                 break
         return self._out
 
@@ -217,7 +217,7 @@ class Numbered:
             if rest:
                 callee = Attribute(rest[-1])
             elif isinstance(target, Key) and self.sources.class_of(target) is not None:
-                heirs = [key for key in self.reach.classes if mark.made and target in self.sources.ancestors(key)]
+                heirs = [key for key in self.reach.classes if mark.by_class and target in self.sources.ancestors(key)]
                 return [maker for key in (target, *heirs) for maker in self._makers(key)], True
             elif isinstance(target, Key) and self.sources.module(target.file).parameters(target.name) is not None:
                 return [target], True

@@ -54,11 +54,11 @@ class Reach:
     def _handed(self) -> list[Key]:
         """The classes of what the roots are handed, once each."""
         api = self.sources.root / self.sources.package / "api.py"
-        given = {name for key in self.roots for name in self.sources.module(key.file).parameters(key.name) or ()}
+        names = {name for key in self.roots for name in self.sources.module(key.file).parameters(key.name) or ()}
         handed = []
         for name in HANDED if api.is_file() else ():
             target, _ = self.sources.meaning(self.sources.module(str(api)), Chain(HANDED[name]))
-            if name in given and isinstance(target, Key) and target not in self.roots:
+            if name in names and isinstance(target, Key) and target not in self.roots:
                 handed.append(target)
         return handed
 

@@ -45,11 +45,11 @@ class Bindings:
 
     @classmethod
     def of(cls, nodes: Iterable[ast.AST], parameters: Iterable[str] = ()) -> Bindings:
-        found = cls(set(parameters))
+        bindings = cls(set(parameters))
         for node in nodes:
-            found._add(node)
-        found.bound -= found.nonlocals | found.globals
-        return found
+            bindings._add(node)
+        bindings.bound -= bindings.nonlocals | bindings.globals
+        return bindings
 
     def _add(self, node: ast.AST, targets: bool = True) -> None:
         if isinstance(node, (*Function, ast.ClassDef)):

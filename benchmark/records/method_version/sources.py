@@ -113,7 +113,7 @@ class Sources:
         package = top_package(path)
         self.root, self.package = package.parent, package.name
         self._modules: dict[str, Module] = {}
-        self._known: dict[tuple[str, Chain], tuple[Target, tuple[str, ...]]] = {}
+        self._meanings: dict[tuple[str, Chain], tuple[Target, tuple[str, ...]]] = {}
 
     def module(self, file: str) -> Module:
         """The parsed file."""
@@ -136,12 +136,12 @@ class Sources:
 
     def resolve(self, module: Module, chain: Chain) -> tuple[Target, tuple[str, ...]]:
         """What a chain means, and those of its attributes that only a run knows."""
-        if (module.file, chain) not in self._known:
+        if (module.file, chain) not in self._meanings:
             target, rest = self.meaning(module, chain)
             if isinstance(target, Key) and Path(target.file).name in _NO_ARITHMETIC:
                 target, rest = Outside(".".join(("registry", target.name, *rest))), ()
-            self._known[module.file, chain] = target, rest
-        return self._known[module.file, chain]
+            self._meanings[module.file, chain] = target, rest
+        return self._meanings[module.file, chain]
 
     def meaning(self, module: Module, chain: Chain) -> tuple[Target, tuple[str, ...]]:
         """The same, and where a name of the registry stands."""

@@ -30,7 +30,7 @@ class Writer:
         self.asked: set[str] = set()
         self.count = 0
         #: The parameter of a class method that is the class, and the class's name.
-        self.made: tuple[str | None, str] = (None, "")
+        self.own_class: tuple[str | None, str] = (None, "")
         self.running = False
 
     def form(self) -> Form:
@@ -66,15 +66,15 @@ class Writer:
         return None
 
     def name(self, name: str) -> None:
-        found = self.find(name)
-        if not isinstance(found, Scope):
-            self.mark(Chain(found or self.imports.get(name) or name))
-        elif found.kind == "class":
+        scope = self.find(name)
+        if not isinstance(scope, Scope):
+            self.mark(Chain(scope or self.imports.get(name) or name))
+        elif scope.kind == "class":
             self.mark(Attribute(name))
         else:
-            if name not in found.numbers:
-                found.numbers[name], self.count = self.count, self.count + 1
-            self.put(f"${found.numbers[name]}")
+            if name not in scope.numbers:
+                scope.numbers[name], self.count = self.count, self.count + 1
+            self.put(f"${scope.numbers[name]}")
 
     def chain(self, node: ast.expr | None, *, called: bool = False) -> Chain | None:
         """The node as a name of the module with attributes, or None where it begins with a local name or a value."""
@@ -82,9 +82,9 @@ class Writer:
         while isinstance(node, ast.Attribute):
             attributes.insert(0, node.attr)
             node = node.value
-        if not isinstance(node, ast.Name) or isinstance(found := self.find(node.id), Scope):
+        if not isinstance(node, ast.Name) or isinstance(scope := self.find(node.id), Scope):
             return None
-        return Chain(found or self.imports.get(node.id) or node.id, tuple(attributes), called)
+        return Chain(scope or self.imports.get(node.id) or node.id, tuple(attributes), called)
 
     # Trees
 
@@ -144,11 +144,11 @@ class Writer:
         else:
             self.node(node.func)
             callee = Attribute(node.func.attr) if isinstance(node.func, ast.Attribute) else None
-        made = isinstance(node.func, ast.Name) and node.func.id == self.made[0]
+        by_class = isinstance(node.func, ast.Name) and node.func.id == self.own_class[0]
         for argument in node.args:
             self.node(argument)
         for keyword in node.keywords:
-            self.mark(Keyword(keyword.arg, Chain(self.made[1]) if made else callee, made))
+            self.mark(Keyword(keyword.arg, Chain(self.own_class[1]) if by_class else callee, by_class))
             self.node(keyword.value)
         self.put(")")
         if isinstance(callee, Chain) and callee.base == "getattr":

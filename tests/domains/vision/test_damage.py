@@ -183,7 +183,7 @@ def test_class_folders_in_a_zip_are_read_as_the_folders_are(root: Path) -> None:
         zipped, plain = load(root, split), load(root / "plain", split)
         assert np.array_equal(zipped.images, plain.images) and np.array_equal(zipped.labels, plain.labels)
     found = check.check_set("MNIST", root)
-    assert found.level == "ok" and found.found.startswith("zipped image folder") and found.count == "20"
+    assert found.level == "ok" and found.place.startswith("zipped image folder") and found.count == "20"
     # One folder of the zip's own name around them; and none at all.
     path = root / "MNIST" / "test.zip"
     with zipfile.ZipFile(path) as old:

@@ -240,7 +240,7 @@ def test_fetch_pins_a_commit_notes_it_and_never_uses_the_network_unasked(tmp_pat
     assert run("fetch", "EMNIST", *root, "--download") == 2 and "no hub copy" in capsys.readouterr().err
     assert run("fetch", "MNIST", *root, "--download", "--revision", "MNIST=main") == 0
     assert asked == [("ylecun/mnist", "dataset", "a" * 40)]
-    assert check.check_set("MNIST", tmp_path).found == "parquet, ylecun/mnist at aaaaaaaaaaaa"
+    assert check.check_set("MNIST", tmp_path).place == "parquet, ylecun/mnist at aaaaaaaaaaaa"
     assert run("fetch", "MNIST", *root, "--download", "--revision", "MNIST") == 2
     assert run("fetch", "MNIST", *root, "--download") == 0
     assert asked[1:] == [("ylecun/mnist", "dataset", full.info("MNIST").revision)]

@@ -50,7 +50,7 @@ def write_cards(root: str | Path = vision.MINI, experts: str | Path = EXPERTS, s
     import io
 
     root = Path(root)
-    manifest, known = vision.manifest(root), expert_scores(experts)
+    manifest, scores = vision.manifest(root), expert_scores(experts)
     names = list(manifest["tasks"])
     for name in names if sheets else []:
         buffer = io.BytesIO()
@@ -59,22 +59,22 @@ def write_cards(root: str | Path = vision.MINI, experts: str | Path = EXPERTS, s
     text = "\n".join(
         [
             HEAD.format(versions=", ".join(f"{k} {v}" for k, v in manifest["versions"].items())),
-            _table(manifest, known),
-            *(_card(name, manifest["tasks"][name], known.get(name)) for name in names),
+            _table(manifest, scores),
+            *(_card(name, manifest["tasks"][name], scores.get(name)) for name in names),
         ]
     )
     write_bytes(root / "README.md", (text.rstrip() + "\n").encode())
     return root / "README.md"
 
 
-def _table(manifest: dict, known: dict[str, float]) -> str:
+def _table(manifest: dict, accuracies: dict[str, float]) -> str:
     lines = [
         "| task | classes | train / validation / test | commonest class | linear probe on pixels | expert |",
         "|---|---|---|---|---|---|",
     ]
     for name, task in manifest["tasks"].items():
         counts = " / ".join(str(s["n"]) for s in task["splits"].values())
-        scores, expert = task["test_scores"], _percent(known.get(name))
+        scores, expert = task["test_scores"], _percent(accuracies.get(name))
         lines.append(
             f"| [{name}](#{name.lower()}) | {len(task['classes'])} | {counts} | {_percent(scores['majority'])} | "
             f"{_percent(scores['linear_probe'])} | {expert} |"
@@ -87,7 +87,7 @@ def _card(name: str, task: dict, expert: float | None) -> str:
     shape = "x".join(map(str, task["shape"]))
     packages = task["packages"]
     listed = ", ".join(packages) if len(packages) < 5 else f"{len(packages)} packages, listed in `manifest.json`"
-    found = "; ".join(
+    counts = "; ".join(
         f"{near[s]['n']} of {task['splits'][s]['n']} in {s} ({near[s]['same_label']} with the same label)"
         for s in ("validation", "test")
     )
@@ -102,7 +102,7 @@ def _card(name: str, task: dict, expert: float | None) -> str:
 - **Licence:** {task["licence"]}
 - **Accuracy on test:** commonest class {_percent(task["test_scores"]["majority"])}, linear probe on raw pixels \
 {_percent(task["test_scores"]["linear_probe"])}, expert {_percent(expert)}
-- **Near-duplicates of train** ({near["method"]}): {found}
+- **Near-duplicates of train** ({near["method"]}): {counts}
 - **Prompts:** {" ".join(f'"{t}"' for t in task["templates"])}
 """
 

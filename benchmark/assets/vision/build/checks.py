@@ -28,7 +28,7 @@ def perceptual_hash(images: np.ndarray) -> np.ndarray:
 def near_duplicates(arrays: Arrays) -> dict[str, Any]:
     """Validation and test images within `NEAR` of 63 bits of one of train, and how many of them share its label."""
     train = perceptual_hash(arrays["train"][0]).astype(np.float32)
-    found: dict[str, Any] = {"method": f"63-bit DCT hash, at most {NEAR} bits from an image of train"}
+    report: dict[str, Any] = {"method": f"63-bit DCT hash, at most {NEAR} bits from an image of train"}
     for split in arrays:
         if split == "train":
             continue
@@ -37,8 +37,8 @@ def near_duplicates(arrays: Arrays) -> dict[str, Any]:
         nearest = distance.argmin(axis=1)
         near = distance.min(axis=1) <= NEAR
         same = arrays[split][1] == arrays["train"][1][nearest]
-        found[split] = {"n": int(near.sum()), "same_label": int((near & same).sum())}
-    return found
+        report[split] = {"n": int(near.sum()), "same_label": int((near & same).sum())}
+    return report
 
 
 def scores(arrays: Arrays) -> dict[str, float]:

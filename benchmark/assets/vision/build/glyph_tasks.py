@@ -187,14 +187,14 @@ def families(studio: Studio, task: str) -> dict[str, list[str]]:
     out = {}
     for split in SIZES:
         if task == "FontCategory":
-            found = {f for sides in CATEGORIES.values() for f in sides[split != "train"]}
+            families = {f for sides in CATEGORIES.values() for f in sides[split != "train"]}
         elif task == "ScriptID":
-            found = {f for letters in SCRIPTS.values() for f in _script_families(studio, letters, split)}
+            families = {f for letters in SCRIPTS.values() for f in _script_families(studio, letters, split)}
         elif task == "FontWeight":
-            found = set(_weight_families(studio, split))
+            families = set(_weight_families(studio, split))
         else:
-            found = {f for c in CHARACTERS[task] for f in studio.roles(c, split)}
-        out[split] = sorted(found)
+            families = {f for c in CHARACTERS[task] for f in studio.roles(c, split)}
+        out[split] = sorted(families)
     return out
 
 

@@ -102,7 +102,7 @@ class Fonts:
     ) -> list[Style]:
         """Upright (and italic) styles of a family at these weights, as far as it has them; at least one."""
         meta = self.meta[family]
-        found = []
+        styles = []
         for file in sorted(meta["files"], key=lambda f: f["path"]):
             italic = file["style"] != "normal"
             if italic and not italics:
@@ -110,7 +110,7 @@ class Fonts:
             path = str(meta["root"] / file["path"])
             if not file["variable"]:
                 if file["weight"] in weights:
-                    found.append(Style(family, tuple(meta["category"]), path, italic, file["weight"], None))
+                    styles.append(Style(family, tuple(meta["category"]), path, italic, file["weight"], None))
                 continue
             axes = variation_axes(path)
             for weight in weights:
@@ -118,10 +118,10 @@ class Fonts:
                     values = tuple(
                         float(weight) if tag == "wght" else float(default) for tag, (_, default, _) in axes.items()
                     )
-                    found.append(Style(family, tuple(meta["category"]), path, italic, weight, values))
-        if not found and weights != (400, 700):
+                    styles.append(Style(family, tuple(meta["category"]), path, italic, weight, values))
+        if not styles and weights != (400, 700):
             return self.styles(family, (400, 700), italics)
-        return found
+        return styles
 
     def mask(self, style: Style, text: str) -> np.ndarray:
         """Coverage of `text`, uint8 [CANVAS / 2, CANVAS / 2], `EM / 2` pixels to the em, the ink's box centred."""

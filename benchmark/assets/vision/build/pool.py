@@ -62,8 +62,8 @@ TEMPLATES = {
 
 def characters(sources: Sources) -> list[str]:
     """Characters of `RANGES` that at least one family of the train role draws and that are no class of a suite."""
-    fonts, taken = studio(sources).fonts, set("".join(CHARACTERS.values()))
-    found = []
+    fonts, used = studio(sources).fonts, set("".join(CHARACTERS.values()))
+    chosen = []
     for first, last in RANGES:
         for point in range(first, last + 1):
             character = chr(point)
@@ -73,11 +73,11 @@ def characters(sources: Sources) -> list[str]:
             if (
                 unicodedata.category(character)[0] in "LNSP"
                 and unicodedata.category(character) != "Sk"
-                and character not in taken
+                and character not in used
             ):
                 if unicodedata.combining(character) == 0 and fonts.families(character, ("train",)):
-                    found.append(character)
-    return found
+                    chosen.append(character)
+    return chosen
 
 
 def outside(others: int, seed: int, sources: Sources) -> tuple[np.ndarray, np.ndarray, list[str], list[str]]:
@@ -155,18 +155,18 @@ def pool_arrays(
     source: list[str] = []
     if others:
         folder = base_pool(out_dir or vision.cache_dir() / "pool", others, seed, sources_dir)
-        known = json.loads((folder / "classes.json").read_text(encoding="utf-8"))
+        content = json.loads((folder / "classes.json").read_text(encoding="utf-8"))
         images.append(np.load(folder / "images.npy"))
         labels.append(np.load(folder / "labels.npy"))
-        names, source = list(known["names"]), list(known["source"])
+        names, source = list(content["names"]), list(content["source"])
     for task in vision.tasks(suite, root):
         split = vision.load_split(task, "train", root)
         for c, words in enumerate(split.classes):
             rows = np.flatnonzero(split.labels == c)
             n = max(1, round(per_class * len(rows))) if 0 < per_class < 1 else int(per_class)
             chosen = np.sort(rng_for("pool", seed, task, c).permutation(rows)[:n])
-            taken = split.images[chosen]
-            images.append(taken if taken.ndim == 4 else np.repeat(taken[..., None], 3, axis=3))
+            pixels = split.images[chosen]
+            images.append(pixels if pixels.ndim == 4 else np.repeat(pixels[..., None], 3, axis=3))
             labels.append(np.full(len(chosen), len(names)))
             names.append(words)
             source.append(task)

@@ -230,8 +230,8 @@ def photo_patches(sources: Sources) -> Arrays:
         for split, blocks in parts.items():
             rng = rng_for("PhotoPatch", split, file)
             wanted = quotas(SIZES[split], len(PHOTOS))[label]
-            made = tries = 0
-            while made < wanted:
+            count = tries = 0
+            while count < wanted:
                 tries += 1
                 block = int(blocks[rng.integers(len(blocks))])
                 side = int(rng.integers(60, min(height, width, 112) + 1))
@@ -245,7 +245,7 @@ def photo_patches(sources: Sources) -> Arrays:
                 seen.add(view.tobytes())
                 out[split][0].append(view)
                 out[split][1].append(label)
-                made += 1
+                count += 1
     return {s: shuffled(np.stack(x), np.array(y), "PhotoPatch", s) for s, (x, y) in out.items()}
 
 

@@ -65,17 +65,17 @@ def build(
     """
     out, sources = Path(out), Sources(sources_dir or default_sources())
     path = out / "manifest.json"
-    known = json.loads(path.read_text(encoding="utf-8"))["tasks"] if path.is_file() else {}
+    tasks = json.loads(path.read_text(encoding="utf-8"))["tasks"] if path.is_file() else {}
     for name in names_of(suite_or_tasks):
         say(f"building {name}")
         chosen = recipe(name)
         arrays = chosen.make(sources)
         check_splits(name, arrays)
         files = {s: write_parquet(out / name / f"{s}.parquet", *a, chosen.classes) for s, a in arrays.items()}
-        known[name] = describe(chosen, arrays, files)
+        tasks[name] = describe(chosen, arrays, files)
         if chosen.families:
-            known[name]["families"] = chosen.families(sources)
-        write_manifest(path, known)
+            tasks[name]["families"] = chosen.families(sources)
+        write_manifest(path, tasks)
     return json.loads(path.read_text(encoding="utf-8"))
 
 
@@ -87,17 +87,18 @@ def check(
 ) -> list[str]:
     """Rebuilds in memory and compares with the manifest under `committed`; returns the differences, one line each."""
     sources, wrong = Sources(sources_dir or default_sources()), []
-    made = vision.manifest(committed)["versions"]
+    committed_versions = vision.manifest(committed)["versions"]
     for name in names_of(suite_or_tasks):
         about = vision.info(name, committed)
         for split, (images, labels) in recipe(name).make(sources).items():
-            found, expected = vision.arrays_sha256(images, labels), about.arrays_sha256[split]
-            if found != expected:
-                wrong.append(f"{name}/{split}: rebuilt arrays have sha256 {found}, the manifest says {expected}")
+            digest, expected = vision.arrays_sha256(images, labels), about.arrays_sha256[split]
+            if digest != expected:
+                wrong.append(f"{name}/{split}: rebuilt arrays have sha256 {digest}, the manifest says {expected}")
         say(f"{name}: {'differs' if any(w.startswith(name + '/') for w in wrong) else 'the same, bit for bit'}")
-    if wrong and made != versions():
+    if wrong and committed_versions != versions():
         wrong.append(
-            f"the committed arrays were made with {made}, this is {versions()}; install those versions to compare"
+            f"the committed arrays were made with {committed_versions}, this is {versions()}; "
+            "install those versions to compare"
         )
     return wrong
 
@@ -140,10 +141,10 @@ def describe(chosen: Recipe, arrays: Arrays, files: dict[str, tuple[int, str]]) 
     }
 
 
-def write_manifest(path: Path, known: dict[str, Any]) -> None:
+def write_manifest(path: Path, tasks: dict[str, Any]) -> None:
     text = (
         json.dumps(
-            {"version": 1, "versions": versions(), "tasks": {n: known[n] for n in ORDER if n in known}},
+            {"version": 1, "versions": versions(), "tasks": {n: tasks[n] for n in ORDER if n in tasks}},
             indent=1,
             ensure_ascii=False,
         )
@@ -208,26 +209,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--cards", action="store_true", help="build nothing; write README.md and the contact sheets anew"
     )
-    given = parser.parse_args(argv)
+    args = parser.parse_args(argv)
     from benchmark.assets.packages import SourceError
 
     try:
-        chosen = names_of(given.tasks or given.suite)
-        outside = [name for name in chosen if name not in names_of(given.suite)]
+        chosen = names_of(args.tasks or args.suite)
+        outside = [name for name in chosen if name not in names_of(args.suite)]
         if outside:
             raise vision.DataError(
-                f"{', '.join(outside)} not in {given.suite}; its tasks: {', '.join(names_of(given.suite))}"
+                f"{', '.join(outside)} not in {args.suite}; its tasks: {', '.join(names_of(args.suite))}"
             )
-        if given.check:
-            wrong = check(chosen, given.out, given.sources)
+        if args.check:
+            wrong = check(chosen, args.out, args.sources)
             for line in wrong:
                 print(line, file=sys.stderr)
             return 1 if wrong else 0
-        if not given.cards:
-            build(chosen, given.out, given.sources)
+        if not args.cards:
+            build(chosen, args.out, args.sources)
         from benchmark.assets.vision.build.cards import write_cards
 
-        write_cards(given.out)
+        write_cards(args.out)
     except (vision.DataError, SourceError) as error:
         print(error, file=sys.stderr)
         return 2
