@@ -289,7 +289,7 @@ def get(name: str) -> Method:
 
 
 def merge_with(name: str, experts: Any, stream: Any, keywords: Mapping[str, Any]) -> Any:
-    """Merge with the method ``name``, which gets those of the keywords ``given`` that it has."""
+    """Merge with the method ``name``, which gets those of the ``keywords`` that it has."""
     chosen = get(name)
     return chosen(experts, stream, **{key: value for key, value in keywords.items() if key in chosen.parameters})
 

@@ -202,7 +202,7 @@ def part_of_train(total: int, split: str) -> np.ndarray:
 
 
 def compare_count(about: SetInfo, count: int) -> tuple[str, str]:
-    """``("ok" | "warning" | "error", message)`` for a test split of ``found`` images."""
+    """``("ok" | "warning" | "error", message)`` for a test split of ``count`` images."""
     expected = about.test
     if count == expected.n:
         return "ok", f"{count:,} test images"

@@ -26,7 +26,7 @@ class Attribute(NamedTuple):
 class Keyword(NamedTuple):
     """A keyword of a call, or `**` (name None); `callee` is None where only a run knows what is called.
 
-    `made`: it is the class of a class method, or a subclass.
+    `by_class`: it is the class of a class method, or a subclass.
     """
 
     name: str | None
