@@ -150,7 +150,7 @@ def normalise(value: Any, default: Any) -> Any:
 
 
 def resolve_parameters(method: str, keywords: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """All parameters of a run: `defaults` (without seed) with `keywords` over them, each normalised to its default's type.
+    """All parameters of a run: `defaults` (without seed) with `keywords` over them, each of its default's type.
 
     Raises UserError for a keyword the method does not have (nearest ones named) or a value of the wrong kind.
     """
