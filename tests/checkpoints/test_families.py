@@ -89,15 +89,15 @@ def test_a_large_file_is_not_read_again_by_a_later_process_until_it_changes(fami
     monkeypatch.setenv("SYMERGE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(families, "LARGE", 1)
     monkeypatch.setattr(facts, "TICK", -60.0)
-    monkeypatch.setattr(facts, "_KNOWN", {})
+    monkeypatch.setattr(facts, "_FACTS", {})
     path, reads = family / "base.safetensors", []
     digest = facts.hashlib.file_digest
     monkeypatch.setattr(facts.hashlib, "file_digest", lambda *a: reads.append(1) or digest(*a))
     first = load_family(family, "ViT-mini", TASKS).hashes
     assert len(reads) == len(FILES)
-    monkeypatch.setattr(facts, "_KNOWN", {})  # a new process
+    monkeypatch.setattr(facts, "_FACTS", {})  # a new process
     assert load_family(family, "ViT-mini", TASKS).hashes == first and len(reads) == len(FILES)
-    monkeypatch.setattr(facts, "_KNOWN", {})
+    monkeypatch.setattr(facts, "_FACTS", {})
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
