@@ -92,9 +92,7 @@ def agreement(
             rng.multinomial(len(names), np.full(len(names), 1 / len(names)), draws),
         ]
     )
-    scores = np.stack(
-        [_resampled(np.asarray(measured[name], dtype=float), draws, rng) for name in names] or [[]], axis=1
-    )
+    scores = np.stack([_resampled(np.asarray(measured[name], dtype=float), draws, rng) for name in names], axis=1)
     decision, tau = _concordance(pairs, names, scores, counts, gap)
     widest = max(tables, key=lambda table: sum(name in table for name in names), default={})
     ranked = [index for index, name in enumerate(names) if name in widest]
@@ -114,7 +112,8 @@ def _concordance(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Decision accuracy and tau-b of each row of `scores` and `counts` `[draws, methods]`; nan where there are none."""
     place = {name: index for index, name in enumerate(names)}
-    first, second = (np.array([place[pair[end]] for pair in pairs], dtype=int) for end in (0, 1))
+    first = np.array([place[pair.first] for pair in pairs], dtype=np.intp)
+    second = np.array([place[pair.second] for pair in pairs], dtype=np.intp)
     predicted = np.array([pair.predicted for pair in pairs])
     differences = scores[:, first] - scores[:, second]
     weights = (counts[:, first] * counts[:, second]).astype(float)
