@@ -9,6 +9,7 @@ import numpy as np
 from benchmark.board import rows
 from benchmark.board.selection import by_time, by_trust, complete, current, label
 from benchmark.common.errors import UserError, unknown
+from benchmark.common.tables import markdown
 from benchmark.records.record import SOURCES, Record
 from benchmark.records.spec import REFERENCE_ROWS
 from benchmark.scores import metrics, relative
@@ -59,16 +60,15 @@ def compare(
         f"{whole.value:+.2f} [{whole.low:+.2f}, {whole.high:+.2f}]: {verdict}. "
         f"By task: {wins} wins, {len(tasks) - wins - losses} ties, {losses} losses.",
         "",
-        "| task | difference | 95 % | |",
-        "|---|---:|---:|---|",
     ]
+    lines_of_tasks = []
     for task, gap in each.items():
         metric = metrics.METRICS.get(one.tasks[task].metric)
         digits = metric.digits if metric else 1
         name = task if averaged and metric and metric.name == "accuracy" else f"{task} ({one.tasks[task].metric})"
         low, high = (f"{value:+.{digits}f}" for value in (gap.low, gap.high))
-        lines.append(f"| {name} | {gap.value:+.{digits}f} | {low} to {high} | {words[task]} |")
-    return "\n".join(lines)
+        lines_of_tasks.append([name, f"{gap.value:+.{digits}f}", f"{low} to {high}", words[task]])
+    return "\n".join([*lines, *markdown(["task", "difference", "95 %", ""], lines_of_tasks, "<>><")])
 
 
 def _runs(

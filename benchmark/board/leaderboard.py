@@ -15,6 +15,7 @@ from benchmark.board.columns import MEANING, Column
 from benchmark.board.rows import Board
 from benchmark.board.rows import boards as boards
 from benchmark.common.files import write_atomic
+from benchmark.common.tables import padded
 from benchmark.records.record import Record
 from benchmark.records.store import Store
 from benchmark.scores import metrics
@@ -207,23 +208,15 @@ def _cut(text: str, size: int) -> str:
 
 def _table(frame: pd.DataFrame, shown: Sequence[Column]) -> list[str]:
     """Lines of a Markdown table, padded so that it reads well as text too."""
-    header = [name for name, _, _ in shown]
-    cells = [[cell(row).replace("|", "\\|") for _, _, cell in shown] for _, row in frame.iterrows()]
-    widths = [max([3, len(name), *(len(line[i]) for line in cells)]) for i, name in enumerate(header)]
-    aligned = [(size, align) for size, (_, align, _) in zip(widths, shown, strict=True)]
-    rule = ["-" * (size - 1) + (":" if align == ">" else "-") for size, align in aligned]
-    return [
-        f"| {' | '.join(f'{text:{align}{size}}' for text, (size, align) in zip(line, aligned, strict=True))} |"
-        for line in [header, rule, *cells]
-    ]
+    rows = [[cell(row) for _, _, cell in shown] for _, row in frame.iterrows()]
+    return padded([name for name, _, _ in shown], rows, "".join(align for _, align, _ in shown))
 
 
 def markdown_table(frame: pd.DataFrame) -> list[str]:
     """Lines of a Markdown table of the frame's own columns, numbers to the right, padded so that it reads as text."""
-    number = {name: pd.api.types.is_numeric_dtype(frame[name]) for name in frame.columns}
-    return _table(
-        frame, [Column(name, ">" if number[name] else "<", lambda row, name=name: str(row[name])) for name in frame]
-    )
+    alignment = "".join(">" if pd.api.types.is_numeric_dtype(frame[name]) else "<" for name in frame.columns)
+    rows = [[str(row[name]) for name in frame.columns] for _, row in frame.iterrows()]
+    return padded(list(frame.columns), rows, alignment)
 
 
 def _title(board: Board) -> str:

@@ -12,6 +12,7 @@ import pandas as pd
 
 from benchmark.common.errors import UserError, shown
 from benchmark.common.files import write_atomic
+from benchmark.common.tables import padded
 from benchmark.records import access as accesses
 from benchmark.records.record import Record, commits_text
 from benchmark.studies.settings import Ablation
@@ -60,11 +61,7 @@ class About:
 
 def table(header: Sequence[str], lines: Iterable[Sequence[str]], left: int = 1) -> list[str]:
     """Lines of a Markdown table, padded; the first ``left`` columns are text, the others numbers."""
-    cells = [list(header), *([cell.replace("|", "\\|") for cell in line] for line in lines)]
-    widths = [max(3, *(len(line[i]) for line in cells)) for i in range(len(header))]
-    rule = ["-" * width if i < left else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
-    ready = [[f"{c:{'<' if i < left else '>'}{widths[i]}}" for i, c in enumerate(line)] for line in cells]
-    return [f"| {' | '.join(line)} |" for line in [ready[0], rule, *ready[1:]]]
+    return padded(header, lines, "<" * left + ">" * (len(header) - left))
 
 
 def number(value: float, digits: int = 1, sign: bool = False) -> str:
