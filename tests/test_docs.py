@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from benchmark import suites
-from benchmark.cli import options as arguments
+from benchmark.cli import main as arguments
 from benchmark.records import record
 from benchmark.scores import metrics, published
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import methods
 from benchmark.budget.shapes import Shapes
+from benchmark.records.precision import Precision
 from methods.core.access import Access
 from methods.core.footprint import COUNTS, Footprint, Pair
 
@@ -38,11 +39,12 @@ class Setting:
     """Of one cached image."""
     eval_batch: int
     cuda: bool = False
-    dtype_bytes: int = 4
-    autocast: bool = False
-    vector_bytes: int = 4
-    """Of one entry of a task vector that adaptation holds."""
+    precision: Precision = Precision()
     keep_merged: bool = True
+
+    def at(self, precision: Precision) -> Setting:
+        """The same for a run in another precision."""
+        return replace(self, precision=precision)
 
 
 @dataclass(frozen=True)
@@ -116,14 +118,15 @@ def phases(name: str, parameters: Mapping[str, Any], s: Setting) -> dict[str, fl
 
 def _phases(part: Part, s: Setting) -> Iterator[tuple[str, float]]:
     shape, k, m, of = s.shapes, s.tasks, float(s.shapes.bytes), part.footprint
-    half = 0.6 if s.autocast else 1.0
+    half = 0.6 if s.precision.mixed else 1.0
     training = half * shape.training * part.batch
     linear = sum(width * width for _, width in shape.linear)
     result, tensor = _times(of.keeps, k) * m, 4.0 * (k + 3) * shape.largest
     vectors = 0.0
     if of.vectors:
         # In another dtype than float32 one tensor's are read as float32 at a time.
-        vectors = m + k * (m if s.vector_bytes == 4 else m * s.vector_bytes / 4 + 4.0 * shape.largest)
+        size = s.precision.vector_bytes
+        vectors = m + k * (m if size == 4 else m * size / 4 + 4.0 * shape.largest)
     if result:
         yield "merging", result + tensor
     if any(of.holds):
@@ -148,7 +151,7 @@ def _phases(part: Part, s: Setting) -> Iterator[tuple[str, float]]:
     if part.adapts and of.teacher:
         together = min(OUTPUTS, max(1, part.steps or 0) * part.batch * part.batches)
         yield "experts' predictions", result + vectors + m + half * shape.forward * together
-    width = s.dtype_bytes / 4
+    width = s.precision.weight_bytes / 4
     yield "evaluation", _times(of.serves, k) * m * width + half * width * shape.forward * s.eval_batch
 
 
@@ -281,12 +284,13 @@ def _settings(name: str, parameters: Mapping[str, Any], s: Setting) -> Iterator[
     for size in (64, 16, 4):
         if size < s.eval_batch:
             yield f"--batch-size {size}", plain, replace(s, eval_batch=size)
-    if not s.autocast:
-        yield "--autocast bfloat16", plain, replace(s, autocast=True, eval_batch=min(s.eval_batch, 64))
-    if s.vector_bytes == 4 and methods.describe(name).holds_vectors(parameters):
-        small = replace(s, autocast=True, eval_batch=min(s.eval_batch, 64), vector_bytes=2)
-        yield "--vectors bfloat16", plain, replace(small, autocast=s.autocast)
-        yield "--vectors bfloat16 --autocast bfloat16", plain, small
+    mixed = replace(s.precision, autocast="bfloat16")
+    if not s.precision.mixed:
+        yield "--autocast bfloat16", plain, replace(s, precision=mixed, eval_batch=min(s.eval_batch, 64))
+    if s.precision.vector_bytes == 4 and methods.describe(name).holds_vectors(parameters):
+        small = replace(s, eval_batch=min(s.eval_batch, 64))
+        yield "--vectors bfloat16", plain, small.at(replace(s.precision, vectors="bfloat16"))
+        yield "--vectors bfloat16 --autocast bfloat16", plain, small.at(replace(mixed, vectors="bfloat16"))
     key = str(methods.describe(name).footprint.batch)
     batch = int(parameters.get(key) or 0)
     while batch > 4:

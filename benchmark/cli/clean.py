@@ -18,6 +18,8 @@ from benchmark import suites
 from benchmark.board.selection import label, left_out
 from benchmark.cli import board as boards
 from benchmark.common.errors import UserError, shown, unknown
+from benchmark.common.paths import resolved
+from benchmark.common.project import LOCAL, REFERENCE, RESULTS
 from benchmark.records.record import Record
 from benchmark.records.spec import checked_parameters, present_version
 from benchmark.records.store import Store
@@ -69,13 +71,34 @@ def _stale(record: Record) -> str:
     return ""
 
 
+def options(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's options."""
+    parser.add_argument(
+        "kinds",
+        nargs="*",
+        metavar="failed|superseded|stale",
+        type=_kind,
+        help="default: failed (and not put right since) and superseded (no board shows them). stale: of code or a "
+        "suite that has changed; a board may show them, so they go only where named",
+    )
+    parser.add_argument("--results", type=resolved, metavar="DIR", help="default results/local")
+    parser.add_argument("--suite", nargs="+", metavar="NAME", help="only these suites' runs; default: all")
+    parser.add_argument("--yes", action="store_true", help="remove without asking")
+
+
+def _kind(text: str) -> str:
+    if text not in KINDS:
+        raise argparse.ArgumentTypeError(f"{text!r}; allowed: {', '.join(KINDS)}")
+    return text
+
+
 def command(arguments: argparse.Namespace) -> int:
     """``clean``: say what would go, ask, remove it, and write the boards again. Returns 0, or 1 where a run stayed.
 
     Raises:
         UserError: there is no such folder, it cannot be written, or nobody is there to ask and ``--yes`` is not said.
     """
-    folder = arguments.results or boards.LOCAL
+    folder = arguments.results or LOCAL
     if not folder.is_dir() and arguments.results:
         raise UserError(f"no records under {shown(folder)}", "Name a results folder: --results DIR")
     store = Store(folder)
@@ -134,7 +157,7 @@ def _agreed(question: str) -> bool:
 
 def _write_boards(store: Store, before: Iterable[Record]) -> None:
     """The boards of what is left; those of places without any run go."""
-    out = boards.RESULTS if store.root.resolve() == boards.REFERENCE else store.root
+    out = RESULTS if store.root.resolve() == REFERENCE else store.root
     left = {_board(record) for record in store.all()}
     for name in {_board(record) for record in before} - left:
         for suffix in (".md", ".csv"):

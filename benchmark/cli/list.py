@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
 import re
 import textwrap
@@ -12,6 +13,18 @@ from benchmark import suites
 from benchmark.records.spec import format_value, variant_label
 
 _WIDTH = 100
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's options."""
+    parser.add_argument(
+        "what", nargs="?", metavar="suites|methods|NAME", help="NAME: a method; default: all suites and methods"
+    )
+
+
+def command(arguments: argparse.Namespace) -> None:
+    """``list``: print what there is."""
+    show(arguments.what)
 
 
 def show(what: str | None) -> None:

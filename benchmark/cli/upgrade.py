@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 
 from benchmark import suites
-from benchmark.cli.board import LOCAL, REFERENCE, RESULTS
+from benchmark.cli.options import add_results, folders
 from benchmark.common.errors import UserError, shown
 from benchmark.records.record import Record
 from benchmark.records.spec import RunSpec
@@ -41,16 +41,19 @@ class Upgrade:
     left: dict[Path, str] = field(default_factory=dict)
 
 
-def main(arguments: argparse.Namespace) -> int:
+def options(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's options."""
+    add_results(parser, "the project's own records")
+
+
+def command(arguments: argparse.Namespace) -> int:
     """Upgrade the records of a results folder. Returns 0. Raises UserError where there are none."""
-    if arguments.results and arguments.reference:
-        raise UserError("--reference and --results exclude each other", "Leave one of them out.")
-    results = arguments.results or LOCAL
-    folders = [REFERENCE, RESULTS / "studies" / "records"] if arguments.reference else stores(results)
-    if not folders:
+    results, out = folders(arguments.results, arguments.reference)
+    chosen = [results, out / "studies" / "records"] if arguments.reference else stores(results)
+    if not chosen:
         raise UserError(f"no records under {shown(results)}", "Name a results folder: --results DIR")
-    done = upgrade(folders, of_this_checkout)
-    print(f"{len(done.ids)} records of earlier versions upgraded in {', '.join(map(shown, folders))}")
+    done = upgrade(chosen, of_this_checkout)
+    print(f"{len(done.ids)} records of earlier versions upgraded in {', '.join(map(shown, chosen))}")
     for path, why in done.left.items():
         print(f"left as it is: {shown(path)}: {why}")
     return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import difflib
 import functools
 import hashlib
 import json
@@ -15,8 +14,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 import methods
-from benchmark.common.errors import UserError, unknown
+from benchmark.common.errors import UserError, nearest, unknown
 from benchmark.records.method_version import method_version as method_version
+from benchmark.records.precision import Precision
 
 #: Rows that every board shows and does not rank: the lower and the upper reference.
 REFERENCE_ROWS = ("pretrained", "individual")
@@ -59,6 +59,11 @@ class RunSpec(BaseModel):
     @classmethod
     def _json_values(cls, value: dict[str, Any]) -> dict[str, Any]:
         return json.loads(canonical_json(value))
+
+    @property
+    def precision(self) -> Precision:
+        """Its three dtypes as one value."""
+        return Precision(self.dtype, self.autocast, self.vectors)
 
     @property
     def run_id(self) -> str:
@@ -202,7 +207,7 @@ def check_value(about: methods.Method, key: str, value: Any, usual: Any) -> None
     if about.takes_method(key) and isinstance(value, str) and value != about.name:
         methods.describe(value)
     allowed = about.allowed_text(key) or ("a number, or val" if key in about.grids else "a number")
-    near = difflib.get_close_matches(str(value), [str(each) for each in about.choices(key)], n=1)
+    near = nearest(str(value), map(str, about.choices(key)), count=1)
     raise UserError(
         f"{about.name}: {key}={format_value(value)} is not allowed; allowed: {allowed}",
         f"Write e.g. --methods {about.name}:{key}={near[0] if near else format_value(usual)}",
