@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import methods
+from benchmark.common.canonical import canonical_json
 from benchmark.common.errors import UserError
 from benchmark.records.record import SOURCES, Record
-from benchmark.records.spec import RunSpec, canonical_json, checked_parameters, other_data, variant_label
+from benchmark.records.spec import RunSpec, checked_parameters, other_data, variant_label
 
 
 class LeftOut(NamedTuple):

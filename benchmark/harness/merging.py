@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from benchmark.common.files import replace_file
+from benchmark.common.seeds import derive_seed
 from benchmark.harness import adapted, recording, tuning
 from benchmark.harness.evaluate import autocast
 from benchmark.harness.guard import apart
@@ -16,7 +17,6 @@ from benchmark.harness.job import Job
 from benchmark.harness.measure import Measure
 from benchmark.harness.setup import MERGED, Setup
 from benchmark.records.record import Cost, Record
-from benchmark.records.spec import derive_seed
 from benchmark.suites.bench import Bench, resolve_dtype
 from methods.api import Experts, Merged, MergingError, Stream
 from methods.tools.coefficients import vectors_in

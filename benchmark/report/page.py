@@ -18,9 +18,9 @@ from benchmark import suites
 from benchmark.board import columns
 from benchmark.board.columns import MEANING
 from benchmark.board.rows import Board
+from benchmark.common.canonical import canonical_json
 from benchmark.common.files import write_atomic
 from benchmark.records import access as accesses
-from benchmark.records.spec import canonical_json
 from benchmark.records.store import RECORD, safe_name
 from benchmark.scores import metrics, published
 

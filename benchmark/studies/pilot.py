@@ -16,10 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from benchmark.common.seeds import derive_seed
 from benchmark.harness.job import Job, Options
 from benchmark.harness.runner import execute, plan
 from benchmark.records.record import Record
-from benchmark.records.spec import REFERENCE_ROWS, derive_seed
+from benchmark.records.spec import REFERENCE_ROWS
 from benchmark.records.store import Store
 from benchmark.studies.adaptation import adapt_layer, budget
 from benchmark.studies.derived import SELF_ADAPTED, Kind, Make, derive, without_merges

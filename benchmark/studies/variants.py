@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from benchmark.common.errors import UserError, unknown
-from benchmark.records.spec import derive_seed
+from benchmark.common.seeds import derive_seed
 from benchmark.studies.settings import Setting, subset_label
 from benchmark.suites.bench import Bench, Meter
 from methods.api import Experts, Merged, Source

@@ -13,10 +13,11 @@ import numpy as np
 
 import methods
 from benchmark import suites
+from benchmark.common.canonical import canonical_json
 from benchmark.common.errors import UserError
 from benchmark.records import access as accesses
 from benchmark.records.record import CorrectBits, Record, TaskResult, Values
-from benchmark.records.spec import REFERENCE_ROWS, canonical_json, other_data
+from benchmark.records.spec import REFERENCE_ROWS, other_data
 from benchmark.scores import metrics
 
 #: Recomputed and stated values may differ by float32 rounding, relative to the larger of them and 1.
