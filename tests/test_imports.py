@@ -197,7 +197,7 @@ OWN_PARSERS = [name for name in MODULES if house.room(name) not in ("cli", "meth
 
 
 def takes_arguments(function):
-    """The parameters of a function that are the command line's arguments, by type, or by name where options are read."""
+    """A function's parameters that are the command's arguments, by type, or by name where options are read of them."""
     places = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
     types = {each.arg: ast.unparse(each.annotation) if each.annotation else "Any" for each in places}
     read = {ast.unparse(node.value) for node in ast.walk(function) if isinstance(node, ast.Attribute)}
