@@ -28,15 +28,15 @@ OVERVIEW = [
 
 def load(results: str | Path, reference: str | Path | None = None) -> list[Board]:
     """The boards of a results folder, with the reference records of another beside them."""
-    known = Store(reference, read_only=True).all() if reference is not None else []
-    return boards(Store(results).all(), known)
+    references = Store(reference, read_only=True).all() if reference is not None else []
+    return boards(Store(results).all(), references)
 
 
 def publish(records: Iterable[Record], reference: Iterable[Record], root: str | Path) -> list[Board]:
     """Make the boards and write them below `root`; returns them."""
-    made = boards(records, reference)
-    write(made, root)
-    return made
+    every = boards(records, reference)
+    write(every, root)
+    return every
 
 
 def write(found: Sequence[Board], root: str | Path) -> list[Path]:
@@ -141,8 +141,8 @@ def _differences(board: Board) -> list[str]:
 
 def _published(board: Board) -> list[str]:
     """What papers print for the same methods, where they do."""
-    found = board.rows[board.rows["published"].notna()]
-    if not len(found):
+    papers = board.rows[board.rows["published"].notna()]
+    if not len(papers):
         return []
     return [
         "## Published beside measured",
@@ -150,19 +150,19 @@ def _published(board: Board) -> list[str]:
         f"Only numbers on the same suite, backbone and checkpoint family (`{board.family}`). All of them, with the "
         "traps in comparing them, are in `results/published.md`.",
         "",
-        *_table(found, columns.PUBLISHED),
+        *_table(papers, columns.PUBLISHED),
         "",
     ]
 
 
 def _metrics(board: Board) -> list[str]:
     """A line for each metric of the board."""
-    known = [metrics.METRICS[name] for name in dict.fromkeys(board.metrics.values()) if name in metrics.METRICS]
+    entries = [metrics.METRICS[name] for name in dict.fromkeys(board.metrics.values()) if name in metrics.METRICS]
     units = {"%": "percent", "": "in the unit of the target", "°": "in degrees"}
     return [
         f"- `{metric.name}`: {metric.title}, {units[metric.unit]}, "
         f"{'higher' if metric.higher_is_better else 'lower'} is better."
-        for metric in known
+        for metric in entries
     ]
 
 

@@ -84,19 +84,19 @@ def boards(records: Iterable[Record], reference: Iterable[Record] = ()) -> list[
     groups: dict[tuple[str, str, str], list[Record]] = defaultdict(list)
     for record in records:
         groups[record.spec.suite, record.spec.backbone, record.spec.family].append(record)
-    known: dict[tuple[str, str, str], list[Record]] = defaultdict(list)
+    references: dict[tuple[str, str, str], list[Record]] = defaultdict(list)
     for record in reference:
-        known[record.spec.suite, record.spec.backbone, record.spec.family].append(record)
-    return [_board(groups[name], known[name]) for name in sorted(groups)]
+        references[record.spec.suite, record.spec.backbone, record.spec.family].append(record)
+    return [_board(groups[name], references[name]) for name in sorted(groups)]
 
 
 def _board(records: list[Record], reference: list[Record]) -> Board:
     chosen = current(records)
-    kept, notes = chosen.records, _notes(chosen)
-    first = (kept or records)[0]
-    reference = [r for r in reference if not any(other_data(r.spec.data, each.spec.data) for each in kept)]
+    shown, notes = chosen.records, _notes(chosen)
+    first = (shown or records)[0]
+    reference = [r for r in reference if not any(other_data(r.spec.data, each.spec.data) for each in shown)]
     same = [record for record in reference if generation(record) == generation(first)]
-    finished = [record for record in kept if complete(record)]
+    finished = [record for record in shown if complete(record)]
     apart = _of_other_samples(finished)
     finished = [record for record in finished if record.run_id not in apart]
     size = {task: result.n for record in finished[:1] for task, result in record.tasks.items()}
@@ -111,9 +111,9 @@ def _board(records: list[Record], reference: list[Record]) -> Board:
     measured = {task: finished[0].tasks[task].metric for task in tasks} if finished else {}
     table = Table(tasks, expert, averaged(first.spec.suite, finished), shared(first.spec.suite))
     version = first.spec.suite_version
-    known = table.reference_values(record for record in reference if record.spec.suite_version == version)
+    values = table.reference_values(record for record in reference if record.spec.suite_version == version)
     groups = grouped(finished)
-    rows = [table.row(key, group, known) for key, group in groups.items()]
+    rows = [table.row(key, group, values) for key, group in groups.items()]
     rows, friedman = table.ranked(rows, list(groups.values()))
     if not table.averaged and expert is None and rows:
         notes.append(f"Nothing is ranked: {REFERENCE_ROWS[-1]}, which scores are normalised by, has no complete run.")
@@ -122,8 +122,8 @@ def _board(records: list[Record], reference: list[Record]) -> Board:
         _beside(rows, first.spec)
     frame = pd.DataFrame(rows, columns=[*FIRST, *tasks, *LAST])
     frame = frame.astype({"rank": "Int64", "rank_low": "Int64", "rank_high": "Int64"})
-    left_out = [_incomplete(record) for record in kept if not complete(record)]
-    left_out += [{**_incomplete(record), "reason": apart[record.run_id]} for record in kept if record.run_id in apart]
+    left_out = [_incomplete(record) for record in shown if not complete(record)]
+    left_out += [{**_incomplete(record), "reason": apart[record.run_id]} for record in shown if record.run_id in apart]
     left_out += [{**_incomplete(r), "reason": f"made on other data: {said}"} for r, said in chosen.of_other_data]
     missing = pd.DataFrame(left_out, columns=INCOMPLETE)
     return Board(
@@ -138,7 +138,7 @@ def _board(records: list[Record], reference: list[Record]) -> Board:
         averaged=table.averaged,
         friedman=friedman,
         n_test={task: finished[0].tasks[task].n for task in tasks} if finished else {},
-        commands=unique(" ".join(record.provenance.argv) for record in by_time(kept)),
+        commands=unique(" ".join(record.provenance.argv) for record in by_time(shown)),
         commits=unique(commit(record) for record in by_time(finished)),
         notes=notes,
         validity=validity(finished),
@@ -162,9 +162,9 @@ def _notes(chosen: Current) -> list[str]:
 
 def _beside(rows: list[dict[str, Any]], spec: RunSpec) -> None:
     """Add what papers print for the same suite, backbone and checkpoint family, and the gap to it."""
-    found = published.beside(spec.suite, spec.backbone, spec.family, [row["method"] for row in rows])
+    papers = published.beside(spec.suite, spec.backbone, spec.family, [row["method"] for row in rows])
     for row in rows:
-        if beside := found.get(row["method"]):
+        if beside := papers.get(row["method"]):
             row.update(beside, published_gap=row["mean"] - beside["published"])
 
 
@@ -187,14 +187,14 @@ def shared(suite: str) -> bool:
 
 def _of_other_samples(records: Sequence[Record]) -> dict[str, str]:
     """Runs that were not tested on as many samples as most, and what is odd about them: nothing can be paired."""
-    found: dict[str, str] = {}
+    oddities: dict[str, str] = {}
     records = sorted(records, key=lambda record: record.spec.method not in REFERENCE_ROWS)  # of equal counts, theirs
     for task in records[0].suite_tasks if records else []:
         size = Counter(record.tasks[task].n for record in records).most_common(1)[0][0]
         for record in records:
             if (n := record.tasks[task].n) != size:
-                found.setdefault(record.run_id, f"{task} was tested on {n} samples, in other runs on {size}")
-    return found
+                oddities.setdefault(record.run_id, f"{task} was tested on {n} samples, in other runs on {size}")
+    return oddities
 
 
 def _incomplete(record: Record) -> dict[str, Any]:

@@ -56,7 +56,9 @@ class Table:
     averaged: bool
     shared: bool
 
-    def row(self, place: Key, records: Sequence[Record], known: dict[Key, dict[int | None, float]]) -> dict[str, Any]:
+    def row(
+        self, place: Key, records: Sequence[Record], references: dict[Key, dict[int | None, float]]
+    ) -> dict[str, Any]:
         """One method's row, without its rank."""
         first, tasks = records[0], self.tasks
         values = {task: _score([record.tasks[task] for record in records]) for task in tasks}
@@ -75,7 +77,7 @@ class Table:
             worst, worst_value = stats.worst_task(shares)
         low, high = self._interval(records) if self.averaged else (np.nan, np.nan)
         own = {record.spec.seed for record in records}
-        beside = [value for seed, value in known.get(place, {}).items() if seed in own]
+        beside = [value for seed, value in references.get(place, {}).items() if seed in own]
         return {
             "method": label(first),
             "row": kind(first),

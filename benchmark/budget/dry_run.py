@@ -90,18 +90,18 @@ def show(bench: Any, jobs: Sequence[Job], store: Any, around: Setting | None, ma
     rows = [("run", "method", "seed", "access", "status", "device GiB", "host GiB", "disk GiB", "time")]
     for job, need in zip(jobs, needs, strict=True):
         # Without its checkpoints and data a run has no id.
-        known = bool(job.spec.checkpoints and job.spec.data)
-        record = store.load(job.spec) if known else None
+        has_id = bool(job.spec.checkpoints and job.spec.data)
+        record = store.load(job.spec) if has_id else None
         cells = ("?",) * 4 if need is None else (
             amount(need.device), amount(need.host), amount(need.disk), duration(need.seconds)
         )  # fmt: skip
         rows.append(
             (
-                job.id if known else "-",
+                job.id if has_id else "-",
                 job.variant,
                 "-" if job.spec.seed is None else str(job.spec.seed),
                 job.access.describe(),
-                record.status if record else "to do" if known or not job.spec.checkpoints else "lacks data",
+                record.status if record else "to do" if has_id or not job.spec.checkpoints else "lacks data",
                 *cells,
             )
         )

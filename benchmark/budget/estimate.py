@@ -99,21 +99,21 @@ class Part:
 
 def parts(name: str, parameters: Mapping[str, Any]) -> list[Part]:
     """The work of a run, method by method."""
-    found = []
-    for about, given in methods.describe(name).stack(parameters):
+    works = []
+    for about, keywords in methods.describe(name).stack(parameters):
         footprint = about.footprint
-        steps, batch, batches, examples = (footprint.count(each, given) for each in COUNTS)
-        found.append(Part(footprint, about.handed(given), steps, batch or 0, batches or 1, examples or 0))
-    return found
+        steps, batch, batches, examples = (footprint.count(each, keywords) for each in COUNTS)
+        works.append(Part(footprint, about.handed(keywords), steps, batch or 0, batches or 1, examples or 0))
+    return works
 
 
 def phases(name: str, parameters: Mapping[str, Any], s: Setting) -> dict[str, float]:
     """Bytes that each part of a run holds at its peak, where it computes, beyond the encoder's own weights."""
-    found: dict[str, float] = {}
+    peaks: dict[str, float] = {}
     for part in parts(name, parameters):
         for phase, size in _phases(part, s):
-            found[phase] = max(size, found.get(phase, 0.0))
-    return found
+            peaks[phase] = max(size, peaks.get(phase, 0.0))
+    return peaks
 
 
 def _phases(part: Part, s: Setting) -> Iterator[tuple[str, float]]:
@@ -142,8 +142,8 @@ def _phases(part: Part, s: Setting) -> Iterator[tuple[str, float]]:
         together = max(1, min(OBSERVED, (1 << 25) // shape.parameters))
         yield "squared gradients", (4 + 3 * together) * m + shape.training * together
     if any(of.decompositions):
-        kept = 4.0 * sum(min(pair) * sum(pair) for pair in shape.matrices) if of.factors else 0.0
-        yield "decompositions", result + kept + 16.0 * max((a * b for a, b in shape.matrices), default=0)
+        factors = 4.0 * sum(min(pair) * sum(pair) for pair in shape.matrices) if of.factors else 0.0
+        yield "decompositions", result + factors + 16.0 * max((a * b for a, b in shape.matrices), default=0)
     if part.adapts and not of.frozen:
         triplets = sum(min(pair) * (sum(pair) + pair[0]) for pair in shape.matrices)
         spectra = m + 4.0 * k * triplets if of.spectra else 0.0
@@ -162,11 +162,11 @@ def _times(pair: Pair, tasks: int) -> float:
 def need(name: str, parameters: Mapping[str, Any], s: Setting, machine: Machine | None = None) -> Need:
     """What one run of a method takes, with its seconds if the machine's speed is known."""
     k, m = s.tasks, float(s.shapes.bytes)
-    held = phases(name, parameters, s)
-    phase = max(held, key=held.__getitem__)
-    computing = m + held[phase]
-    kept = [each.footprint for each in parts(name, parameters)]
-    result = max(_times(each.keeps, k) * m + (k * m / 32 if each.masks else 0.0) for each in kept)
+    peaks = phases(name, parameters, s)
+    phase = max(peaks, key=peaks.__getitem__)
+    computing = m + peaks[phase]
+    footprints = [each.footprint for each in parts(name, parameters)]
+    result = max(_times(each.keeps, k) * m + (k * m / 32 if each.masks else 0.0) for each in footprints)
     # Saving copies the result; on the CPU it lies in the same memory as the rest.
     saving = 2 * result
     device, host = (computing + CONTEXT, RUNTIME + 2 * m + saving) if s.cuda else (0.0, computing)
@@ -252,13 +252,13 @@ def _speed(device: Any) -> tuple[float, float]:
     return 0.5 * 2 * 1024**3 / fastest(lambda: a @ a), 2 * 4 * (1 << 24) / fastest(lambda: big.add(1))
 
 
-def lacking(found: Need, machine: Machine) -> dict[str, tuple[float, float]]:
+def lacking(wants: Need, machine: Machine) -> dict[str, tuple[float, float]]:
     """``{resource: (bytes needed, bytes free)}`` of everything that does not fit."""
     pairs = {
-        "device memory": (found.device, machine.device),
-        "host memory": (found.host, machine.host),
-        "disk of the results": (found.disk, machine.disk),
-        "disk of the cache": (found.cache, machine.cache),
+        "device memory": (wants.device, machine.device),
+        "host memory": (wants.host, machine.host),
+        "disk of the results": (wants.disk, machine.disk),
+        "disk of the cache": (wants.cache, machine.cache),
     }
     return {what: pair for what, pair in pairs.items() if pair[0] > pair[1] and pair[0] > 0}
 

@@ -34,7 +34,7 @@ from benchmark.harness.job import Options
 from benchmark.harness.measure import anonymous_bytes
 from benchmark.records.precision import Precision
 from benchmark.records.record import Record
-from benchmark.records.spec import REFERENCE_ROWS, format_value
+from benchmark.records.spec import REFERENCE_ROWS, variant_label
 from benchmark.suites import Suite
 
 FAMILY = "rehearsal"
@@ -71,30 +71,30 @@ def write_family(folder: Path, backbone: str, suite: Suite, dtype: str = "float3
     from benchmark.checkpoints.families import describe_files, save_json, save_state
     from benchmark.domains.vision.backbones import create_encoder, get_backbone
 
-    made = folder / FAMILY / backbone
+    place = folder / FAMILY / backbone
     torch.manual_seed(0)
     base = create_encoder(backbone).state_dict()
     kind = getattr(torch, dtype)
-    save_state(made / "base.safetensors", base, kind)
+    save_state(place / "base.safetensors", base, kind)
     classes = {task: full.info(task).classes for task in suite.tasks}
     for task in suite.tasks:
         # A fine-tuned tensor lies a few per cent of its own size from the base's.
         tuned = {n: t + 0.02 * t.std().nan_to_num() * torch.randn_like(t) for n, t in base.items()}
-        save_state(made / f"{task}.safetensors", tuned, kind)
+        save_state(place / f"{task}.safetensors", tuned, kind)
         weight = 100 * torch.nn.functional.normalize(
             torch.randn(len(classes[task]), get_backbone(backbone).embed_dim), dim=-1
         )
         head = {"weight": weight, "bias": torch.zeros(len(weight))}
-        save_state(made / "heads" / f"{task}.safetensors", head)
+        save_state(place / "heads" / f"{task}.safetensors", head)
     names = ["base", *suite.tasks, *(f"heads/{task}" for task in suite.tasks)]
     save_json(
-        made / "manifest.json",
+        place / "manifest.json",
         {
             "name": FAMILY,
             "backbone": backbone,
             "quick_gelu": get_backbone(backbone).quick_gelu,
             "classes": classes,
-            "files": describe_files(made, [f"{name}.safetensors" for name in names]),
+            "files": describe_files(place, [f"{name}.safetensors" for name in names]),
             "made": "random weights; no result",
         },
     )
@@ -127,15 +127,15 @@ def variants(asked: Sequence[str] | None, suite: Suite) -> list[str]:
     from benchmark.harness.runner import suite_methods
     from benchmark.records.spec import parse_method
 
-    found = []
+    texts = []
     for text in suite_methods(suite, asked or ["all"]):
-        name, given = parse_method(text)
+        name, keywords = parse_method(text)
         about = methods.describe(name)
         steps = about.footprint.steps
-        if about.access_for({**about.parameters, **given}) and steps in about.parameters and steps not in given:
-            given[str(steps)] = 1
-        found.append(":".join([name, *([",".join(f"{k}={format_value(v)}" for k, v in given.items())] * bool(given))]))
-    return [*REFERENCE_ROWS, *found]
+        if about.access_for({**about.parameters, **keywords}) and steps in about.parameters and steps not in keywords:
+            keywords[str(steps)] = 1
+        texts.append(variant_label(name, keywords))
+    return [*REFERENCE_ROWS, *texts]
 
 
 def open_bench(suite: Suite, backbone: str, folder: Path, device: str, dtype: str) -> Any:
@@ -230,9 +230,9 @@ def _watch(process: Any, limit: float | None, memory: int | None) -> tuple[int, 
 
 def anonymous(pid: int) -> int:
     """Anonymous resident memory of a process in bytes; its whole resident memory where the system tells no more."""
-    found = anonymous_bytes(pid)
-    if found is not None:
-        return found
+    size = anonymous_bytes(pid)
+    if size is not None:
+        return size
     with contextlib.suppress(psutil.Error):
         return int(psutil.Process(pid).memory_info().rss)
     return 0

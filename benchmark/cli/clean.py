@@ -39,17 +39,17 @@ class Leftover(NamedTuple):
 
 def leftovers(records: Iterable[Record]) -> list[Leftover]:
     """Those of the records that are failed, superseded or stale, in their order."""
-    given = list(records)
-    gone = {id(each.record): each.why for each in left_out(given)}
-    found = []
-    for record in given:
+    every = list(records)
+    gone = {id(each.record): each.why for each in left_out(every)}
+    rest = []
+    for record in every:
         if id(record) in gone:
-            found.append(Leftover(record, "superseded", gone[id(record)]))
+            rest.append(Leftover(record, "superseded", gone[id(record)]))
         elif record.status == "failed":
-            found.append(Leftover(record, "failed", record.error.line(160) if record.error else ""))
+            rest.append(Leftover(record, "failed", record.error.line(160) if record.error else ""))
         elif why := _stale(record):
-            found.append(Leftover(record, "stale", why))
-    return found
+            rest.append(Leftover(record, "stale", why))
+    return rest
 
 
 def _stale(record: Record) -> str:
@@ -103,16 +103,16 @@ def command(arguments: argparse.Namespace) -> int:
         raise UserError(f"no records under {shown(folder)}", "Name a results folder: --results DIR")
     store = Store(folder)
     records = store.all()
-    known = {record.spec.suite for record in records}
+    names = {record.spec.suite for record in records}
     for name in arguments.suite or []:
-        if name not in known:
-            raise unknown("suite", name, sorted(known), f"{shown(folder)} has no run of it")
+        if name not in names:
+            raise unknown("suite", name, sorted(names), f"{shown(folder)} has no run of it")
     chosen = [r for r in records if not arguments.suite or r.spec.suite in arguments.suite]
-    found = leftovers(chosen)
+    rest = leftovers(chosen)
     kinds = arguments.kinds or USUAL
-    gone = [each for each in found if each.kind in kinds]
+    gone = [each for each in rest if each.kind in kinds]
     for kind in KINDS:
-        _list(store, kind, [each for each in found if each.kind == kind], kind in kinds)
+        _list(store, kind, [each for each in rest if each.kind == kind], kind in kinds)
     if not gone:
         print(f"nothing to remove under {shown(folder)}")
         return 0
@@ -120,20 +120,20 @@ def command(arguments: argparse.Namespace) -> int:
     if not arguments.yes and not _agreed(f"Remove {_runs(len(gone))}, {size / 2**20:.1f} MiB, of {shown(folder)}?"):
         print("nothing was removed")
         return 0
-    kept = [each for each in gone if not store.remove(each.record)]
-    for each in kept:
+    locked = [each for each in gone if not store.remove(each.record)]
+    for each in locked:
         print(f"stays, as another process has it: {label(each.record)} on {each.record.spec.suite}", file=sys.stderr)
-    print(f"removed {_runs(len(gone) - len(kept))}")
+    print(f"removed {_runs(len(gone) - len(locked))}")
     _write_boards(store, records)
-    return 1 if kept else 0
+    return 1 if locked else 0
 
 
-def _list(store: Store, kind: str, found: Sequence[Leftover], goes: bool) -> None:
-    if not found:
+def _list(store: Store, kind: str, rest: Sequence[Leftover], goes: bool) -> None:
+    if not rest:
         return
-    what = "" if goes else f", which {'stays' if len(found) == 1 else 'stay'} unless named: clean {kind}"
-    print(f"{kind}: {_runs(len(found))}{what}")
-    for record, _, why in found:
+    what = "" if goes else f", which {'stays' if len(rest) == 1 else 'stay'} unless named: clean {kind}"
+    print(f"{kind}: {_runs(len(rest))}{what}")
+    for record, _, why in rest:
         seed = "" if record.spec.seed is None else f" seed {record.spec.seed}"
         state = "" if record.status == "failed" else f" ({record.status})"
         print(f"  {record.run_id}  {label(record)}{seed} on {record.spec.suite}, {record.spec.backbone}{state}: {why}")

@@ -91,10 +91,10 @@ def _meanings(about: methods.Method) -> dict[str, str]:
     functions = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == function]
     text = (ast.get_docstring(functions[0]) if functions else None) or ""
     section = re.search(r"^Args:\n((?: +.*\n?|\n)+)", text, re.MULTILINE)
-    found: dict[str, str] = {}
+    meanings: dict[str, str] = {}
     for names, meaning in re.findall(
         r"^ {4}(\w+(?:, \w+)*): (.*(?:\n {8,}.*)*)", section[1] if section else "", re.MULTILINE
     ):
         for key in names.split(", "):
-            found[key] = " ".join(meaning.replace("``", "").split())
-    return found
+            meanings[key] = " ".join(meaning.replace("``", "").split())
+    return meanings

@@ -232,13 +232,13 @@ def _failed(records: Sequence[Record]) -> list[Record]:
 
 
 def _sets(texts: Sequence[str]) -> dict[int, int]:
-    found = {}
+    counts = {}
     for text in texts:
         size, colon, count = text.partition(":")
         if not (colon and size.isdigit() and count.isdigit() and int(size) > 1):
             raise UserError(f"--sets {text!r} is not SIZE:COUNT", "Write e.g. --sets 2:60 4:30")
-        found[int(size)] = int(count)
-    return found
+        counts[int(size)] = int(count)
+    return counts
 
 
 def _transfer_tables(places: Places, suite: Any, name: str) -> list[Path]:
@@ -260,15 +260,15 @@ def _pilot_tables(places: Places, suite: Any, name: str) -> list[Path]:
     from benchmark.studies import contents, pages, tables
 
     cross, points, about = contents.pilot(places, suite.name)
-    folder, found = places.tables / "pilot", tables.correlations(points)
+    folder, coefficients = places.tables / "pilot", tables.correlations(points)
     write_atomic(folder / f"{name}--cross-task.csv", pages.cross_task_frame(cross).to_csv(index=False))
     write_atomic(folder / f"{name}--points.csv", points.to_csv(index=False))
-    write_atomic(folder / f"{name}--correlations.csv", found.to_csv(index=False))
-    write_atomic(folder / f"{name}.md", pages.pilot_page(cross, found, about))
+    write_atomic(folder / f"{name}--correlations.csv", coefficients.to_csv(index=False))
+    write_atomic(folder / f"{name}.md", pages.pilot_page(cross, coefficients, about))
     return [
         folder / f"{name}.md",
         save(study_figures.cross_task(cross, about.line()), places.plots / f"{name}--cross-task.png"),
-        save(study_figures.correlation(points, found, about.line()), places.plots / f"{name}--correlation.png"),
+        save(study_figures.correlation(points, coefficients, about.line()), places.plots / f"{name}--correlation.png"),
     ]
 
 

@@ -80,11 +80,14 @@ def _pack(arguments: argparse.Namespace) -> int:
     records = Store(arguments.results, read_only=True).all()
     if arguments.methods:
         records = [record for record in records if {record.spec.method, record.variant} & set(arguments.methods)]
-    made = pack(records, title=arguments.title, authors=arguments.authors, link=arguments.link, note=arguments.note)
-    out = arguments.out or Path(f"{made.records[0].spec.method}{SUFFIX}")
-    save(made, out)
-    print(f"packed {len(made.records)} records of {len({r.spec.suite for r in made.records})} suites in {shown(out)}")
-    return _report(made.records, hashes=False)
+    submission = pack(
+        records, title=arguments.title, authors=arguments.authors, link=arguments.link, note=arguments.note
+    )
+    out = arguments.out or Path(f"{submission.records[0].spec.method}{SUFFIX}")
+    save(submission, out)
+    names = {record.spec.suite for record in submission.records}
+    print(f"packed {len(submission.records)} records of {len(names)} suites in {shown(out)}")
+    return _report(submission.records, hashes=False)
 
 
 def _validate(arguments: argparse.Namespace) -> int:
@@ -114,11 +117,11 @@ def labelled(record: Record, source: str) -> Record:
 
 def _report(records: Sequence[Record], hashes: bool = True) -> int:
     """Print what the checks find; 1 where there are errors. `hashes`: also those of data and checkpoints."""
-    found = check(records, _reference(records), manifests if hashes else None)
-    for finding in found:
+    findings = check(records, _reference(records), manifests if hashes else None)
+    for finding in findings:
         print(finding)
-    levels = Counter(finding.level for finding in found)
-    bad = {finding.record for finding in found if finding.level == "error"}
+    levels = Counter(finding.level for finding in findings)
+    bad = {finding.record for finding in findings if finding.level == "error"}
     sources = Counter(record.provenance.source for record in records)
     print(f"{len(records)} records ({', '.join(f'{count} {source}' for source, count in sources.items())})")
     print(f"{levels['error']} errors in {len(bad)} records, {levels['warning']} warnings")
@@ -162,8 +165,8 @@ def _verify(arguments: argparse.Namespace) -> int:
             passed = not said.startswith("differs")
             failed += not passed
             print(f"{record.variant} seed {record.spec.seed}: {said}")
-            if passed and (found := again.load(record.spec)):
-                print(f"  accepted, as run here: {shown(Store(arguments.into).save(labelled(found, SOURCES[1])))}")
+            if passed and (rerun := again.load(record.spec)):
+                print(f"  accepted, as run here: {shown(Store(arguments.into).save(labelled(rerun, SOURCES[1])))}")
     return 1 if failed else 0
 
 
@@ -194,9 +197,9 @@ def verify(record: Record, store: Store, device: str | torch.device = "cpu", tol
     (again,) = runner.execute([job], bench, store, Options(keep_merged=False, argv=record.provenance.argv))
     if again.status != "done":
         return f"differs: the run ends as {again.status}: {again.error.line() if again.error else ''}"
-    told, found = ({key: getattr(each, key) for key in SAID} for each in (record, again))
-    if wrong := [key for key in SAID if told[key] != found[key]]:
-        return f"differs in {', '.join(wrong)}: the re-run says {', '.join(str(found[key]) for key in wrong)}"
+    claim, answer = ({key: getattr(each, key) for key in SAID} for each in (record, again))
+    if wrong := [key for key in SAID if claim[key] != answer[key]]:
+        return f"differs in {', '.join(wrong)}: the re-run says {', '.join(str(answer[key]) for key in wrong)}"
     if all(result.statistics == again.tasks[task].statistics for task, result in record.tasks.items()):
         return "identical in every prediction"
     gaps = {task: _points(result, again.tasks[task]) for task, result in record.tasks.items()}
@@ -213,11 +216,11 @@ def verify(record: Record, store: Store, device: str | torch.device = "cpu", tol
 SAID = ("variant", "changed", "method", "access", "needs_task_id")
 
 
-def _points(claimed: TaskResult, found: TaskResult) -> float:
+def _points(claimed: TaskResult, measurement: TaskResult) -> float:
     """The difference in points; of a metric that is no percentage in percent of the value found."""
-    gap = abs(claimed.value - found.value)
-    known = metrics.METRICS.get(claimed.metric)
-    return gap if known is None or known.percent else 100 * gap / max(abs(found.value), 1e-12)
+    gap = abs(claimed.value - measurement.value)
+    metric = metrics.METRICS.get(claimed.metric)
+    return gap if metric is None or metric.percent else 100 * gap / max(abs(measurement.value), 1e-12)
 
 
 def _schema(arguments: argparse.Namespace) -> int:

@@ -61,8 +61,8 @@ def command(arguments: argparse.Namespace) -> int:
 
 def stores(results: Path) -> list[Path]:
     """The folders of records of a results folder: its own, and that of its studies."""
-    found = {path.parents[3] for path in results.rglob(RECORD) if len(path.relative_to(results).parts) > 3}
-    return sorted(found)
+    roots = {path.parents[3] for path in results.rglob(RECORD) if len(path.relative_to(results).parts) > 3}
+    return sorted(roots)
 
 
 def upgrade(folders: Sequence[Path], hashes: Hashes) -> Upgrade:
@@ -98,8 +98,8 @@ def _spec(record: Record, versions: Mapping[str, Sequence[str]], hashes: Hashes)
     """The spec with what version 2 did not know: data of other splits than test, the version as it is computed now."""
     spec = record.spec
     named = re.findall(r"\b(?:train|val|test)\b", " ".join(["test", *record.access]))
-    known = hashes(record, named)
-    data = {split: {**known.get(split, {}), **spec.data.get(split, {})} for split in sorted({*spec.data, *known})}
+    sums = hashes(record, named)
+    data = {split: {**sums.get(split, {}), **spec.data.get(split, {})} for split in sorted({*spec.data, *sums})}
     method = spec.method_version
     if set(data) == set(named) and versions.get(spec.method, ("", ""))[0] == method:
         method = versions[spec.method][1]
@@ -147,10 +147,10 @@ def of_this_checkout(record: Record, splits: Sequence[str]) -> dict[str, dict[st
     if bench is None:
         return {}
     every = bench.data_of(Access(**dict.fromkeys((split for split in splits if split != "test"), "unlabelled")))
-    kept = {n for n in every["test"] if n in record.suite_tasks or n not in bench.tasks}
-    found = {split: {name: sha256 for name, sha256 in every[split].items() if name in kept} for split in splits}
-    same = all(found["test"].get(task) == sha256 for task, sha256 in record.spec.data["test"].items())
-    return found if same else {}
+    contents = {n for n in every["test"] if n in record.suite_tasks or n not in bench.tasks}
+    sums = {split: {name: sha256 for name, sha256 in every[split].items() if name in contents} for split in splits}
+    same = all(sums["test"].get(task) == sha256 for task, sha256 in record.spec.data["test"].items())
+    return sums if same else {}
 
 
 @functools.cache

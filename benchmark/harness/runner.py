@@ -74,10 +74,10 @@ def plan(
             raise UserError(
                 f"--set names {name}, which is not among the methods of this run", f"Add it: --methods {name}"
             )
-    for name, given in [(name, {}) for name in REFERENCE_ROWS] + named:
+    for name, keywords in [(name, {}) for name in REFERENCE_ROWS] + named:
         about = methods.describe(name)
         defaults = suite.defaults(name, about.parameters)
-        parameters = checked_parameters(name, {**dict((sets or {}).get(name, {})), **given}, defaults)
+        parameters = checked_parameters(name, {**dict((sets or {}).get(name, {})), **keywords}, defaults)
         access = about.access_for(parameters)
         changed = changed_parameters(parameters, {k: v for k, v in defaults.items() if k != "seed"})
         try:

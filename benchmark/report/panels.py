@@ -60,21 +60,21 @@ def draw(
     figure, axes = plt.subplots(1 + len(names), across, figsize=(1.2 + 1.15 * across, 0.7 + height * (1 + len(names))),
                                 squeeze=False,
                                 layout=ConstrainedLayoutEngine(w_pad=0.01, h_pad=0.01, wspace=0, hspace=0))  # fmt: skip
-    known = rows[names[0]]["depth"]
-    deepest = [float(d[d > 0].max()) if (d > 0).any() else 1.0 for d in known]
+    depth = rows[names[0]]["depth"]
+    deepest = [float(d[d > 0].max()) if (d > 0).any() else 1.0 for d in depth]
     colours = ListedColormap(COLOURS[:classes])
     for i, image in enumerate(images):
         first = i * len(tasks)
         axes[0, first + len(tasks) // 2].imshow(image)
         for line, name in zip(axes[1:], names, strict=True):
             for column, task in zip(line[first:], tasks, strict=False):
-                found = rows[name][task][i]
+                picture = rows[name][task][i]
                 if task == "segmentation":
-                    column.imshow(np.ma.masked_less(found, 0), cmap=colours, vmin=0, vmax=classes - 1)
+                    column.imshow(np.ma.masked_less(picture, 0), cmap=colours, vmin=0, vmax=classes - 1)
                 elif task == "depth":
-                    column.imshow(np.ma.masked_equal(found, 0), cmap="viridis", vmin=0, vmax=deepest[i])
+                    column.imshow(np.ma.masked_equal(picture, 0), cmap="viridis", vmin=0, vmax=deepest[i])
                 else:
-                    column.imshow(((found.transpose(1, 2, 0) + 1) / 2).clip(0, 1))
+                    column.imshow(((picture.transpose(1, 2, 0) + 1) / 2).clip(0, 1))
         for column, task in zip(axes[1, first:], tasks, strict=False):
             column.set_title(task, fontsize=7)
     for line, name in zip(axes, ["image", *names], strict=True):
@@ -88,15 +88,15 @@ def draw(
 
 def predictions(bench: DenseBench, merged: Merged, index: torch.Tensor) -> dict[str, np.ndarray]:
     """What a merged model says of test images: classes, depth and unit normals."""
-    found = {}
+    maps = {}
     for task in bench.tasks:
         inputs, _ = bench.source(task, "test", bench.dtype)[index]
         with torch.inference_mode():
             out = merged.model(task).to(bench.device, bench.dtype)(inputs).float().cpu()
-        found[task] = {"segmentation": lambda o: o.argmax(1), "depth": lambda o: o[:, 0]}.get(task, lambda o: o)(
+        maps[task] = {"segmentation": lambda o: o.argmax(1), "depth": lambda o: o[:, 0]}.get(task, lambda o: o)(
             out
         ).numpy()
-    return found
+    return maps
 
 
 def truth(bench: DenseBench, index: torch.Tensor) -> tuple[np.ndarray, dict[str, np.ndarray]]:

@@ -48,8 +48,8 @@ def run(
     return [record for record in records.values() if record is not None]
 
 
-def _done(job: Job, known: Store | None) -> Record | None:
-    record = known.load(job.spec) if known else None
+def _done(job: Job, store: Store | None) -> Record | None:
+    record = store.load(job.spec) if store else None
     return record if record is not None and record.status == "done" and not record.missing else None
 
 

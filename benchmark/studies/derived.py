@@ -117,7 +117,7 @@ def derive(
     def call(experts: Experts, stream: Stream | None = None, **keywords: Any) -> Merged:
         return make(experts, stream)
 
-    made = methods.Method(
+    method = methods.Method(
         kind.name,
         __name__,
         kind.title,
@@ -126,15 +126,15 @@ def derive(
         {**spec.parameters, **({} if seed is None else {"seed": 0})},
         function=call,
     )
-    return Derived(spec, variant, {}, str(bench.device), made=made)
+    return Derived(spec, variant, {}, str(bench.device), made=method)
 
 
 def access_of(records: Sequence[Record]) -> Access:
     """The data that these runs were handed together."""
-    found = Access()
+    access = Access()
     for record in records:
-        found = found | accesses.read(record.access)
-    return found
+        access = access | accesses.read(record.access)
+    return access
 
 
 def merged_of(record: Record, store: Store, experts: Experts) -> Merged:

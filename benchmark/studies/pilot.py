@@ -47,7 +47,7 @@ def subsets(tasks: Sequence[str], sets: Mapping[int, int], seed: int = 0) -> lis
     Args:
         sets: ``{size: how many}``; no more than there are.
     """
-    found: list[list[str]] = []
+    sets_of_tasks: list[list[str]] = []
     for size, count in sets.items():
         if size > len(tasks):
             continue
@@ -61,8 +61,8 @@ def subsets(tasks: Sequence[str], sets: Mapping[int, int], seed: int = 0) -> lis
             every.remove(best)
             used[best] += 1
             chosen.append(best)
-        found += [[tasks[i] for i in pick] for pick in chosen]
-    return found
+        sets_of_tasks += [[tasks[i] for i in pick] for pick in chosen]
+    return sets_of_tasks
 
 
 def run(
@@ -126,8 +126,8 @@ def _adapted(part: Bench, job: Job, own: Mapping[str, Any], seed: int) -> Job:
     """The merge of ``job`` with its heads adapted."""
 
     def merge(experts: Experts, stream: Stream | None) -> Merged:
-        made: Merged = job.load()(experts, stream, **job.keywords)
-        return made
+        merged: Merged = job.load()(experts, stream, **job.keywords)
+        return merged
 
     return derive(
         SELF_ADAPTED,
