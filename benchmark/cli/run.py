@@ -198,10 +198,6 @@ def _devices(arguments: argparse.Namespace) -> list[torch.device]:
     return [resolve_device(name) for name in names]
 
 
-def _precision(arguments: argparse.Namespace) -> Precision:
-    return Precision(arguments.dtype, arguments.autocast, arguments.vectors)
-
-
 def _options(arguments: argparse.Namespace) -> Options:
     """How the jobs are carried out."""
     from benchmark.executors import processes
@@ -231,7 +227,7 @@ def _rehearse(arguments: argparse.Namespace, device: torch.device) -> int:
             backbone=arguments.backbone or suite.backbones[0],
             results=records / rehearsal.FAMILY,
             options=_options(arguments),
-            precision=_precision(arguments),
+            precision=Precision(arguments.dtype, arguments.autocast, arguments.vectors),
             device=str(device),
             threads=arguments.threads,
             memory_limit=int(arguments.memory_limit * rehearsal.GIB) if arguments.memory_limit else None,
@@ -257,7 +253,7 @@ def _plan(arguments: argparse.Namespace, device: torch.device, sets: dict[str, d
             runner.suite_methods(suite, arguments.methods),
             seeds=arguments.seeds,
             sets=sets,
-            precision=_precision(arguments),
+            precision=Precision(arguments.dtype, arguments.autocast, arguments.vectors),
             without_data=arguments.dry_run,
         )
         plans.append((bench, jobs))

@@ -176,16 +176,15 @@ def execute(
 
 @dataclass(frozen=True)
 class Place:
-    """Where the jobs of ``run --executor ray`` are to be done, and with what."""
+    """Where the jobs of ``run --executor ray`` are done: a cluster, or one of this machine alone where none is named.
+
+    ``device`` may be auto, for what the cluster has; ``checked``: jobs that cannot fit by estimate are refused.
+    """
 
     address: str | None = None
-    """Of the cluster; None: one of this machine alone."""
     device: str = "cpu"
-    """Of the workers: cpu, cuda, or auto for what the cluster has."""
     threads: int = 1
-    """CPU cores of each job."""
     checked: bool = True
-    """Whether jobs that cannot fit by estimate are refused."""
     data_root: Path | None = None
     checkpoints: Path | None = None
 
@@ -199,9 +198,8 @@ def main(
         UserError: no Ray or no cluster, a device that none of its nodes has, runs that cannot fit on any.
     """
     with connected(place.address) as ray:
-        device = place.device
-        if device == "auto":
-            device = "cuda" if ray.cluster_resources().get("GPU", 0) else "cpu"
+        gpus = ray.cluster_resources().get("GPU", 0)
+        device = place.device if place.device != "auto" else "cuda" if gpus else "cpu"
         there = nodes.look(ray, device == "cuda")
         tasks = []
         for bench, jobs in plans:
@@ -226,12 +224,9 @@ def _tasks(
     if place.checked:
         dry_run.refuse([(bench, jobs)], store, store.root, options, machine=nodes.largest(there))
     around = dry_run.setting(bench, jobs[0].device, options)
-    gpu_bytes = nodes.smallest_gpu(there) if jobs[0].device == "cuda" else None
-    roots = {"data_root": place.data_root, "checkpoints": place.checkpoints}
-    return [
-        Task(job, bench, Opening.of(job, **roots), demand(job, around, threads=place.threads, gpu_bytes=gpu_bytes))
-        for job in jobs
-    ]
+    gpu = nodes.smallest_gpu(there) if jobs[0].device == "cuda" else None
+    opening = Opening.of(jobs[0], data_root=place.data_root, checkpoints=place.checkpoints)
+    return [Task(job, bench, opening, demand(job, around, threads=place.threads, gpu_bytes=gpu)) for job in jobs]
 
 
 @contextlib.contextmanager
