@@ -20,7 +20,12 @@ WITHOUT_TORCH = [
 ] + [f"benchmark.studies.{name}" for name in ("settings", "tables", "pages", "places", "contents")] + [
     "benchmark.common.errors", "benchmark.common.project"
 ]  # fmt: skip
-imports = functools.partial(house.imports, files=MODULES)
+
+
+@functools.cache
+def imports(name, *, lazy=True, typing=False):
+    """Dotted names that a module imports, each file read once."""
+    return house.imports(name, MODULES, lazy=lazy, typing=typing)
 
 
 def within(name):
@@ -177,3 +182,48 @@ def test_nothing_is_unpickled_as_python_does(name):
             if called in {"pickle.load", "pickle.loads", "dill.load", "joblib.load"} or unsafe_torch or allows_pickle:
                 calls.add(f"{called} in line {node.lineno}")
     assert not calls
+
+
+def test_no_verb_of_the_command_line_imports_torch_for_its_options():
+    for name in MODULES:
+        if name.startswith("benchmark.cli."):
+            for module, parent in reached(name, lazy=False).items():
+                assert not uses_torch(module, lazy=False), f"{name}: {module} (imported by {parent or 'itself'})"
+
+
+#: Modules that are commands of their own (`python -m`, or `assets`, which hands them the words as typed): a parser and
+#: what it makes live within one function, and go nowhere from there.
+OWN_PARSERS = [name for name in MODULES if house.room(name) not in ("cli", "methods") and "argparse" in imports(name)]
+
+
+def takes_arguments(function):
+    """A function's parameters that are the command's arguments, by type, or by name where options are read of them."""
+    places = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
+    types = {each.arg: ast.unparse(each.annotation) if each.annotation else "Any" for each in places}
+    read = {ast.unparse(node.value) for node in ast.walk(function) if isinstance(node, ast.Attribute)}
+    return [
+        name for name, kind in types.items()
+        if "Namespace" in kind or (name in ("arguments", "args") and kind == "Any" and name in read)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [n for n in MODULES if n.startswith("benchmark.") and house.room(n) != "cli"])
+def test_nothing_below_the_command_line_sees_its_arguments(name):
+    """A job and a few typed options go down. Also where a parser is its module's own, it stays in one function."""
+    for node in ast.walk(ast.parse(MODULES[name].read_text(encoding="utf-8"))):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            assert not takes_arguments(node), f"{name}, line {node.lineno}: {node.name} takes the command's arguments"
+        assert not (isinstance(node, ast.Attribute) and ast.unparse(node) == "argparse.Namespace"), name
+
+
+def test_only_commands_of_their_own_parse_words_below_the_command_line():
+    rooms = {name: house.room(name) for name in OWN_PARSERS}
+    others = {name for name, room in rooms.items() if room != "assets"}
+    assert others == {"benchmark.report.panels", "benchmark.scores.simulation"}
+
+
+def test_the_guard_knows_a_function_that_takes_the_arguments():
+    (bad,) = ast.parse("def f(arguments: Any, x: int): return arguments.suite").body
+    (worse,) = ast.parse("def f(how: argparse.Namespace): ...").body
+    (good,) = ast.parse("def f(*args: str, arguments_of: int = 1): ...").body
+    assert takes_arguments(bad) == ["arguments"] and takes_arguments(worse) == ["how"] and not takes_arguments(good)

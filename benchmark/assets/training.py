@@ -7,7 +7,6 @@ same number of threads).
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -21,6 +20,7 @@ from torch import nn
 from tqdm import tqdm
 
 from benchmark.checkpoints.families import save_state
+from benchmark.common.seeds import training_seed
 
 
 @dataclass(frozen=True)
@@ -40,15 +40,9 @@ class Schedule:
         return self.lr * 0.5 * (1 + math.cos(math.pi * (step - self.warmup) / max(1, self.steps - self.warmup)))
 
 
-def derive(*parts: object) -> int:
-    """A 63-bit seed from any parts, the same on every machine."""
-    digest = hashlib.blake2b(json.dumps([str(p) for p in parts]).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
-
-
 def generator(*parts: object) -> torch.Generator:
-    """A CPU generator seeded by :func:`derive`."""
-    return torch.Generator().manual_seed(derive(*parts))
+    """A CPU generator seeded by :func:`training_seed`."""
+    return torch.Generator().manual_seed(training_seed(*parts))
 
 
 def epoch_indices(n: int, batch: int, step: int, *seed: object) -> torch.Tensor:

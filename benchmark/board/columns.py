@@ -155,11 +155,11 @@ def summary(board: Board) -> list[Column]:
 
 def scores(board: Board) -> list[Column]:
     """The board's first table."""
-    found = summary(board)
+    first = summary(board)
     if board.averaged and unlike(board):
-        found[-2:-2] = [DELTA]
+        first[-2:-2] = [DELTA]
     return [
-        *found[:-2],
+        *first[:-2],
         WORST,
         _number("mean rank", "mean_rank"),
         ACCESS,

@@ -9,6 +9,7 @@ import numpy as np
 from benchmark.board import rows
 from benchmark.board.selection import by_time, by_trust, complete, current, label
 from benchmark.common.errors import UserError, unknown
+from benchmark.common.tables import markdown
 from benchmark.records.record import SOURCES, Record
 from benchmark.records.spec import REFERENCE_ROWS
 from benchmark.scores import metrics, relative
@@ -28,22 +29,22 @@ def compare(
     ``family``; methods are named as boards name them. Raises :class:`UserError` where one of the two has no complete
     record there, or where several backbones or families have records and none was named.
     """
-    found, of_other_data = _runs(records, suite, backbone, family)
+    runs, other_data_of = _runs(records, suite, backbone, family)
     for name in (first, second):
-        if name not in found:
+        if name not in runs:
             command = f"./run_all.sh --suite {suite} --methods {name.partition(' [')[0]}"  # in brackets the precision
-            if name in of_other_data:
+            if name in other_data_of:
                 raise UserError(
-                    f"{name} has no record on the data that the last run on {suite} read: {of_other_data[name]}",
+                    f"{name} has no record on the data that the last run on {suite} read: {other_data_of[name]}",
                     f"Run it again, on these: {command}",
                 )
-            raise unknown("method with records", name, found, f"Run it: {command}")
-    one = next(iter(found[first].values()))
+            raise unknown("method with records", name, runs, f"Run it: {command}")
+    one = next(iter(runs[first].values()))
     tasks = one.suite_tasks
-    sides = [_scores(found[name]) for name in (first, second)]
+    sides = [_scores(runs[name]) for name in (first, second)]
     averaged = rows.averaged(suite, [one])
     what = "points of the mean over tasks" if averaged else "points of the expert-normalised mean"
-    over_all = sides if averaged else [_shares(found, name, suite) for name in (first, second)]
+    over_all = sides if averaged else [_shares(runs, name, suite) for name in (first, second)]
     if rows.shared(suite):
         over_all = [{seed: stats.pooled(each) for seed, each in side.items()} for side in over_all]
     whole = stats.paired_difference(*over_all)
@@ -59,16 +60,15 @@ def compare(
         f"{whole.value:+.2f} [{whole.low:+.2f}, {whole.high:+.2f}]: {verdict}. "
         f"By task: {wins} wins, {len(tasks) - wins - losses} ties, {losses} losses.",
         "",
-        "| task | difference | 95 % | |",
-        "|---|---:|---:|---|",
     ]
+    lines_of_tasks = []
     for task, gap in each.items():
         metric = metrics.METRICS.get(one.tasks[task].metric)
         digits = metric.digits if metric else 1
         name = task if averaged and metric and metric.name == "accuracy" else f"{task} ({one.tasks[task].metric})"
         low, high = (f"{value:+.{digits}f}" for value in (gap.low, gap.high))
-        lines.append(f"| {name} | {gap.value:+.{digits}f} | {low} to {high} | {words[task]} |")
-    return "\n".join(lines)
+        lines_of_tasks.append([name, f"{gap.value:+.{digits}f}", f"{low} to {high}", words[task]])
+    return "\n".join([*lines, *markdown(["task", "difference", "95 %", ""], lines_of_tasks, "<>><")])
 
 
 def _runs(
@@ -78,19 +78,19 @@ def _runs(
 
     Also how the data differ, by label, of runs that were made on others.
     """
-    kept = [r for r in records if backbone in (None, r.spec.backbone) and family in (None, r.spec.family)]
-    places = sorted({(r.spec.backbone, r.spec.family) for r in kept})
+    of_place = [r for r in records if backbone in (None, r.spec.backbone) and family in (None, r.spec.family)]
+    places = sorted({(r.spec.backbone, r.spec.family) for r in of_place})
     if len(places) > 1:
         raise UserError(
             f"{suite} has records on {', '.join(f'{b} ({f})' for b, f in places)}",
             f"Name one: --backbone {places[0][0]} --family {places[0][1]}",
         )
-    found: dict[str, dict[int | None, Record]] = {}
-    counted = current(kept)
+    by_label: dict[str, dict[int | None, Record]] = {}
+    counted = current(of_place)
     chosen = [record for record in counted.records if complete(record)]
     for record in sorted(by_time(chosen), key=lambda record: SOURCES.index(record.provenance.source)):
-        found.setdefault(label(record), {}).setdefault(record.spec.seed, record)
-    return found, {label(record): said for record, said in counted.of_other_data}
+        by_label.setdefault(label(record), {}).setdefault(record.spec.seed, record)
+    return by_label, {label(record): said for record, said in counted.of_other_data}
 
 
 def _scores(runs: Mapping[int | None, Record]) -> Runs:

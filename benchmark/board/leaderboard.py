@@ -15,6 +15,7 @@ from benchmark.board.columns import MEANING, Column
 from benchmark.board.rows import Board
 from benchmark.board.rows import boards as boards
 from benchmark.common.files import write_atomic
+from benchmark.common.tables import padded
 from benchmark.records.record import Record
 from benchmark.records.store import Store
 from benchmark.scores import metrics
@@ -27,15 +28,15 @@ OVERVIEW = [
 
 def load(results: str | Path, reference: str | Path | None = None) -> list[Board]:
     """The boards of a results folder, with the reference records of another beside them."""
-    known = Store(reference, read_only=True).all() if reference is not None else []
-    return boards(Store(results).all(), known)
+    references = Store(reference, read_only=True).all() if reference is not None else []
+    return boards(Store(results).all(), references)
 
 
 def publish(records: Iterable[Record], reference: Iterable[Record], root: str | Path) -> list[Board]:
     """Make the boards and write them below `root`; returns them."""
-    made = boards(records, reference)
-    write(made, root)
-    return made
+    every = boards(records, reference)
+    write(every, root)
+    return every
 
 
 def write(found: Sequence[Board], root: str | Path) -> list[Path]:
@@ -140,8 +141,8 @@ def _differences(board: Board) -> list[str]:
 
 def _published(board: Board) -> list[str]:
     """What papers print for the same methods, where they do."""
-    found = board.rows[board.rows["published"].notna()]
-    if not len(found):
+    papers = board.rows[board.rows["published"].notna()]
+    if not len(papers):
         return []
     return [
         "## Published beside measured",
@@ -149,19 +150,19 @@ def _published(board: Board) -> list[str]:
         f"Only numbers on the same suite, backbone and checkpoint family (`{board.family}`). All of them, with the "
         "traps in comparing them, are in `results/published.md`.",
         "",
-        *_table(found, columns.PUBLISHED),
+        *_table(papers, columns.PUBLISHED),
         "",
     ]
 
 
 def _metrics(board: Board) -> list[str]:
     """A line for each metric of the board."""
-    known = [metrics.METRICS[name] for name in dict.fromkeys(board.metrics.values()) if name in metrics.METRICS]
+    entries = [metrics.METRICS[name] for name in dict.fromkeys(board.metrics.values()) if name in metrics.METRICS]
     units = {"%": "percent", "": "in the unit of the target", "°": "in degrees"}
     return [
         f"- `{metric.name}`: {metric.title}, {units[metric.unit]}, "
         f"{'higher' if metric.higher_is_better else 'lower'} is better."
-        for metric in known
+        for metric in entries
     ]
 
 
@@ -207,23 +208,15 @@ def _cut(text: str, size: int) -> str:
 
 def _table(frame: pd.DataFrame, shown: Sequence[Column]) -> list[str]:
     """Lines of a Markdown table, padded so that it reads well as text too."""
-    header = [name for name, _, _ in shown]
-    cells = [[cell(row).replace("|", "\\|") for _, _, cell in shown] for _, row in frame.iterrows()]
-    widths = [max([3, len(name), *(len(line[i]) for line in cells)]) for i, name in enumerate(header)]
-    aligned = [(size, align) for size, (_, align, _) in zip(widths, shown, strict=True)]
-    rule = ["-" * (size - 1) + (":" if align == ">" else "-") for size, align in aligned]
-    return [
-        f"| {' | '.join(f'{text:{align}{size}}' for text, (size, align) in zip(line, aligned, strict=True))} |"
-        for line in [header, rule, *cells]
-    ]
+    rows = [[cell(row) for _, _, cell in shown] for _, row in frame.iterrows()]
+    return padded([name for name, _, _ in shown], rows, "".join(align for _, align, _ in shown))
 
 
 def markdown_table(frame: pd.DataFrame) -> list[str]:
     """Lines of a Markdown table of the frame's own columns, numbers to the right, padded so that it reads as text."""
-    number = {name: pd.api.types.is_numeric_dtype(frame[name]) for name in frame.columns}
-    return _table(
-        frame, [Column(name, ">" if number[name] else "<", lambda row, name=name: str(row[name])) for name in frame]
-    )
+    alignment = "".join(">" if pd.api.types.is_numeric_dtype(frame[name]) else "<" for name in frame.columns)
+    rows = [[str(row[name]) for name in frame.columns] for _, row in frame.iterrows()]
+    return padded(list(frame.columns), rows, alignment)
 
 
 def _title(board: Board) -> str:

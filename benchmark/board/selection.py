@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import methods
+from benchmark.common.canonical import canonical_json
 from benchmark.common.errors import UserError
 from benchmark.records.record import SOURCES, Record
-from benchmark.records.spec import RunSpec, canonical_json, checked_parameters, other_data, variant_label
+from benchmark.records.spec import RunSpec, checked_parameters, other_data, variant_label
 
 
 class LeftOut(NamedTuple):
@@ -42,18 +43,18 @@ def current(records: Iterable[Record]) -> Current:
     label and where it was measured), the one that ran last; of several data, see :func:`of_one_data`. A run that failed
     no longer counts once it was put right: see `_put_right`.
     """
-    given = list(records)
-    of_generation = _newest(given, generation)
+    every = list(records)
+    of_generation = _newest(every, generation)
     shown, others = of_one_data(of_generation)
     groups: dict[tuple[str, str], list[Record]] = defaultdict(list)
     for record in shown:
         groups[label(record), record.provenance.source].append(record)
-    kept = [record for group in groups.values() for record in _newest(group, lambda each: each.spec.method_version)]
-    right = [LeftOut(record, why) for record in kept if (why := _put_right(record, kept))]
+    newest = [record for group in groups.values() for record in _newest(group, lambda each: each.spec.method_version)]
+    right = [LeftOut(record, why) for record in newest if (why := _put_right(record, newest))]
     return Current(
-        _without(kept, [each.record for each in right]),
-        _marked(_without(given, of_generation), "of an earlier version of the suite or its checkpoints"),
-        _marked(_without(shown, kept), "of an earlier version of the method's code"),
+        _without(newest, [each.record for each in right]),
+        _marked(_without(every, of_generation), "of an earlier version of the suite or its checkpoints"),
+        _marked(_without(shown, newest), "of an earlier version of the method's code"),
         others,
         right,
     )
@@ -65,16 +66,16 @@ def of_one_data(records: Iterable[Record]) -> tuple[list[Record], list[LeftOut]]
     The data are those of the complete record that ran last, and of splits that it did not read, those of the last one
     that did. Nothing of different data is put in one table, compared or averaged.
     """
-    given = list(records)
+    every = list(records)
     present: dict[str, dict[str, str]] = {}
     others = []
-    for record in sorted(by_time(given), key=lambda record: not complete(record)):
+    for record in sorted(by_time(every), key=lambda record: not complete(record)):
         if (said := other_data(record.spec.data, present)) is not None:
             others.append(LeftOut(record, said))
             continue
         for split, tasks in record.spec.data.items():
             present[split] = {**tasks, **present.get(split, {})}
-    return _without(given, [each.record for each in others]), others
+    return _without(every, [each.record for each in others]), others
 
 
 def _marked(records: Iterable[Record], why: str) -> list[LeftOut]:
@@ -121,12 +122,12 @@ def _but_seed(spec: RunSpec) -> str:
 
 def left_out(records: Iterable[Record]) -> list[LeftOut]:
     """Of records of any suites, backbones and families, those that no board shows, in the given order."""
-    given = list(records)
+    every = list(records)
     places: dict[tuple[str, str, str], list[Record]] = defaultdict(list)
-    for record in given:
+    for record in every:
         places[record.spec.suite, record.spec.backbone, record.spec.family].append(record)
-    found = {id(each.record): each for group in places.values() for each in current(group).left_out}
-    return [found[id(record)] for record in given if id(record) in found]
+    reasons = {id(each.record): each for group in places.values() for each in current(group).left_out}
+    return [reasons[id(record)] for record in every if id(record) in reasons]
 
 
 def of_each_place(records: Iterable[Record], backbone: str | None = None, family: str | None = None) -> list[Record]:

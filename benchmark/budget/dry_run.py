@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from benchmark.budget import estimate
 from benchmark.budget.estimate import Machine, Need, Setting, amount, duration
@@ -13,14 +13,13 @@ from benchmark.budget.shapes import Shapes
 from benchmark.common.errors import UserError
 from benchmark.domains.vision import embedded as vision
 from benchmark.domains.vision import public as full
+from benchmark.harness.job import Job, Options
 from benchmark.suites import Suite
 from methods.core.registry import Access
 
-if TYPE_CHECKING:
-    import torch
-
 # What a validation split holds at most; its true size follows from that of train.
 VALIDATION = full.VALIDATION_MOST
+USUAL = Options()
 
 
 class Planned:
@@ -32,7 +31,8 @@ class Planned:
         """Nothing: no run of it has an id."""
         return {}
 
-    def __init__(self, suite: Suite, backbone: str | None, family: str | None) -> None:
+    def __init__(self, suite: Suite, backbone: str | None, family: str | None, device: Any = "cpu") -> None:
+        self.device = device
         self.suite, self.backbone, self.family = suite, backbone or suite.backbones[0], family or suite.families[0]
         if self.backbone not in suite.backbones or self.family not in suite.families:
             raise UserError(
@@ -42,20 +42,12 @@ class Planned:
 
 
 def setting(
-    bench: Any,
-    *,
-    device: torch.device | None = None,
-    dtype: str = "float32",
-    autocast: str | None = None,
-    vectors: str = "float32",
-    batch_size: int | None = None,
-    keep_merged: bool = True,
-    shapes: Shapes | None = None,
+    bench: Any, device: str = "cpu", options: Options = USUAL, *, shapes: Shapes | None = None
 ) -> Setting | None:
-    """What surrounds a run of this bench, from shapes; None for a domain whose encoders cannot be outlined.
+    """What surrounds a run of this bench in float32, from shapes; None for a domain whose encoders have no outline.
 
     Args:
-        device: where the runs compute; its type alone matters. None: the CPU.
+        device: where the runs compute; its type alone matters.
         shapes: of the backbone, where they are known already.
     """
     suite: Suite = bench.suite
@@ -85,34 +77,31 @@ def setting(
         tasks=len(suite.tasks),
         samples=samples,
         image_bytes=image,
-        eval_batch=batch_size or suite.batch_size,
-        cuda=device is not None and device.type == "cuda",
-        dtype_bytes=2 if dtype in ("float16", "bfloat16") else 4,
-        autocast=autocast is not None,
-        vector_bytes=4 if vectors == "float32" else 2,
-        keep_merged=keep_merged,
+        eval_batch=options.batch_size or suite.batch_size,
+        cuda=device.startswith("cuda"),
+        keep_merged=options.keep_merged,
     )
 
 
-def show(bench: Any, runs: Sequence[Any], store: Any, around: Setting | None, machine: Machine | None) -> str:
+def show(bench: Any, jobs: Sequence[Job], store: Any, around: Setting | None, machine: Machine | None) -> str:
     """The plan of one suite as text: a line a run, with estimates where they can be made."""
-    head = f"{bench.suite.name} on {bench.backbone}, family {bench.family}: {len(runs)} runs"
-    needs = [estimate.need(r.spec.method, r.spec.parameters, around, machine) if around else None for r in runs]
+    head = f"{bench.suite.name} on {bench.backbone}, family {bench.family}: {len(jobs)} runs"
+    needs = [_need(job, around, machine) if around else None for job in jobs]
     rows = [("run", "method", "seed", "access", "status", "device GiB", "host GiB", "disk GiB", "time")]
-    for run, need in zip(runs, needs, strict=True):
+    for job, need in zip(jobs, needs, strict=True):
         # Without its checkpoints and data a run has no id.
-        known = bool(run.spec.checkpoints and run.spec.data)
-        record = store.load(run.spec) if known else None
+        has_id = bool(job.spec.checkpoints and job.spec.data)
+        record = store.load(job.spec) if has_id else None
         cells = ("?",) * 4 if need is None else (
             amount(need.device), amount(need.host), amount(need.disk), duration(need.seconds)
         )  # fmt: skip
         rows.append(
             (
-                run.spec.run_id if known else "-",
-                run.variant,
-                "-" if run.spec.seed is None else str(run.spec.seed),
-                run.method.access_for(run.spec.parameters).describe(),
-                record.status if record else "to do" if known or not run.spec.checkpoints else "lacks data",
+                job.id if has_id else "-",
+                job.variant,
+                "-" if job.spec.seed is None else str(job.spec.seed),
+                job.access.describe(),
+                record.status if record else "to do" if has_id or not job.spec.checkpoints else "lacks data",
                 *cells,
             )
         )
@@ -135,39 +124,47 @@ def _notes(around: Setting, machine: Machine, needs: Sequence[Need]) -> list[str
     return lines
 
 
-def misfits(runs: Sequence[Any], around: Setting, machine: Machine) -> list[str]:
+def _need(job: Job, around: Setting, machine: Machine | None) -> Need:
+    return estimate.need(job.spec.method, job.spec.parameters, around.at(job.precision), machine)
+
+
+def misfits(jobs: Sequence[Job], around: Setting, machine: Machine) -> list[str]:
     """For every run that cannot fit, what it lacks and the settings that would do."""
-    found = []
-    for run in runs:
-        name, parameters = run.spec.method, run.spec.parameters
-        short = estimate.lacking(estimate.need(name, parameters, around, machine), machine)
+    lines = []
+    for job in jobs:
+        short = estimate.lacking(_need(job, around, machine), machine)
         if not short:
             continue
         what = ", ".join(f"{amount(a)} GiB of {kind} ({amount(b)} free)" for kind, (a, b) in short.items())
-        mild = next(estimate.remedies(name, parameters, around, machine), None)
+        mild = next(estimate.remedies(job.spec.method, job.spec.parameters, around.at(job.precision), machine), None)
         least = max(a for a, _ in short.values())
-        found.append(
-            f"{run.variant} needs {what}: " + (f"{mild} would fit" if mild else f"a machine with {amount(least)} GiB")
+        lines.append(
+            f"{job.variant} needs {what}: " + (f"{mild} would fit" if mild else f"a machine with {amount(least)} GiB")
         )
-    return found
+    return lines
 
 
 def refuse(
-    plans: Sequence[tuple[Any, Sequence[Any]]], store: Any, results: Path, machine: Machine | None = None, **how: Any
+    plans: Sequence[tuple[Any, Sequence[Job]]],
+    store: Any,
+    results: Path,
+    options: Options = USUAL,
+    machine: Machine | None = None,
 ) -> None:
     """Raise UserError where runs of a full suite that are still to do cannot fit, before anything starts.
 
     Args:
         machine: where they are to run; by default this one as it is now.
     """
-    for bench, runs in plans:
-        if bench.suite.scale != "full" or (around := setting(bench, **how)) is None:
+    for bench, jobs in plans:
+        device = jobs[0].device if jobs else "cpu"
+        if bench.suite.scale != "full" or (around := setting(bench, device, options)) is None:
             continue
-        open_runs = [run for run in runs if (record := store.load(run.spec)) is None or record.status != "done"]
+        open_jobs = [job for job in jobs if (record := store.load(job.spec)) is None or record.status != "done"]
         room = machine or estimate.look(bench.device, results, estimate.cache_folder(), measure=False)
-        if found := misfits(open_runs, around, room):
+        if lines := misfits(open_jobs, around, room):
             raise UserError(
-                f"{len(found)} of {len(open_runs)} runs of {bench.suite.name} cannot fit by estimate:\n  "
-                + "\n  ".join(found),
+                f"{len(lines)} of {len(open_jobs)} runs of {bench.suite.name} cannot fit by estimate:\n  "
+                + "\n  ".join(lines),
                 "Change that setting, leave them out of --methods, or type --unchecked to try all the same.",
             )

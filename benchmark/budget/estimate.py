@@ -16,6 +16,7 @@ from typing import Any
 
 import methods
 from benchmark.budget.shapes import Shapes
+from benchmark.records.precision import Precision
 from methods.core.access import Access
 from methods.core.footprint import COUNTS, Footprint, Pair
 
@@ -38,11 +39,12 @@ class Setting:
     """Of one cached image."""
     eval_batch: int
     cuda: bool = False
-    dtype_bytes: int = 4
-    autocast: bool = False
-    vector_bytes: int = 4
-    """Of one entry of a task vector that adaptation holds."""
+    precision: Precision = Precision()
     keep_merged: bool = True
+
+    def at(self, precision: Precision) -> Setting:
+        """The same for a run in another precision."""
+        return replace(self, precision=precision)
 
 
 @dataclass(frozen=True)
@@ -97,33 +99,34 @@ class Part:
 
 def parts(name: str, parameters: Mapping[str, Any]) -> list[Part]:
     """The work of a run, method by method."""
-    found = []
-    for about, given in methods.describe(name).stack(parameters):
+    works = []
+    for about, keywords in methods.describe(name).stack(parameters):
         footprint = about.footprint
-        steps, batch, batches, examples = (footprint.count(each, given) for each in COUNTS)
-        found.append(Part(footprint, about.handed(given), steps, batch or 0, batches or 1, examples or 0))
-    return found
+        steps, batch, batches, examples = (footprint.count(each, keywords) for each in COUNTS)
+        works.append(Part(footprint, about.handed(keywords), steps, batch or 0, batches or 1, examples or 0))
+    return works
 
 
 def phases(name: str, parameters: Mapping[str, Any], s: Setting) -> dict[str, float]:
     """Bytes that each part of a run holds at its peak, where it computes, beyond the encoder's own weights."""
-    found: dict[str, float] = {}
+    peaks: dict[str, float] = {}
     for part in parts(name, parameters):
         for phase, size in _phases(part, s):
-            found[phase] = max(size, found.get(phase, 0.0))
-    return found
+            peaks[phase] = max(size, peaks.get(phase, 0.0))
+    return peaks
 
 
 def _phases(part: Part, s: Setting) -> Iterator[tuple[str, float]]:
     shape, k, m, of = s.shapes, s.tasks, float(s.shapes.bytes), part.footprint
-    half = 0.6 if s.autocast else 1.0
+    half = 0.6 if s.precision.mixed else 1.0
     training = half * shape.training * part.batch
     linear = sum(width * width for _, width in shape.linear)
     result, tensor = _times(of.keeps, k) * m, 4.0 * (k + 3) * shape.largest
     vectors = 0.0
     if of.vectors:
         # In another dtype than float32 one tensor's are read as float32 at a time.
-        vectors = m + k * (m if s.vector_bytes == 4 else m * s.vector_bytes / 4 + 4.0 * shape.largest)
+        size = s.precision.vector_bytes
+        vectors = m + k * (m if size == 4 else m * size / 4 + 4.0 * shape.largest)
     if result:
         yield "merging", result + tensor
     if any(of.holds):
@@ -139,8 +142,8 @@ def _phases(part: Part, s: Setting) -> Iterator[tuple[str, float]]:
         together = max(1, min(OBSERVED, (1 << 25) // shape.parameters))
         yield "squared gradients", (4 + 3 * together) * m + shape.training * together
     if any(of.decompositions):
-        kept = 4.0 * sum(min(pair) * sum(pair) for pair in shape.matrices) if of.factors else 0.0
-        yield "decompositions", result + kept + 16.0 * max((a * b for a, b in shape.matrices), default=0)
+        factors = 4.0 * sum(min(pair) * sum(pair) for pair in shape.matrices) if of.factors else 0.0
+        yield "decompositions", result + factors + 16.0 * max((a * b for a, b in shape.matrices), default=0)
     if part.adapts and not of.frozen:
         triplets = sum(min(pair) * (sum(pair) + pair[0]) for pair in shape.matrices)
         spectra = m + 4.0 * k * triplets if of.spectra else 0.0
@@ -148,7 +151,7 @@ def _phases(part: Part, s: Setting) -> Iterator[tuple[str, float]]:
     if part.adapts and of.teacher:
         together = min(OUTPUTS, max(1, part.steps or 0) * part.batch * part.batches)
         yield "experts' predictions", result + vectors + m + half * shape.forward * together
-    width = s.dtype_bytes / 4
+    width = s.precision.weight_bytes / 4
     yield "evaluation", _times(of.serves, k) * m * width + half * width * shape.forward * s.eval_batch
 
 
@@ -159,11 +162,11 @@ def _times(pair: Pair, tasks: int) -> float:
 def need(name: str, parameters: Mapping[str, Any], s: Setting, machine: Machine | None = None) -> Need:
     """What one run of a method takes, with its seconds if the machine's speed is known."""
     k, m = s.tasks, float(s.shapes.bytes)
-    held = phases(name, parameters, s)
-    phase = max(held, key=held.__getitem__)
-    computing = m + held[phase]
-    kept = [each.footprint for each in parts(name, parameters)]
-    result = max(_times(each.keeps, k) * m + (k * m / 32 if each.masks else 0.0) for each in kept)
+    peaks = phases(name, parameters, s)
+    phase = max(peaks, key=peaks.__getitem__)
+    computing = m + peaks[phase]
+    footprints = [each.footprint for each in parts(name, parameters)]
+    result = max(_times(each.keeps, k) * m + (k * m / 32 if each.masks else 0.0) for each in footprints)
     # Saving copies the result; on the CPU it lies in the same memory as the rest.
     saving = 2 * result
     device, host = (computing + CONTEXT, RUNTIME + 2 * m + saving) if s.cuda else (0.0, computing)
@@ -249,13 +252,13 @@ def _speed(device: Any) -> tuple[float, float]:
     return 0.5 * 2 * 1024**3 / fastest(lambda: a @ a), 2 * 4 * (1 << 24) / fastest(lambda: big.add(1))
 
 
-def lacking(found: Need, machine: Machine) -> dict[str, tuple[float, float]]:
+def lacking(wants: Need, machine: Machine) -> dict[str, tuple[float, float]]:
     """``{resource: (bytes needed, bytes free)}`` of everything that does not fit."""
     pairs = {
-        "device memory": (found.device, machine.device),
-        "host memory": (found.host, machine.host),
-        "disk of the results": (found.disk, machine.disk),
-        "disk of the cache": (found.cache, machine.cache),
+        "device memory": (wants.device, machine.device),
+        "host memory": (wants.host, machine.host),
+        "disk of the results": (wants.disk, machine.disk),
+        "disk of the cache": (wants.cache, machine.cache),
     }
     return {what: pair for what, pair in pairs.items() if pair[0] > pair[1] and pair[0] > 0}
 
@@ -281,12 +284,13 @@ def _settings(name: str, parameters: Mapping[str, Any], s: Setting) -> Iterator[
     for size in (64, 16, 4):
         if size < s.eval_batch:
             yield f"--batch-size {size}", plain, replace(s, eval_batch=size)
-    if not s.autocast:
-        yield "--autocast bfloat16", plain, replace(s, autocast=True, eval_batch=min(s.eval_batch, 64))
-    if s.vector_bytes == 4 and methods.describe(name).holds_vectors(parameters):
-        small = replace(s, autocast=True, eval_batch=min(s.eval_batch, 64), vector_bytes=2)
-        yield "--vectors bfloat16", plain, replace(small, autocast=s.autocast)
-        yield "--vectors bfloat16 --autocast bfloat16", plain, small
+    mixed = replace(s.precision, autocast="bfloat16")
+    if not s.precision.mixed:
+        yield "--autocast bfloat16", plain, replace(s, precision=mixed, eval_batch=min(s.eval_batch, 64))
+    if s.precision.vector_bytes == 4 and methods.describe(name).holds_vectors(parameters):
+        small = replace(s, eval_batch=min(s.eval_batch, 64))
+        yield "--vectors bfloat16", plain, small.at(replace(s.precision, vectors="bfloat16"))
+        yield "--vectors bfloat16 --autocast bfloat16", plain, small.at(replace(mixed, vectors="bfloat16"))
     key = str(methods.describe(name).footprint.batch)
     batch = int(parameters.get(key) or 0)
     while batch > 4:

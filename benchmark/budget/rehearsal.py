@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import psutil
@@ -28,14 +28,14 @@ import methods
 from benchmark.budget import dry_run, estimate
 from benchmark.budget.estimate import Setting
 from benchmark.common.errors import UserError
+from benchmark.common.tables import markdown
 from benchmark.domains.vision import public as full
+from benchmark.harness.job import Options
 from benchmark.harness.measure import anonymous_bytes
+from benchmark.records.precision import Precision
 from benchmark.records.record import Record
-from benchmark.records.spec import REFERENCE_ROWS, format_value
+from benchmark.records.spec import REFERENCE_ROWS, variant_label
 from benchmark.suites import Suite
-
-if TYPE_CHECKING:
-    import torch
 
 FAMILY = "rehearsal"
 TRAIN, TEST = 64, 16
@@ -71,30 +71,30 @@ def write_family(folder: Path, backbone: str, suite: Suite, dtype: str = "float3
     from benchmark.checkpoints.families import describe_files, save_json, save_state
     from benchmark.domains.vision.backbones import create_encoder, get_backbone
 
-    made = folder / FAMILY / backbone
+    place = folder / FAMILY / backbone
     torch.manual_seed(0)
     base = create_encoder(backbone).state_dict()
     kind = getattr(torch, dtype)
-    save_state(made / "base.safetensors", base, kind)
+    save_state(place / "base.safetensors", base, kind)
     classes = {task: full.info(task).classes for task in suite.tasks}
     for task in suite.tasks:
         # A fine-tuned tensor lies a few per cent of its own size from the base's.
         tuned = {n: t + 0.02 * t.std().nan_to_num() * torch.randn_like(t) for n, t in base.items()}
-        save_state(made / f"{task}.safetensors", tuned, kind)
+        save_state(place / f"{task}.safetensors", tuned, kind)
         weight = 100 * torch.nn.functional.normalize(
             torch.randn(len(classes[task]), get_backbone(backbone).embed_dim), dim=-1
         )
         head = {"weight": weight, "bias": torch.zeros(len(weight))}
-        save_state(made / "heads" / f"{task}.safetensors", head)
+        save_state(place / "heads" / f"{task}.safetensors", head)
     names = ["base", *suite.tasks, *(f"heads/{task}" for task in suite.tasks)]
     save_json(
-        made / "manifest.json",
+        place / "manifest.json",
         {
             "name": FAMILY,
             "backbone": backbone,
             "quick_gelu": get_backbone(backbone).quick_gelu,
             "classes": classes,
-            "files": describe_files(made, [f"{name}.safetensors" for name in names]),
+            "files": describe_files(place, [f"{name}.safetensors" for name in names]),
             "made": "random weights; no result",
         },
     )
@@ -127,18 +127,18 @@ def variants(asked: Sequence[str] | None, suite: Suite) -> list[str]:
     from benchmark.harness.runner import suite_methods
     from benchmark.records.spec import parse_method
 
-    found = []
+    texts = []
     for text in suite_methods(suite, asked or ["all"]):
-        name, given = parse_method(text)
+        name, keywords = parse_method(text)
         about = methods.describe(name)
         steps = about.footprint.steps
-        if about.access_for({**about.parameters, **given}) and steps in about.parameters and steps not in given:
-            given[str(steps)] = 1
-        found.append(":".join([name, *([",".join(f"{k}={format_value(v)}" for k, v in given.items())] * bool(given))]))
-    return [*REFERENCE_ROWS, *found]
+        if about.access_for({**about.parameters, **keywords}) and steps in about.parameters and steps not in keywords:
+            keywords[str(steps)] = 1
+        texts.append(variant_label(name, keywords))
+    return [*REFERENCE_ROWS, *texts]
 
 
-def open_bench(suite: Suite, backbone: str, folder: Path, device: str | torch.device, dtype: str) -> Any:
+def open_bench(suite: Suite, backbone: str, folder: Path, device: str, dtype: str) -> Any:
     """The real bench on the generated files; sizes of test splits are not compared, files are not hashed again."""
     from benchmark.checkpoints.families import checkpoint_folder
     from benchmark.domains.vision.backbones import get_backbone
@@ -146,7 +146,7 @@ def open_bench(suite: Suite, backbone: str, folder: Path, device: str | torch.de
     from benchmark.domains.vision.family import Family, load_family
     from benchmark.suites.bench import resolve_device, resolve_dtype
 
-    class Rehearsal(VisionBench):
+    class Bench(VisionBench):
         def _load_family(self, checkpoints: str | os.PathLike | None) -> Family:
             where = checkpoint_folder(FAMILY, backbone, checkpoints)
             return load_family(where, backbone, suite.tasks, verify=False)
@@ -155,7 +155,7 @@ def open_bench(suite: Suite, backbone: str, folder: Path, device: str | torch.de
             size = get_backbone(backbone).image_size
             return full.load_split(task, split, root=folder / "data", image_size=size, counted=False)
 
-    return Rehearsal(
+    return Bench(
         suite,
         backbone,
         FAMILY,
@@ -166,7 +166,23 @@ def open_bench(suite: Suite, backbone: str, folder: Path, device: str | torch.de
     )
 
 
-def _one(suite: Suite, backbone: str, folder: Path, text: str, results: Path, how: dict[str, Any]) -> None:
+@dataclass(frozen=True)
+class Rehearsal:
+    """What is rehearsed, where and how."""
+
+    suite: Suite
+    backbone: str
+    results: Path
+    """Folder of the records; emptied of nothing, written anew."""
+    options: Options = Options()
+    precision: Precision = Precision()
+    device: str = "cpu"
+    threads: int | None = None
+    memory_limit: int | None = None
+    """Bytes of anonymous memory at which a run is ended, to spare the machine."""
+
+
+def _one(what: Rehearsal, folder: Path, text: str) -> None:
     """Carry out one run; the whole work of a child process, which ends with its parent, however that ended."""
     import torch
 
@@ -175,16 +191,12 @@ def _one(suite: Suite, backbone: str, folder: Path, text: str, results: Path, ho
 
     _end_with_parent()
     os.environ["SYMERGE_CACHE"] = str(folder / "cache")
-    if how["threads"]:
-        torch.set_num_threads(how["threads"])
-    bench = open_bench(suite, backbone, folder, how["device"], how["dtype"])
-    precision = {"dtype": how["dtype"], "autocast_dtype": how["autocast"], "vectors": how["vectors"]}
-    runs = runner.plan(bench, [text], seeds=[0], **precision)
-    chosen = [run for run in runs if run.variant == text] or runs[-1:]
-    options = runner.Options(
-        force=True, time_limit=how["time_limit"], keep_merged=False, argv=how["argv"], batch_size=how["batch_size"]
-    )
-    runner.execute(chosen, bench, Store(results), options)
+    if what.threads:
+        torch.set_num_threads(what.threads)
+    bench = open_bench(what.suite, what.backbone, folder, what.device, what.precision.dtype)
+    jobs = runner.plan(bench, [text], seeds=[0], precision=what.precision)
+    chosen = [job for job in jobs if job.variant == text] or jobs[-1:]
+    runner.execute(chosen, bench, Store(what.results), replace(what.options, force=True, keep_merged=False))
 
 
 def _end_with_parent() -> None:
@@ -218,54 +230,39 @@ def _watch(process: Any, limit: float | None, memory: int | None) -> tuple[int, 
 
 def anonymous(pid: int) -> int:
     """Anonymous resident memory of a process in bytes; its whole resident memory where the system tells no more."""
-    found = anonymous_bytes(pid)
-    if found is not None:
-        return found
+    size = anonymous_bytes(pid)
+    if size is not None:
+        return size
     with contextlib.suppress(psutil.Error):
         return int(psutil.Process(pid).memory_info().rss)
     return 0
 
 
 def rehearse(
-    suite: Suite,
-    backbone: str,
-    results: Path,
+    what: Rehearsal,
     *,
     asked: Sequence[str] | None = None,
-    time_limit: float | None = None,
-    memory_limit: int | None = None,
-    device: str | torch.device = "cpu",
-    dtype: str = "float32",
-    autocast: str | None = None,
-    vectors: str = "float32",
-    threads: int | None = None,
-    batch_size: int | None = None,
-    argv: Sequence[str] = (),
     tell: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True),
 ) -> Iterator[Outcome]:
     """Rehearse a suite; yields each run's outcome as it ends.
 
     Args:
-        results: folder of the records; emptied of nothing, written anew.
-        memory_limit: bytes of anonymous memory at which a run is ended, to spare the machine.
+        asked: methods and variants; None: every registered method.
     """
     from benchmark.domains.vision.backbones import get_backbone
-    from benchmark.harness.runner import now
+    from benchmark.harness.recording import now
     from benchmark.records.store import Store
     from benchmark.suites.bench import resolve_device
 
+    suite, backbone = what.suite, what.backbone
     texts = variants(asked, suite)
-    how: dict[str, Any] = {
-        "device": resolve_device(device), "dtype": dtype, "autocast": autocast, "vectors": vectors,
-        "batch_size": batch_size,
-    }  # fmt: skip
-    around = surroundings(suite, backbone, **how)
+    what = replace(what, device=str(resolve_device(what.device)))
+    around = surroundings(what)
     with tempfile.TemporaryDirectory(prefix="symerge-rehearsal-") as temporary:
         folder = Path(temporary)
         tell(f"writing {len(suite.tasks) + 1} random {get_backbone(backbone).name} towers and images to {folder}")
         write_family(folder / "checkpoints", backbone, suite)
         write_data(folder / "data", suite)
-        how |= {"threads": threads, "argv": list(argv), "time_limit": time_limit}
         # A server that has imported everything, and used nothing of it, starts a fresh process in no time.
         os.environ.setdefault("TQDM_DISABLE", "1")
         context = multiprocessing.get_context("forkserver")
@@ -273,26 +270,27 @@ def rehearse(
         for number, text in enumerate(texts, 1):
             tell(f"{number}/{len(texts)} {text}")
             began, since = time.monotonic(), now()
-            process = context.Process(target=_one, args=(suite, backbone, folder, text, results, how))
+            process = context.Process(target=_one, args=(what, folder, text))
             process.start()
             try:
-                peak, ended = _watch(process, time_limit, memory_limit)
+                peak, ended = _watch(process, what.options.time_limit, what.memory_limit)
             finally:
                 if process.is_alive():
                     process.kill()
-            records = Store(results, read_only=True).all()
+            records = Store(what.results, read_only=True).all()
             record = next((r for r in records if (r.started or "") >= since), None)
             status = ended or _status(record, process.exitcode)
             yield Outcome(text, status, record, peak or None, time.monotonic() - began, estimated(record, around))
 
 
-def surroundings(suite: Suite, backbone: str, **how: Any) -> Setting:
+def surroundings(what: Rehearsal) -> Setting:
     """What the estimates of a rehearsal start from: its few images in place of the suite's."""
-    around = dry_run.setting(SimpleNamespace(suite=suite, backbone=backbone, family=FAMILY), **how)
+    planned = SimpleNamespace(suite=what.suite, backbone=what.backbone, family=FAMILY)
+    around = dry_run.setting(planned, what.device, what.options)
     assert around is not None
-    tasks = len(suite.tasks)
+    tasks = len(what.suite.tasks)
     samples = {"train": TRAIN * tasks, "val": TRAIN * tasks // 10, "test": TEST * tasks}
-    return replace(around, samples=samples, eval_batch=min(around.eval_batch, TEST))
+    return replace(around.at(what.precision), samples=samples, eval_batch=min(around.eval_batch, TEST))
 
 
 def estimated(record: Record | None, around: Setting) -> float | None:
@@ -315,7 +313,7 @@ HEADER = ("method", "outcome", "merge s", "adapt s", "evaluate s", "process s", 
 
 def table(outcomes: Sequence[Outcome]) -> str:
     """The outcomes in Markdown, in the order they were run. GiB are peaks of anonymous memory, the last estimated."""
-    lines = [f"| {' | '.join(HEADER)} |", "|---|---|" + "---:|" * (len(HEADER) - 2)]
+    rows = []
     for one in outcomes:
         cost = one.record.cost if one.record else None
         merged = None if cost is None or cost.peak_anonymous_mb is None else cost.peak_anonymous_mb / 1024
@@ -323,37 +321,30 @@ def table(outcomes: Sequence[Outcome]) -> str:
         cells = ["–" if n is None else f"{n:.1f}" for n in (*spent, one.seconds)]
         held = (merged, one.peak and one.peak / GIB, one.estimate and one.estimate / GIB)
         peaks = ["–" if n is None else f"{n:.2f}" for n in held]
-        lines.append(f"| `{one.variant}` | {one.status} | {' | '.join([*cells, *peaks])} |")
-    return "\n".join(lines) + "\n"
+        rows.append([f"`{one.variant}`", one.status, *cells, *peaks])
+    return "\n".join(markdown(HEADER, rows, "<<" + ">" * (len(HEADER) - 2))) + "\n"
 
 
-def main(arguments: Any, suite: Suite, device: torch.device, results: Path, argv: Sequence[str]) -> int:
-    """``run --rehearse``: rehearse a suite and print the table; 1 if a run failed."""
-    backbone = arguments.backbone or suite.backbones[0]
+def check(suite: Suite) -> None:
+    """Raise UserError where a suite has nothing to rehearse."""
     if suite.scale != "full" or suite.domain != "vision":
         raise UserError(
             f"{suite.name} has nothing to rehearse: its data and checkpoints are here",
             "Rehearse a full vision suite: --suite vision-8 --backbone ViT-B-32 --rehearse",
         )
-    limit = arguments.memory_limit * GIB if arguments.memory_limit else 0.75 * psutil.virtual_memory().available
+
+
+def main(what: Rehearsal, asked: Sequence[str] | None) -> int:
+    """``run --rehearse``: rehearse a suite, and print the table, which is also written beside the records; 1 if a run
+    failed."""
+    check(what.suite)
+    if what.memory_limit is None:
+        what = replace(what, memory_limit=int(0.75 * psutil.virtual_memory().available))
     outcomes = []
-    for one in rehearse(
-        suite,
-        backbone,
-        results / FAMILY,
-        asked=arguments.methods,
-        time_limit=arguments.time_limit,
-        memory_limit=int(limit),
-        device=device,
-        dtype=arguments.dtype,
-        autocast=arguments.autocast,
-        vectors=arguments.vectors,
-        threads=arguments.threads,
-        batch_size=arguments.batch_size,
-        argv=["run_all.sh", *argv[1:]],
-    ):
+    for one in rehearse(what, asked=asked):
         outcomes.append(one)
-        (results / FAMILY).mkdir(parents=True, exist_ok=True)
-        (results / FAMILY / f"{suite.name}--{backbone}.md").write_text(table(outcomes), encoding="utf-8")
+        what.results.mkdir(parents=True, exist_ok=True)
+        page = what.results / f"{what.suite.name}--{what.backbone}.md"
+        page.write_text(table(outcomes), encoding="utf-8")
     print(table(outcomes), end="")
     return 0 if all(one.status in ("done", "left out") for one in outcomes) else 1

@@ -8,7 +8,6 @@ times its own count at the GPU's speed, which is assumed, not measured. Every ru
 
 from __future__ import annotations
 
-import argparse
 import heapq
 import math
 import statistics
@@ -18,14 +17,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import methods
 from benchmark import suites
 from benchmark.budget import dry_run, estimate
 from benchmark.budget.estimate import GIB, Setting, duration
 from benchmark.common.errors import UserError
+from benchmark.common.tables import markdown
 from benchmark.harness import runner, tuning
+from benchmark.harness.job import Job
 from benchmark.records.store import Store
 
 MEASURED = ("vision-mini-8", "vision-mini-14", "vision-mini-20")
@@ -107,75 +106,82 @@ def measured(store: Store, names: Sequence[str] = MEASURED) -> Measured:
         around.shapes.flops * (around.samples["test"] or 0) / (record.cost.evaluate_seconds or 1.0)
         for around, record in records
     )
-    found = defaultdict(list)
+    factors = defaultdict(list)
     for around, record in records:
         cost, spec = record.cost, record.spec
-        taken = (cost.merge_seconds or 0.0) + (cost.adapt_seconds or 0.0) + (cost.evaluate_seconds or 0.0)
-        found[spec.method].append(taken / work(spec.method, spec.parameters, around, flops, CORE_BANDWIDTH))
-    return Measured(flops, {name: statistics.median(each) for name, each in found.items()}, len(records))
+        seconds = (cost.merge_seconds or 0.0) + (cost.adapt_seconds or 0.0) + (cost.evaluate_seconds or 0.0)
+        factors[spec.method].append(seconds / work(spec.method, spec.parameters, around, flops, CORE_BANDWIDTH))
+    return Measured(flops, {name: statistics.median(each) for name, each in factors.items()}, len(records))
 
 
 @dataclass(frozen=True)
-class Job:
-    """One run of the board."""
+class Question:
+    """Which board is to be scheduled, and on what."""
 
-    suite: str
-    backbone: str
-    variant: str
-    method: str
-    seed: int | None
+    gpus: Sequence[int] = (1, 8, 64)
+    """Numbers of GPUs."""
+    suites: Sequence[str] = ("vision-8", "vision-14", "vision-20")
+    backbones: Sequence[str] = ()
+    """None named: all of the first suite's."""
+    methods: Sequence[str] | None = None
+    """Methods and variants; None: every suite's own list and every other method of the registry."""
+    without: Sequence[str] = ()
+    """Names of methods left out."""
+    seeds: Sequence[int] = (0, 1, 2, 3, 4)
+    tflops: float = 20.0
+    """Of a GPU, sustained."""
+    bandwidth: float = 1.0
+    """Of its memory, in TB/s."""
+    memory: float = 80.0
+    """Of a GPU, in GiB."""
+    longest: int = 5
+    """How many of the longest runs are named."""
+
+
+@dataclass(frozen=True)
+class Timed:
+    """One job of the board, with what it takes on a GPU by estimate."""
+
+    job: Job
     seconds: float
     device_bytes: float
 
 
-def board(
-    names: Sequence[str], backbones: Sequence[str], texts: Sequence[str] | None, seeds: Sequence[int],
-    scale: Measured, flops: float, bandwidth: float,
-    without: Sequence[str] = (),
-) -> list[Job]:  # fmt: skip
-    """The runs of the suites on the backbones, in the order of the plan.
-
-    Args:
-        without: names of methods left out.
-        texts: methods and variants; None: every suite's own list and every other method of the registry.
-    """
+def board(question: Question, scale: Measured) -> list[Timed]:
+    """The jobs of the suites on the backbones, in the order of the plan."""
+    flops, bandwidth = question.tflops * 1e12, question.bandwidth * 1e12
     jobs = []
-    for backbone in backbones:
+    for backbone in question.backbones:
         outlined = None
-        for name in names:
+        for name in question.suites:
             bench: Any = dry_run.Planned(suites.load(name), backbone, None)
-            around = dry_run.setting(bench, device=torch.device("cuda"), shapes=outlined)
+            around = dry_run.setting(bench, "cuda", shapes=outlined)
             assert around is not None
             outlined = around.shapes
-            asked = texts or [*bench.suite.methods, *runner.suite_methods(bench.suite, ["all"])]
-            for run in runner.plan(bench, asked, seeds=seeds):
-                method, parameters = run.spec.method, run.spec.parameters
-                if "adapters" in run.method.needs or method in without:
+            asked = question.methods or [*bench.suite.methods, *runner.suite_methods(bench.suite, ["all"])]
+            for job in runner.plan(bench, asked, seeds=question.seeds):
+                method, parameters = job.spec.method, job.spec.parameters
+                if "adapters" in job.method.needs or method in question.without:
                     continue
                 factor = scale.factors.get(method, scale.usual)
                 seconds = factor * work(method, parameters, around, flops, bandwidth)
-                memory = estimate.need(method, parameters, around).device
-                jobs.append(Job(name, backbone, run.variant, method, run.spec.seed, seconds, memory))
+                jobs.append(Timed(job, seconds, estimate.need(method, parameters, around).device))
     return jobs
 
 
-def table(jobs: Sequence[Job], gpus: Sequence[int]) -> list[str]:
+def table(jobs: Sequence[Timed], gpus: Sequence[int]) -> list[str]:
     """Markdown: wall time on each number of GPUs under both orders, beside what no schedule can beat."""
-    plain = [job.seconds for job in jobs]
+    plain = [each.seconds for each in jobs]
     longest_first = sorted(plain, reverse=True)
     total = sum(plain)
-    lines = [
-        "| GPUs | GPU hours | wall time, longest first | in plan order | no schedule below | busy, longest first |",
-        "|---:|---:|---:|---:|---:|---:|",
-    ]
+    rows = []
     for count in gpus:
         first, ordered = makespan(longest_first, count), makespan(plain, count)
         bound = max(longest_first[0], total / count)
-        lines.append(
-            f"| {count} | {hours(total)} | {hours(first)} h | {hours(ordered)} h | {hours(bound)} h "
-            f"| {100 * total / (count * first):.0f} % |"
-        )
-    return lines
+        times = (f"{hours(first)} h", f"{hours(ordered)} h", f"{hours(bound)} h")
+        rows.append([str(count), hours(total), *times, f"{100 * total / (count * first):.0f} %"])
+    names = ["GPUs", "GPU hours", "wall time, longest first", "in plan order", "no schedule below"]
+    return markdown([*names, "busy, longest first"], rows, ">>>>>>")
 
 
 def hours(seconds: float) -> str:
@@ -183,61 +189,78 @@ def hours(seconds: float) -> str:
     return f"{seconds / 3600:,.1f}" if seconds < 360000 else f"{seconds / 3600:,.0f}"
 
 
-def report(jobs: Sequence[Job], gpus: Sequence[int], scale: Measured, how: argparse.Namespace) -> str:
+def report(jobs: Sequence[Timed], scale: Measured, question: Question) -> str:
     """The whole page: table, shares, longest runs, and what of it is measured."""
-    total = sum(job.seconds for job in jobs)
-    longest = max(jobs, key=lambda job: job.seconds)
+    total = sum(each.seconds for each in jobs)
+    longest = max(jobs, key=lambda each: each.seconds)
+    spec = longest.job.spec
     lines = [
-        f"{len(jobs)} runs: {', '.join(how.suite)} on {', '.join(how.backbone)}. The longest, `{longest.variant}` on "
-        f"{longest.suite} with {longest.backbone}, takes {hours(longest.seconds)} h: it bounds the whole from "
-        f"{math.ceil(total / longest.seconds)} GPUs on.",
+        f"{len(jobs)} runs: {', '.join(question.suites)} on {', '.join(question.backbones)}. The longest, "
+        f"`{longest.job.variant}` on {spec.suite} with {spec.backbone}, takes {hours(longest.seconds)} h: it bounds "
+        f"the whole from {math.ceil(total / longest.seconds)} GPUs on.",
         "",
-        *table(jobs, gpus),
+        *table(jobs, question.gpus),
         "",
+        *_shares(jobs, question),
+        "",
+        *_longest(jobs, scale, question.longest),
     ]
-    parts: dict[tuple[str, str], float] = defaultdict(float)
-    for job in jobs:
-        parts[job.backbone, job.suite] += job.seconds
-    lines += ["| GPU hours | " + " | ".join(how.suite) + " |", "|---|" + "---:|" * len(how.suite)]
-    lines += [f"| {b} | " + " | ".join(hours(parts[b, s]) for s in how.suite) + " |" for b in how.backbone]
-    lines += ["", "| longest runs | suite | backbone | takes | factor |", "|---|---|---|---:|---:|"]
-    seen: set[tuple[str, str, str]] = set()
-    for job in sorted(jobs, key=lambda job: -job.seconds):
-        if (place := (job.variant, job.suite, job.backbone)) not in seen and len(seen) < how.longest:
-            seen.add(place)
-            factor = f"{scale.factors[job.method]:.2f}" if job.method in scale.factors else f"({scale.usual:.2f})"
-            lines.append(f"| `{job.variant}` | {job.suite} | {job.backbone} | {duration(job.seconds)} | {factor} |")
-    without = sorted({job.method for job in jobs} - set(scale.factors))
-    share = sum(job.seconds for job in jobs if job.method in without) / total
+    without = sorted({each.job.spec.method for each in jobs} - set(scale.factors))
+    share = sum(each.seconds for each in jobs if each.job.spec.method in without) / total
     core = scale.flops / 1e9
     lines += [
         "",
         f"Measured: the factors of {len(scale.factors)} methods ({min(scale.factors.values()):.2f} to "
         f"{max(scale.factors.values()):.2f} times the count), in {scale.records} records on one core of "
         f"{core:.0f} GFLOP/s.",
-        f"Assumed: a GPU of {how.tflops:g} TFLOP/s and {how.bandwidth:g} TB/s, sustained; images are decoded already.",
+        f"Assumed: a GPU of {question.tflops:g} TFLOP/s and {question.bandwidth:g} TB/s, sustained; images are "
+        "decoded already.",
     ]
     if without:
         named = ", ".join(f"`{name}`" for name in without)
         lines.append(f"Without a record, at the median factor: {named} ({share:.0%} of the hours).")
-    if large := sorted({(job.backbone, job.variant) for job in jobs if job.device_bytes > how.memory * GIB}):
+    size = question.memory * GIB
+    if large := sorted({(each.job.spec.backbone, each.job.variant) for each in jobs if each.device_bytes > size}):
         named = ", ".join(f"`{variant}` ({backbone})" for backbone, variant in large)
-        lines.append(f"More than {how.memory:g} GiB on the device by estimate, so with smaller batches only: {named}.")
+        lines.append(
+            f"More than {question.memory:g} GiB on the device by estimate, so with smaller batches only: {named}."
+        )
     return "\n".join(lines)
 
 
-def main(how: argparse.Namespace, reference: Path) -> int:
+def _shares(jobs: Sequence[Timed], question: Question) -> list[str]:
+    """GPU hours by backbone and suite."""
+    seconds: dict[tuple[str, str], float] = defaultdict(float)
+    for each in jobs:
+        seconds[each.job.spec.backbone, each.job.spec.suite] += each.seconds
+    rows = [[b, *(hours(seconds[b, s]) for s in question.suites)] for b in question.backbones]
+    return markdown(["GPU hours", *question.suites], rows, "<" + ">" * len(question.suites))
+
+
+def _longest(jobs: Sequence[Timed], scale: Measured, count: int) -> list[str]:
+    """The longest runs, each place once."""
+    rows: dict[tuple[str, str, str], list[str]] = {}
+    for each in sorted(jobs, key=lambda one: -one.seconds):
+        spec, variant = each.job.spec, each.job.variant
+        place = (variant, spec.suite, spec.backbone)
+        if place not in rows and len(rows) < count:
+            factor = f"{scale.factors[spec.method]:.2f}" if spec.method in scale.factors else f"({scale.usual:.2f})"
+            rows[place] = [f"`{variant}`", spec.suite, spec.backbone, duration(each.seconds), factor]
+    return markdown(["longest runs", "suite", "backbone", "takes", "factor"], list(rows.values()), "<<<>>")
+
+
+def main(question: Question, reference: Path) -> int:
     """The command ``schedule``; ``reference`` holds the records to measure by."""
-    if min([*how.gpus, how.tflops, how.bandwidth]) <= 0:
+    if min([*question.gpus, question.tflops, question.bandwidth]) <= 0:
         raise UserError("--gpus, --tflops and --bandwidth are positive numbers", "Type e.g. --gpus 1 8 64 --tflops 20")
-    loaded = [suites.load(name) for name in how.suite]
-    if any(suite.domain != "vision" for suite in loaded):
-        raise UserError(f"only vision suites can be estimated, not all of {', '.join(how.suite)}", "See list suites.")
-    for name in how.without:
+    chosen = [suites.load(name) for name in question.suites]
+    if any(suite.domain != "vision" for suite in chosen):
+        raise UserError(
+            f"only vision suites can be estimated, not all of {', '.join(question.suites)}", "See list suites."
+        )
+    for name in question.without:
         methods.describe(name)
-    how.backbone = how.backbone or loaded[0].backbones
+    question = replace(question, backbones=question.backbones or chosen[0].backbones)
     scale = measured(Store(reference, read_only=True))
-    flops, bandwidth = how.tflops * 1e12, how.bandwidth * 1e12
-    jobs = board(how.suite, how.backbone, how.methods, how.seeds, scale, flops, bandwidth, how.without)
-    print(report(jobs, how.gpus, scale, how))
+    print(report(board(question, scale), scale, question))
     return 0

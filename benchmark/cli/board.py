@@ -1,4 +1,4 @@
-"""The command ``board``, and where records and boards of a command are. No torch."""
+"""The command ``board``: boards, page, figures and notebook from records. No torch."""
 
 from __future__ import annotations
 
@@ -9,18 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from benchmark import suites
+from benchmark.cli.options import add_results, folders
 from benchmark.common.errors import UserError, shown
-from benchmark.common.project import LOCAL, REFERENCE, RESULTS, ROOT, SUBMITTED
+from benchmark.common.project import REFERENCE, RESULTS, ROOT, SUBMITTED
 
 
-def folders(arguments: argparse.Namespace) -> tuple[Path, Path]:
-    """Where records lie, and where boards are written."""
-    if arguments.reference:
-        if arguments.results:
-            raise UserError("--reference and --results exclude each other", "Leave one of them out.")
-        return REFERENCE, RESULTS
-    folder = arguments.results or LOCAL
-    return folder, folder
+def options(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's options."""
+    add_results(parser, "the project's own (results/leaderboard.*)")
+    parser.add_argument("--plots", action="store_true", help="also write figures to DIR/plots")
+    parser.add_argument("--notebook", action="store_true", help="also execute the notebook of figures, DIR/plots.ipynb")
 
 
 def reference_records(store: Any) -> Any:
@@ -36,9 +34,9 @@ def write(store: Any, out: Path) -> list[Any]:
     from benchmark.report import page
 
     records = store.all() + (_submitted() if out.resolve() == RESULTS else [])
-    made = leaderboard.publish(records, reference_records(store), out)
-    page.write(made, out, [store.root, REFERENCE, SUBMITTED])
-    return made
+    boards = leaderboard.publish(records, reference_records(store), out)
+    page.write(boards, out, [store.root, REFERENCE, SUBMITTED])
+    return boards
 
 
 def _submitted() -> list[Any]:
@@ -56,42 +54,53 @@ def command(arguments: argparse.Namespace) -> int:
     """
     from benchmark.records.store import Store
 
-    folder, out = folders(arguments)
+    folder, out = folders(arguments.results, arguments.reference)
     if not folder.is_dir():
         raise UserError(f"no records under {shown(folder)}", "Run something first: ./run_all.sh --methods symerge ties")
-    made = write(Store(folder), out)
+    boards = write(Store(folder), out)
     if arguments.plots:
-        from benchmark.report import figures
-        from benchmark.studies.places import Places
-
-        studies = Places(out, reference=arguments.reference)
-        for path in figures.write(made, Store(folder, read_only=True).all(), out / "plots", studies):
-            print(f"wrote {shown(path)}", file=sys.stderr)
-        _write_panels(made, folder, out / "plots")
+        _write_figures(boards, folder, out, reference=arguments.reference)
     if arguments.notebook:
         from benchmark.report import notebook
 
         print(f"executing {notebook.NAME} on {shown(folder)}, a minute or two", file=sys.stderr)
         print(f"wrote {shown(notebook.execute(RESULTS / notebook.NAME, out))}", file=sys.stderr)
     if arguments.reference:
-        from benchmark.common.files import write_atomic
-        from benchmark.report.methods_page import methods_page
-        from benchmark.scores import published
-
-        write_atomic(ROOT / "methods" / "README.md", methods_page(Store(folder, read_only=True).all()))
-        write_atomic(out / "published.md", published.markdown())
+        _write_pages(folder, out)
     print(f"wrote {shown(out / 'leaderboard.md')}", file=sys.stderr)
     return 0
+
+
+def _write_pages(records: Path, out: Path) -> None:
+    """The pages that are made of the project's own records alone."""
+    from benchmark.common.files import write_atomic
+    from benchmark.records.store import Store
+    from benchmark.report.methods_page import methods_page
+    from benchmark.scores import published
+
+    write_atomic(ROOT / "methods" / "README.md", methods_page(Store(records, read_only=True).all()))
+    write_atomic(out / "published.md", published.markdown())
+
+
+def _write_figures(boards: Sequence[Any], records: Path, out: Path, *, reference: bool) -> None:
+    """Figures of boards, runs and studies, and the panels of dense suites."""
+    from benchmark.records.store import Store
+    from benchmark.report import figures
+    from benchmark.studies.places import Places
+
+    studies = Places(out, reference=reference)
+    for path in figures.write(boards, Store(records, read_only=True).all(), out / "plots", studies):
+        print(f"wrote {shown(path)}", file=sys.stderr)
+    _write_panels(boards, records, out / "plots")
 
 
 def _write_panels(boards: Sequence[Any], records: Path, folder: Path) -> None:
     """Pictures of what the runs of dense suites predict, where their merged models were kept."""
     for board in boards:
         if board.suite in suites.names() and suites.load(board.suite).domain == "dense":
-            from benchmark.report.panels import main as panels
+            from benchmark.report import panels
 
             try:
-                out = folder / f"{board.name}--panels.png"
-                panels(["--suite", board.suite, "--results", str(records), "--out", str(out)])
+                panels.write(suites.load(board.suite), records, folder / f"{board.name}--panels.png")
             except UserError as error:
                 print(f"no panels of {board.suite}: {error.message}", file=sys.stderr)

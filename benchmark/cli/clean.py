@@ -18,6 +18,8 @@ from benchmark import suites
 from benchmark.board.selection import label, left_out
 from benchmark.cli import board as boards
 from benchmark.common.errors import UserError, shown, unknown
+from benchmark.common.paths import resolved
+from benchmark.common.project import LOCAL, REFERENCE, RESULTS
 from benchmark.records.record import Record
 from benchmark.records.spec import checked_parameters, present_version
 from benchmark.records.store import Store
@@ -37,17 +39,17 @@ class Leftover(NamedTuple):
 
 def leftovers(records: Iterable[Record]) -> list[Leftover]:
     """Those of the records that are failed, superseded or stale, in their order."""
-    given = list(records)
-    gone = {id(each.record): each.why for each in left_out(given)}
-    found = []
-    for record in given:
+    every = list(records)
+    gone = {id(each.record): each.why for each in left_out(every)}
+    rest = []
+    for record in every:
         if id(record) in gone:
-            found.append(Leftover(record, "superseded", gone[id(record)]))
+            rest.append(Leftover(record, "superseded", gone[id(record)]))
         elif record.status == "failed":
-            found.append(Leftover(record, "failed", record.error.line(160) if record.error else ""))
+            rest.append(Leftover(record, "failed", record.error.line(160) if record.error else ""))
         elif why := _stale(record):
-            found.append(Leftover(record, "stale", why))
-    return found
+            rest.append(Leftover(record, "stale", why))
+    return rest
 
 
 def _stale(record: Record) -> str:
@@ -69,27 +71,48 @@ def _stale(record: Record) -> str:
     return ""
 
 
+def options(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's options."""
+    parser.add_argument(
+        "kinds",
+        nargs="*",
+        metavar="failed|superseded|stale",
+        type=_kind,
+        help="default: failed (and not put right since) and superseded (no board shows them). stale: of code or a "
+        "suite that has changed; a board may show them, so they go only where named",
+    )
+    parser.add_argument("--results", type=resolved, metavar="DIR", help="default results/local")
+    parser.add_argument("--suite", nargs="+", metavar="NAME", help="only these suites' runs; default: all")
+    parser.add_argument("--yes", action="store_true", help="remove without asking")
+
+
+def _kind(text: str) -> str:
+    if text not in KINDS:
+        raise argparse.ArgumentTypeError(f"{text!r}; allowed: {', '.join(KINDS)}")
+    return text
+
+
 def command(arguments: argparse.Namespace) -> int:
     """``clean``: say what would go, ask, remove it, and write the boards again. Returns 0, or 1 where a run stayed.
 
     Raises:
         UserError: there is no such folder, it cannot be written, or nobody is there to ask and ``--yes`` is not said.
     """
-    folder = arguments.results or boards.LOCAL
+    folder = arguments.results or LOCAL
     if not folder.is_dir() and arguments.results:
         raise UserError(f"no records under {shown(folder)}", "Name a results folder: --results DIR")
     store = Store(folder)
     records = store.all()
-    known = {record.spec.suite for record in records}
+    names = {record.spec.suite for record in records}
     for name in arguments.suite or []:
-        if name not in known:
-            raise unknown("suite", name, sorted(known), f"{shown(folder)} has no run of it")
+        if name not in names:
+            raise unknown("suite", name, sorted(names), f"{shown(folder)} has no run of it")
     chosen = [r for r in records if not arguments.suite or r.spec.suite in arguments.suite]
-    found = leftovers(chosen)
+    rest = leftovers(chosen)
     kinds = arguments.kinds or USUAL
-    gone = [each for each in found if each.kind in kinds]
+    gone = [each for each in rest if each.kind in kinds]
     for kind in KINDS:
-        _list(store, kind, [each for each in found if each.kind == kind], kind in kinds)
+        _list(store, kind, [each for each in rest if each.kind == kind], kind in kinds)
     if not gone:
         print(f"nothing to remove under {shown(folder)}")
         return 0
@@ -97,20 +120,20 @@ def command(arguments: argparse.Namespace) -> int:
     if not arguments.yes and not _agreed(f"Remove {_runs(len(gone))}, {size / 2**20:.1f} MiB, of {shown(folder)}?"):
         print("nothing was removed")
         return 0
-    kept = [each for each in gone if not store.remove(each.record)]
-    for each in kept:
+    locked = [each for each in gone if not store.remove(each.record)]
+    for each in locked:
         print(f"stays, as another process has it: {label(each.record)} on {each.record.spec.suite}", file=sys.stderr)
-    print(f"removed {_runs(len(gone) - len(kept))}")
+    print(f"removed {_runs(len(gone) - len(locked))}")
     _write_boards(store, records)
-    return 1 if kept else 0
+    return 1 if locked else 0
 
 
-def _list(store: Store, kind: str, found: Sequence[Leftover], goes: bool) -> None:
-    if not found:
+def _list(store: Store, kind: str, rest: Sequence[Leftover], goes: bool) -> None:
+    if not rest:
         return
-    what = "" if goes else f", which {'stays' if len(found) == 1 else 'stay'} unless named: clean {kind}"
-    print(f"{kind}: {_runs(len(found))}{what}")
-    for record, _, why in found:
+    what = "" if goes else f", which {'stays' if len(rest) == 1 else 'stay'} unless named: clean {kind}"
+    print(f"{kind}: {_runs(len(rest))}{what}")
+    for record, _, why in rest:
         seed = "" if record.spec.seed is None else f" seed {record.spec.seed}"
         state = "" if record.status == "failed" else f" ({record.status})"
         print(f"  {record.run_id}  {label(record)}{seed} on {record.spec.suite}, {record.spec.backbone}{state}: {why}")
@@ -134,7 +157,7 @@ def _agreed(question: str) -> bool:
 
 def _write_boards(store: Store, before: Iterable[Record]) -> None:
     """The boards of what is left; those of places without any run go."""
-    out = boards.RESULTS if store.root.resolve() == boards.REFERENCE else store.root
+    out = RESULTS if store.root.resolve() == REFERENCE else store.root
     left = {_board(record) for record in store.all()}
     for name in {_board(record) for record in before} - left:
         for suffix in (".md", ".csv"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
 import re
 import textwrap
@@ -12,6 +13,18 @@ from benchmark import suites
 from benchmark.records.spec import format_value, variant_label
 
 _WIDTH = 100
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's options."""
+    parser.add_argument(
+        "what", nargs="?", metavar="suites|methods|NAME", help="NAME: a method; default: all suites and methods"
+    )
+
+
+def command(arguments: argparse.Namespace) -> None:
+    """``list``: print what there is."""
+    show(arguments.what)
 
 
 def show(what: str | None) -> None:
@@ -78,10 +91,10 @@ def _meanings(about: methods.Method) -> dict[str, str]:
     functions = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == function]
     text = (ast.get_docstring(functions[0]) if functions else None) or ""
     section = re.search(r"^Args:\n((?: +.*\n?|\n)+)", text, re.MULTILINE)
-    found: dict[str, str] = {}
+    meanings: dict[str, str] = {}
     for names, meaning in re.findall(
         r"^ {4}(\w+(?:, \w+)*): (.*(?:\n {8,}.*)*)", section[1] if section else "", re.MULTILINE
     ):
         for key in names.split(", "):
-            found[key] = " ".join(meaning.replace("``", "").split())
-    return found
+            meanings[key] = " ".join(meaning.replace("``", "").split())
+    return meanings

@@ -1,4 +1,4 @@
-"""The command ``run``: from arguments to plans, records and boards. Torch is imported once a plan is made."""
+"""The command ``run``: from options to plans of jobs, records and boards. Torch is imported once a plan is made."""
 
 from __future__ import annotations
 
@@ -11,37 +11,151 @@ from typing import TYPE_CHECKING, Any
 import methods
 from benchmark import suites
 from benchmark.cli import board as boards
+from benchmark.cli.options import (
+    DEFAULT_SUITE,
+    EXAMPLES,
+    SEVERAL_METHODS,
+    add_force,
+    add_place,
+    add_results,
+    add_threads,
+    folders,
+)
 from benchmark.common.errors import UserError, shown
+from benchmark.common.paths import resolved
+from benchmark.records.precision import Precision
 from benchmark.records.spec import check_texts, other_data, parse_set
 
 if TYPE_CHECKING:
     import torch
 
+    from benchmark.harness.job import Job, Options
+    from benchmark.records.record import Record
+    from benchmark.records.store import Store
+    from benchmark.suites.bench import Bench
+
+    Plans = Sequence[tuple[Bench, list[Job]]]
+
 # A method that says in one line why it does not fit a suite's experts is no failure of the run.
 NOT_APPLICABLE = methods.NotApplicable.__name__
-
-
-def _sets(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {}
-    for text in texts:
-        name, key, value = parse_set(text)
-        found.setdefault(name, {})[key] = value
-    return found
-
 
 #: Of options that are numbers; a time limit of three years.
 LARGEST = 100_000_000
 
 
-def command(arguments: argparse.Namespace, argv: list[str]) -> int:
-    """``run``: plan, check, carry out, and write the boards. Returns 0, or 1 where a run failed.
+def options(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's options."""
+    parser.formatter_class, parser.epilog = argparse.RawDescriptionHelpFormatter, EXAMPLES
+    _add_what(parser)
+    _add_where(parser)
+    _add_how(parser)
+
+
+def _add_what(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "--methods",
+        nargs="+",
+        metavar=SEVERAL_METHODS,
+        help="methods and variants; 'all' for every one; default: the suite's own list",
+    )
+    add("--suite", nargs="+", default=[DEFAULT_SUITE], metavar="NAME", help=f"default: {DEFAULT_SUITE}")
+    add_place(parser)
+    add("--checkpoints", type=resolved, metavar="DIR", help="full suites: where families lie (or SYMERGE_CHECKPOINTS)")
+    add("--data-root", type=resolved, metavar="DIR", help="full suites: where data lie (or SYMERGE_DATA)")
+    add(
+        "--seeds",
+        nargs="+",
+        type=int,
+        default=[0],
+        metavar="N",
+        help="seeds of stochastic methods, default 0; deterministic ones run once",
+    )
+    add("--set", action="append", default=[], metavar="NAME.key=value", help="a keyword of a method")
+
+
+def _add_where(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "--device",
+        nargs="+",
+        default=["cpu"],
+        metavar="NAME",
+        help="cpu, cuda, cuda:N or auto; default cpu. Several: a process on each, which share the runs",
+    )
+    add("--worker", type=resolved, metavar="FILE", help=argparse.SUPPRESS)
+    add("--executor", choices=["here", "ray"], default="here", help="here, or a Ray cluster's workers")
+    add(
+        "--address", metavar="HOST:PORT", help="of the Ray cluster, or auto; default: one of this machine, for this run"
+    )
+    add("--dtype", default="float32", help="of the evaluated weights: float32, bfloat16, float16")
+    add("--autocast", choices=["float16", "bfloat16"], help="mixed precision in adaptation and evaluation")
+    add(
+        "--vectors",
+        choices=["float32", "bfloat16", "float16"],
+        default="float32",
+        help="of the task vectors that adaptation holds on the device; default float32",
+    )
+    add_results(
+        parser,
+        "write the project's own records (results/reference)",
+        "where records and boards go; default results/local",
+    )
+
+
+def _add_how(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add_force(parser)
+    add("--time-limit", type=float, metavar="SECONDS", help="per run; default none")
+    add_threads(parser)
+    add("--batch-size", type=int, metavar="N", help="of the evaluation; default: the suite's")
+    add("--compile", action="store_true", help="evaluate through torch.compile")
+    add("--discard-merged", action="store_true", help="delete each merged model once it is evaluated")
+    add(
+        "--rehearse",
+        action="store_true",
+        help="a full suite's path with random weights and generated images, one update of what adapts; no results",
+    )
+    add("--memory-limit", type=float, metavar="GIB", help="of a rehearsal's runs; default 75 %% of free")
+    add("--unchecked", action="store_true", help="run what cannot fit by estimate all the same")
+    add("--dry-run", action="store_true", help="print the plan with each run's memory, disk and time, and stop")
+
+
+def command(arguments: argparse.Namespace) -> int:
+    """``run``: check, plan, carry out, and write the boards. Returns 0, or 1 where a run failed.
 
     Raises:
         UserError, MergingError: what the user can mend, before anything runs wherever possible.
     """
-    records_folder, out = boards.folders(arguments)
-    loaded = [suites.load(name) for name in arguments.suite]
-    sets = _sets(arguments.set)
+    sets = _check(arguments)
+    devices = _devices(arguments)
+    if arguments.rehearse:
+        return _rehearse(arguments, devices[0])
+
+    from benchmark.records.store import Store
+
+    plans = _plan(arguments, devices[0], sets)
+    store = Store(folders(arguments.results, arguments.reference)[0])
+    if not arguments.worker:
+        _tell_of_other_data(plans, store)
+    settings = _options(arguments)
+    if arguments.dry_run:
+        return _print_plan(plans, store, settings)
+    settings = _share_out(arguments, plans, store, settings, devices)
+    records = _carry_out(arguments, plans, store, settings)
+    failed = [record for record in records if record.status != "done"]
+    return int(bool(failed)) if arguments.worker else _report(arguments, failed)
+
+
+def _check(arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Raise UserError for what can be seen to be wrong at once; the values of ``--set``, by method and keyword."""
+    folders(arguments.results, arguments.reference)
+    for name in arguments.suite:
+        suites.load(name)
+    sets: dict[str, dict[str, Any]] = {}
+    for text in arguments.set:
+        name, key, value = parse_set(text)
+        sets.setdefault(name, {})[key] = value
     check_texts([text for text in arguments.methods or [] if text != "all"], sets)
     if not arguments.worker:
         for fault in methods.broken():
@@ -51,120 +165,16 @@ def command(arguments: argparse.Namespace, argv: list[str]) -> int:
         value = getattr(arguments, what)
         if value is not None and not 0 < value <= LARGEST:
             raise UserError(f"--{what.replace('_', '-')} is {value}; a positive number up to {LARGEST:,} is wanted")
-
     _check_executor(arguments)
-    places = _devices(arguments)
-    if arguments.rehearse:
-        from benchmark.budget import rehearsal as rehearse
+    return sets
 
-        return max(rehearse.main(arguments, suite, places[0], records_folder, argv) for suite in loaded)
 
-    import torch
-
-    from benchmark.board import leaderboard
-    from benchmark.budget import dry_run
-    from benchmark.executors import processes as devices
-    from benchmark.harness import runner
-    from benchmark.records.store import Store
-
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
-    plans = []
-    for suite in loaded:
-        bench = _open(arguments, suite, places[0])
-        plans.append(
-            (
-                bench,
-                runner.plan(
-                    bench,
-                    runner.suite_methods(suite, arguments.methods),
-                    seeds=arguments.seeds,
-                    sets=sets,
-                    dtype=arguments.dtype,
-                    autocast_dtype=arguments.autocast,
-                    vectors=arguments.vectors,
-                    without_data=arguments.dry_run,
-                ),
-            )
+def _check_seeds(seeds: Sequence[int]) -> None:
+    if len(set(seeds)) != len(seeds) or min(seeds) < 0:
+        raise UserError(
+            f"--seeds {' '.join(map(str, seeds))}: different whole numbers from 0 are wanted",
+            "Type e.g. --seeds 0 1 2 3 4",
         )
-    store = Store(records_folder)
-    if not arguments.worker:
-        _tell_of_other_data(plans, store)
-    if arguments.dry_run:
-        return _print_plan(arguments, plans, store, places[0])
-    if not arguments.unchecked and not arguments.worker and arguments.executor == "here":
-        dry_run.refuse(plans, store, records_folder, **_how(arguments, places[0]))
-    before = devices.told(arguments.worker) if arguments.worker else None
-    if len(places) > 1:
-        before = runner.before((run for _, runs in plans for run in runs), store)
-        devices.spread(argv, places, before, arguments.threads)
-    options = runner.Options(
-        before=before,
-        force=arguments.force,
-        time_limit=arguments.time_limit,
-        keep_merged=not arguments.discard_merged,
-        argv=["run_all.sh", *devices.typed(argv)[1:]],
-        batch_size=arguments.batch_size,
-        compile=arguments.compile,
-    )
-    failed = []
-    carried_out = _carry_out(arguments, plans, store, options)
-    for bench, _ in plans:
-        try:
-            records = next(carried_out)
-        except BaseException:
-            # What stopped the runs is what the user must hear, not that a full disk takes no boards either.
-            if not arguments.worker:
-                with contextlib.suppress(UserError, OSError):
-                    boards.write(store, out)
-            raise
-        made = [] if arguments.worker else boards.write(store, out)
-        failed += [r for r in records if r.status != "done"]
-        for board in made:
-            if (board.suite, board.backbone, board.family) == (bench.suite.name, bench.backbone, bench.family):
-                leaderboard.print_board(board)
-    if arguments.worker:
-        return 1 if failed else 0
-    print(f"\nboards: {shown(out / 'leaderboard.md')} and {shown(out / 'boards')}", file=sys.stderr)
-    unfit = [r for r in failed if r.error and r.error.type == NOT_APPLICABLE]
-    for record in failed:
-        reason = record.error.line() if record.error else record.status
-        word = "left out" if record in unfit else "failed"
-        print(f"{word}: {record.variant} on {record.spec.suite}: {reason}", file=sys.stderr)
-    return 1 if len(failed) > len(unfit) else 0
-
-
-def _tell_of_other_data(plans: Sequence[tuple[Any, Sequence[Any]]], store: Any) -> None:
-    """Say of records that they were made on other data than the plan's, where some of its runs are still to do."""
-    for bench, runs in plans:
-        if all(run.spec.data and store.load(run.spec) for run in runs):
-            continue
-        place = (bench.backbone, bench.family)
-        others = [
-            said
-            for record in store.all(bench.suite.name)
-            if (record.spec.backbone, record.spec.family) == place
-            and (said := next(filter(None, (other_data(record.spec.data, run.spec.data) for run in runs)), None))
-        ]
-        if others:
-            print(
-                f"note: {len(others)} records of {bench.suite.name} in {shown(store.root)} were made on other data: "
-                f"{others[0]}. They stay, count for no run of this plan, and are listed apart on boards.",
-                file=sys.stderr,
-            )
-
-
-def _carry_out(arguments: argparse.Namespace, plans: Sequence[Any], store: Any, options: Any) -> Iterator[list[Any]]:
-    """The records of each plan: plan after plan in this process, or all together on a cluster."""
-    if arguments.executor == "ray":
-        from benchmark.executors import cluster
-
-        yield from cluster.main(arguments, plans, store, options)
-        return
-    from benchmark.harness import runner
-
-    for bench, runs in plans:
-        yield runner.execute(runs, bench, store, options)
 
 
 def _check_executor(arguments: argparse.Namespace) -> None:
@@ -188,12 +198,66 @@ def _devices(arguments: argparse.Namespace) -> list[torch.device]:
     return [resolve_device(name) for name in names]
 
 
-def _check_seeds(seeds: Sequence[int]) -> None:
-    if len(set(seeds)) != len(seeds) or min(seeds) < 0:
-        raise UserError(
-            f"--seeds {' '.join(map(str, seeds))}: different whole numbers from 0 are wanted",
-            "Type e.g. --seeds 0 1 2 3 4",
+def _options(arguments: argparse.Namespace) -> Options:
+    """How the jobs are carried out."""
+    from benchmark.executors import processes
+    from benchmark.harness.job import Options
+
+    return Options(
+        before=processes.told(arguments.worker) if arguments.worker else None,
+        force=arguments.force,
+        time_limit=arguments.time_limit,
+        keep_merged=not arguments.discard_merged,
+        argv=["run_all.sh", *processes.typed(arguments.argv)[1:]],
+        batch_size=arguments.batch_size,
+        compile=arguments.compile,
+    )
+
+
+def _rehearse(arguments: argparse.Namespace, device: torch.device) -> int:
+    """``--rehearse``: the path of each suite at its true size, without its files."""
+    from benchmark.budget import rehearsal
+
+    records, _ = folders(arguments.results, arguments.reference)
+    statuses = []
+    for name in arguments.suite:
+        suite = suites.load(name)
+        what = rehearsal.Rehearsal(
+            suite=suite,
+            backbone=arguments.backbone or suite.backbones[0],
+            results=records / rehearsal.FAMILY,
+            options=_options(arguments),
+            precision=Precision(arguments.dtype, arguments.autocast, arguments.vectors),
+            device=str(device),
+            threads=arguments.threads,
+            memory_limit=int(arguments.memory_limit * rehearsal.GIB) if arguments.memory_limit else None,
         )
+        statuses.append(rehearsal.main(what, arguments.methods))
+    return max(statuses)
+
+
+def _plan(arguments: argparse.Namespace, device: torch.device, sets: dict[str, dict[str, Any]]) -> Plans:
+    """The jobs of each suite, with the bench that they are planned on."""
+    import torch
+
+    from benchmark.harness import runner
+
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    plans = []
+    for name in arguments.suite:
+        suite = suites.load(name)
+        bench = _open(arguments, suite, device)
+        jobs = runner.plan(
+            bench,
+            runner.suite_methods(suite, arguments.methods),
+            seeds=arguments.seeds,
+            sets=sets,
+            precision=Precision(arguments.dtype, arguments.autocast, arguments.vectors),
+            without_data=arguments.dry_run,
+        )
+        plans.append((bench, jobs))
+    return plans
 
 
 def _open(arguments: argparse.Namespace, suite: suites.Suite, device: torch.device) -> Any:
@@ -213,38 +277,122 @@ def _open(arguments: argparse.Namespace, suite: suites.Suite, device: torch.devi
             raise
         from benchmark.budget.dry_run import Planned
 
-        planned = Planned(suite, arguments.backbone, arguments.family)
+        planned = Planned(suite, arguments.backbone, arguments.family, str(device))
         print(f"note: {error}\n", file=sys.stderr)
         return planned
 
 
-def _how(arguments: argparse.Namespace, device: torch.device) -> dict[str, Any]:
-    """The arguments that estimates depend on."""
-    return {
-        "device": device,
-        "dtype": arguments.dtype,
-        "autocast": arguments.autocast,
-        "vectors": arguments.vectors,
-        "batch_size": arguments.batch_size,
-        "keep_merged": not arguments.discard_merged,
-    }
+def _tell_of_other_data(plans: Plans, store: Store) -> None:
+    """Say of records that they were made on other data than the plan's, where some of its runs are still to do."""
+    for bench, jobs in plans:
+        if all(job.spec.data and store.load(job.spec) for job in jobs):
+            continue
+        place = (bench.backbone, bench.family)
+        others = [
+            said
+            for record in store.all(bench.suite.name)
+            if (record.spec.backbone, record.spec.family) == place
+            and (said := next(filter(None, (other_data(record.spec.data, job.spec.data) for job in jobs)), None))
+        ]
+        if others:
+            print(
+                f"note: {len(others)} records of {bench.suite.name} in {shown(store.root)} were made on other data: "
+                f"{others[0]}. They stay, count for no run of this plan, and are listed apart on boards.",
+                file=sys.stderr,
+            )
 
 
-def _print_plan(
-    arguments: argparse.Namespace, plans: Sequence[tuple[Any, Sequence[Any]]], store: Any, device: torch.device
-) -> int:
-    """Print the plan; 1 where a run of a full suite cannot fit."""
+def _print_plan(plans: Plans, store: Store, settings: Options) -> int:
+    """``--dry-run``: print the plan; 1 where a run of a full suite cannot fit."""
+    import torch
+
     from benchmark.budget import dry_run, estimate
 
     status = 0
-    for bench, runs in plans:
-        around = dry_run.setting(bench, **_how(arguments, device))
-        machine = None
+    for bench, jobs in plans:
+        device = jobs[0].device
+        around, machine = dry_run.setting(bench, device, settings), None
         if around is not None:
-            machine = estimate.look(device, store.root, estimate.cache_folder())
-        print(dry_run.show(bench, runs, store, around, machine))
-        found = dry_run.misfits(runs, around, machine) if around and machine else []
-        for line in found:
+            machine = estimate.look(torch.device(device), store.root, estimate.cache_folder())
+        print(dry_run.show(bench, jobs, store, around, machine))
+        lines = dry_run.misfits(jobs, around, machine) if around and machine else []
+        for line in lines:
             print(f"  cannot fit: {line}")
-        status = status or int(bool(found) and bench.suite.scale == "full")
+        status = status or int(bool(lines) and bench.suite.scale == "full")
     return status
+
+
+def _share_out(
+    arguments: argparse.Namespace, plans: Plans, store: Store, settings: Options, devices: Sequence[torch.device]
+) -> Options:
+    """Refuse what cannot fit, then let a process a device do the jobs where several are named; what they leave is left.
+
+    Returns the options with which this process goes on: it knows which records were there before.
+    """
+    import dataclasses
+
+    from benchmark.budget import dry_run
+    from benchmark.executors import processes
+    from benchmark.harness import runner
+
+    if not arguments.unchecked and not arguments.worker and arguments.executor == "here":
+        dry_run.refuse(plans, store, store.root, settings)
+    if len(devices) == 1:
+        return settings
+    before = runner.before((job for _, jobs in plans for job in jobs), store)
+    processes.spread(arguments.argv, devices, before, arguments.threads)
+    return dataclasses.replace(settings, before=before)
+
+
+def _carry_out(arguments: argparse.Namespace, plans: Plans, store: Store, settings: Options) -> list[Record]:
+    """All records, plan after plan; after each the boards are written and the plan's own is printed."""
+    from benchmark.board import leaderboard
+
+    _, out = folders(arguments.results, arguments.reference)
+    records, executed = [], _execute(arguments, plans, store, settings)
+    for bench, _ in plans:
+        try:
+            records += next(executed)
+        except BaseException:
+            # What stopped the runs is what the user must hear, not that a full disk takes no boards either.
+            if not arguments.worker:
+                with contextlib.suppress(UserError, OSError):
+                    boards.write(store, out)
+            raise
+        for board in [] if arguments.worker else boards.write(store, out):
+            if (board.suite, board.backbone, board.family) == (bench.suite.name, bench.backbone, bench.family):
+                leaderboard.print_board(board)
+    return records
+
+
+def _execute(arguments: argparse.Namespace, plans: Plans, store: Store, settings: Options) -> Iterator[list[Record]]:
+    """The records of each plan: plan after plan in this process, or all together on a cluster."""
+    if arguments.executor == "ray":
+        from benchmark.executors import cluster
+
+        place = cluster.Place(
+            address=arguments.address,
+            device=arguments.device[0],
+            threads=arguments.threads or 1,
+            checked=not arguments.unchecked,
+            data_root=arguments.data_root and arguments.data_root.resolve(),
+            checkpoints=arguments.checkpoints and arguments.checkpoints.resolve(),
+        )
+        yield from cluster.main(place, plans, store, settings)
+        return
+    from benchmark.harness import runner
+
+    for bench, jobs in plans:
+        yield runner.execute(jobs, bench, store, settings)
+
+
+def _report(arguments: argparse.Namespace, failed: Sequence[Record]) -> int:
+    """Say where the boards are and what has no scores; 1 where a run failed."""
+    _, out = folders(arguments.results, arguments.reference)
+    print(f"\nboards: {shown(out / 'leaderboard.md')} and {shown(out / 'boards')}", file=sys.stderr)
+    unfit = [record for record in failed if record.error and record.error.type == NOT_APPLICABLE]
+    for record in failed:
+        reason = record.error.line() if record.error else record.status
+        word = "left out" if record in unfit else "failed"
+        print(f"{word}: {record.variant} on {record.spec.suite}: {reason}", file=sys.stderr)
+    return 1 if len(failed) > len(unfit) else 0

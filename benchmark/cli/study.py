@@ -9,32 +9,49 @@ from pathlib import Path
 from typing import Any
 
 from benchmark import suites
+from benchmark.cli.options import (
+    SEVERAL_METHODS,
+    add_device,
+    add_force,
+    add_place,
+    add_results,
+    add_threads,
+    folders,
+)
 from benchmark.common.errors import UserError, shown
 from benchmark.common.files import write_atomic
-from benchmark.common.paths import resolved
-from benchmark.common.project import RESULTS
 from benchmark.records.record import Record
 from benchmark.studies import KINDS, settings
 from benchmark.studies.places import Places
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line; building it imports no torch."""
-    top = argparse.ArgumentParser(
-        prog="symerge-bench study",
-        description="Experiments built from runs: records as of any run, tables as CSV and Markdown, heat maps as PNG. "
-        "The same command continues where it was stopped.",
+def options(parser: argparse.ArgumentParser) -> None:
+    """Add the kinds of studies, each with its options."""
+    parser.description = (
+        "Experiments built from runs: records as of any run, tables as CSV and Markdown, heat maps as PNG. "
+        "The same command continues where it was stopped."
     )
-    kinds = top.add_subparsers(dest="kind", metavar="|".join(KINDS), required=True)
-    for kind, about, suite in (
-        ("transfer", "layers that one method adapted, placed on the merges of others", "vision-mini-8"),
-        ("pilot", "every head on every expert's encoder, and how well sets of tasks merge", "vision-mini-20"),
-        ("ablate", "variants of a method in several settings, as benchmark/studies/*.yaml list them", None),
-    ):
+    kinds = parser.add_subparsers(
+        dest="kind", metavar="|".join(KINDS), required=True, parser_class=argparse.ArgumentParser
+    )
+    for kind, about, suite, add, work in (
+        (
+            "transfer", "layers that one method adapted, placed on the merges of others", "vision-mini-8",
+            _transfer_options, _transfer,
+        ),
+        (
+            "pilot", "every head on every expert's encoder, and how well sets of tasks merge", "vision-mini-20",
+            _pilot_options, _pilot,
+        ),
+        (
+            "ablate", "variants of a method in several settings, as benchmark/studies/*.yaml list them", None,
+            _ablate_options, _ablate,
+        ),
+    ):  # fmt: skip
         one = kinds.add_parser(kind, help=about, description=about)
+        one.set_defaults(work=work)
         one.add_argument("--suite", default=suite, metavar="NAME", help=f"default {suite or 'as the file says'}")
-        one.add_argument("--backbone", help="default: the suite's first")
-        one.add_argument("--family", help="who trained the checkpoints; default: the suite's first")
+        add_place(one)
         one.add_argument(
             "--seeds",
             nargs="+",
@@ -42,107 +59,143 @@ def parser() -> argparse.ArgumentParser:
             metavar="N",
             help="of what is stochastic; default 0, or as the study's file says",
         )
-        one.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N or auto; default cpu")
-        one.add_argument("--threads", type=int, metavar="N", help="of torch on the CPU; default: all cores")
-        one.add_argument("--results", type=resolved, metavar="DIR", help="default results/local")
-        one.add_argument("--reference", action="store_true", help="the project's own (results/studies)")
-        one.add_argument("--force", action="store_true", help="do runs again that are done already")
+        add_device(one)
+        add_threads(one)
+        add_results(one, "the project's own (results/studies)")
+        add_force(one)
         one.add_argument(
             "--tables",
             action="store_true",
             help="run nothing: tables and figures from the records, and the tables within DIR/*.md",
         )
-        if kind == "transfer":
-            one.add_argument(
-                "--from",
-                dest="sources",
-                nargs="+",
-                metavar="NAME[:key=value,...]",
-                help="methods that adapt a layer per task; default symerge model_tinting surgery",
-            )
-            one.add_argument(
-                "--to",
-                dest="recipients",
-                nargs="+",
-                metavar="NAME[:key=value,...]",
-                help="merges that receive them; base and experts always do",
-            )
-        elif kind == "ablate":
-            one.add_argument(
-                "names",
-                nargs="*",
-                metavar="STUDY",
-                help=f"default all, with --tables those that have one: {', '.join(settings.names())}",
-            )
-        else:
-            one.add_argument(
-                "--methods",
-                nargs="+",
-                metavar="NAME[:key=value,...]",
-                help="mergers; heads are adapted on the merges of the first one",
-            )
-            one.add_argument(
-                "--sets",
-                nargs="+",
-                default=["2:60", "4:30"],
-                metavar="SIZE:COUNT",
-                help="sets of tasks that are merged; default 2:60 4:30",
-            )
-            one.add_argument(
-                "--steps",
-                type=int,
-                default=100,
-                metavar="N",
-                help="rounds of the heads' adaptation, default 100; 0 leaves it out",
-            )
-    return top
+        add(one)
 
 
-def main(argv: Sequence[str]) -> int:
+def _transfer_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--from",
+        dest="sources",
+        nargs="+",
+        metavar=SEVERAL_METHODS,
+        help="methods that adapt a layer per task; default symerge model_tinting surgery",
+    )
+    parser.add_argument(
+        "--to",
+        dest="recipients",
+        nargs="+",
+        metavar=SEVERAL_METHODS,
+        help="merges that receive them; base and experts always do",
+    )
+
+
+def _pilot_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        metavar=SEVERAL_METHODS,
+        help="mergers; heads are adapted on the merges of the first one",
+    )
+    parser.add_argument(
+        "--sets",
+        nargs="+",
+        default=["2:60", "4:30"],
+        metavar="SIZE:COUNT",
+        help="sets of tasks that are merged; default 2:60 4:30",
+    )
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=100,
+        metavar="N",
+        help="rounds of the heads' adaptation, default 100; 0 leaves it out",
+    )
+
+
+def _ablate_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "names",
+        nargs="*",
+        metavar="STUDY",
+        help=f"default all, with --tables those that have one: {', '.join(settings.names())}",
+    )
+
+
+def command(arguments: argparse.Namespace) -> int:
     """Run one study. Returns 0, or 1 where a run failed."""
-    arguments = parser().parse_args(argv)
-    places = _places(arguments.results, arguments.reference)
-    if arguments.kind == "ablate":
-        return _ablate(arguments, places, argv)
-    suite = suites.load(arguments.suite)
-    failed = [] if arguments.tables else _run(arguments, suite, places, argv)
-    name = f"{suite.name}--{arguments.backbone or suite.backbones[0]}--{arguments.family or suite.families[0]}"
-    write = _transfer_tables if arguments.kind == "transfer" else _pilot_tables
-    _say_written(write(places, suite, name))
-    _refresh_reports(places)
-    return 1 if failed else 0
-
-
-def _ablate(arguments: argparse.Namespace, places: Places, argv: Sequence[str]) -> int:
-    names = arguments.names or settings.names()
-    if arguments.tables and not arguments.names:
-        names = [name for name in names if name in places.written("ablations")]
-    studies = [settings.load(name) for name in names]
-    failed: list[Record] = []
-    for study in studies:
-        if not arguments.tables:
-            for setting in study.settings:
-                failed += _run_setting(arguments, study, setting, places, argv)
-        _say_written(_ablation_tables(places, study, arguments.suite))
-    _refresh_reports(places)
-    return 1 if failed else 0
-
-
-def _refresh_reports(places: Places) -> None:
+    _, out = folders(arguments.results, arguments.reference)
+    places = Places(out, reference=arguments.reference)
+    failed = arguments.work(arguments, places)
     from benchmark.studies import pages
 
     _say_written(pages.refresh(places.reports))
+    return 1 if failed else 0
 
 
-def _say_written(paths: Sequence[Path]) -> None:
-    for path in paths:
-        print(f"wrote {shown(path)}", file=sys.stderr)
+def _transfer(arguments: argparse.Namespace, places: Places) -> list[Record]:
+    suite, failed = suites.load(arguments.suite), []
+    if not arguments.tables:
+        from benchmark.studies import transfer
+
+        records = transfer.run(
+            _open(arguments, suite),
+            arguments.sources or transfer.SOURCES,
+            arguments.recipients or transfer.RECIPIENTS,
+            seeds=arguments.seeds or [0],
+            runs=places.runs,
+            derived=places.derived,
+            options=_options(arguments),
+        )
+        failed = _failed(records)
+    _say_written(_transfer_tables(places, suite, _name(arguments, suite)))
+    return failed
 
 
-def _places(results: Path | None, reference: bool) -> Places:
-    if results and reference:
-        raise UserError("--reference and --results exclude each other", "Leave one of them out.")
-    return Places(RESULTS if reference else results or RESULTS / "local", reference=reference)
+def _pilot(arguments: argparse.Namespace, places: Places) -> list[Record]:
+    suite, failed = suites.load(arguments.suite), []
+    if not arguments.tables:
+        from benchmark.studies import pilot
+
+        records = pilot.run(
+            _open(arguments, suite),
+            arguments.methods or pilot.MERGERS,
+            sets=_sets(arguments.sets),
+            seeds=arguments.seeds or [0],
+            derived=places.derived,
+            options=_options(arguments),
+            steps=arguments.steps,
+        )
+        failed = _failed(records)
+    _say_written(_pilot_tables(places, suite, _name(arguments, suite)))
+    return failed
+
+
+def _ablate(arguments: argparse.Namespace, places: Places) -> list[Record]:
+    names = arguments.names or settings.names()
+    if arguments.tables and not arguments.names:
+        names = [name for name in names if name in places.written("ablations")]
+    failed: list[Record] = []
+    for study in [settings.load(name) for name in names]:
+        for setting in () if arguments.tables else study.settings:
+            failed += _run_setting(arguments, study, setting, places)
+        _say_written(_ablation_tables(places, study, arguments.suite))
+    return failed
+
+
+def _run_setting(arguments: argparse.Namespace, study: Any, setting: Any, places: Places) -> list[Record]:
+    from benchmark.studies import ablation
+
+    bench = _open(arguments, suites.load(arguments.suite or setting.suite or study.suite))
+    print(f"{study.name}: {setting.say()}, on {bench.suite.name}", file=sys.stderr)
+    records = ablation.run(
+        bench,
+        study,
+        setting,
+        seeds=arguments.seeds or study.seeds,
+        store=places.derived,
+        known=places.known,
+        options=_options(arguments),
+    )
+    return _failed(records)
 
 
 def _open(arguments: argparse.Namespace, suite: Any) -> Any:
@@ -153,75 +206,39 @@ def _open(arguments: argparse.Namespace, suite: Any) -> Any:
     return suites.open_bench(suite, backbone=arguments.backbone, family=arguments.family, device=arguments.device)
 
 
-def _options(arguments: argparse.Namespace, argv: Sequence[str]) -> Any:
-    from benchmark.harness.runner import Options
+def _options(arguments: argparse.Namespace) -> Any:
+    from benchmark.harness.job import Options
 
-    return Options(force=arguments.force, argv=["run_all.sh", "study", *argv])
-
-
-def _run(arguments: argparse.Namespace, suite: Any, places: Places, argv: Sequence[str]) -> list[Record]:
-    from benchmark.studies import pilot, transfer
-
-    bench, options = _open(arguments, suite), _options(arguments, argv)
-    if arguments.kind == "transfer":
-        found = transfer.run(
-            bench,
-            arguments.sources or transfer.SOURCES,
-            arguments.recipients or transfer.RECIPIENTS,
-            seeds=arguments.seeds or [0],
-            runs=places.runs,
-            derived=places.derived,
-            options=options,
-        )
-    else:
-        found = pilot.run(
-            bench,
-            arguments.methods or pilot.MERGERS,
-            sets=_sets(arguments.sets),
-            seeds=arguments.seeds or [0],
-            derived=places.derived,
-            options=options,
-            steps=arguments.steps,
-        )
-    return _failed(found)
+    return Options(force=arguments.force, argv=["run_all.sh", *arguments.argv])
 
 
-def _run_setting(
-    arguments: argparse.Namespace, study: Any, setting: Any, places: Places, argv: Sequence[str]
-) -> list[Record]:
-    from benchmark.studies import ablation as ablate
-
-    bench = _open(arguments, suites.load(arguments.suite or setting.suite or study.suite))
-    print(f"{study.name}: {setting.say()}, on {bench.suite.name}", file=sys.stderr)
-    found = ablate.run(
-        bench,
-        study,
-        setting,
-        seeds=arguments.seeds or study.seeds,
-        store=places.derived,
-        known=places.known,
-        options=_options(arguments, argv),
-    )
-    return _failed(found)
+def _name(arguments: argparse.Namespace, suite: Any) -> str:
+    """Of the files of a study on one suite."""
+    return f"{suite.name}--{arguments.backbone or suite.backbones[0]}--{arguments.family or suite.families[0]}"
 
 
-def _failed(found: Sequence[Record]) -> list[Record]:
+def _say_written(paths: Sequence[Path]) -> None:
+    for path in paths:
+        print(f"wrote {shown(path)}", file=sys.stderr)
+
+
+def _failed(records: Sequence[Record]) -> list[Record]:
     """Say which runs have no scores; those that do not fit the method are no failure."""
-    unfit = [r for r in found if r.status != "done" and r.error and r.error.type == "NotApplicable"]
-    for record in (r for r in found if r.status != "done"):
+    unfit = [r for r in records if r.status != "done" and r.error and r.error.type == "NotApplicable"]
+    for record in (r for r in records if r.status != "done"):
         word = "left out" if record in unfit else "failed"
         print(f"{word}: {record.variant}: {record.error.line() if record.error else record.status}", file=sys.stderr)
-    return [r for r in found if r.status != "done" and r not in unfit]
+    return [r for r in records if r.status != "done" and r not in unfit]
 
 
 def _sets(texts: Sequence[str]) -> dict[int, int]:
-    found = {}
+    counts = {}
     for text in texts:
         size, colon, count = text.partition(":")
         if not (colon and size.isdigit() and count.isdigit() and int(size) > 1):
             raise UserError(f"--sets {text!r} is not SIZE:COUNT", "Write e.g. --sets 2:60 4:30")
-        found[int(size)] = int(count)
-    return found
+        counts[int(size)] = int(count)
+    return counts
 
 
 def _transfer_tables(places: Places, suite: Any, name: str) -> list[Path]:
@@ -243,15 +260,15 @@ def _pilot_tables(places: Places, suite: Any, name: str) -> list[Path]:
     from benchmark.studies import contents, pages, tables
 
     cross, points, about = contents.pilot(places, suite.name)
-    folder, found = places.tables / "pilot", tables.correlations(points)
+    folder, coefficients = places.tables / "pilot", tables.correlations(points)
     write_atomic(folder / f"{name}--cross-task.csv", pages.cross_task_frame(cross).to_csv(index=False))
     write_atomic(folder / f"{name}--points.csv", points.to_csv(index=False))
-    write_atomic(folder / f"{name}--correlations.csv", found.to_csv(index=False))
-    write_atomic(folder / f"{name}.md", pages.pilot_page(cross, found, about))
+    write_atomic(folder / f"{name}--correlations.csv", coefficients.to_csv(index=False))
+    write_atomic(folder / f"{name}.md", pages.pilot_page(cross, coefficients, about))
     return [
         folder / f"{name}.md",
         save(study_figures.cross_task(cross, about.line()), places.plots / f"{name}--cross-task.png"),
-        save(study_figures.correlation(points, found, about.line()), places.plots / f"{name}--correlation.png"),
+        save(study_figures.correlation(points, coefficients, about.line()), places.plots / f"{name}--correlation.png"),
     ]
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmark import suites
 from benchmark.board.selection import left_out
+from benchmark.cli.options import add_device
 from benchmark.common.errors import UserError, shown
 from benchmark.common.paths import resolved
 from benchmark.common.project import REFERENCE, ROOT, SUBMITTED
@@ -27,11 +28,14 @@ if TYPE_CHECKING:
     import torch
 
 
-def parser() -> argparse.ArgumentParser:
-    """The arguments of `submit`."""
-    top = argparse.ArgumentParser(prog="symerge-bench submit", description=__doc__)
-    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+def options(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's actions, each with its options."""
+    parser.description = __doc__
+    commands = parser.add_subparsers(
+        dest="action", metavar="ACTION", required=True, parser_class=argparse.ArgumentParser
+    )
     packing = commands.add_parser("pack", help="make one file of a results folder's complete records")
+    packing.set_defaults(action=_pack)
     packing.add_argument("results", type=resolved, metavar="RUN_DIR", help="a results folder, e.g. results/local")
     packing.add_argument("--title", required=True, help="what is submitted, in one line")
     packing.add_argument("--authors", nargs="+", required=True, metavar="NAME")
@@ -40,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
     packing.add_argument("--methods", nargs="+", metavar="NAME", help="only these methods")
     packing.add_argument("--out", type=resolved, metavar="FILE", help=f"default: NAME{SUFFIX} of the first method")
     validating = commands.add_parser("validate", help="check a submission, a record, or a folder of them")
+    validating.set_defaults(action=_validate)
     validating.add_argument("path", type=resolved, metavar="FILE_OR_DIR")
     validating.add_argument(
         "--into",
@@ -48,9 +53,10 @@ def parser() -> argparse.ArgumentParser:
         help="without errors, also file the records there as submitted, not re-run",
     )
     verifying = commands.add_parser("verify", help="run it again with its own parameters, compare, and accept it")
+    verifying.set_defaults(action=_verify)
     verifying.add_argument("path", type=resolved, metavar="FILE_OR_DIR")
     verifying.add_argument("--into", type=resolved, default=SUBMITTED, metavar="DIR", help="default: results/submitted")
-    verifying.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N or auto; default cpu")
+    add_device(verifying)
     verifying.add_argument(
         "--tolerance",
         type=float,
@@ -59,15 +65,13 @@ def parser() -> argparse.ArgumentParser:
         help="on each task, for other machines; of depths and angles percent of the value; default 0.5",
     )
     writing = commands.add_parser("schema", help="write the JSON Schemas of records and submissions")
+    writing.set_defaults(action=_schema)
     writing.add_argument("--out", type=resolved, default=ROOT / "docs" / "schema", metavar="DIR")
-    return top
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run one command. Returns 0, or 1 where the submission has errors. Raises UserError for what the user can mend."""
-    arguments = parser().parse_args(list(argv))
-    commands = {"pack": _pack, "validate": _validate, "verify": _verify, "schema": _schema}
-    return commands[arguments.command](arguments)
+def command(arguments: argparse.Namespace) -> int:
+    """Do one action. Returns 0, or 1 where the submission has errors. Raises UserError for what the user can mend."""
+    return int(arguments.action(arguments))
 
 
 def _pack(arguments: argparse.Namespace) -> int:
@@ -76,11 +80,14 @@ def _pack(arguments: argparse.Namespace) -> int:
     records = Store(arguments.results, read_only=True).all()
     if arguments.methods:
         records = [record for record in records if {record.spec.method, record.variant} & set(arguments.methods)]
-    made = pack(records, title=arguments.title, authors=arguments.authors, link=arguments.link, note=arguments.note)
-    out = arguments.out or Path(f"{made.records[0].spec.method}{SUFFIX}")
-    save(made, out)
-    print(f"packed {len(made.records)} records of {len({r.spec.suite for r in made.records})} suites in {shown(out)}")
-    return _report(made.records, hashes=False)
+    submission = pack(
+        records, title=arguments.title, authors=arguments.authors, link=arguments.link, note=arguments.note
+    )
+    out = arguments.out or Path(f"{submission.records[0].spec.method}{SUFFIX}")
+    save(submission, out)
+    names = {record.spec.suite for record in submission.records}
+    print(f"packed {len(submission.records)} records of {len(names)} suites in {shown(out)}")
+    return _report(submission.records, hashes=False)
 
 
 def _validate(arguments: argparse.Namespace) -> int:
@@ -110,11 +117,11 @@ def labelled(record: Record, source: str) -> Record:
 
 def _report(records: Sequence[Record], hashes: bool = True) -> int:
     """Print what the checks find; 1 where there are errors. `hashes`: also those of data and checkpoints."""
-    found = check(records, _reference(records), manifests if hashes else None)
-    for finding in found:
+    findings = check(records, _reference(records), manifests if hashes else None)
+    for finding in findings:
         print(finding)
-    levels = Counter(finding.level for finding in found)
-    bad = {finding.record for finding in found if finding.level == "error"}
+    levels = Counter(finding.level for finding in findings)
+    bad = {finding.record for finding in findings if finding.level == "error"}
     sources = Counter(record.provenance.source for record in records)
     print(f"{len(records)} records ({', '.join(f'{count} {source}' for source, count in sources.items())})")
     print(f"{levels['error']} errors in {len(bad)} records, {levels['warning']} warnings")
@@ -158,8 +165,8 @@ def _verify(arguments: argparse.Namespace) -> int:
             passed = not said.startswith("differs")
             failed += not passed
             print(f"{record.variant} seed {record.spec.seed}: {said}")
-            if passed and (found := again.load(record.spec)):
-                print(f"  accepted, as run here: {shown(Store(arguments.into).save(labelled(found, SOURCES[1])))}")
+            if passed and (rerun := again.load(record.spec)):
+                print(f"  accepted, as run here: {shown(Store(arguments.into).save(labelled(rerun, SOURCES[1])))}")
     return 1 if failed else 0
 
 
@@ -170,29 +177,29 @@ def verify(record: Record, store: Store, device: str | torch.device = "cpu", tol
     differs.
     """
     from benchmark.harness import runner
+    from benchmark.harness.job import Options
 
     spec = record.spec
     bench = _bench(spec.suite, spec.backbone, spec.family, device, spec.dtype)
     text = variant_label(spec.method, spec.parameters)
     seeds = [0 if spec.seed is None else spec.seed]
-    precision: dict[str, Any] = {"dtype": spec.dtype, "autocast_dtype": spec.autocast, "vectors": spec.vectors}
-    planned = runner.plan(bench, [text], seeds=seeds, **precision)
-    run = next(run for run in reversed(planned) if run.spec.method == spec.method)
-    if run.spec.run_id != record.run_id:
-        mine, theirs = run.spec.model_dump(), spec.model_dump()
+    planned = runner.plan(bench, [text], seeds=seeds, precision=spec.precision)
+    job = next(job for job in reversed(planned) if job.spec.method == spec.method)
+    if job.id != record.run_id:
+        mine, theirs = job.spec.model_dump(), spec.model_dump()
         other = ", ".join(key for key in theirs if theirs[key] != mine[key])
-        if (said := other_data(spec.data, run.spec.data)) is not None:
+        if (said := other_data(spec.data, job.spec.data)) is not None:
             other += f" ({said})"
         raise UserError(
             f"{record.variant}: this checkout does not make the same run; it differs in {other}",
             f"Check out the commit it was made with: {record.provenance.commit or 'none is named'}",
         )
-    (again,) = runner.execute([run], bench, store, runner.Options(keep_merged=False, argv=record.provenance.argv))
+    (again,) = runner.execute([job], bench, store, Options(keep_merged=False, argv=record.provenance.argv))
     if again.status != "done":
         return f"differs: the run ends as {again.status}: {again.error.line() if again.error else ''}"
-    told, found = ({key: getattr(each, key) for key in SAID} for each in (record, again))
-    if wrong := [key for key in SAID if told[key] != found[key]]:
-        return f"differs in {', '.join(wrong)}: the re-run says {', '.join(str(found[key]) for key in wrong)}"
+    claim, answer = ({key: getattr(each, key) for key in SAID} for each in (record, again))
+    if wrong := [key for key in SAID if claim[key] != answer[key]]:
+        return f"differs in {', '.join(wrong)}: the re-run says {', '.join(str(answer[key]) for key in wrong)}"
     if all(result.statistics == again.tasks[task].statistics for task, result in record.tasks.items()):
         return "identical in every prediction"
     gaps = {task: _points(result, again.tasks[task]) for task, result in record.tasks.items()}
@@ -209,11 +216,11 @@ def verify(record: Record, store: Store, device: str | torch.device = "cpu", tol
 SAID = ("variant", "changed", "method", "access", "needs_task_id")
 
 
-def _points(claimed: TaskResult, found: TaskResult) -> float:
+def _points(claimed: TaskResult, measurement: TaskResult) -> float:
     """The difference in points; of a metric that is no percentage in percent of the value found."""
-    gap = abs(claimed.value - found.value)
-    known = metrics.METRICS.get(claimed.metric)
-    return gap if known is None or known.percent else 100 * gap / max(abs(found.value), 1e-12)
+    gap = abs(claimed.value - measurement.value)
+    metric = metrics.METRICS.get(claimed.metric)
+    return gap if metric is None or metric.percent else 100 * gap / max(abs(measurement.value), 1e-12)
 
 
 def _schema(arguments: argparse.Namespace) -> int:

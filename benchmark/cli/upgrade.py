@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 
 from benchmark import suites
-from benchmark.cli.board import LOCAL, REFERENCE, RESULTS
+from benchmark.cli.options import add_results, folders
 from benchmark.common.errors import UserError, shown
 from benchmark.records.record import Record
 from benchmark.records.spec import RunSpec
@@ -41,16 +41,19 @@ class Upgrade:
     left: dict[Path, str] = field(default_factory=dict)
 
 
-def main(arguments: argparse.Namespace) -> int:
+def options(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's options."""
+    add_results(parser, "the project's own records")
+
+
+def command(arguments: argparse.Namespace) -> int:
     """Upgrade the records of a results folder. Returns 0. Raises UserError where there are none."""
-    if arguments.results and arguments.reference:
-        raise UserError("--reference and --results exclude each other", "Leave one of them out.")
-    results = arguments.results or LOCAL
-    folders = [REFERENCE, RESULTS / "studies" / "records"] if arguments.reference else stores(results)
-    if not folders:
+    results, out = folders(arguments.results, arguments.reference)
+    chosen = [results, out / "studies" / "records"] if arguments.reference else stores(results)
+    if not chosen:
         raise UserError(f"no records under {shown(results)}", "Name a results folder: --results DIR")
-    done = upgrade(folders, of_this_checkout)
-    print(f"{len(done.ids)} records of earlier versions upgraded in {', '.join(map(shown, folders))}")
+    done = upgrade(chosen, of_this_checkout)
+    print(f"{len(done.ids)} records of earlier versions upgraded in {', '.join(map(shown, chosen))}")
     for path, why in done.left.items():
         print(f"left as it is: {shown(path)}: {why}")
     return 0
@@ -58,8 +61,8 @@ def main(arguments: argparse.Namespace) -> int:
 
 def stores(results: Path) -> list[Path]:
     """The folders of records of a results folder: its own, and that of its studies."""
-    found = {path.parents[3] for path in results.rglob(RECORD) if len(path.relative_to(results).parts) > 3}
-    return sorted(found)
+    roots = {path.parents[3] for path in results.rglob(RECORD) if len(path.relative_to(results).parts) > 3}
+    return sorted(roots)
 
 
 def upgrade(folders: Sequence[Path], hashes: Hashes) -> Upgrade:
@@ -95,8 +98,8 @@ def _spec(record: Record, versions: Mapping[str, Sequence[str]], hashes: Hashes)
     """The spec with what version 2 did not know: data of other splits than test, the version as it is computed now."""
     spec = record.spec
     named = re.findall(r"\b(?:train|val|test)\b", " ".join(["test", *record.access]))
-    known = hashes(record, named)
-    data = {split: {**known.get(split, {}), **spec.data.get(split, {})} for split in sorted({*spec.data, *known})}
+    sums = hashes(record, named)
+    data = {split: {**sums.get(split, {}), **spec.data.get(split, {})} for split in sorted({*spec.data, *sums})}
     method = spec.method_version
     if set(data) == set(named) and versions.get(spec.method, ("", ""))[0] == method:
         method = versions[spec.method][1]
@@ -144,10 +147,10 @@ def of_this_checkout(record: Record, splits: Sequence[str]) -> dict[str, dict[st
     if bench is None:
         return {}
     every = bench.data_of(Access(**dict.fromkeys((split for split in splits if split != "test"), "unlabelled")))
-    kept = {n for n in every["test"] if n in record.suite_tasks or n not in bench.tasks}
-    found = {split: {name: sha256 for name, sha256 in every[split].items() if name in kept} for split in splits}
-    same = all(found["test"].get(task) == sha256 for task, sha256 in record.spec.data["test"].items())
-    return found if same else {}
+    contents = {n for n in every["test"] if n in record.suite_tasks or n not in bench.tasks}
+    sums = {split: {name: sha256 for name, sha256 in every[split].items() if name in contents} for split in splits}
+    same = all(sums["test"].get(task) == sha256 for task, sha256 in record.spec.data["test"].items())
+    return sums if same else {}
 
 
 @functools.cache

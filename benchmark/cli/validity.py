@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 from benchmark import suites
 from benchmark.board import leaderboard, validity
+from benchmark.cli.options import DEFAULT_SUITE
 from benchmark.common.errors import UserError, shown
+from benchmark.common.paths import resolved
 from benchmark.common.project import LOCAL, REFERENCE
 from benchmark.records.store import Store
 from benchmark.scores.agreement import GAP
@@ -14,7 +17,20 @@ from benchmark.scores.agreement import GAP
 _WORST = 8
 
 
-def command(suite: str, results: Path | None, backbone: str | None, family: str | None) -> int:
+def options(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's options."""
+    parser.add_argument("suite", metavar="SUITE", nargs="?", default=DEFAULT_SUITE, help=f"default: {DEFAULT_SUITE}")
+    parser.add_argument("--backbone", help="default: the suite's first")
+    parser.add_argument("--family", help="of the checkpoints; default: the suite's first")
+    parser.add_argument("--results", type=resolved, metavar="DIR", help="default: results/reference, and results/local")
+
+
+def command(arguments: argparse.Namespace) -> int:
+    """``validity``: see :func:`show`."""
+    return show(arguments.suite, arguments.results, arguments.backbone, arguments.family)
+
+
+def show(suite: str, results: Path | None, backbone: str | None, family: str | None) -> int:
     """Print the agreement of each class of methods, its ceiling, where it errs, and each task's signal-to-noise.
 
     Args:

@@ -42,6 +42,16 @@ def line_in(path: Path, error: BaseException) -> str:
     return ""
 
 
+def nearest(name: str, known: Iterable[str], count: int = 3, likeness: float = 0.6) -> list[str]:
+    """Up to ``count`` of the known names that are like this one, whatever their case, the likest first.
+
+    >>> nearest("symerg", ["ties", "SyMerge"])
+    ['SyMerge']
+    """
+    by_lower = {each.lower(): each for each in known}
+    return [by_lower[each] for each in difflib.get_close_matches(name.lower(), by_lower, n=count, cutoff=likeness)]
+
+
 def unknown(kind: str, word: str, allowed: Iterable[str], hint: str = "") -> UserError:
     """The error for a name that does not exist, with the nearest that do.
 
@@ -49,10 +59,8 @@ def unknown(kind: str, word: str, allowed: Iterable[str], hint: str = "") -> Use
     "unknown method 'symerg'; did you mean symerge?"
     """
     names = list(allowed)
-    by_lower = {name.lower(): name for name in names}
-    near = difflib.get_close_matches(word.lower(), by_lower, n=3, cutoff=0.6)
     message = f"unknown {kind} {word!r}"
-    if near:
-        message += f"; did you mean {' or '.join(by_lower[name] for name in near)}?"
+    if near := nearest(word, names):
+        message += f"; did you mean {' or '.join(near)}?"
     listed = f"known: {', '.join(names) if names else 'none'}"
     return UserError(message, f"{hint}\n  {listed}" if hint else listed)

@@ -7,7 +7,6 @@ worker or node left, a bounded number of times, so that every loss is seen and s
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import functools
 import math
@@ -22,16 +21,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from benchmark.budget import dry_run, estimate
 from benchmark.common.errors import UserError
 from benchmark.common.files import replace_file
 from benchmark.executors import nodes
 from benchmark.executors.worker import Folder, Opening, Reply, work
 from benchmark.harness import runner
+from benchmark.harness.job import Job, Options
 from benchmark.harness.progress import Progress
-from benchmark.harness.runner import Options, Run
+from benchmark.harness.setup import Setup
 from benchmark.records.record import Record
 from benchmark.records.store import Store
 from benchmark.suites.bench import Bench
@@ -61,9 +59,9 @@ class Demand:
 
 @dataclass
 class Task:
-    """One run of the plan on its way."""
+    """One job of the plan on its way."""
 
-    run: Run
+    job: Job
     bench: Bench
     """The driver's own, on the CPU: what a record of a lost run is made from."""
     opening: Opening
@@ -72,7 +70,7 @@ class Task:
     node: str = ""
 
 
-def demand(run: Run, around: estimate.Setting | None, *, threads: int, gpu_bytes: float | None) -> Demand:
+def demand(job: Job, around: estimate.Setting | None, *, threads: int, gpu_bytes: float | None) -> Demand:
     """What to set aside for a run, from the dry run's estimate; a whole GPU where there is none.
 
     Args:
@@ -80,7 +78,7 @@ def demand(run: Run, around: estimate.Setting | None, *, threads: int, gpu_bytes
     """
     if around is None:
         return Demand(threads, 0.0 if gpu_bytes is None else 1.0)
-    name, parameters = run.spec.method, run.spec.parameters
+    name, parameters, around = job.spec.method, job.spec.parameters, around.at(job.precision)
     need = estimate.need(name, parameters, around)
     gpus = 0.0
     if gpu_bytes is not None:
@@ -160,64 +158,75 @@ def execute(
         ends what runs; what is done is kept.
     """
     if options.before is None:
-        options = replace(options, before=runner.before([task.run for task in tasks], store))
+        options = replace(options, before=runner.before([task.job for task in tasks], store))
     with Progress(len(tasks)) as progress, _marked(store) as folder:
         waiting: list[Task] = []
-        made: dict[str, Record] = {}
+        records: dict[str, Record] = {}
         for task in tasks:
-            record = store.load(task.run.spec)
+            record = store.load(task.job.spec)
             if record is not None and runner.settled(record, options):
-                made[record.run_id] = record
-                progress.begin(task.run.variant, task.run.spec.seed)
+                records[record.run_id] = record
+                progress.begin(task.job.variant, task.job.spec.seed)
                 progress.end(record)
             else:
                 waiting.append(task)
         waiting.sort(key=lambda task: -task.demand.weight)
-        return made | _Driver(ray, store, options, folder, environment, progress).carry_out(waiting)
+        return records | _Driver(ray, store, options, folder, environment, progress).carry_out(waiting)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the jobs of ``run --executor ray`` are done: a cluster, or one of this machine alone where none is named.
+
+    ``device`` may be auto, for what the cluster has; ``checked``: jobs that cannot fit by estimate are refused.
+    """
+
+    address: str | None = None
+    device: str = "cpu"
+    threads: int = 1
+    checked: bool = True
+    data_root: Path | None = None
+    checkpoints: Path | None = None
 
 
 def main(
-    arguments: argparse.Namespace, plans: Sequence[tuple[Bench, Sequence[Run]]], store: Store, options: Options
+    place: Place, plans: Sequence[tuple[Bench, Sequence[Job]]], store: Store, options: Options
 ) -> Iterator[list[Record]]:
     """The plans of ``run --executor ray``, all at once; then the records of each.
 
     Raises:
         UserError: no Ray or no cluster, a device that none of its nodes has, runs that cannot fit on any.
     """
-    threads, device = arguments.threads or 1, arguments.device[0]
-    how: dict[str, Any] = {
-        "dtype": arguments.dtype, "autocast": arguments.autocast, "vectors": arguments.vectors,
-        "batch_size": arguments.batch_size, "keep_merged": not arguments.discard_merged,
-    }  # fmt: skip
-    with connected(arguments.address) as ray:
-        if device == "auto":
-            device = "cuda" if ray.cluster_resources().get("GPU", 0) else "cpu"
-        kind = torch.device(device)
+    with connected(place.address) as ray:
+        gpus = ray.cluster_resources().get("GPU", 0)
+        device = place.device if place.device != "auto" else "cuda" if gpus else "cpu"
         there = nodes.look(ray, device == "cuda")
         tasks = []
-        for bench, runs in plans:
-            if not arguments.unchecked:
-                machine = nodes.largest(there)
-                dry_run.refuse([(bench, runs)], store, store.root, machine=machine, device=kind, **how)
-            around = dry_run.setting(bench, device=kind, **how)
-            opening = Opening(
-                bench.suite.name, bench.backbone, bench.family, device, arguments.dtype,
-                arguments.data_root and arguments.data_root.resolve(),
-                arguments.checkpoints and arguments.checkpoints.resolve(),
-            )  # fmt: skip
-            gpu_bytes = nodes.smallest_gpu(there) if device == "cuda" else None
-            tasks += [Task(r, bench, opening, demand(r, around, threads=threads, gpu_bytes=gpu_bytes)) for r in runs]
+        for bench, jobs in plans:
+            tasks += _tasks(bench, [replace(job, device=device) for job in jobs], place, there, store, options)
         for line in nodes.unmet({(t.demand.cpus, t.demand.gpus, t.demand.memory) for t in tasks}, there):
             print(f"note: {line}", file=sys.stderr)
         shared = all(node.same for node in there)
-        environment = nodes.environment(shared, threads)
+        environment = nodes.environment(shared, place.threads)
         if not shared:
             # Ray uploads a folder only as a driver joins, named by its content: what is there is not sent again.
             ray.shutdown()
-            join(ray, arguments.address, runtime_env=environment)
-        made = execute(tasks, store, options, ray, environment if shared else {})
-    for _, runs in plans:
-        yield [made[run.spec.run_id] for run in runs]
+            join(ray, place.address, runtime_env=environment)
+        records = execute(tasks, store, options, ray, environment if shared else {})
+    for _, jobs in plans:
+        yield [records[job.id] for job in jobs]
+
+
+def _tasks(
+    bench: Bench, jobs: Sequence[Job], place: Place, there: Sequence[nodes.Node], store: Store, options: Options
+) -> list[Task]:
+    """The jobs of one plan with what each demands. Raises UserError where one cannot fit on any node."""
+    if place.checked:
+        dry_run.refuse([(bench, jobs)], store, store.root, options, machine=nodes.largest(there))
+    around = dry_run.setting(bench, jobs[0].device, options)
+    gpu = nodes.smallest_gpu(there) if jobs[0].device == "cuda" else None
+    opening = Opening.of(jobs[0], data_root=place.data_root, checkpoints=place.checkpoints)
+    return [Task(job, bench, opening, demand(job, around, threads=place.threads, gpu_bytes=gpu)) for job in jobs]
 
 
 @contextlib.contextmanager
@@ -286,7 +295,7 @@ class _Driver:
         want = task.demand
         remote = self.remote.options(num_cpus=want.cpus, num_gpus=want.gpus, memory=int(want.memory) or None)
         task.node = ""
-        words = remote.remote(task.opening, task.run, self.options, self.folder, want.cpus)
+        words = remote.remote(task.opening, task.job, self.options, self.folder, want.cpus)
         self.flying[words] = task
 
     def hear(self, words: Any) -> None:
@@ -319,10 +328,10 @@ class _Driver:
         if reply.saved:
             return record
         while True:
-            with self.store.try_lock(task.run.spec) as mine:
+            with self.store.try_lock(task.job.spec) as mine:
                 if mine:
                     for name, data in reply.files.items():
-                        replace_file(self.store.folder(task.run.spec) / name, functools.partial(_write, data))
+                        replace_file(self.store.folder(task.job.spec) / name, functools.partial(_write, data))
                     self.store.save(record)
                     return record
             time.sleep(0.2)
@@ -334,18 +343,19 @@ class _Driver:
         what = "its worker was ended for want of memory" if memory else str(error).strip().splitlines()[0]
         where = f" on {task.node}" if task.node else ""
         if task.lost <= RETRIES:
-            self.progress.note(f"{task.run.variant}: lost{where}, tried again ({task.lost} of {RETRIES}): {what}")
+            self.progress.note(f"{task.job.variant}: lost{where}, tried again ({task.lost} of {RETRIES}): {what}")
             self.submit(task)
             return
         message = f"lost {'twice' if task.lost == 2 else f'{task.lost} times'}, the last{where}: {what}"
         failure = MemoryError(message) if memory else WorkerDied(message)
-        self.end(task, runner.give_up(task.run, task.bench, self.store, self.options, failure, self.progress))
+        setup = Setup(task.bench, self.store, self.options, self.progress)
+        self.end(task, runner.give_up(task.job, setup, failure))
 
     def end(self, task: Task, record: Record) -> None:
         """A run has its record."""
         self.done[task.node or "?"] += 1
         self.records[record.run_id] = record
-        self.progress.begin(task.run.variant, task.run.spec.seed)
+        self.progress.begin(task.job.variant, task.job.spec.seed)
         self.progress.end(record)
 
     def tell(self) -> None:
@@ -361,7 +371,7 @@ class _Driver:
         with contextlib.suppress(Exception):
             for words in self.flying:
                 self.ray.cancel(words)
-            began = [task.run.spec for task in self.flying.values() if task.node]
+            began = [task.job.spec for task in self.flying.values() if task.node]
             deadline = time.monotonic() + GRACE
             while began and time.monotonic() < deadline:
                 with self.store.try_lock(began[-1]) as ended:

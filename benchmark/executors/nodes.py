@@ -35,9 +35,9 @@ class Node:
 
 def names(ray: Any) -> dict[str, str]:
     """``{node id: name}``: the node's own name or address, numbered where several share it."""
-    found = sorted((node["NodeName"] or node["NodeManagerAddress"], node["NodeID"]) for node in ray.nodes())
-    often, seen, named = Counter(name for name, _ in found), Counter[str](), {}
-    for name, identity in found:
+    pairs = sorted((node["NodeName"] or node["NodeManagerAddress"], node["NodeID"]) for node in ray.nodes())
+    often, seen, named = Counter(name for name, _ in pairs), Counter[str](), {}
+    for name, identity in pairs:
         seen[name] += 1
         named[identity] = name if often[name] == 1 else f"{name}#{seen[name]}"
     return named
@@ -82,15 +82,15 @@ def look(ray: Any, cuda: bool) -> list[Node]:
         remote = ray.remote(probe).options(num_cpus=0, num_gpus=0.01 if gpu else 0, scheduling_strategy=there)
         asked[node["NodeID"]] = remote.remote(str(ROOT), SHIPPED, gpu)
     ray.wait(list(asked.values()), num_returns=len(asked), timeout=ANSWER)
-    found = []
+    nodes = []
     for node in alive:
         try:
             theirs, memory = ray.get(asked[node["NodeID"]], timeout=0)
         except ray.exceptions.RayError:
             theirs, memory = "", 0.0
         identity = node["NodeID"]
-        found.append(Node(identity, named[identity], dict(node["Resources"]), theirs == mine, memory))
-    return found
+        nodes.append(Node(identity, named[identity], dict(node["Resources"]), theirs == mine, memory))
+    return nodes
 
 
 def largest(there: Sequence[Node]) -> Machine:
@@ -102,13 +102,13 @@ def largest(there: Sequence[Node]) -> Machine:
 
 def smallest_gpu(there: Sequence[Node]) -> float:
     """Bytes of the smallest GPU, 0 where one does not say. Raises UserError where no node has a GPU."""
-    found = [node.gpu_bytes for node in there if node.resources.get("GPU")]
-    if not found:
+    sizes = [node.gpu_bytes for node in there if node.resources.get("GPU")]
+    if not sizes:
         raise UserError(
             f"no node of the cluster has a GPU; there are {', '.join(sorted(node.name for node in there))}",
             "Type --device cpu, or start a node with ray start --num-gpus N.",
         )
-    return min(found)
+    return min(sizes)
 
 
 def unmet(demands: Iterable[tuple[int, float, float]], there: Sequence[Node]) -> list[str]:

@@ -35,18 +35,18 @@ def typed(argv: Sequence[str]) -> list[str]:
 
 def told(path: Path) -> dict[str, str | None]:
     """What the parent of this worker has written for it: the records that were there before."""
-    found: dict[str, str | None] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+    starts: dict[str, str | None] = json.loads(path.read_text(encoding="utf-8"))
+    return starts
 
 
 def labels(devices: Sequence[torch.device]) -> list[str]:
     """A name for each worker: its device, numbered where that is named more than once."""
     often, seen = Counter(map(str, devices)), Counter[str]()
-    found = []
+    names = []
     for device in map(str, devices):
         seen[device] += 1
-        found.append(device if often[device] == 1 else f"{device}#{seen[device]}")
-    return found
+        names.append(device if often[device] == 1 else f"{device}#{seen[device]}")
+    return names
 
 
 def spread(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmark import suites
 from benchmark.harness import runner
-from benchmark.harness.runner import Options, Run
+from benchmark.harness.job import Job, Options
 from benchmark.records.store import Store
 from benchmark.suites.bench import Bench
 
@@ -28,6 +28,12 @@ class Opening:
     dtype: str
     data_root: Path | None = None
     checkpoints: Path | None = None
+
+    @classmethod
+    def of(cls, job: Job, *, data_root: Path | None, checkpoints: Path | None) -> Opening:
+        """What opens the bench that a job wants."""
+        spec = job.spec
+        return cls(spec.suite, spec.backbone, spec.family, job.device, spec.dtype, data_root, checkpoints)
 
     def open(self) -> Bench:
         """The bench. Raises UserError as :func:`benchmark.suites.open_bench` does."""
@@ -72,7 +78,7 @@ def _opened(opening: Opening) -> Bench:
     return opening.open()
 
 
-def work(opening: Opening, run: Run, options: Options, folder: Folder, threads: int) -> Iterator[str | Reply]:
+def work(opening: Opening, job: Job, options: Options, folder: Folder, threads: int) -> Iterator[str | Reply]:
     """In a worker: say on which node the run began, then carry it out and give the :class:`Reply`."""
     import ray
     import torch
@@ -84,17 +90,17 @@ def work(opening: Opening, run: Run, options: Options, folder: Folder, threads: 
 
     torch.set_num_threads(threads)
     bench = _opened(opening)
-    runner.check_same(run, bench)
+    runner.check_same(job, bench)
     try:
         if folder.is_here():
-            (record,) = runner.execute([run], bench, Store(folder.root), options)
+            (record,) = runner.execute([job], bench, Store(folder.root), options)
             reply = Reply(record.model_dump_json(), True, {})
         else:
             with tempfile.TemporaryDirectory(prefix="symerge-run-") as own:
                 store = Store(own)
                 # Merged models are large, and made again from the record's parameters: they are not sent.
-                (record,) = runner.execute([run], bench, store, replace(options, keep_merged=False))
-                files = {name: (store.folder(run.spec) / name).read_bytes() for name in record.artifacts}
+                (record,) = runner.execute([job], bench, store, replace(options, keep_merged=False))
+                files = {name: (store.folder(job.spec) / name).read_bytes() for name in record.artifacts}
                 reply = Reply(record.model_dump_json(), False, files)
     finally:
         if bench.device.type == "cuda":

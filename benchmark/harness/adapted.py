@@ -37,10 +37,10 @@ def layers_of(merged: Merged) -> Merged | None:
 
 def save(merged: Merged, path: Path) -> str | None:
     """Write the adapted layers of ``merged`` to ``path``; their sha256, or None where there are none."""
-    found = layers_of(merged)
-    if found is None:
+    layers = layers_of(merged)
+    if layers is None:
         return None
-    return replace_file(path, found.save)
+    return replace_file(path, layers.save)
 
 
 def load(path: Path, experts: Experts) -> Merged:

@@ -9,26 +9,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmark.records.precision import Precision
 from benchmark.records.record import TaskResult
-from benchmark.suites.bench import Meter
+from benchmark.suites.bench import Meter, resolve_dtype
 from methods.api import Source
 
+PLAIN = Precision()
 Advance = Callable[[int], Any]
 
 
-def autocast(device: torch.device, dtype: str | None) -> contextlib.AbstractContextManager[Any]:
-    """The autocast context of a run: ``dtype`` is ``"float16"``, ``"bfloat16"`` or None for none."""
-    if dtype is None:
+def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[Any]:
+    """The autocast context of a run in this precision, which does nothing where that has none."""
+    if precision.autocast is None:
         return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=getattr(torch, dtype))
+    return torch.autocast(device.type, dtype=getattr(torch, precision.autocast))
 
 
 def batches(source: Source, batch_size: int) -> Iterator[tuple[Any, Tensor]]:
     """The split in order, in batches of ``batch_size``, each ``(inputs, labels)``.
 
     The next batch is asked for before the present one is handed out: on CUDA its copy (from pinned memory, not
-    blocking)
-    then runs beside the computation.
+    blocking) then runs beside the computation.
     """
     ahead: tuple[Any, Tensor] | None = None
     for index in torch.arange(len(source)).split(batch_size):
@@ -48,9 +49,8 @@ def evaluate(
     meter: Meter,
     *,
     device: torch.device,
-    dtype: torch.dtype = torch.float32,
+    precision: Precision = PLAIN,
     batch_size: int = 256,
-    autocast_dtype: str | None = None,
     compiled: bool = False,
     advance: Advance | None = None,
 ) -> TaskResult:
@@ -60,14 +60,14 @@ def evaluate(
         model: inputs to predictions.
         source: the split; its inputs are on the device already.
         meter: the task's metric.
-        dtype: of the weights.
+        precision: of the weights and of the computation.
         compiled: run it through ``torch.compile``; worth it for large splits on CUDA only.
         advance: called with the number of samples done, for a progress bar.
     """
-    model = model.to(device, dtype).eval()
+    model = model.to(device, resolve_dtype(precision.dtype)).eval()
     if compiled:
         model = torch.compile(model)  # type: ignore[assignment]
-    with torch.inference_mode(), autocast(device, autocast_dtype):
+    with torch.inference_mode(), autocast(device, precision):
         for inputs, labels in batches(source, batch_size):
             meter.update(model(inputs), labels)
             if advance:

@@ -6,8 +6,9 @@ import hashlib
 from collections.abc import Callable
 from typing import Any
 
+from benchmark.common.canonical import canonical_json
 from benchmark.records.record import RECORD_VERSION, SOURCES
-from benchmark.records.spec import RunSpec, canonical_json
+from benchmark.records.spec import RunSpec
 
 #: What lifts a record (as JSON values) from this version to the next.
 Step = Callable[[dict[str, Any]], dict[str, Any]]

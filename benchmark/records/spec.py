@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import difflib
 import functools
 import hashlib
 import json
@@ -15,8 +14,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 import methods
-from benchmark.common.errors import UserError, unknown
+from benchmark.common.canonical import canonical_json
+from benchmark.common.errors import UserError, nearest, unknown
 from benchmark.records.method_version import method_version as method_version
+from benchmark.records.precision import Precision
 
 #: Rows that every board shows and does not rank: the lower and the upper reference.
 REFERENCE_ROWS = ("pretrained", "individual")
@@ -61,6 +62,11 @@ class RunSpec(BaseModel):
         return json.loads(canonical_json(value))
 
     @property
+    def precision(self) -> Precision:
+        """Its three dtypes as one value."""
+        return Precision(self.dtype, self.autocast, self.vectors)
+
+    @property
     def run_id(self) -> str:
         """First 16 hexadecimal digits of the sha256 of the canonical JSON."""
         return hashlib.sha256(canonical_json(self.model_dump()).encode()).hexdigest()[:16]
@@ -77,38 +83,6 @@ def other_data(data: Mapping[str, Mapping[str, str]], present: Mapping[str, Mapp
             if (now := present.get(split, {}).get(task, sha256)) != sha256:
                 return f"{task} ({split}) had sha256 {sha256[:12]}, now {now[:12]}"
     return None
-
-
-def canonical_json(value: Any) -> str:
-    """JSON with sorted keys and no spaces, the same text for the same value on every machine.
-
-    Floats are written by `repr` (-0.0 as 0.0), tuples as lists.
-    Raises ValueError, naming the place, for NaN, infinities, keys that are not text, and what JSON does not hold.
-    """
-    return json.dumps(_plain(value, "value"), sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def _plain(value: Any, where: str) -> Any:
-    if value is None or isinstance(value, (bool, int, str)):
-        return value
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            raise ValueError(f"{where} is {value}; only finite numbers have an identity")
-        return float(value) + 0.0
-    if isinstance(value, (list, tuple)):
-        return [_plain(item, f"{where}[{index}]") for index, item in enumerate(value)]
-    if isinstance(value, Mapping):
-        for key in value:
-            if not isinstance(key, str):
-                raise ValueError(f"{where} has the key {key!r}; keys are text")
-        return {key: _plain(item, f"{where}.{key}") for key, item in value.items()}
-    raise ValueError(f"{where} is a {type(value).__name__}, which JSON does not hold")
-
-
-def derive_seed(*parts: Any) -> int:
-    """A 63-bit seed from any JSON values, e.g. `derive_seed(suite, task, seed)`; equal parts give equal seeds."""
-    digest = hashlib.sha256(canonical_json(list(parts)).encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
 
 
 def normalise(value: Any, default: Any) -> Any:
@@ -202,7 +176,7 @@ def check_value(about: methods.Method, key: str, value: Any, usual: Any) -> None
     if about.takes_method(key) and isinstance(value, str) and value != about.name:
         methods.describe(value)
     allowed = about.allowed_text(key) or ("a number, or val" if key in about.grids else "a number")
-    near = difflib.get_close_matches(str(value), [str(each) for each in about.choices(key)], n=1)
+    near = nearest(str(value), map(str, about.choices(key)), count=1)
     raise UserError(
         f"{about.name}: {key}={format_value(value)} is not allowed; allowed: {allowed}",
         f"Write e.g. --methods {about.name}:{key}={near[0] if near else format_value(usual)}",

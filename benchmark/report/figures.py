@@ -125,8 +125,8 @@ def _runs(board: Board, records: Sequence[Record]) -> dict[str, list[Record]]:
 
 
 def _losses(record: Record) -> list[float]:
-    found = record.trace_summary.get("losses")
-    return found if isinstance(found, list) else []
+    losses = record.trace_summary.get("losses")
+    return losses if isinstance(losses, list) else []
 
 
 def _layerwise(record: Record) -> bool:

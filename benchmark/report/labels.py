@@ -27,7 +27,7 @@ def place(
     assert isinstance(figure, Figure)
     figure.draw_without_rendering()
     marks = axes.transData.transform(np.array(points))
-    taken: list[Bbox] = []
+    boxes: list[Bbox] = []
     for number, (x, y, name) in enumerate(named):
         best, fewest, where = None, 1 if number >= always else len(marks) + 1, Bbox.null()
         for offset, side in SIDES:
@@ -35,10 +35,10 @@ def place(
             box = text.get_window_extent()
             hidden = sum(box.padded(2).contains(*mark) for mark in marks)
             clear = axes.bbox.padded(1).containsx(box.x0) and axes.bbox.containsx(box.x1)
-            if clear and hidden < fewest and not any(box.overlaps(other) for other in taken):
+            if clear and hidden < fewest and not any(box.overlaps(other) for other in boxes):
                 best, fewest, where = (offset, side), hidden, box
             text.remove()
         if best is not None:
             offset, side = best
             axes.annotate(name, (x, y), textcoords="offset points", xytext=offset, ha=side, fontsize=6)
-            taken.append(where)
+            boxes.append(where)

@@ -11,6 +11,7 @@ from typing import Any
 import methods
 from benchmark.board import rows
 from benchmark.common.project import ROOT
+from benchmark.common.tables import markdown
 from benchmark.records.record import Record
 
 PARITY = ROOT / "tests" / "golden" / "parity.json"
@@ -56,20 +57,17 @@ def methods_page(records: Iterable[Record]) -> str:
         f"`{SUITE}` with default keywords (the number of seeds is on the board). Parity: largest difference from "
         "the authors' own code on the golden vectors in `tests/golden`; – where there is none.",
         "",
-        "| name | method | paper | equation | access | storage | seconds | parity | score |",
-        "|---|---|---|---|---|---:|---:|---:|---:|",
     ]
+    rows = []
     for name in methods.names():
         about, row = methods.describe(name), scored.get(name)
         seconds = storage = score = "–"
         if row is not None:
             seconds = f"{(row['merge_seconds'] or 0) + (row['adapt_seconds'] or 0):.1f}"
             storage, score = f"{row['storage_models']:.2f}", f"{row['mean']:.1f}"
-        found = differences.get(name)
+        gap = differences.get(name)
         formula = equation(about).replace("|", "\\|")
-        lines.append(
-            f"| [`{name}`]({about.path.name}) | {about.title} | {about.paper} | `{formula}` "
-            f"| {about.access.describe()} | {storage} | {seconds} "
-            f"| {'–' if found is None else f'{found:.0e}'} | {score} |"
-        )
-    return "\n".join(lines) + "\n"
+        words = [f"[`{name}`]({about.path.name})", about.title, about.paper, f"`{formula}`", about.access.describe()]
+        rows.append([*words, storage, seconds, "–" if gap is None else f"{gap:.0e}", score])
+    heading = ["name", "method", "paper", "equation", "access", "storage", "seconds", "parity", "score"]
+    return "\n".join([*lines, *markdown(heading, rows, "<<<<<>>>>")]) + "\n"

@@ -83,17 +83,17 @@ def show(figure: Figure, name: str) -> None:
     drawn = io.BytesIO()
     figure.savefig(drawn, dpi=DOTS, format="png")
     pyplot.close(figure)
-    with PIL.Image.open(drawn) as found:
+    with PIL.Image.open(drawn) as image:
         # Charts need no more than 128 colours, which take a third of the bytes of all.
-        _show(found.convert("RGB").quantize(128, dither=PIL.Image.Dither.NONE), f"plots/{name}.png", format="png")
+        _show(image.convert("RGB").quantize(128, dither=PIL.Image.Dither.NONE), f"plots/{name}.png", format="png")
 
 
 def show_picture(path: Path) -> None:
     """Put a picture of many colours from ``plots`` into the notebook, as JPEG."""
     import PIL.Image
 
-    with PIL.Image.open(path) as found:
-        _show(found.convert("RGB"), f"plots/{path.name}", format="jpeg", quality=90, subsampling=0)
+    with PIL.Image.open(path) as image:
+        _show(image.convert("RGB"), f"plots/{path.name}", format="jpeg", quality=90, subsampling=0)
 
 
 def _show(picture: Any, name: str, **how: Any) -> None:

@@ -18,9 +18,9 @@ from benchmark import suites
 from benchmark.board import columns
 from benchmark.board.columns import MEANING
 from benchmark.board.rows import Board
+from benchmark.common.canonical import canonical_json
 from benchmark.common.files import write_atomic
 from benchmark.records import access as accesses
-from benchmark.records.spec import canonical_json
 from benchmark.records.store import RECORD, safe_name
 from benchmark.scores import metrics, published
 
@@ -69,15 +69,15 @@ def write(boards: Sequence[Board], root: Path, stores: Sequence[Path]) -> Path:
 
 def record_links(boards: Sequence[Board], root: Path, stores: Sequence[Path]) -> dict[str, str]:
     """`{run id: path of its record relative to root}` for the runs of the boards that the stores hold."""
-    found = {}
+    links = {}
     for board in boards:
         for run in " ".join(board.rows["runs"]).split():
             for store in stores:
                 path = store / safe_name(board.suite) / safe_name(board.backbone) / run / RECORD
                 if path.is_file():
-                    found[run] = Path(os.path.relpath(path, root)).as_posix()
+                    links[run] = Path(os.path.relpath(path, root)).as_posix()
                     break
-    return found
+    return links
 
 
 def _text(name: str) -> str:
@@ -110,14 +110,17 @@ def _columns(board: Board) -> list[dict[str, Any]]:
     """All columns of the board with those shown at first."""
     averaged, unlike = board.averaged, columns.unlike(board)
     printed = bool(board.rows["published"].notna().any())
-    found = [
+    fields = [
         _words("method", "method", MEANING["method"], kind="method"),
         _column("rank", "rank", "by mean over tasks, or by expert-normalised mean where metrics differ", digits=0),
     ]
-    found[1]["descending"] = False
+    fields[1]["descending"] = False
     if averaged:
-        found += [_column("mean", "mean", MEANING["mean"], link=True), _interval("mean", "mean", "low", "high", True)]
-    found += [
+        fields += [
+            _column("mean", "mean", MEANING["mean"], link=True),
+            _interval("mean", "mean", "low", "high", True),
+        ]
+    fields += [
         _column("normalised", "normalised", MEANING["normalised"], link=True),
         _interval("normalised", "normalised", "normalised_low", "normalised_high", not averaged),
         _column("delta", "Δm", MEANING["Δm"], visible=unlike),
@@ -147,16 +150,16 @@ def _columns(board: Board) -> list[dict[str, Any]]:
     for task in _tasks(board):
         meaning = f"{task['title']} on {task['name']}, {board.n_test.get(task['name'], 0):,} test samples"
         name = f"{task['name']} {task['label']}".strip() if unlike else task["name"]
-        found.append(_column(task["name"], name, meaning, digits=task["digits"], visible=unlike, link=True))
-        found[-1]["descending"] = task["higher"]
-    return found
+        fields.append(_column(task["name"], name, meaning, digits=task["digits"], visible=unlike, link=True))
+        fields[-1]["descending"] = task["higher"]
+    return fields
 
 
 def _tasks(board: Board) -> list[dict[str, Any]]:
-    found = []
+    entries = []
     for task in board.tasks:
         metric = metrics.METRICS.get(board.metrics.get(task, ""))
-        found.append(
+        entries.append(
             {
                 "name": task,
                 "title": metric.title if metric else board.metrics.get(task, "score"),
@@ -165,7 +168,7 @@ def _tasks(board: Board) -> list[dict[str, Any]]:
                 "higher": metric.higher_is_better if metric else True,
             }
         )
-    return found
+    return entries
 
 
 def _board(board: Board, links: Mapping[str, str]) -> dict[str, Any]:
@@ -207,11 +210,11 @@ def _incomplete(row: Mapping[Any, Any]) -> str:
 
 
 def _row(board: Board, row: Mapping[Any, Any], links: Mapping[str, str]) -> dict[str, Any]:
-    found = {str(key): _plain(value) for key, value in row.items()}
-    merge, adapt = found["merge_seconds"], found["adapt_seconds"]
+    cells = {str(key): _plain(value) for key, value in row.items()}
+    merge, adapt = cells["merge_seconds"], cells["adapt_seconds"]
     seeds = row["seeds"].split() or [""] * row["n"]
     printed = published.per_task(board.suite, board.backbone, board.family, row["method"])
-    found |= {
+    cells |= {
         "adapt_and_merge_seconds": None if merge is None and adapt is None else (merge or 0) + (adapt or 0),
         "level": _level(row["access"]),
         "may_rank": columns.may_rank(row),
@@ -226,8 +229,8 @@ def _row(board: Board, row: Mapping[Any, Any], links: Mapping[str, str]) -> dict
             if task in board.metrics and board.metrics[task] in values
         },
     }
-    found["text"] = " ".join(str(row[key]) for key in ("method", "title", "paper", "access", "row")).lower()
-    return found
+    cells["text"] = " ".join(str(row[key]) for key in ("method", "title", "paper", "access", "row")).lower()
+    return cells
 
 
 def _level(access: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -31,6 +32,7 @@ from benchmark.domains.dense.bench import DenseBench  # noqa: E402
 from benchmark.records.record import Record, commits_text  # noqa: E402
 from benchmark.records.store import Store  # noqa: E402
 from benchmark.report import plots
+from benchmark.suites import Suite  # noqa: E402
 from methods.api import Merged  # noqa: E402
 
 MERGED = "merged.safetensors"
@@ -58,21 +60,21 @@ def draw(
     figure, axes = plt.subplots(1 + len(names), across, figsize=(1.2 + 1.15 * across, 0.7 + height * (1 + len(names))),
                                 squeeze=False,
                                 layout=ConstrainedLayoutEngine(w_pad=0.01, h_pad=0.01, wspace=0, hspace=0))  # fmt: skip
-    known = rows[names[0]]["depth"]
-    deepest = [float(d[d > 0].max()) if (d > 0).any() else 1.0 for d in known]
+    depth = rows[names[0]]["depth"]
+    deepest = [float(d[d > 0].max()) if (d > 0).any() else 1.0 for d in depth]
     colours = ListedColormap(COLOURS[:classes])
     for i, image in enumerate(images):
         first = i * len(tasks)
         axes[0, first + len(tasks) // 2].imshow(image)
         for line, name in zip(axes[1:], names, strict=True):
             for column, task in zip(line[first:], tasks, strict=False):
-                found = rows[name][task][i]
+                picture = rows[name][task][i]
                 if task == "segmentation":
-                    column.imshow(np.ma.masked_less(found, 0), cmap=colours, vmin=0, vmax=classes - 1)
+                    column.imshow(np.ma.masked_less(picture, 0), cmap=colours, vmin=0, vmax=classes - 1)
                 elif task == "depth":
-                    column.imshow(np.ma.masked_equal(found, 0), cmap="viridis", vmin=0, vmax=deepest[i])
+                    column.imshow(np.ma.masked_equal(picture, 0), cmap="viridis", vmin=0, vmax=deepest[i])
                 else:
-                    column.imshow(((found.transpose(1, 2, 0) + 1) / 2).clip(0, 1))
+                    column.imshow(((picture.transpose(1, 2, 0) + 1) / 2).clip(0, 1))
         for column, task in zip(axes[1, first:], tasks, strict=False):
             column.set_title(task, fontsize=7)
     for line, name in zip(axes, ["image", *names], strict=True):
@@ -86,15 +88,15 @@ def draw(
 
 def predictions(bench: DenseBench, merged: Merged, index: torch.Tensor) -> dict[str, np.ndarray]:
     """What a merged model says of test images: classes, depth and unit normals."""
-    found = {}
+    maps = {}
     for task in bench.tasks:
         inputs, _ = bench.source(task, "test", bench.dtype)[index]
         with torch.inference_mode():
             out = merged.model(task).to(bench.device, bench.dtype)(inputs).float().cpu()
-        found[task] = {"segmentation": lambda o: o.argmax(1), "depth": lambda o: o[:, 0]}.get(task, lambda o: o)(
+        maps[task] = {"segmentation": lambda o: o.argmax(1), "depth": lambda o: o[:, 0]}.get(task, lambda o: o)(
             out
         ).numpy()
-    return found
+    return maps
 
 
 def truth(bench: DenseBench, index: torch.Tensor) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -140,32 +142,51 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--data-root", type=resolved, metavar="DIR", help="of a full suite")
     p.add_argument("--checkpoints", type=resolved, metavar="DIR", help="of a full suite")
     p.add_argument("--out", type=resolved, metavar="FILE", help="default DIR/plots/<suite>--panels.png")
-    args = p.parse_args(argv)
-    suite = suites.load(args.suite)
+    words = p.parse_args(argv)
+    suite, results = suites.load(words.suite), words.results or LOCAL
+    out = words.out or results / "plots" / f"{suite.name}--panels.png"
+    roots = {"data_root": words.data_root, "checkpoints": words.checkpoints}
+    write(suite, results, out, names=words.methods, images=words.images, **roots)
+    return 0
+
+
+def write(
+    suite: Suite,
+    results: Path,
+    out: Path,
+    *,
+    names: Sequence[str] | None = None,
+    images: Sequence[int] = (0, 1, 2),
+    data_root: Path | None = None,
+    checkpoints: Path | None = None,
+) -> None:
+    """The picture of some test images under the runs of a results folder whose merged models were kept.
+
+    Args:
+        names: rows, in this order; None: all.
+        images: numbers of test images.
+
+    Raises:
+        UserError: a suite that predicts no maps, no such run, no such image.
+    """
     if suite.domain != "dense":
         raise UserError(f"{suite.name} predicts no maps", "Panels exist for dense-mini and nyuv2.")
-    results = args.results or LOCAL
     store = Store(results, read_only=True)
-    records = chosen(store, suite.name, args.methods)
-    bench: Any = suites.open_bench(suite, data_root=args.data_root, checkpoints=args.checkpoints)
-    index = torch.tensor(args.images)
+    records = chosen(store, suite.name, names)
+    bench: Any = suites.open_bench(suite, data_root=data_root, checkpoints=checkpoints)
+    index = torch.tensor(list(images))
     size = len(bench.source(suite.tasks[0], "test"))
     if int(index.max()) >= size or int(index.min()) < 0:
-        raise UserError(
-            f"--images {' '.join(map(str, args.images))}: there are 0 .. {size - 1}", "Type e.g. --images 0 5"
-        )
-    images, labels = truth(bench, index)
+        raise UserError(f"--images {' '.join(map(str, images))}: there are 0 .. {size - 1}", "Type e.g. --images 0 5")
+    pictures, labels = truth(bench, index)
     rows = {"truth": labels}
     experts = bench.experts()
     for record in records:
         print(record.variant, file=sys.stderr)
         rows[record.variant] = predictions(bench, Merged.load(store.folder(record.spec) / MERGED, experts), index)
-    numbers = ", ".join(map(str, args.images))
-    about = f"{suite.name}: predictions on test images {numbers} of {size}\n{seeds_text(records)}"
-    figure = draw(images, rows, bench.channels["segmentation"], about)
-    out = args.out or results / "plots" / f"{suite.name}--panels.png"
+    about = f"{suite.name}: predictions on test images {', '.join(map(str, images))} of {size}\n{seeds_text(records)}"
+    figure = draw(pictures, rows, bench.channels["segmentation"], about)
     print(f"wrote {shown(plots.save(figure, out))}", file=sys.stderr)
-    return 0
 
 
 if __name__ == "__main__":

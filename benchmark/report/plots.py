@@ -49,9 +49,9 @@ def by_number_of_tasks(boards: Sequence[Board], methods: Sequence[str]) -> Figur
     for name in methods:
         points = []
         for board in ordered:
-            found = board.rows[board.rows["method"] == name]
-            if len(found):
-                row = found.iloc[0]
+            rows = board.rows[board.rows["method"] == name]
+            if len(rows):
+                row = rows.iloc[0]
                 points.append((len(board.tasks), row["mean"], row["mean"] - row["low"], row["high"] - row["mean"]))
         if not points:
             continue
@@ -164,8 +164,8 @@ def coefficients(records: Sequence[Record]) -> Figure:
     names = [str(name) for name in first.trace_summary["coefficient_rows"]]
     every = np.array([record.trace_summary["coefficients"] for record in records])
     moved = np.flatnonzero(((every != every[:1, :, :1]) | (every == 0)).any(axis=(0, 2)))
-    kept = len(names) - len(moved) if len(moved) else 0
-    if kept:
+    fixed = len(names) - len(moved) if len(moved) else 0
+    if fixed:
         names, every = [names[i] for i in moved], every[:, moved]
     values = every.mean(axis=0)
     common = os.path.commonprefix(names) if len(names) > 1 else ""
@@ -174,7 +174,7 @@ def coefficients(records: Sequence[Record]) -> Figure:
     heat_map(values, [name[len(common):] for name in names], first.suite_tasks, axes=axes, label="coefficient",
              limits=(0.0, max(1.0, float(values.max()))), numbers=False)  # fmt: skip
     axes.set_yticks(range(len(names)), [name[len(common) :] for name in names], fontsize=5.5)
-    same = f"\n{kept} tensor{'s' if kept > 1 else ''} with one value for all tasks left out" if kept else ""
+    same = f"\n{fixed} tensor{'s' if fixed > 1 else ''} with one value for all tasks left out" if fixed else ""
     figure.suptitle(f"{first.variant}: coefficients\n{_records(records)}{same}", fontsize=8)
     return figure
 

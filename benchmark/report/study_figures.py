@@ -80,12 +80,12 @@ def correlation(points: pd.DataFrame, coefficients: pd.DataFrame, about: str) ->
         title = merger + (", heads adapted" if heads == "adapted" else "")
         for place, size in enumerate(sizes):
             part = group[group["size"] == size]
-            found = coefficients[(coefficients["merger"] == merger) & (coefficients["heads"] == heads)
+            pair_rows = coefficients[(coefficients["merger"] == merger) & (coefficients["heads"] == heads)
                                  & (coefficients["size"] == size) & (coefficients["compared"] == "normalised")
                                  & (coefficients["kind"] == "pearson")]  # fmt: skip
             axes.scatter(part["cross_normalised"], part["merge_normalised"], s=12, alpha=0.8, linewidths=0,
                          color=COLOURS[place + 1], marker=MARKERS[place + 1], label=f"{size} tasks")  # fmt: skip
-            for row in found.itertuples():
+            for row in pair_rows.itertuples():
                 within = f" [{row.low:+.2f}, {row.high:+.2f}]" if np.isfinite(row.low) else ""
                 title += f"\n{size} tasks: r = {row.value:+.2f}{within}"
         axes.set_title(title, fontsize=6.5)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from benchmark.harness.runner import Options, Run, execute, plan
+from benchmark.harness.job import Job, Options
+from benchmark.harness.runner import execute, plan
 from benchmark.records.record import Record
 from benchmark.records.spec import REFERENCE_ROWS
 from benchmark.records.store import Store
@@ -37,18 +38,18 @@ def run(
     bench, options = vary(bench, setting), without_merges(options)
     if setting.unseen:
         return _unseen(bench, ablation, setting, seeds, store, options)
-    runs = plan(bench, ablation.variants, seeds=seeds)
-    found = {run.spec.run_id: _done(run, known) for run in runs}
-    for record in found.values():
+    jobs = plan(bench, ablation.variants, seeds=seeds)
+    records = {job.id: _done(job, known) for job in jobs}
+    for record in records.values():
         if record is not None and store.load(record.spec) is None:
             store.save(record)
-    made = execute([run for run in runs if found[run.spec.run_id] is None], bench, store, options)
-    found.update({record.run_id: record for record in made})
-    return [record for record in found.values() if record is not None]
+    open_jobs = [job for job in jobs if records[job.id] is None]
+    records.update({record.run_id: record for record in execute(open_jobs, bench, store, options)})
+    return [record for record in records.values() if record is not None]
 
 
-def _done(run: Run, known: Store | None) -> Record | None:
-    record = known.load(run.spec) if known else None
+def _done(job: Job, store: Store | None) -> Record | None:
+    record = store.load(job.spec) if store else None
     return record if record is not None and record.status == "done" and not record.missing else None
 
 
@@ -60,9 +61,9 @@ def _unseen(
     tasks = list(bench.tasks)
     part = Subset(bench, tasks[: -setting.unseen])
     whole = Variant(bench, Setting(unseen=setting.unseen).label(tasks))
-    merges = [r for r in plan(part, ablation.variants, seeds=seeds) if r.spec.method not in REFERENCE_ROWS]
+    merges = [job for job in plan(part, ablation.variants, seeds=seeds) if job.spec.method not in REFERENCE_ROWS]
     records = execute(merges, part, store, dataclasses.replace(options, keep_merged=True, need_merged=True))
-    wanted: list[Run] = [r for r in plan(whole, [], seeds=seeds) if r.spec.method in REFERENCE_ROWS]
+    wanted: list[Job] = [job for job in plan(whole, [], seeds=seeds) if job.spec.method in REFERENCE_ROWS]
     for record in (record for record in records if record.status == "done"):
 
         def make(experts: Experts, stream: object, record: Record = record) -> Merged:

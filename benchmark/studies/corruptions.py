@@ -29,12 +29,12 @@ def corrupt(images: np.ndarray, name: str, severity: int = 3, seed: int = 0) -> 
         raise unknown("corruption", name, CORRUPTIONS)
     if severity not in range(1, 6):
         raise unknown("severity", str(severity), [str(level) for level in range(1, 6)])
-    made = np.empty_like(images)
+    spoilt = np.empty_like(images)
     for place, image in enumerate(images):
         rng = np.random.default_rng([seed, place])
         changed = CORRUPTIONS[name](image.astype(np.float64) / 255, severity - 1, rng)
-        made[place] = np.round(255 * np.clip(changed, 0, 1)).astype(np.uint8)
-    return made
+        spoilt[place] = np.round(255 * np.clip(changed, 0, 1)).astype(np.uint8)
+    return spoilt
 
 
 def _motion_blur(image: np.ndarray, level: int, rng: np.random.Generator) -> np.ndarray:

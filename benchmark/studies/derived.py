@@ -12,9 +12,12 @@ import methods
 from benchmark.common import facts
 from benchmark.common.errors import UserError, shown
 from benchmark.harness import adapted
-from benchmark.harness.runner import MERGED, Options, Run
+from benchmark.harness.evaluate import PLAIN
+from benchmark.harness.job import Job, Options
+from benchmark.harness.setup import MERGED
 from benchmark.records import access as accesses
 from benchmark.records.method_version import method_version
+from benchmark.records.precision import Precision
 from benchmark.records.record import Record
 from benchmark.records.spec import RunSpec
 from benchmark.records.store import Store
@@ -26,8 +29,8 @@ Make = Callable[[Experts, Any], Merged]
 
 
 @dataclass(frozen=True)
-class Derived(Run):
-    """A run whose merge ``made`` makes; ``made.name`` stands in the spec where a method's name does."""
+class Derived(Job):
+    """A job whose merge ``made`` makes; ``made.name`` stands in the spec where a method's name does."""
 
     made: methods.Method = field(kw_only=True)
 
@@ -88,9 +91,7 @@ def derive(
     seed: int | None,
     variant: str,
     access: Access,
-    dtype: str = "float32",
-    autocast_dtype: str | None = None,
-    vectors: str = "float32",
+    precision: Precision = PLAIN,
 ) -> Derived:
     """A derived run on ``bench``.
 
@@ -110,15 +111,13 @@ def derive(
         method_version=kind.version,
         parameters=dict(parameters),
         seed=seed,
-        dtype=dtype,
-        autocast=autocast_dtype,  # type: ignore[arg-type]
-        vectors=vectors,  # type: ignore[arg-type]
+        **precision.identity(holds_vectors=True),
     )
 
     def call(experts: Experts, stream: Stream | None = None, **keywords: Any) -> Merged:
         return make(experts, stream)
 
-    made = methods.Method(
+    method = methods.Method(
         kind.name,
         __name__,
         kind.title,
@@ -127,15 +126,15 @@ def derive(
         {**spec.parameters, **({} if seed is None else {"seed": 0})},
         function=call,
     )
-    return Derived(spec, variant, {}, made=made)
+    return Derived(spec, variant, {}, str(bench.device), made=method)
 
 
 def access_of(records: Sequence[Record]) -> Access:
     """The data that these runs were handed together."""
-    found = Access()
+    access = Access()
     for record in records:
-        found = found | accesses.read(record.access)
-    return found
+        access = access | accesses.read(record.access)
+    return access
 
 
 def merged_of(record: Record, store: Store, experts: Experts) -> Merged:

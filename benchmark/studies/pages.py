@@ -12,6 +12,7 @@ import pandas as pd
 
 from benchmark.common.errors import UserError, shown
 from benchmark.common.files import write_atomic
+from benchmark.common.tables import padded
 from benchmark.records import access as accesses
 from benchmark.records.record import Record, commits_text
 from benchmark.studies.settings import Ablation
@@ -35,15 +36,15 @@ class About:
     @classmethod
     def of(cls, suite: str, records: Iterable[Record]) -> About:
         """From the records of one study; samples and tasks are those of its largest record."""
-        found = [record for record in records if record.status == "done"]
-        largest = max(found, key=lambda record: len(record.tasks))
+        finished = [record for record in records if record.status == "done"]
+        largest = max(finished, key=lambda record: len(record.tasks))
         return cls(
             suite=suite,
             tasks=len(largest.tasks),
             samples=sum(task.n for task in largest.tasks.values()),
-            seeds=len({record.spec.seed for record in found if record.spec.seed is not None}) or 1,
-            commits=sorted({r.provenance.commit for r in found if r.provenance.commit}),
-            commands=sorted({" ".join(record.provenance.argv) for record in found}),
+            seeds=len({record.spec.seed for record in finished if record.spec.seed is not None}) or 1,
+            commits=sorted({r.provenance.commit for r in finished if r.provenance.commit}),
+            commands=sorted({" ".join(record.provenance.argv) for record in finished}),
         )
 
     def line(self) -> str:
@@ -60,11 +61,7 @@ class About:
 
 def table(header: Sequence[str], lines: Iterable[Sequence[str]], left: int = 1) -> list[str]:
     """Lines of a Markdown table, padded; the first ``left`` columns are text, the others numbers."""
-    cells = [list(header), *([cell.replace("|", "\\|") for cell in line] for line in lines)]
-    widths = [max(3, *(len(line[i]) for line in cells)) for i in range(len(header))]
-    rule = ["-" * width if i < left else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
-    ready = [[f"{c:{'<' if i < left else '>'}{widths[i]}}" for i, c in enumerate(line)] for line in cells]
-    return [f"| {' | '.join(line)} |" for line in [ready[0], rule, *ready[1:]]]
+    return padded(header, lines, "<" * left + ">" * (len(header) - left))
 
 
 def number(value: float, digits: int = 1, sign: bool = False) -> str:
@@ -201,9 +198,9 @@ def refreshed(text: str, report: Path) -> str:
     lines, new, i = text.split("\n"), list[str](), 0
     while i < len(lines):
         new.append(lines[i])
-        found = MARKER.fullmatch(lines[i].strip())
+        marker = MARKER.fullmatch(lines[i].strip())
         i += 1
-        if not found:
+        if not marker:
             continue
         blank = i
         while blank < len(lines) and not lines[blank].strip():
@@ -212,7 +209,7 @@ def refreshed(text: str, report: Path) -> str:
         while end < len(lines) and lines[end].startswith("|"):
             end += 1
         # A marker without a table yet takes its own blank line along.
-        new += ["", *_table_of(report.parent / found[1], int(found[2]), report)]
+        new += ["", *_table_of(report.parent / marker[1], int(marker[2]), report)]
         i = end if end > blank else i
     return "\n".join(new)
 

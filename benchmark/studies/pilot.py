@@ -16,9 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmark.harness.runner import Options, Run, execute, plan
+from benchmark.common.seeds import derive_seed
+from benchmark.harness.job import Job, Options
+from benchmark.harness.runner import execute, plan
 from benchmark.records.record import Record
-from benchmark.records.spec import REFERENCE_ROWS, derive_seed
+from benchmark.records.spec import REFERENCE_ROWS
 from benchmark.records.store import Store
 from benchmark.studies.adaptation import adapt_layer, budget
 from benchmark.studies.derived import SELF_ADAPTED, Kind, Make, derive, without_merges
@@ -45,7 +47,7 @@ def subsets(tasks: Sequence[str], sets: Mapping[int, int], seed: int = 0) -> lis
     Args:
         sets: ``{size: how many}``; no more than there are.
     """
-    found: list[list[str]] = []
+    sets_of_tasks: list[list[str]] = []
     for size, count in sets.items():
         if size > len(tasks):
             continue
@@ -59,8 +61,8 @@ def subsets(tasks: Sequence[str], sets: Mapping[int, int], seed: int = 0) -> lis
             every.remove(best)
             used[best] += 1
             chosen.append(best)
-        found += [[tasks[i] for i in pick] for pick in chosen]
-    return found
+        sets_of_tasks += [[tasks[i] for i in pick] for pick in chosen]
+    return sets_of_tasks
 
 
 def run(
@@ -86,15 +88,15 @@ def run(
     records = execute(_cross(bench, own, adapting), bench, derived, options)
     for tasks in subsets(list(bench.tasks), sets):
         part = Subset(bench, tasks)
-        merges = [r for r in plan(part, mergers, seeds=seeds) if r.spec.method not in REFERENCE_ROWS]
-        first = [_adapted(part, run, own, seed) for run in merges[:1] for seed in adapting]
+        merges = [job for job in plan(part, mergers, seeds=seeds) if job.spec.method not in REFERENCE_ROWS]
+        first = [_adapted(part, job, own, seed) for job in merges[:1] for seed in adapting]
         records += execute([*merges, *first], part, derived, options)
     return records
 
 
-def _cross(bench: Bench, own: Mapping[str, Any], seeds: Sequence[int]) -> list[Run]:
+def _cross(bench: Bench, own: Mapping[str, Any], seeds: Sequence[int]) -> list[Job]:
     """For each expert, its encoder under every head: as they are, and with each head adapted to it."""
-    wanted: list[Run] = []
+    wanted: list[Job] = []
     for encoder in bench.tasks:
         alone = functools.partial(expert_encoder, encoder=encoder)
         wanted.append(
@@ -120,19 +122,19 @@ def _adapt(experts: Experts, stream: Stream | None, *, make: Make, own: Mapping[
     return adapt_layer(make(experts, stream), stream, seed=seed, **own)
 
 
-def _adapted(part: Bench, run: Run, own: Mapping[str, Any], seed: int) -> Run:
-    """The merge of ``run`` with its heads adapted."""
+def _adapted(part: Bench, job: Job, own: Mapping[str, Any], seed: int) -> Job:
+    """The merge of ``job`` with its heads adapted."""
 
     def merge(experts: Experts, stream: Stream | None) -> Merged:
-        made: Merged = run.load()(experts, stream, **run.keywords)
-        return made
+        merged: Merged = job.load()(experts, stream, **job.keywords)
+        return merged
 
     return derive(
         SELF_ADAPTED,
         part,
         functools.partial(_adapt, make=merge, own=own, seed=seed),
-        {"recipient": run.variant, "recipient_run": run.spec.run_id, **own},
+        {"recipient": job.variant, "recipient_run": job.id, **own},
         seed=seed,
-        variant=f"{run.variant}, heads adapted",
-        access=run.method.access_for(run.spec.parameters) | Access(test=UNLABELLED),
+        variant=f"{job.variant}, heads adapted",
+        access=job.access | Access(test=UNLABELLED),
     )

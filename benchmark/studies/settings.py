@@ -80,12 +80,12 @@ class Ablation(BaseModel):
 
     def places(self, suite: str | None = None) -> list[tuple[Setting, str]]:
         """Each setting with the suite's name its records have."""
-        found = []
+        pairs = []
         for setting in self.settings:
             name = suite or setting.suite or self.suite
             label = setting.label(suites.load(name).tasks)
-            found.append((setting, f"{name}+{label}" if label else name))
-        return found
+            pairs.append((setting, f"{name}+{label}" if label else name))
+        return pairs
 
 
 def names() -> list[str]:

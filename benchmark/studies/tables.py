@@ -47,14 +47,14 @@ def score(record: Record, expert: Record | None = None) -> float:
     """Mean over tasks of the score; where metrics are unlike, of the score in percent of ``expert``'s (or nan)."""
     values = {name: task.value for name, task in record.tasks.items()}
     if not averaged(record):
-        known = {name: task.value for name, task in expert.tasks.items()} if expert else {}
-        values = normalised(record, known) if expert else dict.fromkeys(values, float("nan"))
+        experts = {name: task.value for name, task in expert.tasks.items()} if expert else {}
+        values = normalised(record, experts) if expert else dict.fromkeys(values, float("nan"))
     return stats.mean_over_tasks(values)
 
 
-def mean_score(found: BySeed, expert: Record | None = None) -> float:
+def mean_score(records: BySeed, expert: Record | None = None) -> float:
     """The same, averaged over seeds."""
-    return float(np.mean([score(record, expert) for record in found.values()]))
+    return float(np.mean([score(record, expert) for record in records.values()]))
 
 
 def difference(first: BySeed, second: BySeed, expert: Record | None = None) -> tuple[float, float, float]:
@@ -65,17 +65,17 @@ def difference(first: BySeed, second: BySeed, expert: Record | None = None) -> t
         if any(each is None for each in scores.values()):
             return mean_score(first, expert) - mean_score(second, expert), float("nan"), float("nan")
         sides.append(scores)
-    found = stats.paired_difference(*sides)  # type: ignore[arg-type]
-    return found.value, found.low, found.high
+    interval = stats.paired_difference(*sides)  # type: ignore[arg-type]
+    return interval.value, interval.low, interval.high
 
 
 def _samples(record: Record, expert: Record | None) -> stats.Scores | None:
     """One number per sample of each task, whose mean is the score; tasks on the same samples are one."""
     if averaged(record):
-        found = relative.scores(record)
+        samples = relative.scores(record)
     else:
-        found = relative.shares(record, expert, record.suite_tasks) if expert else None
-    return stats.pooled(found) if found and rows.shared(_suite(record)) else found
+        samples = relative.shares(record, expert, record.suite_tasks) if expert else None
+    return stats.pooled(samples) if samples and rows.shared(_suite(record)) else samples
 
 
 def _suite(record: Record) -> str:
@@ -92,24 +92,24 @@ def transfer(derived: Iterable[Record], runs: Iterable[Record]) -> pd.DataFrame:
 
     ``gain`` is transferred minus own, ``beyond`` transferred minus self-adapted; seeds are those of the source.
     """
-    known = {record.run_id: record for record in finished(runs)}
+    by_id = {record.run_id: record for record in finished(runs)}
     derived = finished(derived)
     of_place = [
-        r for r in known.values()
+        r for r in by_id.values()
         if derived and _place(r) == _place(derived[0]) and not other_data(r.spec.data, derived[0].spec.data)
     ]  # fmt: skip
     expert = min((r for r in of_place if r.spec.method == REFERENCE_ROWS[-1]), key=by_trust, default=None)
     groups: dict[tuple[str, str], dict[str, BySeed]] = defaultdict(lambda: defaultdict(dict))
     layers: dict[tuple[str, str], str] = {}
     for record in derived:
-        given = record.spec.parameters
-        if record.spec.method not in ("study.transfer", "study.self_adapted") or "source" not in given:
+        parameters = record.spec.parameters
+        if record.spec.method not in ("study.transfer", "study.self_adapted") or "source" not in parameters:
             continue
-        key = given["source"], given["recipient"]
-        layers[key] = given["layer"]
+        key = parameters["source"], parameters["recipient"]
+        layers[key] = parameters["layer"]
         groups[key][record.spec.method][record.spec.seed] = record
-        if record.spec.method == "study.transfer" and given["recipient_run"] in known:
-            groups[key]["own"][record.spec.seed] = known[given["recipient_run"]]
+        if record.spec.method == "study.transfer" and parameters["recipient_run"] in by_id:
+            groups[key]["own"][record.spec.seed] = by_id[parameters["recipient_run"]]
     lines = []
     for (source, recipient), sides in groups.items():
         placed, control, own = sides["study.transfer"], sides["study.self_adapted"], sides["own"]
@@ -149,18 +149,18 @@ class CrossTask:
 
 def cross_task(derived: Iterable[Record]) -> CrossTask:
     """Every head on every expert's encoder, before and after the head was adapted to it (seeds averaged)."""
-    found = [r for r in finished(derived) if "encoder" in r.spec.parameters]
-    if not found:
+    records = [r for r in finished(derived) if "encoder" in r.spec.parameters]
+    if not records:
         raise ValueError("no records of cross-task performance")
-    tasks = list(found[0].suite_tasks)
+    tasks = list(records[0].suite_tasks)
     cells: dict[str, dict[str, list[list[float]]]] = defaultdict(lambda: defaultdict(list))
-    for record in found:
+    for record in records:
         kind = "before" if record.spec.method == "study.cross_task" else "adapted"
         cells[kind][record.spec.parameters["encoder"]].append([record.tasks[task].value for task in tasks])
     empty = [[np.nan] * len(tasks)]
-    made = {k: np.array([np.mean(cells[k].get(t, empty), axis=0) for t in tasks]) for k in ("before", "adapted")}
-    higher = {task: found[0].tasks[task].higher_is_better for task in tasks}
-    return CrossTask(tasks, made["before"], made["adapted"], higher)
+    matrices = {k: np.array([np.mean(cells[k].get(t, empty), axis=0) for t in tasks]) for k in ("before", "adapted")}
+    higher = {task: records[0].tasks[task].higher_is_better for task in tasks}
+    return CrossTask(tasks, matrices["before"], matrices["adapted"], higher)
 
 
 POINTS = ["merger", "heads", "tasks", "size", "merge", "cross", "merge_normalised", "cross_normalised"]
@@ -188,9 +188,9 @@ def points(derived: Iterable[Record]) -> pd.DataFrame:
         values = score(record), stats.mean_over_tasks(normalised(record, own))
         by_set[name, "adapted" if adapted else "own", tasks].append(values)
     lines = []
-    for (merger, heads, tasks), found in by_set.items():
+    for (merger, heads, tasks), records in by_set.items():
         pairs = list(permutations([place[task] for task in tasks], 2))
-        merge, share = np.mean(found, axis=0)
+        merge, share = np.mean(records, axis=0)
         across = (np.mean([table[heads][pair] for pair in pairs]) for table in (tables, shares))
         crossed, crossed_share = across
         lines.append([merger, heads, "+".join(tasks), len(tasks), merge, crossed, share, crossed_share])
@@ -212,8 +212,8 @@ def correlations(frame: pd.DataFrame) -> pd.DataFrame:
         for name, suffix in (("scores", ""), ("normalised", "_normalised"), ("task effects removed", "_normalised")):
             x, y = list(group[f"cross{suffix}"]), list(group[f"merge{suffix}"])
             for kind in ("pearson", "spearman"):
-                found = stats.correlation(x, y, members, kind=kind, partial=name == "task effects removed")
-                lines.append([merger, heads, size, name, kind, *found])
+                estimate = stats.correlation(x, y, members, kind=kind, partial=name == "task effects removed")
+                lines.append([merger, heads, size, name, kind, *estimate])
     return pd.DataFrame(lines, columns=CORRELATIONS)
 
 
@@ -234,15 +234,15 @@ def ablation(about: Ablation, records: Iterable[Record], suite: str | None = Non
         by_place[record.spec.suite][record.variant][record.spec.seed] = record
     lines = []
     for setting, place in about.places(suite):
-        found = by_place.get(place, {})
-        if not found.keys() & set(about.variants):
+        by_variant = by_place.get(place, {})
+        if not by_variant.keys() & set(about.variants):
             continue
-        expert = next(iter(found.get(REFERENCE_ROWS[-1], {}).values()), None)
+        expert = next(iter(by_variant.get(REFERENCE_ROWS[-1], {}).values()), None)
         for variant in [*REFERENCE_ROWS, *(v for v in about.variants if v not in REFERENCE_ROWS)]:
-            runs = found.get(variant)
+            runs = by_variant.get(variant)
             if not runs:
                 continue
-            first, base = next(iter(runs.values())), found.get(about.variants[0], {})
+            first, base = next(iter(runs.values())), by_variant.get(about.variants[0], {})
             samples = [_samples(record, expert) for record in runs.values()]
             low, high = (np.nan, np.nan)
             if all(each is not None for each in samples):

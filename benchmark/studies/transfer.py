@@ -19,7 +19,8 @@ from pathlib import Path
 
 from benchmark.common.errors import UserError
 from benchmark.harness import adapted
-from benchmark.harness.runner import Options, Run, execute, plan
+from benchmark.harness.job import Job, Options
+from benchmark.harness.runner import execute, plan
 from benchmark.records.record import Record
 from benchmark.records.spec import REFERENCE_ROWS
 from benchmark.records.store import Store
@@ -68,14 +69,14 @@ def run(
     Raises:
         UserError: a source that adapts no layer.
     """
-    planned = [run for text in sources for run in plan(bench, [text], seeds=seeds)]
-    givers = [run for run in planned if run.spec.method not in REFERENCE_ROWS]
+    planned = [job for text in sources for job in plan(bench, [text], seeds=seeds)]
+    givers = [job for job in planned if job.spec.method not in REFERENCE_ROWS]
     for giver in givers:
-        if not giver.method.access_for(giver.spec.parameters):
+        if not giver.access:
             raise _nothing_adapted(giver.variant)
     takers = plan(bench, recipients, seeds=seeds)
-    taken = execute(takers, bench, runs, replace(options, need_merged=True))
-    done = [(run, record) for run, record in zip(takers, taken, strict=True) if record.status == "done"]
+    received = execute(takers, bench, runs, replace(options, need_merged=True))
+    done = [(job, record) for job, record in zip(takers, received, strict=True) if record.status == "done"]
     wanted: list[Derived] = []
     for giver in givers:
         has_layers = (runs.folder(giver.spec) / adapted.ADAPTED).is_file()
@@ -103,7 +104,7 @@ def _nothing_adapted(name: str) -> UserError:
     )
 
 
-def _paired(giver: Run, taker: Run) -> bool:
+def _paired(giver: Job, taker: Job) -> bool:
     """Another method, and the same seed where both have one (their data order was then the same)."""
     return giver.variant != taker.variant and taker.spec.seed in (None, giver.spec.seed)
 
@@ -122,9 +123,7 @@ def _pair(bench: Bench, giver: Record, taker: Record, layer: str, runs: Store) -
             seed=seed,
             variant=f"{giver.variant} on {taker.variant}",
             access=access_of([giver, taker]),
-            dtype=giver.spec.dtype,
-            autocast_dtype=giver.spec.autocast,
-            vectors=giver.spec.vectors,
+            precision=giver.spec.precision,
         ),
         derive(
             SELF_ADAPTED,
@@ -134,8 +133,6 @@ def _pair(bench: Bench, giver: Record, taker: Record, layer: str, runs: Store) -
             seed=seed,
             variant=f"{taker.variant} with its own {layer} ({giver.variant})",
             access=access_of([giver, taker]) | Access(test=UNLABELLED),
-            dtype=giver.spec.dtype,
-            autocast_dtype=giver.spec.autocast,
-            vectors=giver.spec.vectors,
+            precision=giver.spec.precision,
         ),
     ]

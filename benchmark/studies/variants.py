@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from benchmark.common.errors import UserError, unknown
-from benchmark.records.spec import derive_seed
+from benchmark.common.seeds import derive_seed
 from benchmark.studies.settings import Setting, subset_label
 from benchmark.suites.bench import Bench, Meter
 from methods.api import Experts, Merged, Source
@@ -86,12 +86,12 @@ class AdaptOn(Variant):
     def stream_source(self, task: str, split: str) -> Source:
         if split != "test":
             return self.inner.stream_source(task, split)
-        found = self.inner.source(task, self.split)
+        source = self.inner.source(task, self.split)
         if self.fraction is None:
-            return found
+            return source
         generator = torch.Generator().manual_seed(derive_seed("fraction", task))
-        count = max(1, round(self.fraction * len(found)))
-        return Part(found, torch.randperm(len(found), generator=generator)[:count].sort().values)
+        count = max(1, round(self.fraction * len(source)))
+        return Part(source, torch.randperm(len(source), generator=generator)[:count].sort().values)
 
 
 class Part:
@@ -120,18 +120,18 @@ class Corrupted(Variant):
         self._made: dict[str, Any] = {}
 
     def source(self, task: str, split: str, dtype: torch.dtype = torch.float32) -> Source:
-        found: Any = self.inner.source(task, split, dtype)
+        source: Any = self.inner.source(task, split, dtype)
         if split != "test":
-            return found
-        images = getattr(getattr(found, "split", None), "images", None)
+            return source
+        images = getattr(getattr(source, "split", None), "images", None)
         if images is None:
             raise UserError(f"{task} of {self.inner.suite.name} has no images to corrupt", "Name a vision suite.")
         if task not in self._made:
             from benchmark.studies.corruptions import corrupt
 
             self._made[task] = corrupt(images, self.name, self.severity, derive_seed(task, self.name) % 2**32)
-        changed = copy.copy(found)
-        changed.split = type(found.split)(self._made[task], found.split.labels, found.split.classes)
+        changed = copy.copy(source)
+        changed.split = type(source.split)(self._made[task], source.split.labels, source.split.classes)
         return changed
 
     def origin(self, split: str) -> str:

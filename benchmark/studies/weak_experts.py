@@ -15,7 +15,7 @@ from benchmark.assets.vision import finetuning as finetune
 from benchmark.checkpoints.families import save_state, sha256
 from benchmark.common.cache import arrays_sha256, cache_dir
 from benchmark.common.errors import UserError
-from benchmark.records.spec import derive_seed
+from benchmark.common.seeds import derive_seed
 from benchmark.suites.bench import Bench
 
 

@@ -13,10 +13,11 @@ import numpy as np
 
 import methods
 from benchmark import suites
+from benchmark.common.canonical import canonical_json
 from benchmark.common.errors import UserError
 from benchmark.records import access as accesses
 from benchmark.records.record import CorrectBits, Record, TaskResult, Values
-from benchmark.records.spec import REFERENCE_ROWS, canonical_json, other_data
+from benchmark.records.spec import REFERENCE_ROWS, other_data
 from benchmark.scores import metrics
 
 #: Recomputed and stated values may differ by float32 rounding, relative to the larger of them and 1.
@@ -58,13 +59,13 @@ def check(
 ) -> list[Finding]:
     """Everything that is wrong or odd in the records; `reference` are the project's own, of the same suites."""
     own: dict[str, Record] = {record.run_id: record for record in reference}
-    found: list[Finding] = []
+    findings: list[Finding] = []
     seen: dict[str, Record] = {}
     for record in records:
         name = _name(record)
 
         def add(level: Literal["error", "warning"], what: str, name: str = name) -> None:
-            found.append(Finding(level, name, what))
+            findings.append(Finding(level, name, what))
 
         if record.run_id in seen:
             add("error", "stands twice in the submission")
@@ -77,8 +78,8 @@ def check(
             _check_result(task, result, add)
         _check_cost(record, add)
         _check_against(record, own, add)
-    _check_seeds(records, found)
-    return found
+    _check_seeds(records, findings)
+    return findings
 
 
 _Add = Callable[[Literal["error", "warning"], str], None]
@@ -123,7 +124,7 @@ def _check_method(record: Record, add: _Add) -> None:
         add("error", "a stochastic method has a seed and a deterministic one has none")
 
 
-def _check_access(record: Record, known: Known, add: _Add) -> None:
+def _check_access(record: Record, checkout: Known, add: _Add) -> None:
     """The declared access is the method's with these keywords, and what every row of the suite is handed."""
     about = methods.describe(record.spec.method)
     try:
@@ -131,7 +132,7 @@ def _check_access(record: Record, known: Known, add: _Add) -> None:
     except methods.MergingError as error:
         add("error", str(error))
         return
-    handed = accesses.parts(access, known.reads, known.access)
+    handed = accesses.parts(access, checkout.reads, checkout.access)
     if set(record.access) != set(handed):
         said, right = (accesses.text(sorted(set(each))) for each in (record.access, handed))
         add("error", f"says its access is {said}; with these keywords it is {right}")
@@ -140,33 +141,33 @@ def _check_access(record: Record, known: Known, add: _Add) -> None:
 def _check_protocol(record: Record, manifests: Manifests | None, add: _Add) -> None:
     """Data and checkpoints are those of this checkout's manifests, and each task has its metric."""
     spec = record.spec
-    known = manifests(spec.suite, spec.backbone, spec.family) if manifests else None
-    if isinstance(known, str):
-        add("warning", f"hashes of data and checkpoints were not checked: {known}")
+    checkout = manifests(spec.suite, spec.backbone, spec.family) if manifests else None
+    if isinstance(checkout, str):
+        add("warning", f"hashes of data and checkpoints were not checked: {checkout}")
         return
     # What the suite hands every row only its manifest tells.
-    if spec.method in methods.names() and (known or not accesses.protocol(record.access)):
-        _check_access(record, known or Known(lambda access: {}, {}, {}), add)
-    if known is None:
+    if spec.method in methods.names() and (checkout or not accesses.protocol(record.access)):
+        _check_access(record, checkout or Known(lambda access: {}, {}, {}), add)
+    if checkout is None:
         return
-    if spec.checkpoints != known.checkpoints:
-        names = {*spec.checkpoints, *known.checkpoints}
-        other = sorted(name for name in names if spec.checkpoints.get(name) != known.checkpoints.get(name))
+    if spec.checkpoints != checkout.checkpoints:
+        names = {*spec.checkpoints, *checkout.checkpoints}
+        other = sorted(name for name in names if spec.checkpoints.get(name) != checkout.checkpoints.get(name))
         add("error", f"the sha256 of its checkpoints differ from the manifest's: {', '.join(other[:6])}")
-    _check_data(record, known, add)
+    _check_data(record, checkout, add)
     for task, result in record.tasks.items():
-        if known.metrics.get(task, result.metric) != result.metric:
-            add("error", f"{task} is measured by {known.metrics[task]}, not by {result.metric}")
+        if checkout.metrics.get(task, result.metric) != result.metric:
+            add("error", f"{task} is measured by {checkout.metrics[task]}, not by {result.metric}")
 
 
-def _check_data(record: Record, known: Known, add: _Add) -> None:
+def _check_data(record: Record, checkout: Known, add: _Add) -> None:
     """The hashes of its data are those of this checkout, for all that it was handed."""
     access = methods.Access(**{split: methods.UNLABELLED for split in record.spec.data if split in ("train", "val")})
     if record.spec.method in methods.names():
         with contextlib.suppress(methods.MergingError):
             access = methods.describe(record.spec.method).access_for(record.spec.parameters)
     try:
-        wanted = known.data_of(access)
+        wanted = checkout.data_of(access)
     except UserError as error:
         add("warning", f"hashes of its data were not checked: {error.message}")
         return
@@ -291,7 +292,7 @@ def _far_above(result: TaskResult, expert: TaskResult | None) -> bool:
     return expert is not None and result.metric == expert.metric == "accuracy" and result.value > expert.value + 5
 
 
-def _check_seeds(records: Sequence[Record], found: list[Finding]) -> None:
+def _check_seeds(records: Sequence[Record], findings: list[Finding]) -> None:
     """Different seeds of a stochastic method give different predictions."""
     by_row: dict[str, list[Record]] = {}
     for record in records:
@@ -302,4 +303,4 @@ def _check_seeds(records: Sequence[Record], found: list[Finding]) -> None:
         texts = [canonical_json({t: r.statistics.model_dump() for t, r in record.tasks.items()}) for record in group]
         for record, text in zip(group, texts, strict=True):
             if texts.count(text) > 1:
-                found.append(Finding("warning", _name(record), "has the same predictions as another seed"))
+                findings.append(Finding("warning", _name(record), "has the same predictions as another seed"))

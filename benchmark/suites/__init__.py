@@ -100,9 +100,9 @@ class Suite(BaseModel):
 @functools.lru_cache(maxsize=8)
 def budget(name: str) -> dict[str, dict[str, Any]]:
     """The keyword defaults by method in ``suites/budgets/NAME.yaml``. Raises :class:`UserError` for an unknown name."""
-    known = sorted(path.stem for path in BUDGETS.glob("*.yaml"))
-    if name not in known:
-        raise unknown("budget", name, known)
+    names = sorted(path.stem for path in BUDGETS.glob("*.yaml"))
+    if name not in names:
+        raise unknown("budget", name, names)
     blocks: dict[str, dict[str, Any]] = yaml.safe_load((BUDGETS / f"{name}.yaml").read_text(encoding="utf-8"))
     return blocks
 
@@ -130,12 +130,12 @@ def read_named(
     path = folder / f"{name}.yaml"
     where = f"{folder.parent.name}/{folder.name}/{path.name}"
     try:
-        found = model.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        content = model.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except (yaml.YAMLError, ValidationError) as error:
         raise UserError(f"{where} is no valid {kind}: {error}", f"Compare it with {example}.yaml") from None
-    if (said := getattr(found, "name", None)) != name:
-        raise UserError(f"{where} says name: {said}", f"Write name: {name}")
-    return found
+    if (own_name := getattr(content, "name", None)) != name:
+        raise UserError(f"{where} says name: {own_name}", f"Write name: {name}")
+    return content
 
 
 def open_bench(
@@ -164,11 +164,11 @@ def open_bench(
         raise unknown(f"family of {suite.name}", family, suite.families)
     domain = importlib.import_module(f"benchmark.domains.{suite.domain}.bench")
     folders = {"data_root": data_root, "checkpoints": checkpoints}
-    given = {name: folder for name, folder in folders.items() if folder is not None}
-    if given and suite.embedded:
+    roots = {name: folder for name, folder in folders.items() if folder is not None}
+    if roots and suite.embedded:
         raise UserError(
-            f"{suite.name} is embedded: --{' and --'.join(n.replace('_', '-') for n in given)} change nothing there",
+            f"{suite.name} is embedded: --{' and --'.join(n.replace('_', '-') for n in roots)} change nothing there",
             "Leave them out, or name a full suite: " + ", ".join(n for n in names() if not load(n).embedded),
         )
-    bench: Bench = domain.bench_class(suite).of_names(suite, backbone, family, device, dtype, **given)
+    bench: Bench = domain.bench_class(suite).of_names(suite, backbone, family, device, dtype, **roots)
     return bench

@@ -67,8 +67,8 @@ class Bench(ABC):
         cls, suite: Suite, backbone: str, family: str, device: str | torch.device, dtype: str, **folders: Any
     ) -> Self:
         """A bench on the device and in the dtype of these names; see :func:`resolve_device`, :func:`resolve_dtype`."""
-        found: Any = cls
-        return found(suite, backbone, family, resolve_device(device), resolve_dtype(dtype), **folders)
+        build: Any = cls
+        return build(suite, backbone, family, resolve_device(device), resolve_dtype(dtype), **folders)
 
     def stream_source(self, task: str, split: str) -> Source:
         """What the stream of a method that has access to a split reads: the split."""
@@ -93,12 +93,12 @@ class Bench(ABC):
         These are the test split, which every run is scored on, the splits it is handed, and those of the suite's
         protocol. They are looked up once for a bench. Raises :class:`UserError` where data are not there.
         """
-        known: dict[str, dict[str, str]] = self.__dict__.setdefault("_fingerprints", {})
+        sums: dict[str, dict[str, str]] = self.__dict__.setdefault("_fingerprints", {})
         splits = sorted({"test", *self.protocol, *(self.origin(split) for split, _ in access.items())})
         for split in splits:
-            if split not in known:
-                known[split] = {content: self.fingerprint(content, split) for content in self.contents}
-        return {split: dict(known[split]) for split in splits}
+            if split not in sums:
+                sums[split] = {content: self.fingerprint(content, split) for content in self.contents}
+        return {split: dict(sums[split]) for split in splits}
 
     def finish(self, merged: Merged) -> Merged:
         """What the protocol does to every merge, whatever its method, before it is saved."""
@@ -145,10 +145,10 @@ def resolve_dtype(name: str) -> torch.dtype:
 
 def check_outputs(outputs: Any, shape: tuple[int, ...], task: str) -> Tensor:
     """``outputs`` as float32 of this shape. Raises :class:`UserError` for another one, or NaN."""
-    found = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-    if found != shape:
+    form = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+    if form != shape:
         raise UserError(
-            f"the merged model gives {found} on {task}; expected {shape}",
+            f"the merged model gives {form} on {task}; expected {shape}",
             "The method's model(task) must end in the task's head.",
         )
     outputs = outputs.float()

@@ -30,6 +30,7 @@ def test_overhead_of_a_run_on_ray(benchmark: Any, tmp_path: Path, monkeypatch: p
 
     from benchmark.executors import cluster, nodes
     from benchmark.harness import runner
+    from benchmark.harness.job import Options
     from benchmark.records.store import Store
 
     torch.set_num_threads(1)
@@ -45,8 +46,8 @@ def test_overhead_of_a_run_on_ray(benchmark: Any, tmp_path: Path, monkeypatch: p
         task.demand = cluster.Demand(cpus=cores)
 
     def here(plan: list[cluster.Task], folder: str) -> float:
-        runs = [task.run for task in plan]
-        return clock(lambda: runner.execute(runs, plan[0].bench, Store(tmp_path / folder), runner.Options()))
+        runs = [task.job for task in plan]
+        return clock(lambda: runner.execute(runs, plan[0].bench, Store(tmp_path / folder), Options()))
 
     here(few, "warm")
     alone = here(many, "here")
@@ -56,7 +57,7 @@ def test_overhead_of_a_run_on_ray(benchmark: Any, tmp_path: Path, monkeypatch: p
         start = time.perf_counter() - began
 
         def there(plan: list[cluster.Task], folder: str) -> float:
-            store, options = Store(tmp_path / folder), runner.Options()
+            store, options = Store(tmp_path / folder), Options()
             return clock(lambda: cluster.execute(plan, store, options, ray, environment))
 
         first = there(few, "first")

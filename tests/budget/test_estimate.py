@@ -16,6 +16,7 @@ from benchmark.budget.estimate import GIB, Machine, Setting
 from benchmark.budget.shapes import outline
 from benchmark.cli import main as cli
 from benchmark.domains.vision.backbones import create_encoder
+from benchmark.records.precision import Precision
 
 ROOMY = Machine(device=80 * GIB, host=256 * GIB, disk=1000 * GIB, cache=1000 * GIB, flops=1e13, bandwidth=1e11)
 
@@ -64,11 +65,11 @@ def test_what_holds_more_is_estimated_higher(full: Setting) -> None:
     assert symerge.host > 11 * m > 4 * m > plain.host - estimate.RUNTIME
     assert need("symerge", replace(full, tasks=20)).host - symerge.host == pytest.approx(12 * m)
     assert need("symerge", full, batch_size=64).host > symerge.host > need("symerge", full, batch_size=8).host
-    assert need("symerge", replace(full, autocast=True)).host < symerge.host
+    assert need("symerge", full.at(Precision(autocast="bfloat16"))).host < symerge.host
     # In half the bytes: half of eight task vectors less, and one tensor's of all tasks read as float32.
-    halved = need("symerge", replace(full, vector_bytes=2))
+    halved = need("symerge", full.at(Precision(vectors="bfloat16")))
     assert symerge.host - halved.host == pytest.approx(4 * m - 8 * 4 * full.shapes.largest)
-    assert need("ties", replace(full, vector_bytes=2)) == need("ties", full)
+    assert need("ties", full.at(Precision(vectors="bfloat16"))) == need("ties", full)
     assert need("pcgrad", full).host > need("joint", full).host + 7 * m
     assert need("symerge", full, steps=1).seconds < symerge.seconds  # type: ignore[operator]
     assert need("regmean", full).unknown == ("images of train",) and not symerge.unknown

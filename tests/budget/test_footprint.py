@@ -13,6 +13,7 @@ from helpers.tiny import TinyBench
 import methods
 from benchmark.budget import estimate
 from benchmark.harness import runner
+from benchmark.records.precision import Precision
 from methods.core import registry
 from methods.core.discovery import discover
 from methods.core.footprint import Footprint
@@ -122,7 +123,7 @@ def test_a_run_keeps_the_type_of_its_vectors_where_its_method_declares_to_hold_t
         "@method(title='T', paper='P', access=Access(test=UNLABELLED))",
         "def plain(experts, stream, *, steps=1): ...",
     )
-    runs = runner.plan(TinyBench(), ["strange", "plain"], seeds=[0], vectors="bfloat16")
+    runs = runner.plan(TinyBench(), ["strange", "plain"], seeds=[0], precision=Precision(vectors="bfloat16"))
     held = {run.spec.method: run.spec.vectors for run in runs}
     assert held["strange"] == "bfloat16" and held["plain"] == "float32"
 

@@ -35,7 +35,9 @@ def test_a_rehearsal_goes_the_whole_way_and_its_records_lie_apart(suite: suites.
     told: list[str] = []
     made = list(
         rehearse.rehearse(
-            suite, "ViT-mini", tmp_path / "rehearsal", asked=["symerge", "robustmerge"], threads=1, tell=told.append
+            rehearse.Rehearsal(suite, "ViT-mini", tmp_path / "rehearsal", threads=1),
+            asked=["symerge", "robustmerge"],
+            tell=told.append,
         )
     )
     assert [(one.variant, one.status) for one in made] == [
@@ -58,7 +60,8 @@ def test_a_rehearsal_goes_the_whole_way_and_its_records_lie_apart(suite: suites.
 
 
 def test_a_run_beyond_the_memory_limit_is_ended_and_the_next_goes_on(suite: suites.Suite, tmp_path: Path) -> None:
-    made = list(rehearse.rehearse(suite, "ViT-mini", tmp_path, asked=["ties"], memory_limit=1, tell=lambda _: None))
+    what = rehearse.Rehearsal(suite, "ViT-mini", tmp_path, memory_limit=1)
+    made = list(rehearse.rehearse(what, asked=["ties"], tell=lambda _: None))
     assert [one.variant for one in made] == ["pretrained", "individual", "ties"]
     assert all(one.status.startswith("ended at") for one in made)
 
@@ -70,7 +73,8 @@ def test_a_run_ends_with_a_rehearsal_that_is_killed(tmp_path: Path) -> None:
         "if __name__ == '__main__':\n"
         "    suite = suites.load('vision-8').model_copy(update={'tasks': ['MNIST']})\n"
         f"    results = Path({str(tmp_path / 'results')!r})\n"
-        "    list(rehearse.rehearse(suite, 'ViT-mini', results, asked=['symerge:steps=100000']))\n"
+        "    what = rehearse.Rehearsal(suite, 'ViT-mini', results)\n"
+        "    list(rehearse.rehearse(what, asked=['symerge:steps=100000']))\n"
     )
     (tmp_path / "script.py").write_text(text)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}

@@ -12,8 +12,8 @@ import methods
 from benchmark import suites
 from benchmark.budget import dry_run, schedule
 from benchmark.budget.schedule import Slot, makespan, simulate
-from benchmark.cli import board as boards
 from benchmark.cli import main as cli
+from benchmark.common.project import REFERENCE
 from benchmark.records.store import Store
 
 
@@ -39,14 +39,14 @@ def test_no_run_is_lost_no_worker_does_two_at_once_and_the_bounds_hold(lengths: 
 
 @pytest.fixture(scope="module")
 def measured() -> schedule.Measured:
-    return schedule.measured(Store(boards.REFERENCE, read_only=True), ["vision-mini-8"])
+    return schedule.measured(Store(REFERENCE, read_only=True), ["vision-mini-8"])
 
 
 def test_the_records_of_the_small_suite_come_out_as_they_were_measured(measured: schedule.Measured) -> None:
     """Scaling the count of a suite to itself gives the recorded seconds again."""
     around = dry_run.setting(dry_run.Planned(suites.load("vision-mini-8"), None, None))
     assert around is not None
-    records = Store(boards.REFERENCE, read_only=True).all("vision-mini-8")
+    records = Store(REFERENCE, read_only=True).all("vision-mini-8")
     for record in (r for r in records if r.spec.method in ("emr", "wudi") and r.status == "done"):
         method, speed = record.spec.method, (measured.flops, schedule.CORE_BANDWIDTH)
         count = schedule.work(method, record.spec.parameters, around, *speed)

@@ -258,15 +258,15 @@ def test_validation_of_a_folder_skips_what_was_put_right_and_says_how_to_remove_
     store = Store(tmp_path)
     for record in (run("ties", 1, "a", failed=True, keep=0.9), run("ties", 2, "b", keep=0.1)):
         store.save(record)
-    assert submit.main(["validate", str(tmp_path)]) == 0
+    assert cli.do(["submit", "validate", str(tmp_path)]) == 0
     assert names(seen[-1]) == ["ties:keep=0.1"]
     said = capsys.readouterr().out
     assert "left out: ties:keep=0.9" in said and "put right by ties:keep=0.1" in said and "clean" not in said
     store.save(run("emr", 1, "a", failed=True))
-    submit.main(["validate", str(tmp_path)])
+    cli.do(["submit", "validate", str(tmp_path)])
     assert sorted(names(seen[-1])) == ["emr", "ties:keep=0.1"]
     assert f"./run_all.sh clean --results {tmp_path}" in capsys.readouterr().out
-    submit.main(["validate", str(store.folder(run("ties", 1, "a", keep=0.9).spec) / RECORD)])
+    cli.do(["submit", "validate", str(store.folder(run("ties", 1, "a", keep=0.9).spec) / RECORD)])
     assert names(seen[-1]) == ["ties:keep=0.9"], "a record that is named is not skipped"
 
 

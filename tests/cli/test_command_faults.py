@@ -23,7 +23,7 @@ from methods.api import Experts, Merged
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """The command runs the tiny bench, whatever suite is named."""
-    monkeypatch.setattr(cli.suites, "open_bench", lambda suite, **keywords: TinyBench())
+    monkeypatch.setattr("benchmark.suites.open_bench", lambda suite, **keywords: TinyBench())
     monkeypatch.setattr("warnings.showwarning", cli._warning)
 
 

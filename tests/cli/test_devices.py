@@ -23,15 +23,20 @@ from benchmark.common.errors import UserError
 from benchmark.domains.vision.bench import Accuracy
 from benchmark.executors import processes as devices
 from benchmark.executors.worker import Opening
-from benchmark.harness import provenance, runner
+from benchmark.harness import provenance, recording, runner
 from benchmark.harness.evaluate import autocast, batches, evaluate
+from benchmark.harness.job import Job, Options
 from benchmark.harness.measure import Measure
-from benchmark.harness.runner import Options, execute, plan
+from benchmark.harness.runner import execute, plan
+from benchmark.harness.setup import Setup
+from benchmark.records.precision import Precision
 from benchmark.records.store import Store
 from benchmark.suites.bench import resolve_device, resolve_dtype
 from methods.api import Experts
 from methods.tools.coefficients import _HELD, LayerwiseMerge, vectors_in
 from methods.tools.vectors import per_tensor
+
+MIXED = Precision(autocast="bfloat16")
 
 
 def test_the_next_batch_is_asked_for_before_the_present_one_is_handed_out() -> None:
@@ -77,19 +82,19 @@ def test_autocast_reaches_adaptation_and_evaluation(tmp_path: Path) -> None:
         return experts
 
     bench.experts = spied  # type: ignore[method-assign]
-    runs = plan(bench, ["symerge"], seeds=[0], autocast_dtype="bfloat16")
+    runs = plan(bench, ["symerge"], seeds=[0], precision=MIXED)
     records = execute(runs, bench, Store(tmp_path), Options())
     assert ("adaptation", True) in seen and all(r.status == "done" for r in records)
     plain = plan(bench, ["symerge"], seeds=[0])
     assert plain[-1].spec.run_id != runs[-1].spec.run_id
     model = Spy(methods.get("pretrained")(random_experts()).model("t0"))
-    evaluate(model, TinySource(0), Accuracy("t0", 5), device=torch.device("cpu"), autocast_dtype="bfloat16")
+    evaluate(model, TinySource(0), Accuracy("t0", 5), device=torch.device("cpu"), precision=MIXED)
     assert (True, torch.bfloat16) in seen
 
 
 def test_coefficients_and_weights_stay_float32_under_autocast() -> None:
     experts = random_experts()
-    with autocast(torch.device("cpu"), "bfloat16"):
+    with autocast(torch.device("cpu"), MIXED):
         merged = methods.get("symerge")(experts, random_stream(experts.tasks), steps=2, batch_size=8)
     assert merged.trace["coefficients"].dtype == torch.float32
     assert all(t.dtype == torch.float32 for t in merged.state_dict().values())
@@ -121,7 +126,7 @@ def test_task_vectors_are_held_in_the_dtype_asked_for_and_everything_else_is_flo
 
 def test_the_dtype_of_task_vectors_reaches_the_method_and_makes_another_run(tmp_path: Path) -> None:
     bench, texts = TinyBench(), ["symerge", "ties"]
-    plain, half = plan(bench, texts, seeds=[0]), plan(bench, texts, seeds=[0], vectors="bfloat16")
+    plain, half = plan(bench, texts, seeds=[0]), plan(bench, texts, seeds=[0], precision=Precision(vectors="bfloat16"))
     # It is another run of what holds task vectors, and no other run of anything else.
     assert {a.spec.method for a, b in zip(plain, half, strict=True) if a.spec.run_id != b.spec.run_id} == {"symerge"}
     seen = []
@@ -157,7 +162,7 @@ def test_weights_are_evaluated_in_the_dtype_asked_for(dtype: str) -> None:
             seen.add(self.layer.weight.dtype)
             return self.layer(images.flatten(1).to(self.layer.weight.dtype))
 
-    evaluate(Spy(), TinySource(0), Accuracy("t", 5), device=torch.device("cpu"), dtype=resolve_dtype(dtype))
+    evaluate(Spy(), TinySource(0), Accuracy("t", 5), device=torch.device("cpu"), precision=Precision(dtype))
     assert seen == {resolve_dtype(dtype)}
 
 
@@ -202,16 +207,18 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, torch.device]]:
 def test_every_call_to_torch_cuda_names_the_device_by_its_index(
     name: str, index: int, two_gpus: list[tuple[str, torch.device]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def one(run: Any, bench: Any, store: Store, options: Options, progress: Any) -> Any:
+    def one(job: Job, setup: Setup) -> Any:
+        bench = setup.bench
+        assert torch.device(job.device) == bench.device
         with Measure(bench.device):
-            record = runner._fresh(run, bench, options)
+            record = recording.started(job, setup)
         estimate.look(bench.device, tmp_path, tmp_path)
         record.status, record.provenance = "done", provenance.describe(bench, ())
         devices.append(record.provenance.device)
         return record
 
     devices: list[str] = []
-    monkeypatch.setattr(runner, "_one", one)
+    monkeypatch.setattr(runner, "do", one)
     argv = ["run", "--methods", "weight_average", "--results", str(tmp_path), "--device", name]
     assert cli.main(argv) == 0
     assert devices == [f"cuda:{index}"] * 3, "pretrained, individual, weight_average"
@@ -354,6 +361,6 @@ def test_cuda_gives_the_cpu_result(name: str) -> None:
 @pytest.mark.cuda
 def test_the_embedded_suite_runs_on_cuda(tmp_path: Path) -> None:
     bench = suites.open_bench(suites.load("vision-mini-8"), device="cuda")
-    runs = plan(bench, ["symerge:steps=2", "ties"], seeds=[0], autocast_dtype="bfloat16")
+    runs = plan(bench, ["symerge:steps=2", "ties"], seeds=[0], precision=MIXED)
     records = execute(runs, bench, Store(tmp_path), Options())
     assert all(r.status == "done" for r in records) and records[-1].cost.peak_cuda_mb > 0

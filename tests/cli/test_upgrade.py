@@ -14,6 +14,7 @@ from helpers.records import EARLIER
 from benchmark.board import rows, selection
 from benchmark.cli import main as cli
 from benchmark.cli import upgrade
+from benchmark.common.project import REFERENCE, RESULTS
 from benchmark.harness.runner import plan
 from benchmark.records.record import RECORD_VERSION, Record
 from benchmark.records.spec import RunSpec
@@ -174,9 +175,9 @@ def test_the_command_says_what_it_did(results: Path, capsys: Any) -> None:
 
 
 def test_the_projects_own_records_are_all_of_the_present_version() -> None:
-    folders = (upgrade.REFERENCE, upgrade.RESULTS / "studies" / "records")
+    folders = (REFERENCE, RESULTS / "studies" / "records")
     files = [path for folder in folders for path in folder.rglob(RECORD)]
     assert len(files) >= 818
     assert {json.loads(path.read_text())["version"] for path in files} == {RECORD_VERSION}
-    kept = selection.of_each_place(Store(upgrade.REFERENCE, read_only=True).all())
+    kept = selection.of_each_place(Store(REFERENCE, read_only=True).all())
     assert len({r.spec.suite for r in kept}) >= 7

@@ -22,7 +22,7 @@ from helpers.tiny import TinyBench, run
 
 from benchmark.cli import main as cli
 from benchmark.executors import cluster, nodes
-from benchmark.harness.runner import Options
+from benchmark.harness.job import Options
 from benchmark.records.store import Store
 
 pytest.importorskip("ray", reason=lacks_package("Ray", "cluster"))
@@ -127,7 +127,7 @@ def test_a_node_that_dies_in_mid_run_costs_nothing_and_no_run_is_done_twice(
         execute(connected, folder, plan)
     assert killed and results(folder) == whole
     assert opened(journal) == RUNS + 1
-    assert f"{killed[0].run.variant}: lost on " in capfd.readouterr().err
+    assert f"{killed[0].job.variant}: lost on " in capfd.readouterr().err
 
 
 def alive(process: int) -> bool:
@@ -148,10 +148,10 @@ def test_a_run_whose_worker_is_killed_each_time_fails_alone_after_its_tries(
     """As the system's, or Ray's, memory monitor ends a process."""
     monkeypatch.setattr(cluster, "RETRIES", 1)
     plan = tasks(Tiny(), ["ties", "task_arithmetic"], [0])
-    (victim,) = (task for task in plan if task.run.variant == "ties")
+    (victim,) = (task for task in plan if task.job.variant == "ties")
     victim.opening = Tiny(journal=tmp_path / "journal", deadly=True)
     made = execute(connected, tmp_path / "results", plan)
-    record = made[victim.run.spec.run_id]
+    record = made[victim.job.spec.run_id]
     assert record.status == "failed" and record.error is not None
     assert record.error.type == "WorkerDied" and "lost twice" in record.error.message
     assert opened(tmp_path / "journal") == 2
@@ -169,7 +169,7 @@ def test_ctrl_c_keeps_what_is_done_and_lets_running_runs_write_down_how_far_they
             # Workers in step end together: one that has just begun is still at work when the news arrives.
             deadline = time.monotonic() + 0.5
             while "done" in statuses(tmp_path).values() and time.monotonic() < deadline:
-                begun = {task.run.spec.run_id for task in self.flying.values() if task.node}
+                begun = {task.job.spec.run_id for task in self.flying.values() if task.node}
                 read = (json.loads(path.read_text()) for path in tmp_path.glob("*/*/*/record.json"))
                 if any(r["run_id"] in begun and r["status"] == "running" and not r["tasks"] for r in read):
                     raise KeyboardInterrupt

@@ -10,7 +10,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import torch
 from helpers.tiny import TinyBench, only
 
 from benchmark import suites
@@ -31,7 +30,7 @@ def test_without_ray_the_command_says_what_to_type(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    monkeypatch.setattr(cli.suites, "open_bench", lambda suite, **keywords: TinyBench())
+    monkeypatch.setattr("benchmark.suites.open_bench", lambda suite, **keywords: TinyBench())
     assert cli.main(["run", "--methods", "ties", "--results", str(tmp_path), "--executor", "ray"]) == 2
     said = capsys.readouterr().err
     assert "--executor ray needs Ray" in said and "pip install -e '.[cluster]'" in said
@@ -41,7 +40,7 @@ def test_an_address_where_nothing_listens_is_said_at_once(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setattr(cluster, "load_ray", lambda: SimpleNamespace(init=lambda *a, **k: pytest.fail("asked Ray")))
-    monkeypatch.setattr(cli.suites, "open_bench", lambda suite, **keywords: TinyBench())
+    monkeypatch.setattr("benchmark.suites.open_bench", lambda suite, **keywords: TinyBench())
     words = ["run", "--methods", "ties", "--results", str(tmp_path), "--executor", "ray", "--address"]
     assert cli.main([*words, "127.0.0.1:1"]) == 2
     said = capsys.readouterr().err
@@ -52,7 +51,8 @@ def test_a_run_in_this_process_imports_no_ray(tmp_path: Path) -> None:
     code = (
         "import sys\nsys.path.insert(0, 'tests')\nfrom helpers.tiny import TinyBench\n"
         "from benchmark.cli import main as cli\n"
-        "cli.suites.open_bench = lambda suite, **keywords: TinyBench()\n"
+        "import benchmark.suites\n"
+        "benchmark.suites.open_bench = lambda suite, **keywords: TinyBench()\n"
         f"status = cli.main(['run', '--methods', 'ties', '--results', {str(tmp_path)!r}])\n"
         "sys.exit(status or 3 * ('ray' in sys.modules or 'benchmark.executors.cluster' in sys.modules))"
     )
@@ -78,7 +78,7 @@ def test_options_that_do_not_go_together_are_refused(
 
 def test_the_share_of_a_gpu_follows_the_estimated_memory() -> None:
     run = only(TinyBench(), "symerge")
-    around = dry_run.setting(dry_run.Planned(suites.load("vision-mini-8"), None, None), device=torch.device("cuda"))
+    around = dry_run.setting(dry_run.Planned(suites.load("vision-mini-8"), None, None), "cuda")
     assert around is not None
     need = estimate.need("symerge", run.spec.parameters, around)
     shares = [

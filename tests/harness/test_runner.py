@@ -16,7 +16,7 @@ from torch import nn
 
 import methods
 from benchmark.common.errors import UserError
-from benchmark.harness import runner
+from benchmark.harness import provenance, recording, runner
 from benchmark.records.record import CorrectBits
 from benchmark.records.store import Store
 from methods.api import Experts, Merged, Stream
@@ -75,7 +75,7 @@ def test_a_second_call_does_nothing_and_force_does_it_again(store: Store) -> Non
 
 def test_no_clock_decides_what_is_done_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     hours = iter(range(99, 0, -1))
-    monkeypatch.setattr(runner, "now", lambda: f"2026-01-01T{next(hours):02}")
+    monkeypatch.setattr(recording, "now", lambda: f"2026-01-01T{next(hours):02}")
     bench = TinyBench()
     run(bench, store, "ties")
     opened = bench.opened
@@ -152,7 +152,7 @@ def test_a_resumed_run_reads_the_saved_merge(store: Store, monkeypatch: pytest.M
 
 def test_what_another_commit_evaluated_is_evaluated_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     bench, commit = TinyBench(), ["a" * 40]
-    monkeypatch.setattr(runner.provenance, "_git", lambda: (commit[0], False))
+    monkeypatch.setattr(provenance, "_git", lambda: (commit[0], False))
     real, done = runner.evaluate, []
 
     def dies(*arguments: Any, **keywords: Any) -> Any:

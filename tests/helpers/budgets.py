@@ -7,6 +7,7 @@ from typing import Any
 import methods
 from benchmark.budget.estimate import Setting
 from benchmark.budget.shapes import Shapes
+from benchmark.records.precision import Precision
 
 BLOCK = ((2304, 768), (768, 768), (3072, 768), (768, 3072))
 #: Sizes of the kind of a ViT-B-32; the last matrix is a projection.
@@ -18,7 +19,7 @@ SAMPLES = {"test": 87_000, "val": 40_000, "train": 160_000}
 SETTINGS = {
     "eight on a CPU": Setting(SHAPES, 8, SAMPLES, 150_528, 16),
     "twenty on a GPU": Setting(
-        SHAPES, 20, SAMPLES, 150_528, 128, cuda=True, dtype_bytes=2, autocast=True, vector_bytes=2
+        SHAPES, 20, SAMPLES, 150_528, 128, cuda=True, precision=Precision("bfloat16", "bfloat16", "bfloat16")
     ),
 }
 #: Keywords beside the defaults.

@@ -16,6 +16,7 @@ from benchmark.executors import cluster, nodes
 from benchmark.executors.cluster import Demand, Task
 from benchmark.executors.worker import Opening
 from benchmark.harness import runner
+from benchmark.harness.job import Options
 from benchmark.records.store import Store
 from helpers.tiny import TinyBench
 
@@ -71,7 +72,7 @@ class Tiny(Opening):
 def tasks(opening: Opening, texts: Sequence[str] = METHODS, seeds: Sequence[int] = SEEDS) -> list[Task]:
     """The tiny plan, each run on one core."""
     bench = TinyBench()
-    return [Task(run, bench, opening, Demand()) for run in runner.plan(bench, texts, seeds=seeds)]
+    return [Task(job, bench, opening, Demand()) for job in runner.plan(bench, texts, seeds=seeds)]
 
 
 def results(folder: Path) -> dict[str, dict]:
@@ -90,7 +91,7 @@ def drive(address: str, folder: Path, pause: float) -> int:
     opening = Tiny(journal=folder / "journal", pause=pause)
     try:
         with cluster.connected(address) as ray:
-            options = runner.Options()
+            options = Options()
             cluster.execute(tasks(opening), Store(folder / "results"), options, ray, nodes.environment(True, 1))
     except KeyboardInterrupt:
         return 130

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from benchmark.domains.vision.bench import Accuracy
-from benchmark.harness.runner import Options, Run, execute, plan
+from benchmark.harness.job import Job, Options
+from benchmark.harness.runner import execute, plan
 from benchmark.records.store import Store
 from benchmark.suites import Suite
 from benchmark.suites.bench import Bench, Task
@@ -77,6 +78,6 @@ def run(bench: Bench, store: Store, *texts: str, seeds: tuple[int, ...] = (0,), 
     return execute(plan(bench, list(texts), seeds=seeds), bench, store, Options(**options))
 
 
-def only(bench: Bench, text: str) -> Run:
-    """The one run of a method."""
+def only(bench: Bench, text: str) -> Job:
+    """The one job of a method."""
     return next(r for r in plan(bench, [text], seeds=[0]) if r.variant not in ("pretrained", "individual"))

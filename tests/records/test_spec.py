@@ -2,12 +2,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmark.common.canonical import canonical_json
 from benchmark.common.errors import UserError
+from benchmark.common.seeds import derive_seed
 from benchmark.records.spec import (
     RunSpec,
-    canonical_json,
     changed_parameters,
-    derive_seed,
     format_value,
     normalise,
     parse_method,

@@ -17,8 +17,8 @@ from helpers.tiny import TinyBench, only, run
 
 from benchmark import suites
 from benchmark.checkpoints import families
-from benchmark.cli.board import REFERENCE
 from benchmark.common.errors import UserError
+from benchmark.common.project import REFERENCE
 from benchmark.domains.vision import embedded as vision
 from benchmark.harness import runner
 from benchmark.records.store import RECORD, Store

@@ -20,7 +20,7 @@ from helpers.tiny import TinyBench, run
 
 import methods
 from benchmark.cli import main as cli
-from benchmark.harness import runner
+from benchmark.harness import recording
 from benchmark.records.store import Store
 from methods.api import Experts, Merged
 
@@ -28,7 +28,7 @@ from methods.api import Experts, Merged
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """The command runs the tiny bench, whatever suite is named."""
-    monkeypatch.setattr(cli.suites, "open_bench", lambda suite, **keywords: TinyBench())
+    monkeypatch.setattr("benchmark.suites.open_bench", lambda suite, **keywords: TinyBench())
 
 
 def command(folder: Path) -> int:
@@ -106,7 +106,7 @@ def test_a_clock_that_goes_backwards_changes_nothing(
         readings.append(datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC) - datetime.timedelta(hours=len(readings)))
         return readings[-1].isoformat(timespec="milliseconds")
 
-    monkeypatch.setattr(runner, "now", back)
+    monkeypatch.setattr(recording, "now", back)
     bench, store = TinyBench(), Store(tmp_path / "back")
     first = run(bench, store, *texts)
     opened = bench.opened

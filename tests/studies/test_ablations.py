@@ -14,7 +14,7 @@ from scipy import ndimage
 from benchmark import suites
 from benchmark.common.errors import UserError
 from benchmark.harness import runner
-from benchmark.harness.runner import Options
+from benchmark.harness.job import Options
 from benchmark.records.store import Store
 from benchmark.studies import ablation as ablate
 from benchmark.studies import settings, tables

@@ -14,10 +14,10 @@ from helpers.tiny import TinyBench, only, run
 
 import methods
 from benchmark import suites
-from benchmark.cli import study as command
+from benchmark.cli import main as cli
 from benchmark.common.errors import UserError
 from benchmark.harness import adapted, runner
-from benchmark.harness.runner import Options
+from benchmark.harness.job import Options
 from benchmark.records.store import Store
 from benchmark.studies import pilot, tables, transfer
 from benchmark.studies.adaptation import adapt_layer, budget
@@ -217,9 +217,9 @@ def test_sets_of_tasks_are_distinct_and_use_every_task_alike() -> None:
 
 def test_tables_are_written_from_records_without_running(done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(suites, "load", lambda name: bench().suite)
-    assert command.main(["transfer", "--tables", "--suite", "tiny", "--results", str(done)]) == 0
+    assert cli.do(["study", "transfer", "--tables", "--suite", "tiny", "--results", str(done)]) == 0
     page = (done / "studies" / "transfer" / "tiny--tower--random.md").read_text()
     assert "## From `symerge`: head" in page and "| ties" in page and "## From `surgery`: correction" in page
     with pytest.raises(UserError, match="no records of the pilot on tiny"):
-        command.main(["pilot", "--tables", "--suite", "tiny", "--results", str(done)])
+        cli.do(["study", "pilot", "--tables", "--suite", "tiny", "--results", str(done)])
     assert json.loads(next((done / "studies" / "records").rglob("record.json")).read_text())["spec"]["suite"] == "tiny"

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from helpers.tables import assert_same_but_for_rounding
 
-from benchmark.cli import study as command
+from benchmark.cli import main as cli
+from benchmark.cli import options
 from benchmark.common.errors import UserError
 from benchmark.studies import pages
 
@@ -27,10 +28,10 @@ def test_the_tables_are_what_the_records_say(
 ) -> None:
     for folder in ("reference", "studies/records"):
         shutil.copytree(ROOT / "results" / folder, tmp_path / folder)
-    monkeypatch.setattr(command, "RESULTS", tmp_path)
+    monkeypatch.setattr(options, "RESULTS", tmp_path)
     which = [name] if kind == "ablations" else ["--suite", name.partition("--")[0]]
     verb = {"ablations": "ablate"}.get(kind, kind)
-    assert command.main([verb, "--reference", "--tables", *which]) == 0
+    assert cli.do(["study", verb, "--reference", "--tables", *which]) == 0
     made = sorted((tmp_path / "studies" / kind).glob(f"{name}*"))
     assert made and {path.name for path in made} == {path.name for path in (STUDIES / kind).glob(f"{name}*")}
     for path in made:

@@ -1,48 +1,26 @@
-"""``symerge-bench assets data|experts`` for dense suites: check NYUv2 or the scenes, render again, train experts."""
+"""``symerge-bench assets data check`` for dense suites: NYUv2's files, or the committed scenes."""
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Sequence
+from pathlib import Path
 
-from benchmark.common.errors import UserError
-from benchmark.common.paths import resolved
 from benchmark.domains.dense import nyuv2
 from benchmark.domains.dense import scenes as scenes_data
 from benchmark.domains.vision.public import data_root
 
 
-def main(kind: str, rest: Sequence[str]) -> int:
-    """One command; ``kind`` is ``data`` or ``experts``, ``rest`` what follows it. Returns the exit status."""
-    if kind == "experts":
-        from benchmark.assets.dense.family import main as make
+def expected(suite: str) -> str:
+    """What must lie where for a suite, in words."""
+    return nyuv2.EXPECTED if suite == "nyuv2" else scenes_data.MEND
 
-        return make(rest)
-    if kind != "data":
-        raise UserError(
-            "no experts for dense prediction are published, so there is nothing to import",
-            "Train them: symerge-bench assets experts nyuv2 --root DIR --retrain",
-        )
-    if rest[:1] == ["build"]:
-        if "nyuv2" in rest:
-            raise UserError("nyuv2 is the user's own data and is not built here", nyuv2.EXPECTED)
-        from benchmark.assets.dense import render
 
-        return render.main([text for text in rest[1:] if text != "dense-mini"])
-    p = argparse.ArgumentParser(prog="symerge-bench assets data", description=__doc__)
-    p.add_argument("verb", choices=["check", "fetch"])
-    p.add_argument("suite", choices=["dense-mini", "nyuv2"])
-    p.add_argument("--root", type=resolved, metavar="DIR", help="of nyuv2; default $SYMERGE_DATA")
-    args = p.parse_args(rest)
-    if args.verb == "fetch":
-        raise UserError(
-            f"nothing is fetched for {args.suite}", nyuv2.EXPECTED if args.suite == "nyuv2" else scenes_data.MEND
-        )
-    if args.suite == "nyuv2":
-        root = nyuv2.folder(data_root(args.root))
-        print(f"reading every file under {root}", file=sys.stderr)
-        print("\n".join(nyuv2.check(root)))
+def check(suite: str, root: Path | None) -> int:
+    """Read every file of a suite and say what it holds; 0. Raises :class:`UserError` for what is not as expected."""
+    if suite == "nyuv2":
+        folder = nyuv2.folder(data_root(root))
+        print(f"reading every file under {folder}", file=sys.stderr)
+        print("\n".join(nyuv2.check(folder)))
         return 0
     for split in scenes_data.SPLITS:
         print(f"{split}: {len(scenes_data.load_split(split))} scenes, every array as the manifest says")

@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmark.assets.training import Schedule, derive, epoch_indices, generator, train
+from benchmark.assets.training import Schedule, epoch_indices, generator, train
+from benchmark.common.seeds import training_seed
 from benchmark.domains.dense.model import Backbone, Decoder, Encoder
 from methods.tools.losses import supervised_loss
 
@@ -81,7 +82,7 @@ def train_pair(
         start: the encoder's weights to start from; random ones without.
         identity: hashes of the data and the start, so that a checkpoint of another run is refused.
     """
-    torch.manual_seed(derive(seed, title, "weights"))
+    torch.manual_seed(training_seed(seed, title, "weights"))
     pair = Pair(Encoder(shape), Decoder(shape, channels, unit=kind == "normals"))
     if start is not None:
         pair.encoder.load_state_dict({n: t.float() if t.is_floating_point() else t for n, t in start.items()})
@@ -92,7 +93,7 @@ def train_pair(
         images, truth = fetch(index)
         flip = torch.rand(len(index), generator=generator(seed, title, "flip", step)) < 0.5
         images, truth = mirror(images.to(device), truth.to(device), kind, flip.to(device))
-        torch.manual_seed(derive(seed, title, "dropout", step))
+        torch.manual_seed(training_seed(seed, title, "dropout", step))
         outputs = pair(images.contiguous(memory_format=torch.channels_last))
         return F.l1_loss(outputs, truth) if kind == "albedo" else supervised_loss(kind, outputs, truth)
 

@@ -6,10 +6,11 @@ the other three are open_clip's published ones. Listing them imports no torch.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
+
+from benchmark.common.errors import nearest
 
 if TYPE_CHECKING:
     import torch
@@ -114,7 +115,7 @@ def get_backbone(name: str | Backbone) -> Backbone:
     if isinstance(name, Backbone):
         return name
     if name not in BACKBONES:
-        close = difflib.get_close_matches(name, BACKBONES, n=2, cutoff=0.4)
+        close = nearest(name, BACKBONES, count=2, likeness=0.4)
         offer = f" Did you mean {' or '.join(close)}?" if close else ""
         raise ValueError(f"unknown backbone {name!r}; known: {', '.join(BACKBONES)}.{offer}")
     return BACKBONES[name]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import hashlib
 import json
@@ -18,7 +17,6 @@ from benchmark.common import damage
 from benchmark.common.damage import Damage
 from benchmark.common.errors import UserError, unknown
 from benchmark.common.files import write_atomic
-from benchmark.common.paths import resolved
 from benchmark.domains.vision import embedded as vision
 from benchmark.domains.vision import public as full
 from benchmark.domains.vision.images import picture
@@ -176,43 +174,34 @@ def show(findings: Sequence[Finding]) -> str:
     return "\n".join(shown)
 
 
-def parser() -> argparse.ArgumentParser:
-    """Arguments of both commands."""
-    top = argparse.ArgumentParser(prog="symerge-bench assets data", description=__doc__)
-    verbs = top.add_subparsers(dest="verb", required=True, metavar="check|fetch|build")
-    check = verbs.add_parser("check", help="count, class order and hash of each data set of a suite")
-    get = verbs.add_parser("fetch", help="download hub copies, each at one commit")
-    verbs.add_parser("build", help="make the embedded data again; see: assets data build --help")
-    for one in (check, get):
-        one.add_argument("names", nargs="+", metavar="SUITE|TASK", help="suites (vision-8, ...) or single data sets")
-        one.add_argument("--root", type=resolved, metavar="DIR", help="the data root; default $SYMERGE_DATA")
-        one.add_argument("--family", help="checkpoint family, where it decides the data set (EMNIST)")
-    get.add_argument("--revision", nargs="+", default=[], metavar="TASK=COMMIT", help="of data sets not pinned here")
-    get.add_argument("--download", action="store_true", help="use the network; without it only the plan is shown")
-    return top
+def show_all(names: Sequence[str], root: Path | None, family: str | None) -> int:
+    """Check suites and data sets and print what stands there; 0 where every one is as expected, 1 where one is not."""
+    findings = [
+        check_embedded(task) if embedded else check_set(task, root, family) for task, embedded in tasks_of(names)
+    ]
+    print(show(findings))
+    return 1 if any(f.level == "error" for f in findings) else 0
 
 
-def main(argv: Sequence[str]) -> int:
-    """0 where every data set is as expected or fetched, 1 where one is not."""
-    args = parser().parse_args(argv)
-    chosen = list(tasks_of(args.names))
-    if args.verb == "check":
-        findings = [
-            check_embedded(task) if embedded else check_set(task, args.root, args.family) for task, embedded in chosen
-        ]
-        print(show(findings))
-        return 1 if any(f.level == "error" for f in findings) else 0
-    revisions = dict(_revision(text) for text in args.revision)
-    root = full.data_root(args.root)
-    wanted = [task for task, embedded in chosen if not embedded]
-    if not args.download:
+def fetch_all(
+    names: Sequence[str], root: Path | None, family: str | None, revisions: Sequence[str], *, download: bool
+) -> int:
+    """Fetch the hub copies of suites and data sets; without ``download`` the plan is printed. Returns 0.
+
+    Args:
+        revisions: ``TASK=COMMIT``, of data sets that are not pinned.
+    """
+    commits = dict(_revision(text) for text in revisions)
+    place = full.data_root(root)
+    wanted = [task for task, embedded in tasks_of(names) if not embedded]
+    if not download:
         for task in wanted:
-            about = full.info(task, args.family)
-            where = f"{about.hub} at {revisions.get(task) or about.pinned}" if about.hub else "no hub copy is known"
-            print(f"{task}: {where} -> {root / about.folder}", flush=True)
+            about = full.info(task, family)
+            where = f"{about.hub} at {commits.get(task) or about.pinned}" if about.hub else "no hub copy is known"
+            print(f"{task}: {where} -> {place / about.folder}", flush=True)
         raise UserError("nothing was fetched: the network is used only when asked for", "Add --download to fetch them.")
     for task in wanted:
-        print(f"{task}: fetched {fetch(task, root, revisions.get(task), args.family)}", file=sys.stderr)
+        print(f"{task}: fetched {fetch(task, place, commits.get(task), family)}", file=sys.stderr)
     return 0
 
 

@@ -22,7 +22,8 @@ from benchmark.domains.dense import nyuv2
 from benchmark.domains.dense.bench import KINDS, DenseBench, channels
 from benchmark.domains.dense.family import load_dense_family, tensors
 from benchmark.domains.dense.model import Encoder
-from benchmark.harness.runner import Options, execute, plan
+from benchmark.harness.job import Options
+from benchmark.harness.runner import execute, plan
 from benchmark.records.store import Store
 
 ARGUMENTS = {"size": SIZE, "counts": COUNTS}

@@ -20,7 +20,8 @@ from benchmark.checkpoints.families import MINI
 from benchmark.cli.main import main
 from benchmark.domains.dense import scenes as scenes_data
 from benchmark.domains.dense.bench import DenseBench, images_of
-from benchmark.harness.runner import Options, execute, plan
+from benchmark.harness.job import Options
+from benchmark.harness.runner import execute, plan
 from benchmark.records.record import Record
 from benchmark.records.store import Store
 from benchmark.report import panels

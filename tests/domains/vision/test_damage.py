@@ -28,7 +28,8 @@ from benchmark.domains.vision import check
 from benchmark.domains.vision import public as full
 from benchmark.domains.vision.backbones import BACKBONES
 from benchmark.domains.vision.images import picture
-from benchmark.harness.runner import Options, execute, plan
+from benchmark.harness.job import Options
+from benchmark.harness.runner import execute, plan
 from benchmark.records.store import Store
 from benchmark.suites.bench import Bench
 

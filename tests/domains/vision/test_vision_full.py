@@ -15,7 +15,8 @@ from benchmark.common.errors import UserError
 from benchmark.domains.vision import bench as vision
 from benchmark.domains.vision.backbones import BACKBONES
 from benchmark.domains.vision.embedded import ImageSplit
-from benchmark.harness.runner import Options, execute, plan
+from benchmark.harness.job import Options
+from benchmark.harness.runner import execute, plan
 from benchmark.records.store import Store
 
 FULL = ("vision-8", "vision-14", "vision-20")

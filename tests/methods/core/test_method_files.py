@@ -206,7 +206,8 @@ RUN = """
 import sys
 from helpers.tiny import TinyBench
 from benchmark.cli import main as cli
-cli.suites.open_bench = lambda suite, **keywords: TinyBench()
+import benchmark.suites
+benchmark.suites.open_bench = lambda suite, **keywords: TinyBench()
 sys.exit(cli.main(sys.argv[1:]))
 """
 

@@ -107,7 +107,7 @@ def test_the_command_refuses_before_it_opens_anything(
     def opened(*arguments: Any, **keywords: Any) -> Any:
         raise AssertionError("the suite was opened")
 
-    monkeypatch.setattr(cli.suites, "open_bench", opened)
+    monkeypatch.setattr("benchmark.suites.open_bench", opened)
     for words in (["--methods", "symerge:adapt=foo"], ["--methods", "symerge", "--set", "symerge.adapt=foo"]):
         assert cli.main(["run", "--results", str(tmp_path / "out"), *words]) == 2
         assert "allowed: head, last_block, none" in capsys.readouterr().err

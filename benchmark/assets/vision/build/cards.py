@@ -10,6 +10,7 @@ from PIL import Image
 
 from benchmark.assets.vision.build.run import write_bytes
 from benchmark.common.project import WEIGHTS
+from benchmark.common.tables import markdown
 from benchmark.domains.vision import embedded as vision
 
 EXPERTS = WEIGHTS / "ViT-mini" / "manifest.json"
@@ -68,18 +69,14 @@ def write_cards(root: str | Path = vision.MINI, experts: str | Path = EXPERTS, s
 
 
 def _table(manifest: dict, accuracies: dict[str, float]) -> str:
-    lines = [
-        "| task | classes | train / validation / test | commonest class | linear probe on pixels | expert |",
-        "|---|---|---|---|---|---|",
-    ]
+    rows = []
     for name, task in manifest["tasks"].items():
         counts = " / ".join(str(s["n"]) for s in task["splits"].values())
         scores, expert = task["test_scores"], _percent(accuracies.get(name))
-        lines.append(
-            f"| [{name}](#{name.lower()}) | {len(task['classes'])} | {counts} | {_percent(scores['majority'])} | "
-            f"{_percent(scores['linear_probe'])} | {expert} |"
-        )
-    return "\n".join(lines) + "\n"
+        simple = [_percent(scores[each]) for each in ("majority", "linear_probe")]
+        rows.append([f"[{name}](#{name.lower()})", str(len(task["classes"])), counts, *simple, expert])
+    heading = ["task", "classes", "train / validation / test", "commonest class", "linear probe on pixels", "expert"]
+    return "\n".join(markdown(heading, rows, "<<<<<<")) + "\n"
 
 
 def _card(name: str, task: dict, expert: float | None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,55 +29,60 @@ Nothing is fetched without --download, and no pickle is run. Files go to --out, 
 """
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command's arguments; building them imports no torch."""
-    top = argparse.ArgumentParser(
-        prog="symerge-bench assets checkpoints",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=EXAMPLES,
-        description="Checkpoint families of the full vision suites: read, checked, hashed and stored as safetensors.",
+def options(parser: argparse.ArgumentParser) -> None:
+    """Add the verbs, each with its options."""
+    parser.formatter_class, parser.epilog = argparse.RawDescriptionHelpFormatter, EXAMPLES
+    parser.description = (
+        "Checkpoint families of the full vision suites: read, checked, hashed and stored as safetensors."
     )
-    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    listed = commands.add_parser("list", help="the families, and what is imported of them")
-    listed.add_argument("--out", type=resolved, metavar="DIR", help="folder of all families")
+    kinds = parser.add_subparsers(dest="verb", metavar="COMMAND", required=True, parser_class=argparse.ArgumentParser)
+    listing = kinds.add_parser("list", help="the families, and what is imported of them")
+    listing.set_defaults(work=_list)
+    listing.add_argument("--out", type=resolved, metavar="DIR", help="folder of all families")
+    _add_import(_add_verb(kinds, "import", _import, "convert a family's files; again to add tasks or go on"))
+    heads = _add_verb(
+        kinds, "heads", _heads, "make missing heads from prompts and CLIP's text tower, which check compares with"
+    )
+    heads.add_argument("--text", type=resolved, metavar="CLIP", help="folder or file of a whole CLIP; once per family")
+    heads.add_argument("--replace", action="store_true", help="make those too that the family has files of")
+    _add_verb(kinds, "check", _check, "read every file of a family again: hashes, shapes, NaN, order of classes")
 
-    def add(name: str, help: str) -> argparse.ArgumentParser:
-        verb = commands.add_parser(name, help=help)
-        verb.add_argument("family", help=", ".join(importers.definitions()))
-        verb.add_argument("--backbone", default="ViT-B-32", help="ViT-B-32 (default), ViT-B-16 or ViT-L-14")
-        verb.add_argument("--suite", help="only the tasks of this suite, e.g. vision-8")
-        verb.add_argument("--tasks", nargs="+", metavar="TASK", help="only these tasks")
-        verb.add_argument("--out", type=resolved, metavar="DIR", help="folder of all families")
-        return verb
 
-    brought = add("import", "convert a family's files; again to add tasks or go on")
-    brought.add_argument("path", nargs="?", type=resolved, metavar="PATH", help="folder that holds the files")
-    brought.add_argument("--activation", choices=["quick_gelu", "gelu"], help="of a family whose owner must say")
-    brought.add_argument(
+def _add_verb(kinds: Any, name: str, work: Callable[..., int | None], text: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = kinds.add_parser(name, help=text)
+    parser.set_defaults(work=work)
+    parser.add_argument("family", help=f"{', '.join(importers.definitions())}; of RoBERTa-base: ovo, lu, local")
+    parser.add_argument(
+        "--backbone", default="ViT-B-32", help="ViT-B-32 (default), ViT-B-16, ViT-L-14; or RoBERTa-base"
+    )
+    parser.add_argument("--suite", help="only the tasks of this suite, e.g. vision-8")
+    parser.add_argument("--tasks", nargs="+", metavar="TASK", help="only these tasks")
+    parser.add_argument("--out", type=resolved, metavar="DIR", help="folder of all families")
+    return parser
+
+
+def _add_import(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", nargs="?", type=resolved, metavar="PATH", help="folder that holds the files")
+    parser.add_argument("--activation", choices=["quick_gelu", "gelu"], help="of a family whose owner must say")
+    parser.add_argument(
         "--head",
         choices=importers.HEADS,
         help="for experts whose text tower is not the base's, or that have a classifier: the head from their own text "
         "tower and the prompts, or the one they would have without it",
     )
-    brought.add_argument("--download", action="store_true", help="fetch the files from the hub instead of PATH")
-    brought.add_argument(
+    parser.add_argument("--download", action="store_true", help="fetch the files from the hub instead of PATH")
+    parser.add_argument(
         "--revision", action="append", default=[], metavar="[REPO=]REV", help="with --download: where none is pinned"
     )
-    brought.add_argument("--repo", metavar="OWNER/NAME", help="with --download: another of the family's repositories")
-    heads = add("heads", "make missing heads from prompts and CLIP's text tower, which check compares with")
-    heads.add_argument("--text", type=resolved, metavar="CLIP", help="folder or file of a whole CLIP; once per family")
-    heads.add_argument("--replace", action="store_true", help="make those too that the family has files of")
-    add("check", "read every file of a family again: hashes, shapes, NaN, order of classes")
-    return top
+    parser.add_argument("--repo", metavar="OWNER/NAME", help="with --download: another of the family's repositories")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; the exit status. Raises :class:`UserError`. Tables go to stdout, progress to stderr."""
-    arguments = parser().parse_args(argv)
+def command(arguments: argparse.Namespace) -> int:
+    """Run one verb; the exit status. Raises :class:`UserError`. Tables go to stdout, progress to stderr."""
     from benchmark.checkpoints.families import FamilyError
 
     try:
-        return {"list": _list, "import": _import, "heads": _heads, "check": _check}[arguments.command](arguments) or 0
+        return arguments.work(arguments) or 0
     except FamilyError as error:
         raise UserError(str(error)) from None
     except OSError as error:
@@ -85,6 +90,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         written = arguments.out is not None and (place == arguments.out or arguments.out in place.parents)
         hint = "Choose another folder with --out DIR." if written else "Mend its permissions, or give another."
         raise UserError(f"{place}: {error.strerror or error}", hint) from error
+
+
+def _refuse_dense(arguments: argparse.Namespace) -> None:
+    named = [name for name in (arguments.family, arguments.suite) if name in suites.names()]
+    if any(suites.load(name).domain == "dense" for name in named):
+        raise UserError(
+            "no experts for dense prediction are published, so there is nothing to import",
+            "Train them: symerge-bench assets experts nyuv2 --root DIR --retrain",
+        )
+
+
+def _import_text(arguments: argparse.Namespace) -> int:
+    """RoBERTa's families, which have fewer options."""
+    from benchmark.assets.text.command import checkpoints
+
+    others = ("suite", "activation", "head", "download", "revision", "repo")
+    if given := [f"--{name}" for name in others if getattr(arguments, name)]:
+        raise UserError(f"{', '.join(given)} is of vision's families only", "Leave it out with RoBERTa-base.")
+    if arguments.path is None:
+        raise UserError("no folder was named", "Type: symerge-bench assets checkpoints import FAMILY PATH --backbone "
+                        "RoBERTa-base, PATH holding <task>/... and roberta-base/")  # fmt: skip
+    return checkpoints(arguments.family, arguments.path, arguments.tasks, arguments.out)
 
 
 def _tasks(arguments: argparse.Namespace, family: Definition) -> list[str] | None:
@@ -106,7 +133,10 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr)
 
 
-def _import(arguments: argparse.Namespace) -> None:
+def _import(arguments: argparse.Namespace) -> int:
+    _refuse_dense(arguments)
+    if arguments.backbone == "RoBERTa-base":
+        return _import_text(arguments)
     family = importers.get(arguments.family)
     tasks, out = _tasks(arguments, family), _folder(arguments, family)
     if bool(arguments.path) == arguments.download:
@@ -136,6 +166,7 @@ def _import(arguments: argparse.Namespace) -> None:
     print(table(manifest, list(files.experts)))
     _say(f"\nwritten to {shown(out)}; to merge these: ./run_all.sh --suite SUITE --family {family.name} "
          f"--backbone {arguments.backbone} --data-root DIR")  # fmt: skip
+    return 0
 
 
 def _heads(arguments: argparse.Namespace) -> None:

@@ -1,0 +1,219 @@
+"""One row of a board from the runs of one method, and the ranking of all rows."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from benchmark.board.selection import by_time, complete, label
+from benchmark.common.canonical import canonical_json
+from benchmark.records import access as accesses
+from benchmark.records.precision import Precision
+from benchmark.records.record import Record, TaskResult
+from benchmark.records.spec import REFERENCE_ROWS
+from benchmark.scores import metrics, relative
+from benchmark.scores import statistics as stats
+from benchmark.scores.relative import scores
+
+_MIB = 2**20
+
+
+class Key(NamedTuple):
+    """What makes one row: seeds apart, everything a user chose."""
+
+    method: str
+    parameters: str
+    precision: Precision
+    source: str
+
+
+def key(record: Record) -> Key:
+    """The row that a run belongs to."""
+    spec = record.spec
+    return Key(spec.method, canonical_json(spec.parameters), spec.precision, record.provenance.source)
+
+
+def grouped(records: Iterable[Record]) -> dict[Key, list[Record]]:
+    """The runs of each row, by seed."""
+    groups: dict[Key, list[Record]] = defaultdict(list)
+    for record in records:
+        groups[key(record)].append(record)
+    return {each: sorted(group, key=lambda record: record.spec.seed or 0) for each, group in groups.items()}
+
+
+@dataclass(frozen=True)
+class Table:
+    """What all rows of a board share."""
+
+    tasks: list[str]
+    expert: Record | None
+    averaged: bool
+    shared: bool
+
+    def row(
+        self, place: Key, records: Sequence[Record], references: dict[Key, dict[int | None, float]]
+    ) -> dict[str, Any]:
+        """One method's row, without its rank."""
+        first, tasks = records[0], self.tasks
+        values = {task: _score([record.tasks[task] for record in records]) for task in tasks}
+        higher = {task: first.tasks[task].higher_is_better for task in tasks}
+        alike = len({(first.tasks[task].metric, higher[task]) for task in tasks}) == 1
+        shares: dict[str, float] = {}
+        none = stats.Interval(np.nan, np.nan, np.nan)
+        normalised, delta = none, none
+        if self.expert is not None:
+            shares = stats.normalised(values, {task: _score([self.expert.tasks[task]]) for task in tasks}, higher)
+            normalised, delta = relative.relative(records, self.expert, tasks, shared=self.shared)
+        worst, worst_value = ("", np.nan)
+        if alike and all(higher.values()):
+            worst, worst_value = stats.worst_task(values)
+        elif shares:
+            worst, worst_value = stats.worst_task(shares)
+        low, high = self._interval(records) if self.averaged else (np.nan, np.nan)
+        own = {record.spec.seed for record in records}
+        beside = [value for seed, value in references.get(place, {}).items() if seed in own]
+        return {
+            "method": label(first),
+            "row": kind(first),
+            "mean": stats.mean_over_tasks(values) if self.averaged else np.nan,
+            "low": low,
+            "high": high,
+            **_named("normalised", normalised),
+            **_named("delta", delta),
+            "worst_task": worst,
+            "worst": worst_value,
+            **values,
+            "access": accesses.text(first.access),
+            "task_id": "yes" if first.needs_task_id else "no",
+            "n": len(records),
+            "seeds": " ".join(str(seed) for seed in sorted(seed for seed in own if seed is not None)),
+            "reference": float(np.mean(beside)) if beside else np.nan,
+            **_cost(records),
+            "title": first.method.title,
+            "paper": first.method.paper,
+            "changed": json.dumps(first.changed) if first.changed else "",
+            "dtype": first.spec.dtype,
+            "autocast": first.spec.autocast or "",
+            "source": first.provenance.source,
+            "commit": " ".join(unique(commit(record) for record in records)),
+            "runs": " ".join(record.run_id for record in records),
+        }
+
+    def _interval(self, records: Sequence[Record]) -> tuple[float, float]:
+        samples = [scores(record) for record in records]
+        if any(each is None for each in samples):
+            return np.nan, np.nan
+        _, low, high = stats.interval([self._pooled(each) for each in samples if each is not None])
+        return low, high
+
+    def _pooled(self, each: stats.Scores) -> stats.Scores:
+        each = {task: each[task] for task in self.tasks}
+        return stats.pooled(each) if self.shared else each
+
+    def reference_values(self, records: Iterable[Record]) -> dict[Key, dict[int | None, float]]:
+        """What rows are ranked by, of each finished reference run by row and seed."""
+        by_row: dict[Key, dict[int | None, float]] = defaultdict(dict)
+        for record in reversed(by_time(record for record in records if complete(record))):
+            values = {task: _score([result]) for task, result in record.tasks.items()}
+            if not self.averaged:
+                if self.expert is None:
+                    continue
+                expert = {task: _score([result]) for task, result in self.expert.tasks.items()}
+                higher = {task: result.higher_is_better for task, result in record.tasks.items()}
+                values = stats.normalised(values, expert, higher)
+            by_row[key(record)][record.spec.seed] = stats.mean_over_tasks(values)
+        return by_row
+
+    def ranked(
+        self, rows: list[dict[str, Any]], groups: list[list[Record]]
+    ) -> tuple[list[dict[str, Any]], stats.Friedman | None]:
+        """Rows from best to worst with ranks, which only methods have, and the test of whether they differ."""
+        by = "mean" if self.averaged else "normalised"
+        pairs = sorted(
+            zip(rows, groups, strict=True),
+            key=lambda pair: (np.isnan(pair[0][by]), -round(pair[0][by], 9), pair[0]["method"]),
+        )
+        ranked = [(row, group) for row, group in pairs if row["row"] == "method" and not np.isnan(row[by])]
+        higher = {task: groups[0][0].tasks[task].higher_is_better for task in self.tasks} if groups else {}
+        exact = [task for task in higher if groups[0][0].tasks[task].metric == stats.EXACT]
+        methods = [row for row, _ in ranked]
+        mean_ranks = stats.mean_ranks(methods, higher, exact)
+        for number, (row, mean_rank) in enumerate(zip(methods, mean_ranks, strict=True), 1):
+            row["rank"], row["mean_rank"] = number, mean_rank
+        samples = [self._samples(group) for _, group in ranked]
+        if samples and all(samples):
+            by_method = [each for each in samples if each]
+            for row, (low, high) in zip(methods, stats.rank_intervals(by_method), strict=True):
+                row["rank_low"], row["rank_high"] = min(low, row["rank"]), max(high, row["rank"])
+            for place in range(1, len(methods)):
+                gap = stats.paired_difference(by_method[place], by_method[place - 1])
+                methods[place].update(_named("above", gap[:3]), above_tied="tied" if gap.tied else "worse")
+        return [row for row, _ in pairs], stats.friedman(methods, higher, exact)
+
+    def _samples(self, records: Sequence[Record]) -> dict[int | None, stats.Scores] | None:
+        """For each seed what `stats` compares: scores per sample, or shares of the expert's where metrics differ."""
+        by_seed: dict[int | None, stats.Scores] = {}
+        for record in records:
+            if self.averaged:
+                each = scores(record)
+            else:
+                each = relative.shares(record, self.expert, self.tasks) if self.expert is not None else None
+            if each is None:
+                return None
+            by_seed[record.spec.seed] = self._pooled(each)
+        return by_seed
+
+
+def unique(values: Iterable[str]) -> list[str]:
+    """Each text once, empty ones left out."""
+    return list(dict.fromkeys(value for value in values if value))
+
+
+def commit(record: Record) -> str:
+    """The commit that a run was made at, in 12 digits; empty where it is unknown."""
+    provenance = record.provenance
+    return f"{provenance.commit[:12]}{' with local changes' if provenance.dirty else ''}" if provenance.commit else ""
+
+
+def _score(results: Sequence[TaskResult]) -> float:
+    """Mean over runs of a task's score; of accuracies computed from the counts, so that equal ones are equal."""
+    if any(each.metric != stats.EXACT for each in results):
+        return float(np.mean([each.value for each in results]))
+    counts = [metrics.rows(each.metric, each.statistics).sum(axis=0) for each in results]
+    return float(100 * sum((Fraction(int(right), int(n)) for right, n in counts), Fraction()) / len(counts))
+
+
+def _named(name: str, interval: Sequence[float]) -> dict[str, float]:
+    return dict(zip((name, f"{name}_low", f"{name}_high"), interval, strict=True))
+
+
+def kind(record: Record) -> str:
+    """What `rows.row` says: "reference", "oracle" for what saw test labels, or "method"."""
+    if record.spec.method in REFERENCE_ROWS:
+        return "reference"
+    return "oracle" if accesses.read(record.access).labelled("test") else "method"
+
+
+def _cost(records: Sequence[Record]) -> dict[str, Any]:
+    def over(name: str, reduce: Any) -> float:
+        values = [value for record in records if (value := getattr(record.cost, name)) is not None]
+        return float(reduce(values)) if values else np.nan
+
+    extra, model = over("storage_bytes", max), over("model_bytes", max)
+    return {
+        "storage_models": 1 + extra / model if model else np.nan,
+        "extra_storage_mib": extra / _MIB,
+        "merge_seconds": over("merge_seconds", np.mean),
+        "adapt_seconds": over("adapt_seconds", np.mean),
+        "evaluate_seconds": over("evaluate_seconds", np.mean),
+        "peak_anonymous_mib": over("peak_anonymous_mb", max),
+        "peak_cuda_mib": over("peak_cuda_mb", max),
+        "trainable_parameters": over("trainable_parameters", max),
+        "images_seen": over("images_drawn", np.mean),
+    }

@@ -1,0 +1,119 @@
+"""``symerge-bench assets data check|fetch|build``: whether data are what suites expect, hub copies, embedded data."""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+
+from benchmark import suites
+from benchmark.cli.options import Handed, later
+from benchmark.common.errors import UserError
+from benchmark.common.paths import resolved
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """Add the verbs, each with its options."""
+    parser.description = "Whether local copies of the data sets are what the suites expect."
+    kinds = parser.add_subparsers(
+        dest="verb", required=True, metavar="check|fetch|build", parser_class=argparse.ArgumentParser
+    )
+    checking = kinds.add_parser("check", help="count, class order and hash of each data set of a suite")
+    fetching = kinds.add_parser("fetch", help="download hub copies, each at one commit")
+    for one in (checking, fetching):
+        one.add_argument("names", nargs="+", metavar="SUITE|TASK", help="suites (vision-8, ...) or single data sets")
+        one.add_argument("--root", type=resolved, metavar="DIR", help="the data root; default $SYMERGE_DATA")
+        one.add_argument("--family", help="checkpoint family, where it decides the data set (EMNIST)")
+    _add_sources(checking)
+    checking.set_defaults(call=_check)
+    fetching.set_defaults(call=_fetch)
+    fetching.add_argument(
+        "--revision", nargs="+", default=[], metavar="TASK=COMMIT", help="of data sets not pinned here"
+    )
+    fetching.add_argument("--download", action="store_true", help="use the network; without it only the plan is shown")
+    _add_builds(kinds.add_parser("build", help="make the embedded data again; see: assets data build SUITE --help"))
+
+
+def _add_sources(parser: argparse.ArgumentParser) -> None:
+    where = "glue-mini: where vaderSentiment-3.2.1.tar.gz lies, or is put"
+    parser.add_argument("--sources", type=resolved, metavar="DIR", help=where)
+    again = "glue-mini: WordNet 3.0's dict files: make all rows again"
+    parser.add_argument("--wordnet", type=resolved, metavar="DIR", help=again)
+
+
+def _add_builds(parser: argparse.ArgumentParser) -> None:
+    """The suites whose data can be built, or whose data are the user's own, which is then said."""
+    from benchmark.domains.vision import embedded
+
+    names = parser.add_subparsers(dest="suite", required=True, metavar="SUITE", parser_class=Handed)
+    texts = names.add_parser("glue-mini", help="the texts that are not committed; with --wordnet, every row again")
+    _add_sources(texts)
+    texts.set_defaults(call=_build_texts)
+    for name in ("nyuv2", "glue"):
+        own = names.add_parser(name, help="the user's own data, not built here")
+        own.add_argument("--root", type=resolved, metavar="DIR", help="the data root; default $SYMERGE_DATA")
+        own.set_defaults(call=partial(_refuse_build, name))
+    names.add_parser("dense-mini", main=later("benchmark.assets.dense.render"), help="every room rendered again")
+    for name in embedded.SUITES:
+        build = partial(_build_vision, name)
+        names.add_parser(name, main=build, help="the tasks again from pinned, hashed packages (needs the network)")
+
+
+def _domain(names: list[str]) -> str:
+    """The domain whose data are named: that of the one suite, or vision, whose sets are looked at together."""
+    alone = len(names) == 1 and names[0] in suites.names()
+    return suites.load(names[0]).domain if alone else "vision"
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    domain = _domain(arguments.names)
+    if domain == "vision":
+        from benchmark.domains.vision import check
+
+        return check.show_all(arguments.names, arguments.root, arguments.family)
+    if domain == "text":
+        from benchmark.assets.text import command as text
+
+        return text.check(arguments.names[0], arguments.root, arguments.sources, arguments.wordnet)
+    from benchmark.assets.dense import command as dense
+
+    return dense.check(arguments.names[0], arguments.root)
+
+
+def _fetch(arguments: argparse.Namespace) -> int:
+    domain = _domain(arguments.names)
+    if domain == "vision":
+        from benchmark.domains.vision import check
+
+        return check.fetch_all(
+            arguments.names, arguments.root, arguments.family, arguments.revision, download=arguments.download
+        )
+    name = arguments.names[0]
+    if domain == "text":
+        raise UserError(f"nothing is fetched for {name}", f"See: symerge-bench assets data build {name}")
+    from benchmark.assets.dense import command as dense
+
+    raise UserError(f"nothing is fetched for {name}", dense.expected(name))
+
+
+def _build_texts(arguments: argparse.Namespace) -> int:
+    from benchmark.assets.text import command as text
+
+    return text.build(arguments.sources, arguments.wordnet)
+
+
+def _build_vision(name: str, words: list[str]) -> int | None:
+    from benchmark.assets.vision import build
+
+    return build.main([name, *words])
+
+
+def _refuse_build(name: str, arguments: argparse.Namespace) -> int:
+    if suites.load(name).domain == "text":
+        from benchmark.domains.text import glue
+
+        where = glue.expected(arguments.root)
+    else:
+        from benchmark.domains.dense import nyuv2
+
+        where = nyuv2.EXPECTED
+    raise UserError(f"{name} is the user's own data and is not built here", where)

@@ -1,0 +1,84 @@
+"""What a record says of a job as it begins, as it merges and as it fails."""
+
+from __future__ import annotations
+
+import datetime
+import traceback
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+import methods
+from benchmark.common.errors import line_in
+from benchmark.harness import provenance
+from benchmark.harness.guard import RunTimeout
+from benchmark.harness.job import Job
+from benchmark.harness.setup import Setup
+from benchmark.records import access as accesses
+from benchmark.records.record import Error, MethodInfo, Record
+from methods.api import TimeLimit
+
+
+def now() -> str:
+    """The time in UTC, as records write it."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+
+
+def started(job: Job, setup: Setup) -> Record:
+    """The record of a job that begins."""
+    about, bench = job.method, setup.bench
+    return Record(
+        run_id=job.id,
+        spec=job.spec,
+        variant=job.variant,
+        changed=dict(job.changed),
+        status="running",
+        started=now(),
+        method=MethodInfo(title=about.title, paper=about.paper),
+        access=accesses.parts(job.access, bench.reads, bench.access),
+        provenance=setup.provenance(),
+        suite_tasks=list(bench.tasks),
+    )
+
+
+def fail(record: Record, setup: Setup, error: BaseException) -> None:
+    """Record why a run has no scores; what is already evaluated stays."""
+    kind, message = type(error).__name__, str(error)
+    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or "DefaultCPUAllocator" in message:
+        kind = "out of memory"
+        message = f"{message or 'no memory left'}; try a smaller batch_size, --dtype bfloat16, or a machine with more"
+    elif isinstance(error, (RunTimeout, TimeLimit)):
+        kind = "timeout"
+    where, name = "", record.spec.method
+    # That a method does not fit is no fault of a line of it; what a study derives from runs has no file of its own.
+    if not isinstance(error, methods.NotApplicable) and name in methods.names():
+        where = line_in(methods.describe(name).path, error)
+    trail = "".join(traceback.format_exception(error))
+    record.status, record.finished = "failed", now()
+    record.error = Error(type=kind, message=message, where=where, traceback=provenance.relative(trail)[-2000:])
+    word = "is left out" if isinstance(error, methods.NotApplicable) else f"failed: {kind}"
+    setup.progress.note(f"{record.variant} {word}: {message}{f' ({where})' if where else ''}")
+    setup.store.save(record)
+
+
+def summary(trace: Mapping[str, Any]) -> dict[str, Any]:
+    """The trace as a record keeps it: coefficients rounded, loss curves in at most 100 points."""
+    short: dict[str, Any] = {}
+    for key, value in trace.items():
+        if isinstance(value, torch.Tensor):
+            if key == "losses":
+                short[key] = _curve(value)
+            elif value.numel() <= 20000 and value.is_floating_point() and not key.startswith("raw_"):
+                rows = value.reshape(-1, value.shape[-1] if value.ndim else 1)
+                short[key] = [[round(float(v), 5) for v in row] for row in rows]
+        elif isinstance(value, (str, int, float, bool, list, dict)) and key != "adapt_seconds":
+            short[key] = value
+    return short
+
+
+def _curve(losses: torch.Tensor) -> list[float]:
+    stride = max(1, len(losses) // 100)
+    if not len(losses):
+        return []
+    return [round(float(v), 5) for v in losses[: len(losses) // stride * stride].reshape(-1, stride).mean(1)]

@@ -1,0 +1,38 @@
+"""What all jobs of one call share: where they compute, where their records go, how they are done, who is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmark.harness import provenance
+from benchmark.harness.job import Job, Options
+from benchmark.harness.progress import Progress
+from benchmark.records.record import Provenance
+from benchmark.records.store import Store
+from benchmark.suites.bench import Bench
+
+MERGED = "merged.safetensors"
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Bench, store, options and progress, passed whole beside a job."""
+
+    bench: Bench
+    store: Store
+    options: Options
+    progress: Progress
+
+    def merged(self, job: Job) -> Path:
+        """Where the merge of a job is saved."""
+        return self.store.folder(job.spec) / MERGED
+
+    @property
+    def batch_size(self) -> int:
+        """Of the evaluation."""
+        return self.options.batch_size or self.bench.suite.batch_size
+
+    def provenance(self) -> Provenance:
+        """The provenance of a run that starts now."""
+        return provenance.describe(self.bench, self.options.argv, self.options.batch_size)
