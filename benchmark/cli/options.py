@@ -12,13 +12,13 @@ from benchmark.common.errors import UserError
 from benchmark.common.paths import resolved
 from benchmark.common.project import LOCAL, REFERENCE, RESULTS
 
-DEFAULT_SUITE = "vision-mini-8"
+DEFAULT_SUITE = "vision-small-8"
 SEVERAL_METHODS = "NAME[:key=value,...]"
 
 EXAMPLES = """examples:
   ./run_all.sh --methods symerge ties                 two methods on the embedded default suite, in a few minutes
   ./run_all.sh --methods adamerging:granularity=task,trim=true --seeds 0 1 2 3 4
-  ./run_all.sh --methods ties --set ties.keep=0.1 --suite vision-mini-8 vision-mini-20
+  ./run_all.sh --methods ties --set ties.keep=0.1 --suite vision-mini-8 vision-mini-20   seconds, for code
   ./run_all.sh --methods all --dry-run                the plan, without running it
   ./run_all.sh list                                   suites and methods
 """

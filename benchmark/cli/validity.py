@@ -48,13 +48,13 @@ def show(suite: str, results: Path | None, backbone: str | None, family: str | N
         )
     folders = [results] if results else [folder for folder in (REFERENCE, LOCAL) if folder.is_dir()]
     backbone, family = backbone or chosen.backbones[0], family or chosen.families[0]
-    records = [
-        record
+    records = {
+        record.run_id: record
         for folder in folders
         for record in Store(folder, read_only=True).all(suite)
         if (record.spec.backbone, record.spec.family) == (backbone, family)
-    ]
-    result = validity.validity(records)
+    }
+    result = validity.validity(records.values())
     if result is None:
         raise UserError(
             f"no finished run of {suite} on {backbone}, family {family}, under {', '.join(map(shown, folders))}",

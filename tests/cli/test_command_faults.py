@@ -28,11 +28,13 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(folder: Path, *words: str) -> int:
-    return cli.main(["run", "--results", str(folder), "--methods", "ties", "task_arithmetic", *words])
+    return cli.main(
+        ["run", "--suite", "vision-mini-8", "--results", str(folder), "--methods", "ties", "task_arithmetic", *words]
+    )
 
 
 def only(folder: Path, method: str) -> int:
-    return cli.main(["run", "--results", str(folder), "--methods", method])
+    return cli.main(["run", "--suite", "vision-mini-8", "--results", str(folder), "--methods", method])
 
 
 def statuses(folder: Path) -> dict[str, str]:

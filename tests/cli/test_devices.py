@@ -219,7 +219,17 @@ def test_every_call_to_torch_cuda_names_the_device_by_its_index(
 
     devices: list[str] = []
     monkeypatch.setattr(runner, "do", one)
-    argv = ["run", "--methods", "weight_average", "--results", str(tmp_path), "--device", name]
+    argv = [
+        "run",
+        "--suite",
+        "vision-mini-8",
+        "--methods",
+        "weight_average",
+        "--results",
+        str(tmp_path),
+        "--device",
+        name,
+    ]
     assert cli.main(argv) == 0
     assert devices == [f"cuda:{index}"] * 3, "pretrained, individual, weight_average"
     assert {device for _, device in two_gpus} == {torch.device("cuda", index)}
@@ -237,7 +247,19 @@ def test_workers_and_benches_are_given_devices_with_an_index(
 
     monkeypatch.setattr(devices, "spread", spread)
     monkeypatch.setattr(runner, "execute", lambda *_: [])
-    run = ["run", "--methods", "weight_average", "--results", str(tmp_path), "--device", "cuda", "cuda:1", "auto"]
+    run = [
+        "run",
+        "--suite",
+        "vision-mini-8",
+        "--methods",
+        "weight_average",
+        "--results",
+        str(tmp_path),
+        "--device",
+        "cuda",
+        "cuda:1",
+        "auto",
+    ]
     assert cli.main(run) == 0
     assert shared == ["cuda:0", "cuda:1", "cuda:0", "cuda:0#1", "cuda:1", "cuda:0#2"]
     opened = Opening("vision-mini-8", "ViT-mini", "mini", "cuda", "float32").open()
@@ -249,7 +271,23 @@ def test_workers_and_benches_are_given_devices_with_an_index(
 def test_a_plan_for_auto_asks_for_the_gpu_memory_it_will_take(
     name: str, two_gpus: list[tuple[str, torch.device]], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    assert cli.main(["run", "--methods", "ties", "--results", str(tmp_path), "--device", name, "--dry-run"]) == 0
+    assert (
+        cli.main(
+            [
+                "run",
+                "--suite",
+                "vision-mini-8",
+                "--methods",
+                "ties",
+                "--results",
+                str(tmp_path),
+                "--device",
+                name,
+                "--dry-run",
+            ]
+        )
+        == 0
+    )
     assert "free now: device memory 8.0 GiB" in capsys.readouterr().out
 
 
@@ -286,7 +324,17 @@ def test_a_dtype_that_is_not_there_is_named() -> None:
 
 
 def test_runs_are_shared_out_to_the_devices_and_each_is_done_once(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
-    argv = ["run", "--methods", "weight_average", "--results", str(tmp_path), "--discard-merged", "--force"]
+    argv = [
+        "run",
+        "--suite",
+        "vision-mini-8",
+        "--methods",
+        "weight_average",
+        "--results",
+        str(tmp_path),
+        "--discard-merged",
+        "--force",
+    ]
     assert cli.main([*argv, "--device", "cpu", "cpu", "--threads", "1"]) == 0
     said = capfd.readouterr()
     names = {"pretrained", "individual", "weight_average"}

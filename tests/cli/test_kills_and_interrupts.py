@@ -112,7 +112,18 @@ def test_ctrl_c_keeps_what_is_done_and_says_so(tmp_path: Path) -> None:
 
 def test_sigterm_ends_the_command_as_ctrl_c_does(tmp_path: Path) -> None:
     """Batch systems send it, and ``kill``."""
-    command = [sys.executable, "-m", "benchmark", "run", "--methods", "symerge", "--threads", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmark",
+        "run",
+        "--suite",
+        "vision-mini-8",
+        "--methods",
+        "symerge",
+        "--threads",
+        "1",
+    ]
     process = subprocess.Popen([*command, "--results", str(tmp_path)], stderr=subprocess.PIPE, text=True, cwd=ROOT)
     while not list(tmp_path.glob("*/*/*/record.json")):
         assert process.poll() is None

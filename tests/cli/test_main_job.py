@@ -35,7 +35,7 @@ def records(folder: Path) -> dict[str, dict]:
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One whole run of the main job, with few adaptation steps."""
     folder = tmp_path_factory.mktemp("main")
-    ended = call("run", "--methods", FEW, "ties", "--results", str(folder))
+    ended = call("run", "--suite", "vision-mini-8", "--methods", FEW, "ties", "--results", str(folder))
     assert ended.returncode == 0, ended.stderr
     assert "symerge:steps=3" in ended.stdout and "individual" in ended.stdout
     return folder
@@ -66,14 +66,14 @@ def test_experts_are_above_the_base_and_every_merge_is_between_chance_and_them(d
 
 def test_the_same_command_again_runs_nothing(done: Path) -> None:
     before = {p: p.stat().st_mtime_ns for p in done.glob("*/*/*/record.json")}
-    assert call("run", "--methods", FEW, "ties", "--results", str(done)).returncode == 0
+    assert call("run", "--suite", "vision-mini-8", "--methods", FEW, "ties", "--results", str(done)).returncode == 0
     assert {p: p.stat().st_mtime_ns for p in done.glob("*/*/*/record.json")} == before
 
 
 def kill_when(folder: Path, ready: Callable[[dict[str, dict]], bool]) -> None:
     """Start the main job and kill -9 it as soon as ``ready(records)``."""
     process = subprocess.Popen(
-        command("run", "--methods", FEW, "--results", str(folder)),
+        command("run", "--suite", "vision-mini-8", "--methods", FEW, "--results", str(folder)),
         cwd=ROOT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -99,7 +99,7 @@ def test_killed_in_adaptation_and_in_evaluation_it_goes_on_to_the_same_scores(do
     kill_when(tmp_path, lambda found: name in found and bool(found[name]["tasks"]))
     half = records(tmp_path)[name]
     assert half["status"] == "running" and half["cost"]["adapt_seconds"] is not None
-    assert call("run", "--methods", FEW, "--results", str(tmp_path)).returncode == 0
+    assert call("run", "--suite", "vision-mini-8", "--methods", FEW, "--results", str(tmp_path)).returncode == 0
     found, whole = records(tmp_path), records(done)
     assert {n: r["finished"] for n, r in found.items() if n in kept} == kept
     assert found[name]["status"] == "done" and found[name]["cost"]["adapt_seconds"] == half["cost"]["adapt_seconds"]
@@ -128,7 +128,20 @@ def test_wrong_input_says_what_to_type(words: list[str], said: list[str]) -> Non
 
 
 def test_the_plan_is_printed_and_nothing_is_written(tmp_path: Path) -> None:
-    ended = call("run", "--methods", "ties", "symerge", "--seeds", "0", "1", "--dry-run", "--results", str(tmp_path))
+    ended = call(
+        "run",
+        "--suite",
+        "vision-mini-8",
+        "--methods",
+        "ties",
+        "symerge",
+        "--seeds",
+        "0",
+        "1",
+        "--dry-run",
+        "--results",
+        str(tmp_path),
+    )
     assert ended.returncode == 0 and ended.stdout.count("to do") == 5 and "unlabelled test" in ended.stdout
     assert not list(tmp_path.iterdir())
 
@@ -136,7 +149,7 @@ def test_the_plan_is_printed_and_nothing_is_written(tmp_path: Path) -> None:
 def test_an_unwritable_folder_ends_in_one_clear_message(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("not a folder")
-    ended = call("run", "--methods", "ties", "--results", str(blocked))
+    ended = call("run", "--suite", "vision-mini-8", "--methods", "ties", "--results", str(blocked))
     assert ended.returncode == 2 and "cannot write" in ended.stderr and "Traceback" not in ended.stderr
 
 

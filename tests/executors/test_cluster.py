@@ -209,7 +209,7 @@ def test_what_a_killed_driver_had_is_kept_and_the_next_one_does_the_rest(
 def test_the_command_on_nodes_that_share_nothing_prints_the_same_board(
     machines: Any, connected: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    words = ["run", "--methods", "weight_average", "--threads", "1", "--results"]
+    words = ["run", "--suite", "vision-mini-8", "--methods", "weight_average", "--threads", "1", "--results"]
     assert cli.main([*words, str(tmp_path / "here")]) == 0
     here = capsys.readouterr().out
 

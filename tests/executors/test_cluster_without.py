@@ -31,7 +31,12 @@ def test_without_ray_the_command_says_what_to_type(
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.setattr("benchmark.suites.open_bench", lambda suite, **keywords: TinyBench())
-    assert cli.main(["run", "--methods", "ties", "--results", str(tmp_path), "--executor", "ray"]) == 2
+    assert (
+        cli.main(
+            ["run", "--suite", "vision-mini-8", "--methods", "ties", "--results", str(tmp_path), "--executor", "ray"]
+        )
+        == 2
+    )
     said = capsys.readouterr().err
     assert "--executor ray needs Ray" in said and "pip install -e '.[cluster]'" in said
 
@@ -41,7 +46,18 @@ def test_an_address_where_nothing_listens_is_said_at_once(
 ) -> None:
     monkeypatch.setattr(cluster, "load_ray", lambda: SimpleNamespace(init=lambda *a, **k: pytest.fail("asked Ray")))
     monkeypatch.setattr("benchmark.suites.open_bench", lambda suite, **keywords: TinyBench())
-    words = ["run", "--methods", "ties", "--results", str(tmp_path), "--executor", "ray", "--address"]
+    words = [
+        "run",
+        "--suite",
+        "vision-mini-8",
+        "--methods",
+        "ties",
+        "--results",
+        str(tmp_path),
+        "--executor",
+        "ray",
+        "--address",
+    ]
     assert cli.main([*words, "127.0.0.1:1"]) == 2
     said = capsys.readouterr().err
     assert "no Ray cluster on 127.0.0.1:1" in said and "refused" in said and "ray start --head" in said

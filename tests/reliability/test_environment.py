@@ -32,7 +32,9 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def command(folder: Path) -> int:
-    return cli.main(["run", "--results", str(folder), "--methods", "ties", "emr", "task_arithmetic"])
+    return cli.main(
+        ["run", "--suite", "vision-mini-8", "--results", str(folder), "--methods", "ties", "emr", "task_arithmetic"]
+    )
 
 
 def scores(folder: Path) -> dict[str, Any]:

@@ -27,7 +27,7 @@ KILLS = int(os.environ.get("SYMERGE_KILLS", 50))
 COMMAND_KILLS = int(os.environ.get("SYMERGE_COMMAND_KILLS", 20))
 # Costs, and the commit, which a change of the working tree meanwhile would alter.
 COST = ("commit", "merge_seconds", "adapt_seconds", "evaluate_seconds", "peak_anonymous_mib", "peak_cuda_mib")
-COMMAND = ["run", "--methods", "symerge:steps=3", "ties", "--threads", "1", "--results"]
+COMMAND = ["run", "--suite", "vision-mini-8", "--methods", "symerge:steps=3", "ties", "--threads", "1", "--results"]
 
 
 class Slow(TinyBench):

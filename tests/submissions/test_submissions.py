@@ -233,7 +233,10 @@ def test_a_submitted_row_says_so_and_is_no_seed_of_a_measured_one() -> None:
 
 
 def test_a_submission_is_run_again_and_accepted_only_where_it_agrees(tmp_path: Path, capsys) -> None:
-    assert cli.main(["run", "--methods", "weight_average", "--results", str(tmp_path / "run")]) == 0
+    assert (
+        cli.main(["run", "--suite", "vision-mini-8", "--methods", "weight_average", "--results", str(tmp_path / "run")])
+        == 0
+    )
     (record,) = (each for each in Store(tmp_path / "run").all() if each.variant == "weight_average")
     same = tmp_path / "same.submission.json"
     submissions.save(submissions.pack([record], title="x", authors=["y"]), same)

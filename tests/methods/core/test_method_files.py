@@ -235,10 +235,12 @@ def test_commands_go_on_beside_a_broken_file_which_list_names_and_a_run_refuses(
         listed = command(copied, "list", "methods")
         assert listed.returncode == 0 and "symerge" in listed.stdout
         assert "methods/mine.py, line 5: '(' was never closed" in listed.stdout
-        run = command(copied, "run", "--results", "out", "--methods", "weight_average")
+        run = command(copied, "run", "--suite", "vision-mini-8", "--results", "out", "--methods", "weight_average")
         assert run.returncode == 0 and "weight_average" in run.stdout
         assert run.stderr.count("methods/mine.py, line 5") == 1
-        refused = command(copied, "run", "--results", "out", "--methods", "weight_average", "mine")
+        refused = command(
+            copied, "run", "--suite", "vision-mini-8", "--results", "out", "--methods", "weight_average", "mine"
+        )
         assert refused.returncode == 2 and "Traceback" not in refused.stderr
         assert "error: mine cannot be used: methods/mine.py, line 5: '(' was never closed" in refused.stderr
     finally:
@@ -265,7 +267,18 @@ def test_a_method_that_raises_is_shown_with_the_line_of_its_own_file(copied: Pat
     mine.write_text(RAISES)
     other.write_text("LIMIT = 1 / 0\n" + PLAIN.format(name="other"))
     try:
-        done = command(copied, "run", "--results", "raised", "--methods", "other", "mine", "weight_average")
+        done = command(
+            copied,
+            "run",
+            "--suite",
+            "vision-mini-8",
+            "--results",
+            "raised",
+            "--methods",
+            "other",
+            "mine",
+            "weight_average",
+        )
     finally:
         mine.unlink()
         other.unlink()

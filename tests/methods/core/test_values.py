@@ -109,7 +109,7 @@ def test_the_command_refuses_before_it_opens_anything(
 
     monkeypatch.setattr("benchmark.suites.open_bench", opened)
     for words in (["--methods", "symerge:adapt=foo"], ["--methods", "symerge", "--set", "symerge.adapt=foo"]):
-        assert cli.main(["run", "--results", str(tmp_path / "out"), *words]) == 2
+        assert cli.main(["run", "--suite", "vision-mini-8", "--results", str(tmp_path / "out"), *words]) == 2
         assert "allowed: head, last_block, none" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
