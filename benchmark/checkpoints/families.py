@@ -244,8 +244,6 @@ def _differ(missing: set[str], extra: set[str]) -> str:
 
 def remedy(folder: Path) -> str:
     """What to type where a family's folder is not what it should be."""
-    if SMALL in folder.resolve().parents and not (folder / "manifest.json").is_file():
-        return "The family small is not committed yet (docs/suites.md). Type --suite vision-mini-8"
     if any(root in folder.resolve().parents for root in EMBEDDED):
         return f"To restore it: git checkout -- {folder.resolve().relative_to(ROOT)}"
     return (

@@ -20,7 +20,6 @@ from benchmark.checkpoints import families
 from benchmark.checkpoints.families import FamilyError, sha256
 from benchmark.cli.main import main
 from benchmark.common.errors import UserError
-from benchmark.domains.vision import family as domain_family
 from benchmark.domains.vision.backbones import BACKBONES, Backbone, preprocess
 from benchmark.domains.vision.family import load_embedded, load_family
 from methods.api import Experts
@@ -158,7 +157,6 @@ def tiny(tmp_path, monkeypatch, one_thread):
     monkeypatch.setitem(BACKBONES, "ViT-S-14", TINY)
     monkeypatch.setattr(make, "weights_file", lambda *a, **k: file)
     monkeypatch.setattr(families, "SMALL", tmp_path / "small")
-    monkeypatch.setattr(domain_family, "SMALL", tmp_path / "small")
     monkeypatch.setattr(make, "FOLDER", tmp_path / "small" / "ViT-S-14")
     monkeypatch.setenv("SYMERGE_CHECKPOINTS", str(tmp_path / "own"))
     return tmp_path / "small" / "ViT-S-14"

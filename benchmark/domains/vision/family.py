@@ -12,15 +12,8 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-from benchmark.checkpoints.families import (
-    MINI,
-    SMALL,
-    FamilyError,
-    check_file,
-    checkpoint_folder,
-    read_manifest,
-    remedy,
-)
+from benchmark.checkpoints import families
+from benchmark.checkpoints.families import FamilyError, check_file, checkpoint_folder, read_manifest, remedy
 from benchmark.domains.vision.backbones import Backbone, create_encoder, get_backbone
 from benchmark.domains.vision.heads import ClassificationHead
 
@@ -144,7 +137,7 @@ def load_embedded(
     """
     if family == "small":
         return _load_small(backbone, tasks, class_counts)
-    whole = MINI / backbone
+    whole = families.MINI / backbone
     if family == "mini":
         return load_family(whole, backbone, tasks, class_counts=class_counts)
     other = second_base(family, backbone)
@@ -156,8 +149,10 @@ def load_embedded(
 
 
 def _load_small(backbone: str, tasks: Sequence[str], class_counts: Mapping[str, int] | None) -> Family:
-    committed = read_manifest(SMALL / backbone)["classes"]
-    own = load_family(SMALL / backbone, backbone, [t for t in tasks if t in committed], class_counts=class_counts)
+    committed = read_manifest(families.SMALL / backbone)["classes"]
+    own = load_family(
+        families.SMALL / backbone, backbone, [t for t in tasks if t in committed], class_counts=class_counts
+    )
     absent = [t for t in tasks if t not in committed]
     if not absent:
         return own
@@ -190,4 +185,4 @@ def _joined(own: Family, added: Family, tasks: Sequence[str]) -> Family:
 
 def second_base(family: str, backbone: str) -> Path:
     """The folder of the second base of a committed family ``mini-NAME``, with the experts fine-tuned from it."""
-    return MINI / f"{backbone}-{family.removeprefix('mini-')}"
+    return families.MINI / f"{backbone}-{family.removeprefix('mini-')}"
