@@ -31,6 +31,8 @@ NO_TEST, TEST, EXTRA, LABELS = (
 CLASSES = (NO_TEST, TEST, EXTRA)
 #: Bytes beyond one model, as a part of it, above which a method counts as storing more than one model.
 _SPARE = 0.01
+#: Decision accuracy below which a class is warned of, where there are pairs enough.
+_LEAST, _ENOUGH = 0.75, 3
 #: Methods are split by a hash of their names into a half shown while a suite is built and one scored once, at its end.
 HALVES = ("shown while building", "held out")
 
@@ -178,16 +180,17 @@ def line(result: Validity) -> str:
 
 
 def warning(result: Validity) -> str:
-    """Where the ranking says less than a coin would, or little more; empty where it does not fail."""
+    """Of which classes of methods no conclusions should be drawn; empty where there is none."""
     failing = [
         f"{kind} ({_number(each.decision.value)})"
         for kind, each in result.agreements.items()
-        if len(each.pairs) >= 3 and each.decision.value < 0.75
+        if len(each.pairs) >= _ENOUGH and each.decision.value < _LEAST
     ]
+    if not failing:
+        return ""
     return (
-        f"**Draw no conclusions about full scale from it**: it predicts too little for {', '.join(failing)}."
-        if failing
-        else ""
+        f"**Draw no conclusions about full scale for**: {', '.join(failing)}. Fewer than three of four pairs of methods "
+        "stand as they are published."
     )
 
 
