@@ -10,6 +10,7 @@ from typing import TextIO
 
 import pandas as pd
 
+from benchmark import suites
 from benchmark.board import columns, validity
 from benchmark.board.columns import MEANING, Column
 from benchmark.board.rows import Board
@@ -115,6 +116,8 @@ def markdown(board: Board) -> str:
     lines += ["## Where the numbers come from", ""]
     lines += [f"- Command: `{command}`" for command in board.commands]
     lines += [f"- Commit: {', '.join(board.commits)}"] if board.commits else []
+    if board.suite in suites.names() and (protocol := suites.load(board.suite).notes):
+        lines += [f"- Protocol: {protocol.strip()}"]
     lines += [f"- {note}" for note in board.notes]
     lines += ["- Records, with versions, hashes and seeds, lie in the folders of their ids (column `runs` of the CSV)."]
     return "\n".join([*lines, "", *_footer(set(MEANING) - absent)]) + "\n"

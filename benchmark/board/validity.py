@@ -189,8 +189,8 @@ def warning(result: Validity) -> str:
     if not failing:
         return ""
     return (
-        f"**Draw no conclusions about full scale for**: {', '.join(failing)}. Fewer than three of four pairs of methods "
-        "stand as they are published."
+        f"**Draw no conclusions about full scale for**: {', '.join(failing)}. "
+        "Fewer than three of four pairs of methods stand as they are published."
     )
 
 

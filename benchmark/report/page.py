@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from benchmark import suites
-from benchmark.board import columns
+from benchmark.board import columns, validity
 from benchmark.board.columns import MEANING
 from benchmark.board.rows import Board
 from benchmark.common.canonical import canonical_json
@@ -177,7 +177,10 @@ def _board(board: Board, links: Mapping[str, str]) -> dict[str, Any]:
     low, high = ("low", "high") if board.averaged else ("normalised_low", "normalised_high")
     note = f"{len(board.tasks)} tasks, version {board.suite_version} of the suite. "
     if board.scale != "full":
-        note += f"A {board.scale} suite: compare with nothing full-scale or published."
+        note += f"A {board.scale} suite: compare with nothing full-scale or published. "
+    if board.validity is not None:
+        said = f"{validity.line(board.validity)} {validity.warning(board.validity)}"
+        note += said.replace("**", "").replace("`", "")
     facts = [f"Command: {command}" for command in board.commands]
     facts += [f"Commit: {', '.join(board.commits)}"] if board.commits else []
     facts += [f"Protocol: {suite.notes}"] if suite and suite.notes else []

@@ -118,6 +118,7 @@ def test_a_board_says_how_well_it_predicts_and_warns_where_it_does_not() -> None
     text = leaderboard.markdown(good)
     assert "of 13 pairs of methods at least 3 points apart there, 1.00 (0.61 to 1.00) stand the same way round" in text
     assert "Draw no conclusions" not in text
+    assert "- Protocol: Every adapting method draws 3,200 images a task" in text
     assert "**Draw no conclusions about full scale for**: no test data (0.00), all methods (0.00)." in (
         leaderboard.markdown(bad)
     )

@@ -19,7 +19,9 @@ def assert_same_but_for_rounding(made: str, stored: str, hint: str) -> None:
     if words != theirs:
         lines = zip(words.splitlines(), theirs.splitlines(), strict=False)
         first = next((pair for pair in lines if pair[0] != pair[1]), ("more or fewer lines", ""))
-        raise AssertionError(f"{first[0]!r} is not {first[1]!r}; {hint}")
+        start = max(0, next((i for i, (a, b) in enumerate(zip(*first, strict=False)) if a != b), 0) - 80)
+        one, other = (text[start : start + 240] for text in first)
+        raise AssertionError(f"{one!r} is not {other!r}; {hint}") from None
     for one, other in zip(NUMBER.findall(made), NUMBER.findall(stored), strict=True):
         same = one == other or abs(value(one) - value(other)) <= allowed(one, other)
         assert same, f"{one} is not {other}; {hint}"
