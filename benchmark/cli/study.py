@@ -44,7 +44,7 @@ def options(parser: argparse.ArgumentParser) -> None:
             _pilot_options, _pilot,
         ),
         (
-            "ablate", "variants of a method in several settings, as benchmark/studies/*.yaml list them", None,
+            "ablate", "variants of a method in several settings, as benchmark/studies/ablations/*.yaml list them", None,
             _ablate_options, _ablate,
         ),
     ):  # fmt: skip

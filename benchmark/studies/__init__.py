@@ -10,5 +10,5 @@ from __future__ import annotations
 
 from pathlib import Path
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).parent / "ablations"
 KINDS = ("transfer", "pilot", "ablate")

@@ -17,6 +17,7 @@ from benchmark.records.record import Record
 from benchmark.records.spec import REFERENCE_ROWS, other_data
 from benchmark.scores import relative
 from benchmark.scores import statistics as stats
+from benchmark.scores.correlation import correlation
 from benchmark.studies.settings import Ablation
 
 TRANSFER = [
@@ -212,7 +213,7 @@ def correlations(frame: pd.DataFrame) -> pd.DataFrame:
         for name, suffix in (("scores", ""), ("normalised", "_normalised"), ("task effects removed", "_normalised")):
             x, y = list(group[f"cross{suffix}"]), list(group[f"merge{suffix}"])
             for kind in ("pearson", "spearman"):
-                estimate = stats.correlation(x, y, members, kind=kind, partial=name == "task effects removed")
+                estimate = correlation(x, y, members, kind=kind, partial=name == "task effects removed")
                 lines.append([merger, heads, size, name, kind, *estimate])
     return pd.DataFrame(lines, columns=CORRELATIONS)
 
