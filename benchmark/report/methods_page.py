@@ -15,7 +15,7 @@ from benchmark.common.tables import markdown
 from benchmark.records.record import Record
 
 PARITY = ROOT / "tests" / "golden" / "parity.json"
-SUITE = "vision-mini-8"
+SUITE = "vision-small-8"
 
 
 def header(path: Path) -> str:
@@ -41,7 +41,7 @@ def parity() -> dict[str, float]:
 
 
 def _scores(records: Iterable[Record]) -> Mapping[str, Mapping[str, Any]]:
-    """The row of each method with the suite's default parameters on the mini suite."""
+    """The row of each method with the suite's default parameters on the default suite."""
     boards = [b for b in rows.boards(r for r in records if r.spec.suite == SUITE)]
     return {row["method"]: row for board in boards for row in board.rows.to_dict("records")}
 
@@ -54,8 +54,8 @@ def methods_page(records: Iterable[Record]) -> str:
         "",
         "Made by `symerge-bench board --reference`; do not edit. Equation: the merge rule, the rest is in the file. "
         "Storage: models to keep. Seconds: merging and adaptation, and score: mean over tasks, on "
-        f"`{SUITE}` with default keywords (the number of seeds is on the board). Parity: largest difference from "
-        "the authors' own code on the golden vectors in `tests/golden`; – where there is none.",
+        f"`{SUITE}` with default keywords (the number of seeds is on the board; the machine was shared: seconds are "
+        "orders of magnitude). Parity: largest difference from the authors' own code on the golden vectors in `tests/golden`; – where there is none.",
         "",
     ]
     rows = []
