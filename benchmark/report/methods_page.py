@@ -55,7 +55,8 @@ def methods_page(records: Iterable[Record]) -> str:
         "Made by `symerge-bench board --reference`; do not edit. Equation: the merge rule, the rest is in the file. "
         "Storage: models to keep. Seconds: merging and adaptation, and score: mean over tasks, on "
         f"`{SUITE}` with default keywords (the number of seeds is on the board; the machine was shared: seconds are "
-        "orders of magnitude). Parity: largest difference from the authors' own code on the golden vectors in `tests/golden`; – where there is none.",
+        "orders of magnitude). Parity: largest difference from the authors' own code on the golden vectors in "
+        "`tests/golden`; – where there is none.",
         "",
     ]
     rows = []
