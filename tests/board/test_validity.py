@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from helpers.records import make_record, make_spec
 from benchmark import suites
 from benchmark.board import leaderboard, rows, validity
 from benchmark.cli.main import main
+from benchmark.common.project import REFERENCE, ROOT
 from benchmark.records.record import Cost, Record
 from benchmark.records.store import Store
 from benchmark.scores import published
@@ -157,3 +159,14 @@ def test_the_command_says_what_to_type_where_there_is_nothing_to_tell(tmp_path, 
     assert main(["validity", *words, "--results", str(tmp_path)]) == 2
     error = capsys.readouterr().err
     assert said in error and mend in error
+
+
+def test_the_readme_quotes_what_the_committed_records_say() -> None:
+    result = of(Store(REFERENCE, read_only=True).all("vision-small-8"))
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    for kind in (validity.NO_TEST, validity.ALL):
+        # Another processor may round the last digit the other way.
+        low, high = (round(value, 2) for value in result.agreements[kind].decision[1:])
+        quoted = re.search(rf"{result.agreements[kind].decision.value:.2f} \(([\d.]+) to ([\d.]+)\)", text)
+        assert quoted, f"README.md does not quote {validity.shown(result.agreements[kind].decision)} of {kind}"
+        assert (float(quoted[1]), float(quoted[2])) == pytest.approx((low, high), abs=0.011)
