@@ -127,7 +127,7 @@ def test_a_smaller_batch_is_offered_where_only_activations_are_too_large(full: S
 def test_a_dry_run_of_a_full_suite_needs_no_files_and_writes_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, full: Setting
 ) -> None:
-    monkeypatch.setattr(dry_run, "setting", lambda bench, **_: replace(full, tasks=len(bench.suite.tasks)))
+    monkeypatch.setattr(dry_run, "setting", lambda bench, *_, **__: replace(full, tasks=len(bench.suite.tasks)))
     monkeypatch.setattr(estimate, "look", lambda *_, **__: ROOMY)
     monkeypatch.setenv("SYMERGE_CHECKPOINTS", str(tmp_path / "none"))
     argv = ["run", "--suite", "vision-20", "--backbone", "ViT-L-14", "--methods", "symerge", "ties", "--dry-run"]
@@ -151,7 +151,7 @@ def test_a_full_run_that_cannot_fit_is_refused_before_it_starts(
     bench = dry_run.Planned(suites.load("vision-8"), "ViT-B-32", None)
     bench.device = torch.device("cpu")  # type: ignore[attr-defined]
     runs = runner.plan(bench, ["symerge", "ties"], seeds=[0])  # type: ignore[arg-type]
-    monkeypatch.setattr(dry_run, "setting", lambda bench, **_: full)
+    monkeypatch.setattr(dry_run, "setting", lambda bench, *_, **__: full)
     monkeypatch.setattr(estimate, "look", lambda *_, **__: replace(ROOMY, host=5.5 * GIB))
     with pytest.raises(UserError, match=r"(?s)1 of 4 runs.*symerge needs \d\.\d GiB of host.*bfloat16.*--unchecked"):
         dry_run.refuse([(bench, runs)], Store(tmp_path), tmp_path)

@@ -114,7 +114,7 @@ def test_killed_in_adaptation_and_in_evaluation_it_goes_on_to_the_same_scores(do
         (["run", "--suite", "vision-mini-9"], ["unknown suite 'vision-mini-9'", "did you mean vision-mini-8"]),
         (["run", "--methods", "ties:kep=1"], ["kep", "keep"]),
         (["run", "--methods", "ties", "--set", "symerge.steps=3"], ["--set names symerge"]),
-        (["run", "--backbone", "ViT-B-32", "--methods", "ties"], ["unknown backbone", "ViT-mini"]),
+        (["run", "--backbone", "ViT-B-32", "--methods", "ties"], ["unknown backbone", "ViT-S-14"]),
         (["run", "--device", "cuda:7", "--methods", "ties"], ["--device cpu"]),
         (["run", "--seeds", "1", "1"], ["--seeds"]),
         (["board", "--results", "nowhere"], ["no records under nowhere"]),
@@ -166,7 +166,7 @@ def test_help_and_list_need_no_torch() -> None:
 
 
 def test_two_methods_are_compared_on_the_same_samples(done: Path) -> None:
-    ended = call("compare", FEW, "ties", "--results", str(done))
+    ended = call("compare", FEW, "ties", "--suite", "vision-mini-8", "--results", str(done))
     assert ended.returncode == 0 and "wins" in ended.stdout and "| FashionMNIST |" in ended.stdout
-    same = call("compare", "ties", "ties", "--results", str(done))
+    same = call("compare", "ties", "ties", "--suite", "vision-mini-8", "--results", str(done))
     assert "+0.00 [+0.00, +0.00]: tied" in same.stdout
