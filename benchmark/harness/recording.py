@@ -62,14 +62,23 @@ def fail(record: Record, setup: Setup, error: BaseException) -> None:
     setup.store.save(record)
 
 
+#: Numbers of a trace's tensors that a record holds.
+ROOM = 20000
+
+
 def summary(trace: Mapping[str, Any]) -> dict[str, Any]:
-    """The trace as a record keeps it: coefficients rounded, loss curves in at most 100 points."""
+    """The trace as a record keeps it: coefficients rounded, loss curves in at most 100 points, `ROOM` numbers in all.
+
+    Of several tensors the first that fit stay.
+    """
     short: dict[str, Any] = {}
+    room = ROOM
     for key, value in trace.items():
         if isinstance(value, torch.Tensor):
             if key == "losses":
                 short[key] = _curve(value)
-            elif value.numel() <= 20000 and value.is_floating_point() and not key.startswith("raw_"):
+            elif value.numel() <= room and value.is_floating_point() and not key.startswith("raw_"):
+                room -= value.numel()
                 rows = value.reshape(-1, value.shape[-1] if value.ndim else 1)
                 short[key] = [[round(float(v), 5) for v in row] for row in rows]
         elif isinstance(value, (str, int, float, bool, list, dict)) and key != "adapt_seconds":
