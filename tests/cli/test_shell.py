@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from helpers.lacking import lacks
 
+from benchmark.cli.main import VERBS
+
 ROOT = Path(__file__).resolve().parents[2]
 
 # Plays both the system's Python (venv, version checks) and the environment's: it writes down how it was called.
@@ -151,7 +153,7 @@ def test_help_answers_before_there_is_an_environment(clone):
     assert clone.called("-m benchmark run --help")
 
 
-@pytest.mark.parametrize("word", ["list", "board", "clean", "compare", "study", "assets", "submit"])
+@pytest.mark.parametrize("word", sorted(VERBS))
 def test_other_commands_are_passed_on(clone, word):
     assert clone.run(word, "--option", "a b").returncode == 0
     assert clone.called(f"-m benchmark {word} --option a b")
@@ -176,7 +178,7 @@ def test_the_text_suite_gets_its_model_and_texts_on_first_use_only(clone):
     assert clone.run("--methods", "ties").returncode == 0
     assert not clone.called("--require-hashes")
     suite = ["--suite", "glue-mini"]
-    for command in (["list"], ["board"], ["clean", *suite], ["compare", "a", "b", *suite]):
+    for command in (["list"], ["board"], ["clean", *suite], ["compare", "a", "b", *suite], ["validity", "glue-mini"]):
         assert clone.run(*command).returncode == 0
     assert not clone.called("--require-hashes"), "a command that opens no suite installed it"
     first = clone.run("--suite", "glue-mini", "--methods", "ties")
