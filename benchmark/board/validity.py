@@ -26,15 +26,15 @@ from benchmark.scores.statistics import Interval
 
 ALL = "all methods"
 NO_TEST, TEST, EXTRA, LABELS = (
-    "no test data", "unlabelled test data", "task id or extra storage", "labelled training data",
+    "no test data", "unlabelled test data", "task id or extra storage", "labels",
 )  # fmt: skip
 CLASSES = (NO_TEST, TEST, EXTRA)
 #: Bytes beyond one model, as a part of it, above which a method counts as storing more than one model.
 _SPARE = 0.01
 #: Decision accuracy below which a class is warned of, where there are pairs enough.
 _LEAST, _ENOUGH = 0.75, 3
-#: Methods are split by a hash of their names into a half shown while a suite is built and one scored once, at its end.
-HALVES = ("shown while building", "held out")
+#: Methods are split by a hash of their names, so that one half can be looked at while a suite is built, the other last.
+HALVES = ("first half of the names", "second half")
 
 
 @dataclass(frozen=True)
@@ -54,16 +54,17 @@ class Validity:
 
 
 def class_of(record: Record) -> str:
-    """The class a method is judged in, by what it needs; a scale chosen on validation data leaves it where it is."""
+    """The class a method is judged in, by what it needs; a scale chosen on validation data leaves it where it is.
+
+    What trains on labels, or is an oracle that saw those of the test images, is in none but `ALL`'s: `LABELS`.
+    """
     extra, model = record.cost.storage_bytes or 0, record.cost.model_bytes or 0
     access = accesses.read(record.access)
+    if access.labelled("train") or access.labelled("test"):
+        return LABELS
     if record.needs_task_id or extra > _SPARE * model:
         return EXTRA
-    if access.test is not None:
-        return TEST
-    if access.labelled("train"):
-        return LABELS
-    return NO_TEST
+    return TEST if access.test is not None else NO_TEST
 
 
 def half_of(method: str) -> str:
@@ -123,10 +124,14 @@ def _scores(record: Record, runs: Sequence[Record], task: str) -> dict[str, floa
 
 
 def _by_class(
-    measured: Mapping[str, Sequence[float]], classes: Mapping[str, str], tables: Sequence[Mapping[str, float]]
+    measured: Mapping[str, Sequence[float]],
+    classes: Mapping[str, str],
+    tables: Sequence[Mapping[str, float]],
+    resamples: int = agreements.RESAMPLES,
 ) -> dict[str, Agreement]:
     groups = {kind: {n: s for n, s in measured.items() if classes[n] == kind} for kind in CLASSES}
-    return {kind: agreements.agreement(each, tables) for kind, each in {**groups, ALL: measured}.items()}
+    every = {**groups, ALL: measured}
+    return {kind: agreements.agreement(each, tables, resamples=resamples) for kind, each in every.items()}
 
 
 def _ceiling(
@@ -135,14 +140,14 @@ def _ceiling(
     classes: Mapping[str, str],
     first: Sequence[Mapping[str, float]],
 ) -> dict[str, Agreement]:
-    """The same statistics of another published table, for the same methods."""
+    """The same statistics of another published table, for the same methods; without intervals, nobody reads them."""
     if target.ceiling is None:
         return {}
     others = published.tables(target.suite, target.ceiling, target.families, target.task)
     if not others:
         return {}
     second = {name: [others[0][name]] for name in measured if name in others[0]}
-    return _by_class(second, classes, first)
+    return _by_class(second, classes, first, resamples=0)
 
 
 def table(result: Validity) -> pd.DataFrame:

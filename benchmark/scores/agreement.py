@@ -58,7 +58,12 @@ class Agreement:
 
 
 def agreement(
-    measured: Mapping[str, Sequence[float]], tables: Sequence[Mapping[str, float]], *, gap: float = GAP, seed: int = 0
+    measured: Mapping[str, Sequence[float]],
+    tables: Sequence[Mapping[str, float]],
+    *,
+    gap: float = GAP,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
 ) -> Agreement:
     """How well the measured scores predict the tables'.
 
@@ -71,6 +76,7 @@ def agreement(
         measured: the scores of each method, one a seed, in points.
         tables: scores to be predicted, by method. Those of two tables are not comparable: a pair of methods is judged
             by the first table that holds both. Spearman's coefficient is that of the table with most of the methods.
+        resamples: of the bootstrap; 0 for the values alone.
     """
     names = sorted(name for name in measured if any(name in table for table in tables))
     means = {name: float(np.mean(measured[name])) for name in names}
@@ -84,7 +90,7 @@ def agreement(
         none = Interval(float("nan"), float("nan"), float("nan"))
         return Agreement([], [], none, none, none)
     rng = np.random.default_rng(seed)
-    draws = RESAMPLES if len(names) >= FEW else 0
+    draws = resamples if len(names) >= FEW else 0
     # The first row is the sample itself, each further one a resample.
     counts = np.concatenate(
         [
@@ -98,7 +104,8 @@ def agreement(
     ranked = [index for index, name in enumerate(names) if name in widest]
     target = np.array([widest[names[index]] for index in ranked])
     rho = _spearman(scores[:, ranked], target, counts[:, ranked])
-    return Agreement(names, decisions, _widened(_interval(decision), len(names)), _interval(tau), _interval(rho))
+    shares = _widened(_interval(decision), len(names)) if draws else _interval(decision)
+    return Agreement(names, decisions, shares, _interval(tau), _interval(rho))
 
 
 def _resampled(scores: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
@@ -170,7 +177,7 @@ def signal_to_noise(scores: Mapping[str, Sequence[Mapping[str, float]]]) -> dict
 
 def _widened(decision: Interval, methods: int) -> Interval:
     """The interval, no narrower than Wilson's."""
-    if methods < FEW or not np.isfinite(decision.value):
+    if not np.isfinite(decision.value):
         return decision
     wilson = distributions.binomtest(round(decision.value * methods), methods).proportion_ci(method="wilson")
     low, high = np.fmin(decision.low, wilson.low), np.fmax(decision.high, wilson.high)

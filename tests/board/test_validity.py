@@ -69,6 +69,8 @@ def test_the_committed_small_suites_leave_out_what_they_were_chosen_by() -> None
         (run("regmean", 0.5, access=["unlabelled train"]), validity.NO_TEST),
         (run("iso_c", 0.5, access=["labelled val"]), validity.NO_TEST),
         (run("joint", 0.5, access=["labelled train"]), validity.LABELS),
+        (run("joint", 0.5, access=["labelled train"], storage=400_000), validity.LABELS),
+        (run("symerge", 0.5, seed=0, access=["labelled test"]), validity.LABELS),
         (run("symerge", 0.5, seed=0, access=["unlabelled test"]), validity.TEST),
         (run("surgery", 0.5, seed=0, access=["unlabelled test"], storage=400_000), validity.EXTRA),
         (run("emr", 0.5, needs_task_id=True), validity.EXTRA),
@@ -142,7 +144,7 @@ def test_the_command_prints_the_classes_where_it_errs_and_the_signal(tmp_path, c
     assert main(["validity", "vision-mini-8", "--family", "project", "--results", str(tmp_path)]) == 0
     said = capsys.readouterr().out
     assert said.startswith("vision-mini-8 against vision-8 on ViT-B-32")
-    assert "| no test data" in said and "| all methods, held out" in said
+    assert "| no test data" in said and "| all methods, second half" in said
     assert "  emr is published 20.4 points above fisher, measured" in said
     assert "Signal to noise" in said and "Draw no conclusions" in said
 

@@ -72,6 +72,16 @@ def test_few_methods_bear_no_interval_and_one_no_number():
     assert nothing.methods == [] and np.isnan(nothing.decision.value)
 
 
+def test_without_resamples_there_are_the_values_alone():
+    table = {f"m{i}": 10.0 * i for i in range(8)}
+    scores = {name: [value % 30] for name, value in table.items()}
+    whole, bare = agreement(scores, [table]), agreement(scores, [table], resamples=0)
+    for one, other in zip(
+        (whole.decision, whole.tau, whole.spearman), (bare.decision, bare.tau, bare.spearman), strict=True
+    ):
+        assert one.value == other.value and one.low < one.high and np.isnan([other.low, other.high]).all()
+
+
 def test_signal_is_the_spread_of_methods_and_noise_that_of_seeds():
     scores = {"a": [{"t": 10.0, "u": 1.0}, {"t": 12.0, "u": 1.0}], "b": [{"t": 30.0, "u": 2.0}, {"t": 34.0, "u": 2.0}]}
     ratios = signal_to_noise(scores)
