@@ -182,3 +182,14 @@ def wide_experts() -> Experts:
     return Experts.from_state_dicts(
         base, {f"t{k}": {n: t + 0.01 * torch.randn_like(t) for n, t in base.items()} for k in range(3)}
     )
+
+
+def merge(name: str, experts: Experts, **keywords: Any) -> Merged:
+    found: Merged = methods.get(name)(experts, **keywords)
+    return found
+
+
+def assert_same(a: dict[str, Tensor], b: dict[str, Tensor], atol: float = 1e-6) -> None:
+    assert a.keys() == b.keys()
+    for name in a:
+        torch.testing.assert_close(a[name].float(), b[name].float(), atol=atol, rtol=1e-5, msg=name)

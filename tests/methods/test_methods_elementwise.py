@@ -1,4 +1,4 @@
-"""Properties of the element-wise, masked and block-wise methods, of what they store, and of their edges."""
+"""Properties of the element-wise and masked methods, of what they store, and of their edges."""
 
 from __future__ import annotations
 
@@ -7,14 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.support import golden_experts, golden_states, random_experts, random_stream
+from helpers.support import assert_same, golden_experts, golden_states, merge, random_experts
 from torch import Tensor
 
-import methods
-from methods.api import Experts, Merged, MergingError, NotApplicable, Stream
-from methods.awd import inner_products, interference
-from methods.core.blocks import depths, parts
-from methods.robustmerge import fuse
+from methods.api import Experts, Merged, MergingError
 from methods.tools.vectors import order_statistic
 
 States = dict[str, dict[str, Tensor]]
@@ -64,19 +60,8 @@ def odd_states(count: int, dtype: torch.dtype = torch.float32) -> tuple[dict[str
     return base, tuned
 
 
-def merge(name: str, experts: Experts, **keywords: Any) -> Merged:
-    found: Merged = methods.get(name)(experts, **keywords)
-    return found
-
-
 def states(merged: Merged) -> list[dict[str, Tensor]]:
     return [merged.state_dict(task) for task in merged.experts.tasks]
-
-
-def assert_same(a: dict[str, Tensor], b: dict[str, Tensor], atol: float = 1e-6) -> None:
-    assert a.keys() == b.keys()
-    for name in a:
-        torch.testing.assert_close(a[name].float(), b[name].float(), atol=atol, rtol=1e-5, msg=name)
 
 
 @pytest.mark.parametrize(("name", "keywords"), DATA_FREE, ids=IDS)
@@ -305,210 +290,3 @@ def test_lines_runs_its_inner_method_at_scale_one() -> None:
     experts = golden_experts()
     expected = merge("ties", experts, scale=1.0).state_dict()
     assert_same(merge("lines", experts, alpha=1.0, beta=0.0, inner="ties").state_dict(), expected)
-
-
-def test_blocks_are_found_in_the_names_of_common_encoders() -> None:
-    resnet = [
-        "conv1.weight",
-        "bn1.weight",
-        "bn1.running_mean",
-        "layer1.0.conv1.weight",
-        "layer1.1.conv1.weight",
-        "layer2.0.conv1.weight",
-        "layer2.0.downsample.0.weight",
-    ]
-    bert = [
-        "embeddings.word_embeddings.weight",
-        "encoder.layer.0.attention.self.query.weight",
-        "encoder.layer.0.output.dense.bias",
-        "encoder.layer.10.attention.self.query.weight",
-    ]
-    t5 = [
-        "shared.weight",
-        "encoder.block.0.layer.0.SelfAttention.q.weight",
-        "encoder.block.0.layer.1.DenseReluDense.wi.weight",
-        "decoder.block.0.layer.0.SelfAttention.q.weight",
-        "decoder.block.1.layer.0.SelfAttention.q.weight",
-    ]
-    assert depths(resnet) == {
-        "layer1.0.conv1.weight": 0,
-        "layer1.1.conv1.weight": 0.5,
-        "layer2.0.conv1.weight": 1,
-        "layer2.0.downsample.0.weight": 1,
-    }
-    assert list(depths(bert).values()) == [0, 0, 1] and list(depths(t5).values()) == [0, 0, 0, 1]
-    assert parts(resnet)["bn1"] == ["bn1.weight", "bn1.running_mean"]
-    assert list(parts(bert)) == [
-        "encoder.layer.10.attention",
-        "encoder.layer.0.output",
-        "encoder.layer.0.attention",
-        "embeddings.word_embeddings",
-    ]
-    assert "encoder.block.0.layer.1" in parts(t5)
-
-
-@pytest.mark.parametrize("similarity", ["merged", "constituents"])
-def test_flexmerge_stops_at_the_size_it_was_given_and_stores_that_much(similarity: str) -> None:
-    experts = golden_experts("edge_seed0")
-    visual = 4 * sum(experts.base[n].numel() for n in experts.names if bool(experts.task_vectors(n).any()))
-    sizes = []
-    for size in (4.0, 2.5, 1.5, 1.0):
-        merged = merge("flexmerge", experts, size=size, similarity=similarity)
-        sizes.append(merged.trace["size"])
-        assert merged.trace["size"] <= size + 1e-9
-        assert merged.storage == pytest.approx((merged.trace["size"] - 1) * visual, abs=1)
-    assert sizes[0] == 4.0 and sizes[-1] == 1.0 and sizes == sorted(sizes, reverse=True)
-
-
-def test_flexmerge_at_its_ends_is_the_experts_and_the_inner_method() -> None:
-    experts = golden_experts()
-    for task in experts.tasks:
-        assert_same(merge("flexmerge", experts, size=4.0).state_dict(task), dict(experts.expert(task)), atol=0)
-    assert_same(merge("flexmerge", experts).state_dict(), merge("weight_average", experts).state_dict())
-    expected = merge("task_arithmetic", experts, scale=1.5 / 4).state_dict()
-    assert_same(merge("flexmerge", experts, inner="ta", scale=1.5).state_dict(), expected)
-    expected = merge("ties", experts, keep=0.2, merge="mean", scale=1.0).state_dict()
-    assert_same(merge("flexmerge", experts, inner="ties", keep=0.2, scale=1.0).state_dict(), expected)
-
-
-def test_flexmerge_links_constituents_as_its_code_names_it() -> None:
-    angles = torch.tensor([0.0, 0.2, 0.9, 1.75])
-    points = torch.stack([angles.cos(), angles.sin()], 1)
-    experts = Experts.from_state_dicts({"w": torch.zeros(2)}, {f"t{k}": {"w": p} for k, p in enumerate(points)})
-    second = {}
-    for link in ("single", "complete", "average"):
-        merged = merge("flexmerge", experts, merges=2, similarity="constituents", linkage=link)
-        second[link] = merged.trace["merge_log"][1][1]
-    assert second["single"] == pytest.approx(float(torch.tensor(0.85).cos()), abs=1e-5)
-    assert second["complete"] == pytest.approx(float(torch.tensor(0.7).cos()), abs=1e-5)
-    assert second["single"] <= second["average"] <= second["complete"]
-
-
-def test_flexmerge_keeps_pairs_apart_under_emr() -> None:
-    experts = golden_experts()
-    merged = merge("flexmerge", experts, inner="emr", merges=1)
-    assert merged.trace["size"] == 4.0
-    for task in experts.tasks:
-        assert_same(merged.state_dict(task), dict(experts.expert(task)), atol=0)
-
-
-def adapters(count: int = 3, rank: int = 4, seed: int = 0) -> dict[str, dict[str, tuple[Tensor, Tensor, float]]]:
-    generator = torch.Generator().manual_seed(seed)
-    return {
-        f"t{k}": {"fc": (torch.randn(rank, 6, generator=generator), torch.randn(5, rank, generator=generator), 2.0)}
-        for k in range(count)
-    }
-
-
-def lora_experts(given: dict[str, dict[str, tuple[Tensor, Tensor, float]]]) -> Experts:
-    base = {"fc.weight": torch.ones(5, 6), "other.weight": torch.ones(5, 6), "free": torch.ones(3)}
-    return Experts.from_lora(base, given)
-
-
-def test_robustmerge_says_that_it_needs_adapters() -> None:
-    with pytest.raises(NotApplicable, match="LoRA"):
-        merge("robustmerge", golden_experts())
-
-
-def test_robustmerge_gives_one_model_and_applies_the_adapters_scale(tmp_path: Path) -> None:
-    experts = lora_experts(adapters())
-    merged = merge("robustmerge", experts)
-    assert merged.storage == 0 and not merged.needs_task
-    change = 2.0 * merged.extra["fc.lora_B.weight"] @ merged.extra["fc.lora_A.weight"]
-    torch.testing.assert_close(merged.state_dict()["fc.weight"], 1 + change)
-    assert torch.equal(merged.state_dict()["free"], torch.ones(3))
-    merged.save(tmp_path / "merged.safetensors")
-    assert_same(Merged.load(tmp_path / "merged.safetensors", experts).state_dict(), merged.state_dict(), atol=0)
-
-
-def test_robustmerge_does_not_depend_on_how_a_scale_is_split_from_its_factor() -> None:
-    given = adapters()
-    folded = {
-        t: {m: (a, b * (s / (k + 1)), float(k + 1)) for m, (a, b, s) in modules.items()}
-        for k, (t, modules) in enumerate(given.items())
-    }
-    expected = merge("robustmerge", lora_experts(given)).state_dict()
-    assert_same(merge("robustmerge", lora_experts(folded)).state_dict(), expected, atol=1e-5)
-
-
-def test_robustmerge_stands_empty_directions_and_missing_modules() -> None:
-    given = adapters()
-    a, b, scale = given["t0"]["fc"]
-    given["t0"]["fc"] = (torch.cat([a[:1], torch.zeros(3, 6)]), torch.zeros_like(b), scale)
-    given["t1"]["other"] = given["t1"].pop("fc")
-    state = merge("robustmerge", lora_experts(given)).state_dict()
-    assert all(torch.isfinite(t).all() for t in state.values())
-    assert not torch.equal(state["other.weight"], torch.ones(5, 6))
-    assert not torch.equal(state["fc.weight"], torch.ones(5, 6))
-    with pytest.raises(MergingError, match="rank"):
-        merge("robustmerge", lora_experts({"t0": adapters(1, 4)["t0"], "t1": adapters(1, 3)["t0"]}))
-
-
-def test_robustmerge_lifts_the_scales_of_strong_directions_to_the_clamp() -> None:
-    factors = torch.tensor([[[8.0, 8.0, 1.0, 1.0], [9.0, 9.0, 9.0, 9.0], [7.9, 4.0, 4.0, 4.0]]])
-    a, b = fuse(factors, torch.ones(1, 2, 3), keep=0.5, clamp=0.2, weight=1.0)
-    assert torch.equal(a[1], factors[0, 1]) and a[2].count_nonzero() == 1
-    torch.testing.assert_close(b, torch.ones(2, 3))
-
-
-def test_awd_brings_task_vectors_nearer_to_orthogonal() -> None:
-    experts = golden_experts()
-    merged = merge("awd", experts, scale=0.5)
-    weights = merged.trace["redundant_weights"]
-    before, after = [], []
-    for name, weight in zip(experts.names, weights, strict=True):
-        vectors = experts.task_vectors(name)
-        redundant = torch.tensordot(weight, vectors, 1)
-        expected = experts.base[name] + 0.5 * (vectors - redundant).sum(0)
-        torch.testing.assert_close(merged.state_dict()[name], expected, atol=1e-5, rtol=0)
-        before.append(float(interference(inner_products(vectors)[None])))
-        after.append(float(interference(inner_products(vectors - redundant)[None])))
-    assert all(new <= old + 1e-6 for old, new in zip(before, after, strict=True))
-    assert sum(after) < 0.5 * sum(before)
-    assert merged.trace["mean_cosine_after"] == pytest.approx(sum(after) / len(after), abs=1e-5)
-
-
-def test_awd_holds_the_redundant_vector_shorter_the_more_its_length_counts() -> None:
-    experts = golden_experts()
-    lengths = [float(merge("awd", experts, alpha=a).trace["redundant_weights"].norm()) for a in (0.0, 0.5, 100.0)]
-    assert lengths[0] > lengths[1] > lengths[2] and lengths[2] < 0.05
-
-
-def test_awd_leaves_one_task_as_it_is() -> None:
-    base, tuned = golden_states()
-    experts = Experts.from_state_dicts(base, {"t0": tuned["t0"]})
-    assert_same(merge("awd", experts, scale=1.0).state_dict(), tuned["t0"])
-
-
-def test_awd_asks_for_the_access_of_its_inner_method_and_runs_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    def quick(inner: str, experts: Experts, stream: Stream, **keywords: Any) -> Any:
-        return methods.get(inner)(experts, stream, steps=2)
-
-    made = methods.describe("awd")
-    assert made.access_for({}).describe() == "none"
-    assert made.access_for({"inner": "adamerging"}).describe() == "unlabelled test"
-    monkeypatch.setattr("methods.tools.inner.run", quick)
-    experts = random_experts(tasks=2)
-    merged = methods.get("awd")(experts, random_stream(experts.tasks, draws=4), inner="adamerging", steps=10)
-    assert "coefficients" in merged.trace and merged.experts is experts
-
-
-def test_editing_methods_refuse_to_pass_the_experts_through() -> None:
-    experts = random_experts(tasks=2)
-    for name in ("dare", "awd"):
-        with pytest.raises(MergingError, match=f"inner='individual' reads the experts as they are, and {name}"):
-            methods.get(name)(experts, inner="individual")
-
-
-def test_flexmerge_keeps_the_experts_of_a_block_whose_entries_are_all_trimmed() -> None:
-    torch.manual_seed(0)
-    base = {"proj": torch.zeros(20, 20), "ln_post.weight": torch.ones(20)}
-    tuned = {
-        f"t{k}": {"proj": torch.randn(20, 20), "ln_post.weight": 1 + 0.001 * (k + 1) * torch.ones(20)} for k in range(3)
-    }
-    experts = Experts.from_state_dicts(base, tuned)
-    apart = methods.get("flexmerge")(experts, inner="ties", keep=0.2, size=3.0)
-    for task, state in tuned.items():
-        assert all(torch.equal(t, state[n]) for n, t in apart.state_dict(task).items())
-    together = methods.get("flexmerge")(experts, inner="ties", keep=0.2)
-    assert torch.equal(together.state_dict("t0")["ln_post.weight"], base["ln_post.weight"])
