@@ -226,15 +226,17 @@ def _title(board: Board) -> str:
     return f"{board.suite} · {board.backbone} · {board.family}"
 
 
-def _scale_note(board: Board) -> list[str]:
+def standing(board: Board) -> list[str]:
+    """What a reader must know before the numbers: scale, and how well the ranking predicts the published one."""
     size = f"{len(board.tasks)} tasks, version {board.suite_version} of the suite."
-    alone = f" A {board.scale} suite: compare with nothing full-scale or published." if board.scale != "full" else ""
-    lines = [size + alone, ""]
-    if board.validity is not None:
-        lines += [validity.line(board.validity), ""]
-        if said := validity.warning(board.validity):
-            lines += [said, ""]
-    return lines
+    if board.scale != "full":
+        size += f" A {board.scale} suite: compare its numbers with nothing full-scale or published."
+    told = [validity.line(board.validity), validity.warning(board.validity)] if board.validity is not None else []
+    return [size, *(text for text in told if text)]
+
+
+def _scale_note(board: Board) -> list[str]:
+    return [line for text in standing(board) for line in (text, "")]
 
 
 def _footer(names: set[str]) -> list[str]:

@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from benchmark import suites
-from benchmark.board import columns, validity
+from benchmark.board import columns, leaderboard
 from benchmark.board.columns import MEANING
 from benchmark.board.rows import Board
 from benchmark.common.canonical import canonical_json
@@ -175,12 +175,7 @@ def _board(board: Board, links: Mapping[str, str]) -> dict[str, Any]:
     suite = suites.load(board.suite) if board.suite in suites.names() else None
     score = "mean" if board.averaged else "normalised"
     low, high = ("low", "high") if board.averaged else ("normalised_low", "normalised_high")
-    note = f"{len(board.tasks)} tasks, version {board.suite_version} of the suite. "
-    if board.scale != "full":
-        note += f"A {board.scale} suite: compare with nothing full-scale or published. "
-    if board.validity is not None:
-        said = f"{validity.line(board.validity)} {validity.warning(board.validity)}"
-        note += said.replace("**", "").replace("`", "")
+    note = " ".join(leaderboard.standing(board)).replace("**", "").replace("`", "")
     facts = [f"Command: {command}" for command in board.commands]
     facts += [f"Commit: {', '.join(board.commits)}"] if board.commits else []
     facts += [f"Protocol: {suite.notes}"] if suite and suite.notes else []
@@ -196,7 +191,7 @@ def _board(board: Board, links: Mapping[str, str]) -> dict[str, Any]:
         "tab": board.suite if board.scale != "full" else f"{board.suite} {board.backbone} {board.family}",
         "title": f"{board.suite} · {board.backbone} · {board.family}",
         "domain": suite.domain if suite else "other",
-        "note": note.strip(),
+        "note": note,
         "ranked": True,
         "score": {"field": score, "title": score, "low": low, "high": high},
         "tasks": _tasks(board),
