@@ -12,6 +12,7 @@ from helpers.tiny import run
 from benchmark import suites
 from benchmark.domains.vision import bench as bench_module
 from benchmark.domains.vision import embedded as vision
+from benchmark.harness.judging import PROBES
 from benchmark.records.store import Store
 
 TWO = ["FashionMNIST", "MNIST"]
@@ -19,21 +20,21 @@ TWO = ["FashionMNIST", "MNIST"]
 
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Counter[Any]]:
-    """How often each split is decoded, and how many images are normalised."""
+    """How often each split is decoded, and how many images are read and then normalised."""
     monkeypatch.setenv("SYMERGE_CACHE", str(tmp_path / "cache"))
-    seen: dict[str, Counter[Any]] = {"decoded": Counter(), "normalised": Counter()}
-    decode, preprocess = vision._decode, bench_module.preprocess
+    seen: dict[str, Counter[Any]] = {"decoded": Counter(), "read": Counter()}
+    decode, stored = vision._decode, bench_module.ImageSource.stored
 
     def decodes(path: Path, about: vision.TaskInfo, split: str) -> Any:
         seen["decoded"][about.name, split] += 1
         return decode(path, about, split)
 
-    def normalises(images: Any, *arguments: Any) -> Any:
-        seen["normalised"]["images"] += len(images)
-        return preprocess(images, *arguments)
+    def reads(source: Any, index: Any) -> Any:
+        seen["read"]["images"] += len(index)
+        return stored(source, index)
 
     monkeypatch.setattr(vision, "_decode", decodes)
-    monkeypatch.setattr(bench_module, "preprocess", normalises)
+    monkeypatch.setattr(bench_module.ImageSource, "stored", reads)
     return seen
 
 
@@ -51,20 +52,21 @@ def test_every_split_is_decoded_once_for_all_methods_and_commands(
     assert counted["decoded"] == {(task, split): 1 for task in TWO for split in ("test", "validation")}
 
 
-def test_an_evaluation_normalises_every_image_once(counted: dict[str, Counter[Any]], tmp_path: Path) -> None:
+def test_an_evaluation_reads_every_image_once(counted: dict[str, Counter[Any]], tmp_path: Path) -> None:
     records = run(bench(), Store(tmp_path / "results"), "ties")
     images = sum(result.n for record in records for result in record.tasks.values())
-    assert counted["normalised"]["images"] == images == 3 * 2 * 750
+    # On some of each task it is seen whether ``individual``, whose tasks have encoders of their own, needs the task id.
+    assert counted["read"]["images"] == images + 2 * PROBES == 3 * 2 * 750 + 2 * PROBES
 
 
-def test_adaptation_normalises_what_it_draws_and_each_sample_once_for_its_expert(
+def test_adaptation_reads_what_it_draws_and_each_sample_once_for_its_expert(
     counted: dict[str, Counter[Any]], tmp_path: Path
 ) -> None:
     run(bench(), Store(tmp_path / "results"), "ties")
-    before = counted["normalised"]["images"]
+    before = counted["read"]["images"]
     record = run(bench(), Store(tmp_path / "results"), "symerge:steps=3,batch_size=300")[-1]
     evaluated = sum(result.n for result in record.tasks.values())
     drawn = record.cost.images_drawn
     assert drawn == 3 * 2 * 300 > 2 * 750
     # One more of each task is looked at to choose how many fit into memory at once.
-    assert counted["normalised"]["images"] - before == evaluated + drawn + 2 * (750 + 1)
+    assert counted["read"]["images"] - before == evaluated + drawn + 2 * (750 + 1)

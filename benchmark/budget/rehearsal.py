@@ -1,6 +1,6 @@
 """A suite's whole path at real size without its files: random weights of the true shapes, generated images.
 
-Every method runs in a process of its own, so that its peak memory is its own; a method that adapts makes one update.
+A method's process is its own, as in every run, and so is its peak memory; a method that adapts makes one update.
 Nothing here is a result: the records lie apart (``<results>/rehearsal``) under a family of their own, and no board
 reads them. What is learned is that the path holds, what it takes, and how good the estimates are.
 """
@@ -8,8 +8,6 @@ reads them. What is learned is that the path holds, what it takes, and how good 
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
-import multiprocessing.connection
 import os
 import sys
 import tempfile
@@ -57,9 +55,9 @@ class Outcome:
     status: str
     record: Record | None
     peak: int | None
-    """Of the whole process, the runtime's own part included."""
+    """Of the largest process, the runtime's own part included."""
     seconds: float
-    """From the start of the process to its end."""
+    """From the plan to the record."""
     estimate: float | None = None
     """The process's peak in bytes as ``--dry-run`` estimates it, for these images and updates."""
 
@@ -178,54 +176,26 @@ class Rehearsal:
     precision: Precision = Precision()
     device: str = "cpu"
     threads: int | None = None
-    memory_limit: int | None = None
-    """Bytes of anonymous memory at which a run is ended, to spare the machine."""
 
 
-def _one(what: Rehearsal, folder: Path, text: str) -> None:
-    """Carry out one run; the whole work of a child process, which ends with its parent, however that ended."""
-    import torch
+class Peak:
+    """The largest anonymous memory of this process and of each that it started, in bytes, of a ``with`` block."""
 
-    from benchmark.harness import runner
-    from benchmark.records.store import Store
+    def __enter__(self) -> Peak:
+        self.bytes, self._stop = 0, threading.Event()
+        self._thread = threading.Thread(target=self._sample, daemon=True)
+        self._thread.start()
+        return self
 
-    _end_with_parent()
-    os.environ["SYMERGE_CACHE"] = str(folder / "cache")
-    if what.threads:
-        torch.set_num_threads(what.threads)
-    bench = open_bench(what.suite, what.backbone, folder, what.device, what.precision.dtype)
-    jobs = runner.plan(bench, [text], seeds=[0], precision=what.precision)
-    chosen = [job for job in jobs if job.variant == text] or jobs[-1:]
-    runner.execute(chosen, bench, Store(what.results), replace(what.options, force=True, keep_merged=False))
+    def __exit__(self, *exception: object) -> None:
+        self._stop.set()
+        self._thread.join()
 
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def wait() -> None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
-
-
-def _watch(process: Any, limit: float | None, memory: int | None) -> tuple[int, str | None]:
-    """Wait for a child; returns its peak of anonymous memory, and why it was ended where it was."""
-    peak, began = 0, time.monotonic()
-    while process.is_alive():
-        peak = max(peak, anonymous(process.pid))
-        if memory is not None and peak > memory:
-            process.kill()
-            process.join()
-            return peak, f"ended at {peak / GIB:.1f} GiB (limit {memory / GIB:.1f})"
-        # The run's own limit rings first; this one is for calls that do not come back.
-        if limit is not None and time.monotonic() - began > 2 * limit + 120:
-            process.kill()
-            process.join()
-            return peak, f"ended after {2 * limit + 120:.0f} s"
-        process.join(0.05)
-    return peak, None
+    def _sample(self) -> None:
+        own = psutil.Process()
+        while not self._stop.wait(0.05):
+            with contextlib.suppress(psutil.Error):
+                self.bytes = max(self.bytes, *(anonymous(p.pid) for p in [own, *own.children(recursive=True)]))
 
 
 def anonymous(pid: int) -> int:
@@ -236,6 +206,19 @@ def anonymous(pid: int) -> int:
     with contextlib.suppress(psutil.Error):
         return int(psutil.Process(pid).memory_info().rss)
     return 0
+
+
+@contextlib.contextmanager
+def _cache_in(folder: Path) -> Iterator[None]:
+    """Decoded images go there meanwhile."""
+    before = os.environ.get("SYMERGE_CACHE")
+    os.environ["SYMERGE_CACHE"] = str(folder)
+    try:
+        yield
+    finally:
+        del os.environ["SYMERGE_CACHE"]
+        if before is not None:
+            os.environ["SYMERGE_CACHE"] = before
 
 
 def rehearse(
@@ -249,8 +232,10 @@ def rehearse(
     Args:
         asked: methods and variants; None: every registered method.
     """
+    import torch
+
     from benchmark.domains.vision.backbones import get_backbone
-    from benchmark.harness.recording import now
+    from benchmark.harness import runner
     from benchmark.records.store import Store
     from benchmark.suites.bench import resolve_device
 
@@ -263,24 +248,21 @@ def rehearse(
         tell(f"writing {len(suite.tasks) + 1} random {get_backbone(backbone).name} towers and images to {folder}")
         write_family(folder / "checkpoints", backbone, suite)
         write_data(folder / "data", suite)
-        # A server that has imported everything, and used nothing of it, starts a fresh process in no time.
         os.environ.setdefault("TQDM_DISABLE", "1")
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["benchmark.harness.runner", "benchmark.domains.vision.bench", "torch._dynamo"])
-        for number, text in enumerate(texts, 1):
-            tell(f"{number}/{len(texts)} {text}")
-            began, since = time.monotonic(), now()
-            process = context.Process(target=_one, args=(what, folder, text))
-            process.start()
-            try:
-                peak, ended = _watch(process, what.options.time_limit, what.memory_limit)
-            finally:
-                if process.is_alive():
-                    process.kill()
-            records = Store(what.results, read_only=True).all()
-            record = next((r for r in records if (r.started or "") >= since), None)
-            status = ended or _status(record, process.exitcode)
-            yield Outcome(text, status, record, peak or None, time.monotonic() - began, estimated(record, around))
+        if what.threads:
+            torch.set_num_threads(what.threads)
+        with _cache_in(folder / "cache"):
+            bench = open_bench(suite, backbone, folder, what.device, what.precision.dtype)
+            for number, text in enumerate(texts, 1):
+                tell(f"{number}/{len(texts)} {text}")
+                began = time.monotonic()
+                jobs = runner.plan(bench, [text], seeds=[0], precision=what.precision)
+                chosen = [job for job in jobs if job.variant == text] or jobs[-1:]
+                options = replace(what.options, force=True, keep_merged=False)
+                with Peak() as peak:
+                    (record,) = runner.execute(chosen, bench, Store(what.results), options)
+                seconds = time.monotonic() - began
+                yield Outcome(text, _status(record), record, peak.bytes or None, seconds, estimated(record, around))
 
 
 def surroundings(what: Rehearsal) -> Setting:
@@ -300,9 +282,7 @@ def estimated(record: Record | None, around: Setting) -> float | None:
     return estimate.need(record.spec.method, record.spec.parameters, around).host
 
 
-def _status(record: Record | None, exitcode: int | None) -> str:
-    if record is None:
-        return f"no record (exit status {exitcode})"
+def _status(record: Record) -> str:
     if record.error is not None:
         return "left out" if record.error.type == methods.NotApplicable.__name__ else record.error.type
     return record.status
@@ -338,8 +318,6 @@ def main(what: Rehearsal, asked: Sequence[str] | None) -> int:
     """``run --rehearse``: rehearse a suite, and print the table, which is also written beside the records; 1 if a run
     failed."""
     check(what.suite)
-    if what.memory_limit is None:
-        what = replace(what, memory_limit=int(0.75 * psutil.virtual_memory().available))
     outcomes = []
     for one in rehearse(what, asked=asked):
         outcomes.append(one)

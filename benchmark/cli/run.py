@@ -12,8 +12,10 @@ import methods
 from benchmark import suites
 from benchmark.cli import board as boards
 from benchmark.cli.options import (
+    DAY,
     DEFAULT_SUITE,
     EXAMPLES,
+    GIB,
     SEVERAL_METHODS,
     add_force,
     add_place,
@@ -106,7 +108,7 @@ def _add_where(parser: argparse.ArgumentParser) -> None:
 def _add_how(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add_force(parser)
-    add("--time-limit", type=float, metavar="SECONDS", help="per run; default none")
+    add("--time-limit", type=float, metavar="SECONDS", default=DAY, help="per run; default a day")
     add_threads(parser)
     add("--batch-size", type=int, metavar="N", help="of the evaluation; default: the suite's")
     add("--compile", action="store_true", help="evaluate through torch.compile")
@@ -116,7 +118,7 @@ def _add_how(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="a full suite's path with random weights and generated images, one update of what adapts; no results",
     )
-    add("--memory-limit", type=float, metavar="GIB", help="of a rehearsal's runs; default 75 %% of free")
+    add("--memory-limit", type=float, metavar="GIB", help="of a method's process; default 90 %% of what is free")
     add("--unchecked", action="store_true", help="run what cannot fit by estimate all the same")
     add("--dry-run", action="store_true", help="print the plan with each run's memory, disk and time, and stop")
 
@@ -207,6 +209,7 @@ def _options(arguments: argparse.Namespace) -> Options:
         before=processes.told(arguments.worker) if arguments.worker else None,
         force=arguments.force,
         time_limit=arguments.time_limit,
+        memory_limit=arguments.memory_limit * GIB if arguments.memory_limit else None,
         keep_merged=not arguments.discard_merged,
         argv=["run_all.sh", *processes.typed(arguments.argv)[1:]],
         batch_size=arguments.batch_size,
@@ -230,7 +233,6 @@ def _rehearse(arguments: argparse.Namespace, device: torch.device) -> int:
             precision=Precision(arguments.dtype, arguments.autocast, arguments.vectors),
             device=str(device),
             threads=arguments.threads,
-            memory_limit=int(arguments.memory_limit * rehearsal.GIB) if arguments.memory_limit else None,
         )
         statuses.append(rehearsal.main(what, arguments.methods))
     return max(statuses)

@@ -348,7 +348,7 @@ class _Driver:
             return
         message = f"lost {'twice' if task.lost == 2 else f'{task.lost} times'}, the last{where}: {what}"
         failure = MemoryError(message) if memory else WorkerDied(message)
-        setup = Setup(task.bench, self.store, self.options, self.progress)
+        setup = Setup(task.bench, self.store, self.options, self.progress, self.store.root)
         self.end(task, runner.give_up(task.job, setup, failure))
 
     def end(self, task: Task, record: Record) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,9 +51,9 @@ class Job:
         """What it stores, computes and accumulates in."""
         return self.spec.precision
 
-    def load(self) -> methods.Method:
-        """The method itself, ready to call."""
-        return methods.get(self.spec.method)
+    def function(self) -> Callable[[Any, Any], Any] | None:
+        """What is called with experts and stream in place of the method; a function that pickle knows by its name."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,9 @@ class Options:
 
     force: bool = False
     time_limit: float | None = None
+    """Seconds that a run may take; None: as long as it does."""
+    memory_limit: float | None = None
+    """Bytes of anonymous memory that a method's process may take; None: most of what is free."""
     keep_merged: bool = True
     need_merged: bool = False
     """Make a discarded merge again, where the run is done already; its record stays as it is."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
@@ -27,6 +26,7 @@ class Progress:
             dynamic_ncols=True,
             bar_format="{desc} {n_fmt}/{total_fmt} |{bar:12}| {elapsed}<{remaining} {postfix}",
         )
+        self.inner: tqdm | None = None
         self.name = ""
         self.began = time.monotonic()
 
@@ -36,6 +36,7 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._close_inner()
         self.bar.close()
 
     def begin(self, name: str, seed: int | None) -> None:
@@ -49,6 +50,7 @@ class Progress:
 
     def end(self, record: Record) -> None:
         """A run has its record."""
+        self._close_inner()
         self.bar.update(1)
         if self.bar.disable:
             self.note(f"{self.name}: {record.status}")
@@ -57,16 +59,24 @@ class Progress:
         """A line above the bars."""
         self.bar.write(text, file=sys.stderr)
 
-    def rounds(self, steps: Iterator[Any], total: int, text: str) -> Iterator[Any]:
-        """A stream's rounds under a bar of their own."""
-        self.stage(text)
-        yield from tqdm(
-            steps,
-            total=total,
-            desc=f"  {self.name} {text}",
-            unit="round",
-            file=sys.stderr,
-            position=1,
-            leave=False,
-            dynamic_ncols=True,
-        )
+    def rounds(self, done: int, total: int, text: str) -> None:
+        """How far a stream's rounds are, under a bar of their own; it goes when they are done."""
+        if self.inner is None:
+            self.stage(text)
+            self.inner = tqdm(
+                total=total,
+                desc=f"  {self.name} {text}",
+                unit="round",
+                file=sys.stderr,
+                position=1,
+                leave=False,
+                dynamic_ncols=True,
+            )
+        self.inner.update(done - self.inner.n)
+        if done >= total:
+            self._close_inner()
+
+    def _close_inner(self) -> None:
+        if self.inner is not None:
+            self.inner.close()
+            self.inner = None

@@ -10,14 +10,13 @@ from typing import Any
 import torch
 
 import methods
-from benchmark.common.errors import line_in
+from benchmark.common.errors import line_in, printable
 from benchmark.harness import provenance
-from benchmark.harness.guard import RunTimeout
+from benchmark.harness.child.process import Failure
 from benchmark.harness.job import Job
 from benchmark.harness.setup import Setup
 from benchmark.records import access as accesses
 from benchmark.records.record import Error, MethodInfo, Record
-from methods.api import TimeLimit
 
 
 def now() -> str:
@@ -44,20 +43,25 @@ def started(job: Job, setup: Setup) -> Record:
 
 def fail(record: Record, setup: Setup, error: BaseException) -> None:
     """Record why a run has no scores; what is already evaluated stays."""
-    kind, message = type(error).__name__, str(error)
-    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or "DefaultCPUAllocator" in message:
+    kind, message, where, unfit = type(error).__name__, printable(error), "", isinstance(error, methods.NotApplicable)
+    trail = ""
+    if isinstance(error, Failure):
+        kind, message, where, trail, unfit = error.kind, error.message, error.where, error.trail, error.unfit
+    elif record.spec.method in methods.names():
+        # What a study derives from runs has no file of its own.
+        where = line_in(methods.describe(record.spec.method).path, error)
+    if kind in ("MemoryError", "OutOfMemoryError") or "DefaultCPUAllocator" in message:
         kind = "out of memory"
         message = f"{message or 'no memory left'}; try a smaller batch_size, --dtype bfloat16, or a machine with more"
-    elif isinstance(error, (RunTimeout, TimeLimit)):
+    elif kind in ("RunTimeout", "TimeLimit"):
         kind = "timeout"
-    where, name = "", record.spec.method
-    # That a method does not fit is no fault of a line of it; what a study derives from runs has no file of its own.
-    if not isinstance(error, methods.NotApplicable) and name in methods.names():
-        where = line_in(methods.describe(name).path, error)
-    trail = "".join(traceback.format_exception(error))
+    if unfit:
+        # That a method does not fit is no fault of a line of it.
+        where, kind = "", methods.NotApplicable.__name__
+    trail = trail or "".join(traceback.format_exception(error))
     record.status, record.finished = "failed", now()
     record.error = Error(type=kind, message=message, where=where, traceback=provenance.relative(trail)[-2000:])
-    word = "is left out" if isinstance(error, methods.NotApplicable) else f"failed: {kind}"
+    word = "is left out" if unfit else f"failed: {kind}"
     setup.progress.note(f"{record.variant} {word}: {message}{f' ({where})' if where else ''}")
     setup.store.save(record)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import gc
+import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -20,9 +21,10 @@ import methods
 from benchmark.common.errors import UserError
 from benchmark.common.files import cannot_write, file_sha256
 from benchmark.harness import recording
-from benchmark.harness.evaluate import PLAIN, evaluate
+from benchmark.harness.evaluate import PLAIN
 from benchmark.harness.guard import time_limit
 from benchmark.harness.job import Job, Options
+from benchmark.harness.judging import judged
 from benchmark.harness.merging import merge
 from benchmark.harness.progress import Progress
 from benchmark.harness.setup import MERGED, Setup
@@ -41,7 +43,6 @@ from benchmark.records.spec import (
 from benchmark.records.store import Store
 from benchmark.suites import Suite
 from benchmark.suites.bench import Bench
-from methods.api import Experts, Merged
 
 
 def plan(
@@ -139,8 +140,8 @@ def execute(jobs: Sequence[Job], bench: Bench, store: Store, options: Options) -
     if bench.device.type == "cuda":
         # What asks for "the" device, such as pinned memory, then means this one and takes nothing on another.
         torch.cuda.set_device(bench.device)
-    with Progress(len(jobs)) as progress:
-        setup = Setup(bench, store, options, progress)
+    with Progress(len(jobs)) as progress, tempfile.TemporaryDirectory(prefix="symerge-") as shared:
+        setup = Setup(bench, store, options, progress, Path(shared))
         waiting = list(jobs)
         while waiting:
             held = []
@@ -199,7 +200,7 @@ def _is_saved(job: Job, record: Record, setup: Setup) -> bool:
 def _merge_again(job: Job, record: Record, setup: Setup) -> None:
     """The merge of a run that is done, for those who need the file; nothing else of its record changes."""
     again = record.model_copy(deep=True)
-    merge(job, again, setup, setup.bench.experts())
+    merge(job, again, setup)
     if MERGED in record.artifacts:
         record.artifacts = again.artifacts
         setup.store.save(record)
@@ -221,15 +222,15 @@ def _begun(job: Job, record: Record | None, setup: Setup) -> Record:
 
 def _carry_out(job: Job, record: Record, setup: Setup) -> Record:
     """Merge, evaluate what is missing, and keep the record up to date; whatever goes wrong is in it."""
-    path, store = setup.merged(job), setup.store
+    path, store, limit = setup.merged(job), setup.store, setup.options.time_limit
+    until = time.monotonic() + limit if limit else None
     try:
-        with time_limit(setup.options.time_limit):
+        store.save(record)
+        if not path.is_file():
+            merge(job, record, setup)
             store.save(record)
-            experts = setup.bench.experts()
-            if not path.is_file():
-                merge(job, record, setup, experts)
-                store.save(record)
-            _evaluate(job, record, setup, experts)
+        with time_limit(until - time.monotonic() if until else None, limit):
+            _evaluate(job, record, setup)
         _finish(record, setup, path)
     except KeyboardInterrupt:
         record.status, record.finished = "incomplete", recording.now()
@@ -254,23 +255,17 @@ def _carry_out(job: Job, record: Record, setup: Setup) -> Record:
     return record
 
 
-def _evaluate(job: Job, record: Record, setup: Setup, experts: Experts) -> None:
+def _evaluate(job: Job, record: Record, setup: Setup) -> None:
     """The saved merge on every task that has no result yet; the record is written after each."""
-    merged, bench = Merged.load(setup.merged(job), experts), setup.bench
-    began = time.perf_counter() - (record.cost.evaluate_seconds or 0.0)
-    for task in record.missing:
-        setup.progress.stage(f"evaluating {task}", None)
-        record.tasks[task] = evaluate(
-            merged.model(task),
-            bench.source(task, "test", bench.dtype),
-            bench.meter(task),
-            device=bench.device,
-            precision=job.precision,
-            batch_size=setup.batch_size,
-            compiled=setup.options.compile,
-        )
-        record.cost.evaluate_seconds = time.perf_counter() - began
-        setup.store.save(record)
+    before, began = record.cost.evaluate_seconds or 0.0, time.perf_counter()
+    with judged(setup.merged(job), job, setup) as merged:
+        record.needs_task_id = merged.needs_task
+        record.cost.storage_bytes = max(merged.storage, record.cost.storage_bytes or 0)
+        for task in record.missing:
+            setup.progress.stage(f"evaluating {task}", None)
+            record.tasks[task] = merged.score(task)
+            record.cost.evaluate_seconds = before + time.perf_counter() - began
+            setup.store.save(record)
 
 
 def _finish(record: Record, setup: Setup, path: Path) -> None:

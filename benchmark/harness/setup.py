@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmark.harness import provenance
+from benchmark.harness.child import portable
+from benchmark.harness.child.process import start_server
 from benchmark.harness.job import Job, Options
 from benchmark.harness.progress import Progress
 from benchmark.records.record import Provenance
@@ -23,10 +25,22 @@ class Setup:
     store: Store
     options: Options
     progress: Progress
+    shared: Path
+    """A folder of this call's own, gone at its end."""
 
     def merged(self, job: Job) -> Path:
         """Where the merge of a job is saved."""
         return self.store.folder(job.spec) / MERGED
+
+    def experts(self) -> Path:
+        """The experts as the processes of methods read them, written once."""
+        path = self.shared / "experts.pt"
+        if not path.exists():
+            experts = self.bench.experts()
+            parts = [part for part in (experts.encoder, *experts.heads.values()) if part is not None]
+            start_server({type(module).__module__ for part in parts for module in part.modules()})
+            portable.pack(experts, path)
+        return path
 
     @property
     def batch_size(self) -> int:

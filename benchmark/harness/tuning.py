@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import methods
 from benchmark.common.errors import UserError
-from benchmark.harness.evaluate import evaluate
+from benchmark.harness import apart
 from benchmark.harness.job import Job
-from benchmark.records.precision import Precision
+from benchmark.harness.judging import judged
+from benchmark.harness.setup import Setup
 from benchmark.records.spec import REFERENCE_ROWS
-from benchmark.suites.bench import Bench
-from methods.api import Experts, Merged
 
 
 @dataclass(frozen=True)
@@ -41,38 +41,18 @@ def grid(about: methods.Method, key: str) -> list[float]:
     return [round(float(v), 6) for v in np.linspace(first, last, count)]
 
 
-def scores(merged: Merged, bench: Bench, precision: Precision) -> dict[str, float]:
-    """The score of each task on the validation split."""
-    return {
-        task: evaluate(
-            merged.model(task),
-            bench.source(task, "val", bench.dtype),
-            bench.meter(task),
-            device=bench.device,
-            precision=precision,
-            batch_size=bench.suite.batch_size,
-        ).value
-        for task in bench.tasks
-    }
-
-
-def choose(
-    job: Job,
-    key: str,
-    bench: Bench,
-    experts: Experts,
-    merge: Callable[[Mapping[str, Any]], Merged],
-    advance: Callable[[str, Any], Any],
-) -> Choice:
+def choose(job: Job, key: str, setup: Setup, make: Callable[[Mapping[str, Any]], Path]) -> Choice:
     """Try every value of the grid of ``key`` and keep the best by mean expert-normalised validation score.
+
+    Args:
+        make: the merge with these keywords, saved; it is deleted once it has its scores.
 
     Scores here are without autocast, in whatever else of its precision the job has.
     Raises :class:`UserError` where an expert scores 0, so that nothing can be normalised by it.
     """
-    plain = replace(job.precision, autocast=None)
-    upper = scores(bench.finish(methods.get(REFERENCE_ROWS[1])(experts)), bench, plain)
-    directions = {task: bench.tasks[task].higher_is_better for task in bench.tasks}
-    if useless := [task for task, score in upper.items() if directions[task] and score == 0]:
+    tasks = setup.bench.tasks
+    upper = _upper(job, setup)
+    if useless := [task for task, score in upper.items() if tasks[task].higher_is_better and score == 0]:
         raise UserError(
             f"the expert of {', '.join(useless)} scores 0 on validation, so {key}=val cannot be normalised by it",
             "Are its head, its data and the order of their classes of one family? See assets checkpoints check.",
@@ -80,8 +60,24 @@ def choose(
     means: dict[float, float] = {}
     values = grid(job.method, key)
     for number, value in enumerate(values, 1):
-        advance(f"{key}={value:g} on validation ({number}/{len(values)})", None)
-        tried = scores(merge({**job.keywords, key: value}), bench, plain)
-        shares = [tried[t] / upper[t] if directions[t] else upper[t] / tried[t] for t in tried]
+        setup.progress.stage(f"{key}={value:g} on validation ({number}/{len(values)})", None)
+        tried = _scores(make({**job.keywords, key: value}), job, setup)
+        shares = [tried[t] / upper[t] if tasks[t].higher_is_better else upper[t] / tried[t] for t in tried]
         means[value] = float(np.mean(shares))
     return Choice(key, max(values, key=means.__getitem__), means)
+
+
+def _upper(job: Job, setup: Setup) -> dict[str, float]:
+    """The validation scores of the experts themselves, in the job's precision."""
+    row: dict[str, Any] = {"method": REFERENCE_ROWS[1], "parameters": {}, "seed": None}
+    experts = replace(job, spec=job.spec.model_copy(update=row))
+    with apart.scratch(job, setup, ".experts") as folder, apart.method_process(experts, setup, folder) as child:
+        return _scores(apart.call(experts, experts.keywords, setup, child).path, experts, setup)
+
+
+def _scores(path: Path, job: Job, setup: Setup) -> dict[str, float]:
+    """The score of each task on the validation split; the file is deleted then."""
+    with judged(path, job, setup, "val", replace(job.precision, autocast=None)) as merged:
+        found = {task: merged.score(task).value for task in setup.bench.tasks}
+    path.unlink()
+    return found

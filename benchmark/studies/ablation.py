@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
+from pathlib import Path
 
 from benchmark.harness.job import Job, Options
 from benchmark.harness.runner import execute, plan
 from benchmark.records.record import Record
 from benchmark.records.spec import REFERENCE_ROWS
 from benchmark.records.store import Store
-from benchmark.studies.derived import Kind, access_of, derive, merged_of, without_merges
+from benchmark.studies.derived import Kind, Make, access_of, derive, merged_file, without_merges
 from benchmark.studies.settings import Ablation, Setting
 from benchmark.studies.unseen import FILE, over_all
 from benchmark.studies.variants import Subset, Variant, vary
 from benchmark.suites.bench import Bench
-from methods.api import Experts, Merged
+from methods.api import Experts, Merged, Stream
 
 UNSEEN = Kind("study.unseen", "A merge of some experts, on tasks it has not seen as well", FILE, "over_all")
 
@@ -53,6 +55,11 @@ def _done(job: Job, store: Store | None) -> Record | None:
     return record if record is not None and record.status == "done" and not record.missing else None
 
 
+def _over_all(experts: Experts, stream: Stream | None, *, merge: Path, tasks: list[str]) -> Merged:
+    """A saved merge of some of the tasks, on all of them."""
+    return over_all(Merged.load(merge, experts.subset(tasks)), experts)
+
+
 def _unseen(
     bench: Bench, ablation: Ablation, setting: Setting, seeds: Sequence[int], store: Store, options: Options
 ) -> list[Record]:
@@ -66,14 +73,14 @@ def _unseen(
     wanted: list[Job] = [job for job in plan(whole, [], seeds=seeds) if job.spec.method in REFERENCE_ROWS]
     for record in (record for record in records if record.status == "done"):
 
-        def make(experts: Experts, stream: object, record: Record = record) -> Merged:
-            return over_all(merged_of(record, store, part.experts()), experts)
+        def prepare(record: Record = record) -> Make:
+            return functools.partial(_over_all, merge=merged_file(record, store), tasks=list(part.tasks))
 
         wanted.append(
             derive(
                 UNSEEN,
                 whole,
-                make,
+                prepare,
                 {"run": record.run_id, "method": record.variant, "merged": list(part.tasks)},
                 seed=record.spec.seed,
                 variant=record.variant,

@@ -22,7 +22,7 @@ from benchmark.records.record import Record
 from benchmark.records.spec import RunSpec
 from benchmark.records.store import Store
 from benchmark.suites.bench import Bench
-from methods.api import Access, Experts, Merged, Stream
+from methods.api import Access, Experts, Merged
 from methods.core.registry import PACKAGE
 
 Make = Callable[[Experts, Any], Merged]
@@ -30,18 +30,22 @@ Make = Callable[[Experts, Any], Merged]
 
 @dataclass(frozen=True)
 class Derived(Job):
-    """A job whose merge ``made`` makes; ``made.name`` stands in the spec where a method's name does."""
+    """A job whose merge is made from other runs; ``made.name`` stands in the spec where a method's name does.
+
+    ``prepare()`` looks up what it is made from, and gives the function that makes it: one that pickle knows by name.
+    """
 
     made: methods.Method = field(kw_only=True)
+    prepare: Callable[[], Make] = field(kw_only=True)
 
     @property
     def method(self) -> methods.Method:
         """What the record says of it."""
         return self.made
 
-    def load(self) -> methods.Method:
-        """What the runner calls."""
-        return self.made
+    def function(self) -> Make:
+        """What is called with experts and stream."""
+        return self.prepare()
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,7 @@ SELF_ADAPTED = Kind(
 def derive(
     kind: Kind,
     bench: Bench,
-    make: Make,
+    prepare: Callable[[], Make],
     parameters: Mapping[str, Any],
     *,
     seed: int | None,
@@ -96,7 +100,7 @@ def derive(
     """A derived run on ``bench``.
 
     Args:
-        make: ``make(experts, stream)``; the stream is None without access.
+        prepare: gives ``make(experts, stream)``, see :class:`Derived`; the stream is None without access.
         parameters: what decides its numbers, the ids of the runs it is made from included.
         access: the data behind the merge, those its sources saw included.
     """
@@ -114,9 +118,6 @@ def derive(
         **precision.identity(holds_vectors=True),
     )
 
-    def call(experts: Experts, stream: Stream | None = None, **keywords: Any) -> Merged:
-        return make(experts, stream)
-
     method = methods.Method(
         kind.name,
         __name__,
@@ -124,9 +125,8 @@ def derive(
         "arXiv:2412.19098",
         access,
         {**spec.parameters, **({} if seed is None else {"seed": 0})},
-        function=call,
     )
-    return Derived(spec, variant, {}, str(bench.device), made=method)
+    return Derived(spec, variant, {}, str(bench.device), made=method, prepare=prepare)
 
 
 def access_of(records: Sequence[Record]) -> Access:
@@ -137,14 +137,14 @@ def access_of(records: Sequence[Record]) -> Access:
     return access
 
 
-def merged_of(record: Record, store: Store, experts: Experts) -> Merged:
-    """The merge that a run saved. Raises UserError where the file is another one by now."""
-    return Merged.load(_as_noted(record, store, MERGED), experts)
+def merged_file(record: Record, store: Store) -> Path:
+    """The file of the merge that a run saved. Raises UserError where it is another one by now."""
+    return _as_noted(record, store, MERGED)
 
 
-def adapted_of(record: Record, store: Store, experts: Experts) -> Merged:
-    """The layers that a run adapted and saved. Raises UserError where the file is another one by now."""
-    return adapted.load(_as_noted(record, store, adapted.ADAPTED), experts)
+def adapted_file(record: Record, store: Store) -> Path:
+    """The file of the layers that a run adapted. Raises UserError where it is another one by now."""
+    return _as_noted(record, store, adapted.ADAPTED)
 
 
 def _as_noted(record: Record, store: Store, name: str) -> Path:

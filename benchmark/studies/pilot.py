@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+import methods
 from benchmark.common.seeds import derive_seed
 from benchmark.harness.job import Job, Options
 from benchmark.harness.runner import execute, plan
@@ -100,13 +101,21 @@ def _cross(bench: Bench, own: Mapping[str, Any], seeds: Sequence[int]) -> list[J
     for encoder in bench.tasks:
         alone = functools.partial(expert_encoder, encoder=encoder)
         wanted.append(
-            derive(CROSS, bench, alone, {"encoder": encoder}, seed=None, variant=f"encoder {encoder}", access=Access())
+            derive(
+                CROSS,
+                bench,
+                functools.partial(_given, alone),
+                {"encoder": encoder},
+                seed=None,
+                variant=f"encoder {encoder}",
+                access=Access(),
+            )
         )
         wanted += [
             derive(
                 SELF_ADAPTED,
                 bench,
-                functools.partial(_adapt, make=alone, own=own, seed=seed),
+                functools.partial(_given, functools.partial(_adapt, make=alone, own=own, seed=seed)),
                 {"encoder": encoder, **own},
                 seed=seed,
                 variant=f"encoder {encoder}, heads adapted",
@@ -122,17 +131,23 @@ def _adapt(experts: Experts, stream: Stream | None, *, make: Make, own: Mapping[
     return adapt_layer(make(experts, stream), stream, seed=seed, **own)
 
 
+def _given(make: Make) -> Make:
+    """For a run that stands on no other."""
+    return make
+
+
+def _merge(experts: Experts, stream: Stream | None, *, method: str, keywords: Mapping[str, Any]) -> Merged:
+    merged: Merged = methods.get(method)(experts, stream, **keywords)
+    return merged
+
+
 def _adapted(part: Bench, job: Job, own: Mapping[str, Any], seed: int) -> Job:
     """The merge of ``job`` with its heads adapted."""
-
-    def merge(experts: Experts, stream: Stream | None) -> Merged:
-        merged: Merged = job.load()(experts, stream, **job.keywords)
-        return merged
-
+    merge = functools.partial(_merge, method=job.spec.method, keywords=job.keywords)
     return derive(
         SELF_ADAPTED,
         part,
-        functools.partial(_adapt, make=merge, own=own, seed=seed),
+        functools.partial(_given, functools.partial(_adapt, make=merge, own=own, seed=seed)),
         {"recipient": job.variant, "recipient_run": job.id, **own},
         seed=seed,
         variant=f"{job.variant}, heads adapted",

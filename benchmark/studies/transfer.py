@@ -13,9 +13,11 @@ that is transfer or what any training of the layer would give.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from benchmark.common.errors import UserError
 from benchmark.harness import adapted
@@ -30,13 +32,13 @@ from benchmark.studies.derived import (
     Derived,
     Kind,
     access_of,
-    adapted_of,
+    adapted_file,
     derive,
-    merged_of,
+    merged_file,
     without_merges,
 )
 from benchmark.suites.bench import Bench
-from methods.api import UNLABELLED, Access
+from methods.api import UNLABELLED, Access, Experts, Merged, Stream
 
 SOURCES = ("symerge", "model_tinting", "surgery")
 RECIPIENTS = (
@@ -93,9 +95,9 @@ def run(
 def _adapted_layer(giver: Record, runs: Store, bench: Bench) -> str:
     """Which layer the run adapted. Its file is written here where an earlier version of the runner did not."""
     path, experts = runs.folder(giver.spec) / adapted.ADAPTED, bench.experts()
-    if not path.is_file() and not adapted.save(merged_of(giver, runs, experts), path):
+    if not path.is_file() and not adapted.save(Merged.load(merged_file(giver, runs), experts), path):
         raise _nothing_adapted(giver.variant)
-    return layer_of(adapted_of(giver, runs, experts))
+    return layer_of(adapted.load(adapted_file(giver, runs), experts))
 
 
 def _nothing_adapted(name: str) -> UserError:
@@ -109,6 +111,16 @@ def _paired(giver: Job, taker: Job) -> bool:
     return giver.variant != taker.variant and taker.spec.seed in (None, giver.spec.seed)
 
 
+def _placed(experts: Experts, stream: Stream | None, *, recipient: Path, layers: Path) -> Merged:
+    """A saved merge with another's adapted layers."""
+    return adapted.place(Merged.load(recipient, experts), adapted.load(layers, experts))
+
+
+def _own(experts: Experts, stream: Stream, *, recipient: Path, seed: int, own: Mapping[str, Any]) -> Merged:
+    """A saved merge with the same layer adapted on itself."""
+    return adapt_layer(Merged.load(recipient, experts), stream, seed=seed, **own)
+
+
 def _pair(bench: Bench, giver: Record, taker: Record, layer: str, runs: Store) -> list[Derived]:
     """The transfer from one run to another, and its control."""
     own = budget(layer, giver.spec.parameters)
@@ -118,7 +130,7 @@ def _pair(bench: Bench, giver: Record, taker: Record, layer: str, runs: Store) -
         derive(
             PLACED,
             bench,
-            lambda experts, stream: adapted.place(merged_of(taker, runs, experts), adapted_of(giver, runs, experts)),
+            lambda: functools.partial(_placed, recipient=merged_file(taker, runs), layers=adapted_file(giver, runs)),
             {**names, "source_run": giver.run_id, "layer": layer},
             seed=seed,
             variant=f"{giver.variant} on {taker.variant}",
@@ -128,7 +140,7 @@ def _pair(bench: Bench, giver: Record, taker: Record, layer: str, runs: Store) -
         derive(
             SELF_ADAPTED,
             bench,
-            lambda experts, stream: adapt_layer(merged_of(taker, runs, experts), stream, seed=seed or 0, **own),
+            lambda: functools.partial(_own, recipient=merged_file(taker, runs), seed=seed or 0, own=own),
             {**names, **own},
             seed=seed,
             variant=f"{taker.variant} with its own {layer} ({giver.variant})",

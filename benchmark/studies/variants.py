@@ -7,7 +7,7 @@ variants never meet in a table. Variants may stand on variants.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +38,11 @@ class Variant(Bench):
     def experts(self) -> Experts:
         return self.inner.experts()
 
-    def finish(self, merged: Merged) -> Merged:
-        return self.inner.finish(merged)
+    def finishing(self) -> tuple[Callable[[Merged, Source], Merged], Source] | None:
+        return self.inner.finishing()
+
+    def data_folders(self) -> list[Path]:
+        return self.inner.data_folders()
 
     @property
     def contents(self) -> tuple[str, ...]:

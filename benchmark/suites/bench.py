@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self
 
@@ -100,9 +101,21 @@ class Bench(ABC):
                 sums[split] = {content: self.fingerprint(content, split) for content in self.contents}
         return {split: dict(sums[split]) for split in splits}
 
+    def finishing(self) -> tuple[Callable[[Merged, Source], Merged], Source] | None:
+        """What the protocol does to every merge, whatever its method, before it is saved, and the data for it.
+
+        The function is one that pickle knows by its name, as it runs in the method's process.
+        """
+        return None
+
     def finish(self, merged: Merged) -> Merged:
-        """What the protocol does to every merge, whatever its method, before it is saved."""
-        return merged
+        """The merge as the protocol finishes it."""
+        step = self.finishing()
+        return merged if step is None else step[0](merged, step[1])
+
+    def data_folders(self) -> list[Path]:
+        """Folders of data, beside the embedded ones, which no method may read by itself."""
+        return []
 
     @abstractmethod
     def experts(self) -> Experts:

@@ -20,7 +20,7 @@ from benchmark.checkpoints import families
 from benchmark.common.errors import UserError
 from benchmark.common.project import REFERENCE
 from benchmark.domains.vision import embedded as vision
-from benchmark.harness import runner
+from benchmark.harness import judging, runner
 from benchmark.records.store import RECORD, Store
 
 TIMES = int(os.environ.get("SYMERGE_DAMAGE", 1000))
@@ -85,7 +85,7 @@ def test_a_damaged_checkpoint_is_always_refused(tmp_path: Path, monkeypatch: pyt
 def test_a_damaged_merge_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: Any) -> None:
     bench, store, rng = TinyBench(), Store(tmp_path), random.Random(3)
     whole = run(bench, Store(tmp_path / "whole"), "ties")[-1]
-    real, spec = runner.evaluate, only(bench, "ties").spec
+    real, spec = judging.evaluate, only(bench, "ties").spec
     run(bench, store, "task_arithmetic")
 
     def dies(*arguments: Any, **keywords: Any) -> Any:
@@ -93,10 +93,10 @@ def test_a_damaged_merge_is_made_again(tmp_path: Path, monkeypatch: pytest.Monke
 
     times = TIMES // 20
     for _ in range(times):
-        monkeypatch.setattr(runner, "evaluate", dies)
+        monkeypatch.setattr(judging, "evaluate", dies)
         with pytest.raises(KeyboardInterrupt):
             run(bench, store, "ties")
-        monkeypatch.setattr(runner, "evaluate", real)
+        monkeypatch.setattr(judging, "evaluate", real)
         path = store.folder(spec) / runner.MERGED
         path.write_bytes(damage.bytes_of(path.read_bytes(), rng))
         again = run(bench, store, "ties")[-1]

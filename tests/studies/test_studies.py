@@ -21,7 +21,7 @@ from benchmark.harness.job import Options
 from benchmark.records.store import Store
 from benchmark.studies import pilot, tables, transfer
 from benchmark.studies.adaptation import adapt_layer, budget
-from benchmark.studies.derived import merged_of
+from benchmark.studies.derived import merged_file
 from benchmark.studies.variants import Subset
 from methods.api import UNLABELLED, Access, Merged, StateFile, Stream
 
@@ -65,8 +65,8 @@ def test_transferred_layers_are_the_sources_and_the_rest_is_the_recipients(done:
     runs, derived = stores(done)
     b = bench()
     experts = b.experts()
-    giver = merged_of(runs.load(only(b, source).spec), runs, experts)
-    taker = merged_of(runs.load(only(b, "ties").spec), runs, experts)
+    giver = Merged.load(merged_file(runs.load(only(b, source).spec), runs), experts)
+    taker = Merged.load(merged_file(runs.load(only(b, "ties").spec), runs), experts)
     record = record_of(derived, "study.transfer", source=source, recipient="ties")
     for task in b.tasks:
         inputs, labels = b.source(task, "test")[torch.arange(24)]

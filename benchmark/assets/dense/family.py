@@ -28,9 +28,9 @@ from benchmark.common.errors import UserError
 from benchmark.common.paths import resolved
 from benchmark.common.project import RETRAINED
 from benchmark.domains.dense import scenes as scenes_data
-from benchmark.domains.dense.bench import KINDS, DenseBench, images_of
+from benchmark.domains.dense.bench import KINDS, DenseBench
 from benchmark.domains.dense.family import save_part, tensors, write_manifest
-from benchmark.domains.dense.model import Backbone, Encoder, get_backbone
+from benchmark.domains.dense.model import Backbone, Encoder, Normalisation, get_backbone
 from benchmark.harness.evaluate import evaluate
 from benchmark.records.spec import REFERENCE_ROWS
 from methods.api import Experts, Merged
@@ -153,7 +153,8 @@ def albedo_of(bench: DenseBench) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     rows = render.render_split("train", len(scenes_data.load_split("train")), render.textures())
     stored = scenes_data.load_split("train")
     albedo = torch.from_numpy(rows["albedo"]).permute(0, 3, 1, 2).float().div_(255)
-    images = images_of(stored, bench.shape, bench.device)
+    ready = Normalisation(bench.shape.mean, bench.shape.std, bench.device, torch.float32)
+    images = ready(torch.from_numpy(stored.image))
     return lambda index: (images[index], albedo[index])
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from benchmark.domains.dense import scenes as scenes_data
 from benchmark.domains.dense.batchnorm import reestimate
 from benchmark.domains.dense.family import DenseFamily, load_dense_family
 from benchmark.domains.dense.meters import METERS, DenseMeter
-from benchmark.domains.dense.model import Backbone, Decoder, Encoder, get_backbone, running_statistics
+from benchmark.domains.dense.model import Decoder, Encoder, Normalisation, get_backbone, running_statistics
 from benchmark.domains.dense.ray_caster import CLASSES
 from benchmark.domains.dense.scenes import DenseSplit
 from benchmark.domains.vision.public import data_root as root_of
@@ -43,27 +45,23 @@ def truth_of(split: DenseSplit, task: str) -> Tensor:
     return truth[:, None] if task == "depth" else truth.permute(0, 3, 1, 2).contiguous()
 
 
-def images_of(split: DenseSplit, shape: Backbone, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Images normalised on the device, ``[n, 3, H, W]``."""
-    images = torch.from_numpy(split.image).to(device).permute(0, 3, 1, 2).float().div_(255)
-    mean, std = (torch.tensor(v, device=device).view(3, 1, 1) for v in (shape.mean, shape.std))
-    return ((images - mean) / std).to(dtype)
-
-
 class DenseSource:
     """One split of one task. ``read(index)`` gives images and truth as they are stored."""
 
-    def __init__(
-        self, read: Any, count: int, task: str, shape: Backbone, device: torch.device, dtype: torch.dtype
-    ) -> None:
-        self.read, self.count, self.task, self.shape, self.device, self.dtype = read, count, task, shape, device, dtype
+    def __init__(self, read: Any, count: int, task: str, ready: Normalisation) -> None:
+        self.read, self.count, self.task, self.ready = read, count, task, ready
 
     def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, index: Tensor) -> tuple[Tensor, Tensor]:
+    def stored(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """uint8 images ``[n, H, W, 3]`` and truth, on the CPU."""
         rows = self.read(index.numpy())
-        return images_of(rows, self.shape, self.device, self.dtype), truth_of(rows, self.task)
+        return torch.from_numpy(rows.image), truth_of(rows, self.task)
+
+    def __getitem__(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        images, truth = self.stored(index)
+        return self.ready(images), truth
 
 
 class DenseBench(Bench):
@@ -155,17 +153,22 @@ class DenseBench(Bench):
         )
 
     def source(self, task: str, split: str, dtype: torch.dtype = torch.float32) -> DenseSource:
+        ready = Normalisation(self.shape.mean, self.shape.std, self.device, dtype)
         if self.nyuv2 is not None:
             data = self.nyuv2
-            count = len(data.numbers(split))
-            return DenseSource(lambda i: data.read(split, i), count, task, self.shape, self.device, dtype)
+            return DenseSource(lambda i: data.read(split, i), len(data.numbers(split)), task, ready)
         rows = scenes_data.load_split(split)
-        return DenseSource(rows.rows, len(rows), task, self.shape, self.device, dtype)
+        return DenseSource(rows.rows, len(rows), task, ready)
 
-    def finish(self, merged: Merged) -> Merged:
+    def finishing(self) -> tuple[Callable[[Merged, Source], Merged], Source] | None:
         """Statistics estimated again on unlabelled training images, where the suite says so."""
-        first: Source = self.source(next(iter(self.tasks)), "train")
-        return reestimate(merged, first, self.suite.batchnorm_images)
+        if self.suite.batchnorm != "reestimate":
+            return None
+        images: Source = self.source(next(iter(self.tasks)), "train")
+        return functools.partial(reestimate, images=self.suite.batchnorm_images), images
+
+    def data_folders(self) -> list[Path]:
+        return [root_of(self.root)] if self.nyuv2 is not None else []
 
     def meter(self, task: str) -> DenseMeter:
         return METERS[task](task, self.channels[task])

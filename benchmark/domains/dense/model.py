@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck, ResNet
@@ -114,3 +115,21 @@ class Decoder(nn.Module):
 def running_statistics(encoder: nn.Module) -> tuple[str, ...]:
     """Names of the running means and variances of an encoder."""
     return tuple(n for n in encoder.state_dict() if n.rpartition(".")[2] in RUNNING)
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """Makes uint8 images ``[n, H, W, 3]`` what the encoder takes, ``[n, 3, H, W]`` on ``device`` in ``dtype``.
+
+    A function that another process can be handed.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    device: torch.device
+    dtype: torch.dtype
+
+    def __call__(self, images: Tensor) -> Tensor:
+        images = images.to(self.device).permute(0, 3, 1, 2).float().div_(255)
+        mean, std = (torch.tensor(v, device=self.device).view(3, 1, 1) for v in (self.mean, self.std))
+        return ((images - mean) / std).to(self.dtype)

@@ -122,6 +122,9 @@ class GlueBench(Bench):
     def source(self, task: str, split: str, dtype: torch.dtype = torch.float32) -> Source:
         return TextSource(self.tokens(task, split), self.device)
 
+    def data_folders(self) -> list[Path]:
+        return [self.root] if self.root is not None else []
+
     def meter(self, task: str) -> TextMeter:
         return meter(glue.TASKS[task].metric, task, glue.TASKS[task].outputs)
 

@@ -156,8 +156,12 @@ class TextSource:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    def stored(self, index: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Tokens and labels, on the CPU."""
+        return self.tokens.batch(index), self.labels[index]
+
     def __getitem__(self, index: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        inputs = self.tokens.batch(index)
+        inputs, labels = self.stored(index)
         if self.device.type == "cuda":
             inputs = {n: t.pin_memory().to(self.device, non_blocking=True) for n, t in inputs.items()}
-        return inputs, self.labels[index]
+        return inputs, labels

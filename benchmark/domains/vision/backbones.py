@@ -165,3 +165,19 @@ def preprocess(
     if size is not None and out.shape[-2:] != (size, size):
         out = F.interpolate(out, size=(size, size), mode="bicubic", antialias=True, align_corners=False)
     return out.to(dtype)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Makes uint8 images what a tower takes; see :func:`preprocess`. A function that another process can be handed."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    device: torch.device
+    dtype: torch.dtype
+    size: int | None = None
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        if self.device.type == "cuda":
+            images = images.pin_memory()
+        return preprocess(images, self.mean, self.std, self.device, self.dtype, self.size)

@@ -7,6 +7,7 @@ root, and ``CHECKPOINTS/FAMILY/BACKBONE`` as ``symerge-bench assets checkpoints 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from benchmark.checkpoints.families import FamilyError, checkpoint_folder
 from benchmark.common.errors import UserError
 from benchmark.domains.vision import embedded as data
 from benchmark.domains.vision import public as full
-from benchmark.domains.vision.backbones import create_encoder, get_backbone, preprocess
+from benchmark.domains.vision.backbones import Preprocessing, create_encoder, get_backbone
 from benchmark.domains.vision.family import Family, head_notes, load_embedded, load_family
 from benchmark.records.record import CorrectBits, TaskResult
 from benchmark.suites import Suite
@@ -31,27 +32,20 @@ SPLITS = {"train": "train", "val": "validation", "test": "test"}
 class ImageSource:
     """One split as a source: uint8 images mapped from the cache, normalised on the device when they are asked for."""
 
-    def __init__(
-        self,
-        split: data.ImageSplit,
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
-        device: torch.device,
-        dtype: torch.dtype,
-        size: int | None = None,
-    ) -> None:
-        self.split, self.mean, self.std, self.device, self.dtype = split, mean, std, device, dtype
-        self.size = size
+    def __init__(self, split: data.ImageSplit, ready: Preprocessing) -> None:
+        self.split, self.ready = split, ready
         self.labels = torch.from_numpy(split.labels.copy())
 
     def __len__(self) -> int:
         return len(self.split)
 
+    def stored(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """uint8 images and labels, on the CPU."""
+        return torch.from_numpy(self.split.images[index.numpy()]), self.labels[index]
+
     def __getitem__(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        images = torch.from_numpy(self.split.images[index.numpy()])
-        if self.device.type == "cuda":
-            images = images.pin_memory()
-        return preprocess(images, self.mean, self.std, self.device, self.dtype, self.size), self.labels[index]
+        images, labels = self.stored(index)
+        return self.ready(images), labels
 
 
 class Accuracy(Meter):
@@ -153,9 +147,12 @@ class VisionBench(Bench):
         shape = get_backbone(self.backbone)
         try:
             images = self._split(task, SPLITS[split])
-            return ImageSource(images, shape.mean, shape.std, self.device, dtype, shape.image_size)
+            return ImageSource(images, Preprocessing(shape.mean, shape.std, self.device, dtype, shape.image_size))
         except data.DataError as error:
             raise UserError(str(error)) from None
+
+    def data_folders(self) -> list[Path]:
+        return [] if self.embedded else [full.data_root(self.data_root)]
 
     def meter(self, task: str) -> Accuracy:
         return Accuracy(task, len(self.classes[task]))

@@ -19,7 +19,8 @@ from benchmark.assets.training import Schedule
 from benchmark.checkpoints.families import MINI
 from benchmark.cli.main import main
 from benchmark.domains.dense import scenes as scenes_data
-from benchmark.domains.dense.bench import DenseBench, images_of
+from benchmark.domains.dense.bench import DenseBench
+from benchmark.domains.dense.model import Normalisation
 from benchmark.harness.job import Options
 from benchmark.harness.runner import execute, plan
 from benchmark.records.record import Record
@@ -118,7 +119,7 @@ def test_mirrored_normals_point_the_other_way_across() -> None:
 
 def test_training_the_base_on_albedo_makes_its_loss_fall(capsys: pytest.CaptureFixture[str]) -> None:
     rows = scenes_data.load_split("val").rows(np.arange(8))
-    images = images_of(rows, SHAPE, torch.device("cpu"))
+    images = Normalisation(SHAPE.mean, SHAPE.std, torch.device("cpu"), torch.float32)(torch.from_numpy(rows.image))
     target = torch.from_numpy(rows.image).permute(0, 3, 1, 2).float() / 255
     pair = train_pair(
         SHAPE, lambda i: (images[i], target[i]), 8, kind="albedo", channels=3, schedule=Schedule(40, 1e-2, 4, 8), seed=0

@@ -1,0 +1,106 @@
+"""A saved merge is judged: scored on a split, on fresh experts, and asked what it needs.
+
+No code of a method runs beside the labels: a merge with a rule of its own, or modules around the model, is run in
+another process, which is handed inputs and answers predictions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from benchmark.harness.apart import child_of, scratch
+from benchmark.harness.child.process import AsStored, Child, Elsewhere
+from benchmark.harness.child.serving import left_to_base, storage
+from benchmark.harness.evaluate import Advance, evaluate
+from benchmark.harness.job import Job
+from benchmark.harness.setup import Setup
+from benchmark.records.precision import Precision
+from benchmark.records.record import TaskResult
+from methods.api import Merged, Source
+from methods.core.states import StateFile
+
+#: Samples of a task on which models put together for another task are compared.
+PROBES = 8
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a saved merge needs, and the way to its scores.
+
+    Attributes:
+        storage: bytes beyond one float32 model and the heads.
+        needs_task: whether more than the head hangs on the task id.
+    """
+
+    storage: int
+    needs_task: bool
+    setup: Setup
+    precision: Precision
+    split: str
+    merged: Merged | None
+    child: Child | None
+
+    def score(self, task: str, advance: Advance | None = None) -> TaskResult:
+        """The score on the whole split."""
+        setup, bench = self.setup, self.setup.bench
+        source: Source = bench.source(task, self.split, bench.dtype)
+        model: nn.Module
+        if self.merged is not None:
+            model = self.merged.model(task)
+        else:
+            assert self.child is not None
+            model, source = Elsewhere(self.child, task, self.split), AsStored(source)
+        return evaluate(
+            model,
+            source,
+            bench.meter(task),
+            device=bench.device,
+            precision=self.precision,
+            batch_size=setup.batch_size,
+            compiled=setup.options.compile and self.merged is not None,
+            advance=advance,
+        )
+
+
+@contextlib.contextmanager
+def judged(
+    path: Path, job: Job, setup: Setup, split: str = "test", precision: Precision | None = None
+) -> Iterator[Judged]:
+    """The saved merge at ``path``; whatever is wrong with the file is raised as the method's fault."""
+    bench, exact = setup.bench, precision or job.precision
+    about = described(path)
+    if not (about.get("state") or about.get("wrap")):
+        merged = Merged.load(path, bench.experts())
+        varies = merged.needs_task or any(owner != "all" for owner in merged.statistics)
+        several = len(merged.experts.tasks) > 1
+        yield Judged(
+            storage(merged, left_to_base(merged), set()), several and varies, setup, exact, split, merged, None
+        )
+        return
+    sources = {task: bench.source(task, split, bench.dtype) for task in bench.tasks}
+    ready = {split: {task: getattr(source, "ready", None) for task, source in sources.items()}}
+    with scratch(job, setup, ".serving") as folder, child_of(job, setup, folder, ready, precision=exact) as child:
+        probes = {task: AsStored(source)[torch.arange(min(PROBES, len(source)))][0] for task, source in sources.items()}
+        answer = child.answer("open", probes, path=str(path), split=split)
+        yield Judged(int(answer["storage"]), answer["needs_task"] is True, setup, exact, split, None, child)
+
+
+def described(path: Path) -> dict[str, Any]:
+    """What a saved merge says of itself, without loading it."""
+    about: dict[str, Any] = json.loads(StateFile(path).metadata.get("merged", "{}"))
+    return about
+
+
+def trace_of(path: Path) -> dict[str, Any]:
+    """The trace that a method saved with its merge."""
+    stored, part = StateFile(path), "trace/"
+    tensors = {name.removeprefix(part): stored[name] for name in stored if name.startswith(part)}
+    return {**described(path).get("trace", {}), **tensors}
