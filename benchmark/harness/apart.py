@@ -74,7 +74,7 @@ def child_of(
         torch.cuda.empty_cache()
     assignment = Assignment(
         method=job.spec.method,
-        experts=setup.experts(),
+        experts=setup.experts.path,
         scratch=folder,
         hidden=(DATA, RESULTS, setup.store.root.resolve(), cache_dir(), *bench.data_folders()),
         device=str(bench.device),

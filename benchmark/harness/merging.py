@@ -46,7 +46,7 @@ def merge(job: Job, record: Record, setup: Setup) -> None:
         peak_anonymous_mb=(child.peak - child.start) / 2**20 if child.peak else None,
         peak_cuda_mb=made.peak_cuda_mb,
         trainable_parameters=int(_counted(trace, "trainable")),
-        model_bytes=setup.bench.experts().nbytes(),
+        model_bytes=setup.experts.model_bytes,
         storage_bytes=made.storage,
         images_drawn=made.drawn,
     )

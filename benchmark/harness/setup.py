@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,14 @@ from benchmark.records.store import Store
 from benchmark.suites.bench import Bench
 
 MERGED = "merged.safetensors"
+
+
+@dataclass(frozen=True)
+class Portable:
+    """A file of experts (:mod:`portable`), and the bytes of one model of theirs in float32."""
+
+    path: Path
+    model_bytes: int
 
 
 @dataclass(frozen=True)
@@ -32,15 +41,14 @@ class Setup:
         """Where the merge of a job is saved."""
         return self.store.folder(job.spec) / MERGED
 
-    def experts(self) -> Path:
+    @functools.cached_property
+    def experts(self) -> Portable:
         """The experts as the processes of methods read them, written once."""
-        path = self.shared / "experts.pt"
-        if not path.exists():
-            experts = self.bench.experts()
-            parts = [part for part in (experts.encoder, *experts.heads.values()) if part is not None]
-            start_server({type(module).__module__ for part in parts for module in part.modules()})
-            portable.pack(experts, path)
-        return path
+        experts, path = self.bench.experts(), self.shared / "experts.pt"
+        parts = [part for part in (experts.encoder, *experts.heads.values()) if part is not None]
+        start_server({type(module).__module__ for part in parts for module in part.modules()})
+        portable.pack(experts, path)
+        return Portable(path, experts.nbytes())
 
     @property
     def batch_size(self) -> int:

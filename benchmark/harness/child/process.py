@@ -302,6 +302,10 @@ def _nbytes(tree: Any) -> int:
     return sum(map(_nbytes, tree)) if isinstance(tree, (list, tuple)) else 0
 
 
+# A process that is forked off this one has no server yet: the one it inherits answers to its parent alone.
+os.register_at_fork(after_in_child=lambda: forkserver._forkserver.__init__())  # type: ignore[misc]
+
+
 def start_server(modules: set[str]) -> None:
     """Start the server that processes are forked from, where none runs yet; it imports these modules and no data.
 
