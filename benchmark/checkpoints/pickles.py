@@ -21,8 +21,7 @@ import pickle
 import re
 import struct
 import zipfile
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -31,13 +30,12 @@ from torch import Tensor
 
 from benchmark.checkpoints.families import FamilyError
 from benchmark.checkpoints.kinds import AGAIN, ALONE, TORCHSCRIPT, Unsuitable, of_bytes, of_global
+from benchmark.checkpoints.modules import LONGEST_PATH, MOST_PARTS, State, described, walk
 from benchmark.checkpoints.stand_ins import Function, Inert, Storage, StorageType, TensorRef, TensorType
 from benchmark.common.files import NotRegular, open_regular
 from benchmark.common.untrusted import Excess, Global, Refused, RestrictedUnpickler
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-#: Modules, tensors and numbers of a pickled module, and the length of a path to one: shared parts count each time.
-MOST_PARTS, LONGEST_PATH, DEEPEST = 200_000, 500, 50
 #: Classes that a pickle may name.
 MOST_CLASSES = 2_000
 #: Bytes of tensors for each byte of the file, where they share storages or repeat values (expand); and some besides.
@@ -317,20 +315,6 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         raise _unreadable(path, error) from None
 
 
-@dataclass
-class State:
-    """A state dict, and what a pickled module says beyond it.
-
-    ``classes`` maps the path of every part to its class (``""`` is the module itself; empty for a plain state dict),
-    ``attributes`` the path of plain numbers and truths of modules to their values, ``layout`` says how it was stored.
-    """
-
-    tensors: dict[str, Tensor]
-    classes: dict[str, str] = field(default_factory=dict)
-    attributes: dict[str, bool | int | float] = field(default_factory=dict)
-    layout: str = ""
-
-
 def read_state(path: str | Path) -> State:
     """The state dict in a checkpoint: a pickled module's own, or the dictionary itself (or under ``state_dict``).
 
@@ -352,51 +336,14 @@ def _state(checkpoint: Checkpoint, path: Path) -> State:
     value, state = checkpoint.value, State({}, layout=checkpoint.layout)
     refs: dict[str, TensorRef] = {}
     if isinstance(value, Inert):
-        _walk(value, "", refs, state, [MOST_PARTS])
+        walk(value, "", refs, state, [MOST_PARTS])
     elif isinstance(value, Mapping):
         inner = next((value[k] for k in ("state_dict", "model") if isinstance(value.get(k), Mapping)), value)
         refs = {str(k): v for k, v in inner.items() if isinstance(v, TensorRef)}
     if not refs:
-        raise FamilyError(f"{path} holds no module and no dictionary of tensors but: {_described(value)}; {ALONE}")
+        raise FamilyError(f"{path} holds no module and no dictionary of tensors but: {described(value)}; {ALONE}")
     state.tensors = checkpoint.tensors(refs)
     return state
-
-
-def _values(value: Any) -> Iterable[Any]:
-    return value.values() if isinstance(value, Mapping) else ()
-
-
-def _described(value: Any) -> str:
-    """What a checkpoint holds in the place of a state dict, and where in it there are tensors."""
-    if isinstance(value, (Inert, TensorRef)):
-        return value.of if isinstance(value, Inert) else "a single tensor"
-    held = value.items() if isinstance(value, Mapping) else ()
-    parts = [str(k) for k, v in held if isinstance(v, Inert) or any(isinstance(t, TensorRef) for t in _values(v))]
-    return f"{type(value).__name__}{' with tensors under ' + ', '.join(parts[:4]) if parts else ''}"
-
-
-def _walk(module: Inert, prefix: str, refs: dict[str, TensorRef], contents: State, left: list[int]) -> None:
-    state = module.state if isinstance(module.state, Mapping) else {}
-    tables = {kind: _table(state.get(kind)) for kind in ("_parameters", "_buffers", "_modules")}
-    left[0] -= 1 + len(state) + sum(map(len, tables.values()))
-    if left[0] < 0 or prefix.count(".") > DEEPEST or len(prefix) > LONGEST_PATH:
-        raise Excess(f"a pickled module with more than {MOST_PARTS:,} parts, or with parts within themselves")
-    contents.classes[prefix.removesuffix(".")] = module.of
-    for name, value in state.items():
-        if isinstance(value, (bool, int, float)) and not str(name).startswith("_"):
-            contents.attributes[f"{prefix}{name}"] = value
-    hidden = state.get("_non_persistent_buffers_set") or ()
-    for kind in ("_parameters", "_buffers"):
-        for name, value in tables[kind].items():
-            if isinstance(value, TensorRef) and not (kind == "_buffers" and name in hidden):
-                refs[f"{prefix}{name}"] = value
-    for name, part in tables["_modules"].items():
-        if isinstance(part, Inert):
-            _walk(part, f"{prefix}{name}.", refs, contents, left)
-
-
-def _table(value: Any) -> Mapping[Any, Any]:
-    return value if isinstance(value, Mapping) else {}
 
 
 def _unreadable(path: Path, error: BaseException) -> FamilyError:
