@@ -147,6 +147,13 @@ def read_object(path: str | Path, most: int = LARGEST_TEXT) -> dict[str, Any]:
     return content
 
 
+def check_folder(folder: str | Path) -> None:
+    """Raise :class:`NotRegular` where a folder holds anything but files and folders, before a library reads it."""
+    for path in sorted(Path(folder).iterdir()):
+        if path.exists() and not path.is_dir():
+            check_regular(path)
+
+
 def file_sha256(path: Path) -> str | None:
     """The sha256 of a file, or None where it cannot be read."""
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +18,7 @@ def limited(function: Callable[[], object], memory: int = MEMORY, seconds: int =
 
     Args:
         memory: address space beyond what the process has, in bytes; more is a MemoryError.
-        seconds: of a processor, after which the child is killed. A child that waits is ended by pytest's own limit.
+        seconds: of a processor, after which the child is killed; one that waits is after twice as many.
     """
 
     def work() -> int:
@@ -26,6 +27,8 @@ def limited(function: Callable[[], object], memory: int = MEMORY, seconds: int =
         done = int(sum(os.times()[:2]))
         resource.setrlimit(resource.RLIMIT_CPU, (done + seconds, done + seconds))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(2 * seconds)
         try:
             print(function())
         except Exception as error:

@@ -25,6 +25,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from benchmark.common.errors import UserError
+from benchmark.common.files import check_folder
 
 EXPECTED = (
     "expected one of: data/test-*.parquet or test.parquet with columns image and label (as on the hub); "
@@ -132,6 +133,7 @@ def _card(folder: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
 
     path = folder / "README.md"
     try:
+        check_folder(folder)
         infos = dict(DatasetInfosDict.from_directory(str(folder)))
         configs = MetadataConfigs.from_dataset_card_data(DatasetCard.load(path).data) if path.is_file() else {}
     except Exception as error:
