@@ -113,9 +113,7 @@ def fits(value: Any, kind: Any, names: Collection[str] = ()) -> bool:
     if origin in (typing.Union, types.UnionType):
         return any(fits(value, each, names) for each in inside)
     if origin is list:
-        return (
-            isinstance(value, (list, tuple)) and len(value) > 0 and all(fits(each, inside[0], names) for each in value)
-        )
+        return isinstance(value, (list, tuple)) and all(fits(each, inside[0], names) for each in value)
     if kind in (None, type(None)):
         return value is None
     if isinstance(value, bool) or kind is bool:

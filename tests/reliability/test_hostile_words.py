@@ -31,7 +31,6 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "steps of 400 nines": ([*RUN, f"adamerging:steps={NINES}"], "a number up to 9,007,199,254,740,992 is wanted"),
     "a negative scale of 400 nines": ([*RUN, f"ties:scale=-{NINES}"], "a number up to"),
     "nines in a list": ([*RUN, f"tall_mask:mask_scale=[0.1,{NINES}]"], "a number up to"),
-    "an empty list": ([*RUN, "tall_mask:mask_scale=[]"], "mask_scale=[] is not allowed"),
     "an infinite scale": ([*RUN, "ties:scale=1e400"], "scale=1e400 is not allowed; allowed: a number"),
     "no scale": ([*RUN, "ties:scale=none"], "scale=none is not allowed; allowed: a number"),
     "a list of scales": ([*RUN, "ties:scale=[0.1,0.2]"], "scale=[0.1,0.2] is not allowed; allowed: a number"),
