@@ -59,6 +59,11 @@ def split(path: Path) -> None:
     Copy(path.parent)
 
 
+def pictures(path: Path) -> None:
+    """A folder of images in which one is what is read."""
+    Copy(path.parents[2])
+
+
 def boards(path: Path) -> None:
     """A results folder one of whose records it is: told of, and left out."""
     with warnings.catch_warnings():
@@ -97,6 +102,7 @@ READ: dict[str, tuple[str, Callable[[Path], object]]] = {
     "image": ("1.png", image),
     "array": ("0.npy", nyuv2.load),
     "card of a data set": ("README.md", split),
+    "image of a folder": ("test/cat/1.png", pictures),
     "record": (f"s/b/0123/{RECORD}", boards),
     "submitted record": (RECORD, package.load),
     "submission": ("x.submission.json", package.load),
@@ -115,8 +121,10 @@ def said_of(read: Callable[[Path], object], path: Path) -> str:
     return said
 
 
-#: A folder of submissions is read; a record that is no more than a broken link is none.
-OTHERWISE = {("submission", "a folder"), ("submitted record", "a folder"), ("record", "a link to itself")}
+#: A folder of submissions or images is read; a broken link is no record and no image.
+OTHERWISE = {("submission", "a folder"), ("submitted record", "a folder"), ("record", "a link to itself"),
+    ("image of a folder", "a link to itself"), ("image of a folder", "a folder"),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("what, place", [each for each in itertools.product(READ, PLACES) if each not in OTHERWISE])

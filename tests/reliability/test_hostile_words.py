@@ -54,6 +54,7 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "seeds of a schedule twice": (["schedule", "--seeds", "1", "1"], "--seeds 1 1: different whole numbers"),
     "threads of a study": (["study", "pilot", "--threads", "-2"], "--threads is -2; a number from 1"),
     "steps of a study": (["study", "pilot", "--steps", "-2"], "--steps is -2; a number from 0"),
+    "a tolerance without end": (["submit", "verify", "x", "--tolerance", "inf"], "--tolerance is inf; a number from 0"),
     "a seed of a study": (["study", "pilot", "--seeds", "-2"], "--seeds -2: different whole numbers"),
 }  # fmt: skip
 
@@ -103,6 +104,7 @@ def test_a_closed_terminal_ends_the_command_as_sigterm_does(tmp_path: Path) -> N
         time.sleep(0.05)
     for _ in range(2):  # the shell's, and the system's
         process.send_signal(signal.SIGHUP)
+        time.sleep(0.02)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGHUP and "the same command goes on from here" in said, said
     kept = [json.loads(path.read_text()) for path in tmp_path.glob("*/*/*/record.json")]
