@@ -21,13 +21,15 @@ import methods
 from benchmark import suites
 from benchmark.budget import dry_run, estimate
 from benchmark.budget.estimate import GIB, Setting, duration
-from benchmark.common.errors import UserError
+from benchmark.common.errors import UserError, check_range, check_seeds
 from benchmark.common.tables import markdown
 from benchmark.harness import runner, tuning
 from benchmark.harness.job import Job
 from benchmark.records.store import Store
 
 MEASURED = ("vision-mini-8", "vision-mini-14", "vision-mini-20")
+#: Of GPUs in a schedule, and of one GPU's TFLOP/s, TB/s or GiB: far above what there is.
+MOST_GPUS, MOST_OF_A_GPU = 100_000, 1_000_000
 #: Bytes a second that one core moves: what the factors are taken against, so that its value matters little.
 CORE_BANDWIDTH = 1e10
 
@@ -44,7 +46,7 @@ class Slot:
 
 def simulate(seconds: Sequence[float], workers: int) -> list[Slot]:
     """List scheduling: the runs in their order, each on the worker that is free first (the lowest of equals)."""
-    free = [(0.0, worker) for worker in range(workers)]
+    free = [(0.0, worker) for worker in range(min(workers, len(seconds)))]  # the others stay idle
     slots = []
     for run, length in enumerate(seconds):
         start, worker = heapq.heappop(free)
@@ -251,8 +253,12 @@ def _longest(jobs: Sequence[Timed], scale: Measured, count: int) -> list[str]:
 
 def main(question: Question, reference: Path) -> int:
     """The command ``schedule``; ``reference`` holds the records to measure by."""
-    if min([*question.gpus, question.tflops, question.bandwidth]) <= 0:
-        raise UserError("--gpus, --tflops and --bandwidth are positive numbers", "Type e.g. --gpus 1 8 64 --tflops 20")
+    for count in question.gpus:
+        check_range("--gpus", count, 1, MOST_GPUS)
+    for what in ("tflops", "bandwidth", "memory"):
+        check_range(f"--{what}", getattr(question, what), 0, MOST_OF_A_GPU, open_below=True)
+    check_range("--longest", question.longest, 0, MOST_GPUS)
+    check_seeds(question.seeds)
     chosen = [suites.load(name) for name in question.suites]
     if any(suite.domain != "vision" for suite in chosen):
         raise UserError(

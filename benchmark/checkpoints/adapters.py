@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from benchmark.checkpoints.families import save_state
+from benchmark.checkpoints.families import regular, save_state
 from methods.api import Experts
 from methods.core.packed import open_state
 from methods.core.states import LowRankState, StateFile
@@ -43,6 +43,7 @@ def save_adapters(path: Path, adapters: Adapters, metadata: dict[str, str] | Non
 
 def load_adapters(path: Path, base: Container[str] = ()) -> Adapters:
     """The adapters of a file, in float32. A name that `base` holds is a weight; of others `.weight` is."""
+    regular(path, "Expected a file of factors")
     tensors = load_file(path)
     adapters = {}
     for module in (name.removesuffix(f".{PARTS[0]}") for name in tensors if name.endswith(f".{PARTS[0]}")):
@@ -59,6 +60,8 @@ def open_experts(base: Path, experts: Mapping[str, Path], **keywords: Any) -> Ex
     Where all are adapters their factors can be merged as such (`Experts.lora`); beside whole fine-tunings they are task
     vectors `scale * B @ A`.
     """
+    for path in (base, *experts.values()):
+        regular(path, "Expected a safetensors file")
     first = StateFile(base)
     opened = {task: open_state(path, first) for task, path in experts.items()}
     tasks = [t for t, state in opened.items() if any(name.endswith(f".{PARTS[0]}") for name in state)]

@@ -27,7 +27,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from benchmark.common import facts
-from benchmark.common.files import replacing
+from benchmark.common.files import check_regular, read_object, replacing
 from benchmark.common.paths import in_home, of_variable, resolved
 from benchmark.common.project import ROOT
 from benchmark.common.project import WEIGHTS as MINI
@@ -51,19 +51,25 @@ class _File(BaseModel):
     bytes: int
     dtype: str = ""
     adapter: dict[str, list[int]] = {}
+    shapes: dict[str, list[int]] = {}
     bits: int | None = None
     base: str | None = None
 
 
-class _Manifest(BaseModel):
-    """What a family's manifest must say; more may stand in it."""
+class Listed(BaseModel):
+    """What every family's manifest must say; more may stand in it."""
 
     model_config = ConfigDict(strict=True)
     name: str
+    files: dict[str, _File]
+
+
+class _Manifest(Listed):
+    """What that of a family of image towers must say."""
+
     backbone: str
     quick_gelu: bool
     classes: dict[str, list[str]]
-    files: dict[str, _File]
 
 
 def checkpoint_folder(family: str, backbone: str, root: str | os.PathLike | None = None) -> Path:
@@ -81,19 +87,26 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     """``manifest.json`` of a family folder. Raises :class:`FamilyError`."""
     path = Path(folder) / "manifest.json"
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = read_object(path)
     except FileNotFoundError:
         raise FamilyError(f"{path} does not exist. {remedy(Path(folder))}") from None
+    except OSError as error:
+        raise FamilyError(f"{path} cannot be read: {error.strerror}. {remedy(Path(folder))}") from None
     except ValueError as error:
         raise FamilyError(f"{path} is not JSON ({error}). {remedy(Path(folder))}") from None
+    check_manifest(path, manifest, _Manifest, remedy(Path(folder)))
+    return manifest
+
+
+def check_manifest(path: Path, manifest: Mapping[str, Any], model: type[BaseModel], mend: str) -> None:
+    """Raise :class:`FamilyError`, which says where, unless a manifest has what ``model`` says."""
     try:
-        _Manifest.model_validate(manifest)
+        model.model_validate(manifest)
     except ValidationError as error:
         wrong = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, wrong["loc"])) or "it"
         said = f" lacks {where}" if wrong["type"] == "missing" else f": {where}: {wrong['msg']}"
-        raise FamilyError(f"{path}{said}. {remedy(Path(folder))}") from None
-    return manifest
+        raise FamilyError(f"{path}{said}. {mend}") from None
 
 
 def check_file(
@@ -110,9 +123,7 @@ def check_file(
     over tensors of these shapes); ``verify`` reads the whole file: hash, NaN and Inf.
     """
     bits, base = (entry or {}).get("bits"), (entry or {}).get("base")
-    if not path.is_file():
-        raise FamilyError(f"{path} is missing. {mend}")
-    size = path.stat().st_size
+    size = regular(path, mend)
     if entry and size != entry["bytes"]:
         kind = "truncated" if size < entry["bytes"] else "another file"
         raise FamilyError(f"{path} has {size} bytes, the manifest says {entry['bytes']} ({kind}). {mend}")
@@ -224,8 +235,19 @@ def _not_finite(path: Path) -> list[str]:
     return names
 
 
+def regular(path: Path, mend: str) -> int:
+    """The size of a file. Raises :class:`FamilyError` where it is missing, or a pipe or a device."""
+    try:
+        return check_regular(path)
+    except FileNotFoundError:
+        raise FamilyError(f"{path} is missing. {mend}") from None
+    except OSError as error:
+        raise FamilyError(f"{path} cannot be read: {error.strerror}. {mend}") from None
+
+
 @contextlib.contextmanager
 def _opened(path: Path, mend: str) -> Iterator[Any]:
+    regular(path, mend)
     try:
         file = safe_open(path, "pt")
     except (SafetensorError, OSError) as error:

@@ -9,7 +9,6 @@ the model, and is refused.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,9 +18,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from benchmark.checkpoints.families import FamilyError, sha256
+from benchmark.checkpoints.families import FamilyError, regular, sha256
 from benchmark.checkpoints.kinds import of_bytes
 from benchmark.checkpoints.pickles import State, read_state
+from benchmark.common.files import NotRegular, check_regular, read_object
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
@@ -78,7 +78,8 @@ class Weights:
 
 def weights(source: Path) -> Weights:
     """The weights of a file, or of a model's folder. Raises :class:`FamilyError` where there are none, or two."""
-    if source.is_file():
+    if not source.is_dir():
+        regular(source, "Expected a file of weights, or a model's folder")
         return Weights((source,))
     files = [source / name for name in WEIGHTS if (source / name).is_file()]
     indexes = [source / f"{name}{INDEX}" for name in WEIGHTS if (source / f"{name}{INDEX}").is_file()]
@@ -141,12 +142,11 @@ def _shards(index: Path) -> Weights:
 def read_json(path: Path) -> dict[str, Any]:
     """An object in JSON. Raises :class:`FamilyError`."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise FamilyError(f"{path} is not JSON ({error}); fetch it again") from None
-    if not isinstance(content, dict):
-        raise FamilyError(f"{path} holds {type(content).__name__}, not an object of names and values; fetch it again")
-    return content
+        return read_object(path)
+    except OSError as error:
+        raise FamilyError(f"{path} cannot be read: {error.strerror}; fetch it again") from None
+    except ValueError as error:
+        raise FamilyError(f"{path} is no settings in JSON ({error}); fetch it again") from None
 
 
 def read_file(path: Path) -> State:
@@ -161,10 +161,13 @@ def _read(path: Path) -> State:
     if path.suffix != ".safetensors":
         return read_state(path)
     try:
+        check_regular(path)
         state = State(load_file(path), layout="safetensors")
+    except FileNotFoundError:
+        raise FamilyError(f"{path} does not exist") from None
+    except NotRegular as error:
+        raise FamilyError(f"{path} cannot be read: {error.strerror}") from None
     except (SafetensorError, OSError) as error:
-        if not path.is_file():
-            raise FamilyError(f"{path} does not exist") from None
         with path.open("rb") as file:
             kind = of_bytes(file.read(64), safetensors=True)
         said = f"it is {kind.what}; {kind.mend}" if kind else f"{error}; fetch it again"

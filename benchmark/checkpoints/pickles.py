@@ -5,6 +5,9 @@ tensor a :class:`TensorRef` that says where its bytes lie. Only the rebuild func
 are this file's own; every other global is refused, and said what it is (``kinds``). The three formats of ``torch.save``
 and ``pickle.dump`` are read: zip (torch >= 1.6), legacy (before), and a plain pickle of a module, as the first
 task-arithmetic files are.
+
+What is read takes no more than the file's size allows: the pickle itself (``benchmark.common.untrusted``), the storages
+that it names, which lie in the file, and the tensors, whose views may repeat a storage (:data:`PER_BYTE`).
 """
 
 from __future__ import annotations
@@ -12,12 +15,13 @@ from __future__ import annotations
 import collections
 import contextlib
 import io
+import mmap
+import os
 import pickle
 import re
 import struct
 import zipfile
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,11 +30,16 @@ from torch import Tensor
 
 from benchmark.checkpoints.families import FamilyError
 from benchmark.checkpoints.kinds import AGAIN, ALONE, TORCHSCRIPT, Unsuitable, of_bytes, of_global
+from benchmark.checkpoints.modules import LONGEST_PATH, MOST_PARTS, State, described, walk
 from benchmark.checkpoints.stand_ins import Function, Inert, Storage, StorageType, TensorRef, TensorType
-from benchmark.common.untrusted import Global, Refused, RestrictedUnpickler
+from benchmark.common.files import NotRegular, open_regular
+from benchmark.common.untrusted import Excess, Global, Refused, RestrictedUnpickler
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-MOST_MODULES = 100_000
+#: Classes that a pickle may name.
+MOST_CLASSES = 2_000
+#: Bytes of tensors for each byte of the file, where they share storages or repeat values (expand); and some besides.
+PER_BYTE, SLACK = 8, 64 << 20
 ONLY = "tensors and the modules of PyTorch, open_clip, torchvision and the merging repositories"
 
 # Classes (and functions named as values) of these packages become inert; none of them is imported.
@@ -71,16 +80,17 @@ def _latin1(text: Any, encoding: Any = "latin1") -> bytes:
 
 
 def _load_from_bytes(blob: Any) -> Storage:
-    """A storage inside a plain pickle: a legacy file of its own."""
+    """A storage inside a plain pickle: a legacy file of its own, in which there are no further ones."""
     if not isinstance(blob, bytes):
         raise pickle.UnpicklingError("refused a storage that is not bytes")
-    legacy = _Legacy(io.BytesIO(blob))
+    legacy = _Legacy(io.BytesIO(blob), inner=True)
     storage = legacy.value
     if not isinstance(storage, Storage):
         raise pickle.UnpicklingError(f"expected a storage, found {type(storage).__name__}")
     return Storage(storage.dtype, storage.key, storage.numel, legacy.read(storage))
 
 
+_STORED = ("torch.storage", "_load_from_bytes")
 _ALLOWED: dict[Global, Any] = {
     ("collections", "OrderedDict"): collections.OrderedDict,
     ("builtins", "set"): set,
@@ -94,7 +104,7 @@ _ALLOWED: dict[Global, Any] = {
     ("torch._utils", "_rebuild_parameter"): Function(_first),
     ("torch._utils", "_rebuild_parameter_with_state"): Function(_first),
     ("torch._tensor", "_rebuild_from_type_v2"): Function(_rebuild_from_type),
-    ("torch.storage", "_load_from_bytes"): Function(_load_from_bytes),
+    _STORED: Function(_load_from_bytes),
     **{("torch", f"{name}Storage"): StorageType(dtype) for name, dtype in _DTYPES.items()},
     **{("torch", str(dtype).removeprefix("torch.")): StorageType(dtype) for dtype in _DTYPES.values()},
 }
@@ -103,8 +113,11 @@ _ALLOWED: dict[Global, Any] = {
 class _Unpickler(RestrictedUnpickler):
     """Knows :data:`_ALLOWED`, makes classes of the known packages inert, and reads references to storages."""
 
-    def __init__(self, file: IO[bytes]) -> None:
-        super().__init__(file, _ALLOWED, ONLY)
+    def __init__(self, file: Any, most: int | None = None, allowed: Mapping[Global, Any] = _ALLOWED) -> None:
+        """``most``: bytes that its storages may have, by default as many as the file."""
+        super().__init__(file, allowed, ONLY)
+        self.most = self.size if most is None else most
+        self.claimed = 0
         self.storages: dict[str, Storage] = {}
         self.classes: dict[Global, type[Inert]] = {}
 
@@ -112,6 +125,8 @@ class _Unpickler(RestrictedUnpickler):
         if (module, name) in _ALLOWED or not _INERT.match(module):
             return super().find_class(module, name)
         if (module, name) not in self.classes:
+            if len(self.classes) == MOST_CLASSES:
+                raise Excess(f"more than {MOST_CLASSES:,} classes")
             self.classes[module, name] = type(name, (Inert,), {"__slots__": (), "of": f"{module}.{name}"})
         return self.classes[module, name]
 
@@ -119,11 +134,16 @@ class _Unpickler(RestrictedUnpickler):
         if isinstance(pid, tuple) and len(pid) >= 2 and pid[0] == "module":  # legacy files: (class, file, source)
             return pid[1]
         if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage" or any(v is not None for v in pid[5:]):
-            raise pickle.UnpicklingError(f"refused the persistent id {str(pid)[:80]}")
+            raise pickle.UnpicklingError("refused a persistent id that is none of a storage")
         kind, key, numel = pid[1], pid[2], pid[4]
         if not isinstance(kind, StorageType) or not isinstance(key, str) or type(numel) is not int or numel < 0:
-            raise pickle.UnpicklingError(f"refused the storage {str(key)[:40]}")
-        return self.storages.setdefault(key, Storage(kind.dtype, key, numel))
+            raise pickle.UnpicklingError("refused a storage without a type, a name or a length")
+        if key not in self.storages:
+            self.claimed += numel * kind.dtype.itemsize
+            if self.claimed > self.most:
+                raise Excess(f"its storages are said to have more than the file's {self.most:,} bytes")
+            self.storages[key] = Storage(kind.dtype, key, numel)
+        return self.storages[key]
 
 
 class Checkpoint:
@@ -131,6 +151,8 @@ class Checkpoint:
 
     value: Any
     layout: str
+    size: int = 0
+    """Of the file, in bytes."""
 
     def read(self, storage: Storage) -> bytes:
         """The bytes of one storage. Raises ``ValueError`` where they are not all there."""
@@ -139,21 +161,41 @@ class Checkpoint:
     def close(self) -> None:
         """Close the file; tensors cannot be read after it."""
 
-    def tensor(self, ref: TensorRef) -> Tensor:
-        """One tensor, contiguous and on its own."""
-        storage = ref.storage
-        data = self.read(storage) if storage.data is None else storage.data
-        flat = torch.frombuffer(bytearray(data), dtype=storage.dtype) if data else torch.empty(0, dtype=storage.dtype)
-        view = flat.as_strided(ref.size, ref.stride, ref.offset)
-        return view if view.is_contiguous() and view.numel() == flat.numel() else view.contiguous().clone()
+    def tensors(self, refs: Mapping[str, TensorRef]) -> dict[str, Tensor]:
+        """Tensors by name, each contiguous and on its own; every storage is read once.
+
+        Raises :class:`Excess` where they take far more than the file, since they share storages or repeat values.
+        """
+        total, most = sum(ref.bytes for ref in refs.values()), PER_BYTE * self.size + SLACK
+        if total > most:
+            raise Excess(
+                f"its {len(refs):,} tensors would take {total:,} bytes, expected at most {most:,} of a file of "
+                f"{self.size:,}: they repeat or share their values"
+            )
+        shared: dict[int, list[str]] = {}
+        for name, ref in refs.items():
+            shared.setdefault(id(ref.storage), []).append(name)
+        made: dict[str, Tensor] = {}
+        for names in shared.values():
+            storage = refs[names[0]].storage
+            data = self.read(storage) if storage.data is None else storage.data
+            flat = (
+                torch.frombuffer(bytearray(data), dtype=storage.dtype) if data else torch.empty(0, dtype=storage.dtype)
+            )
+            for name in names:
+                ref = refs[name]
+                view = flat.as_strided(ref.size, ref.stride, ref.offset)
+                whole = len(names) == 1 and view.is_contiguous() and view.numel() == flat.numel()
+                made[name] = view if whole else view.contiguous().clone()
+        return {name: made[name] for name in refs}
 
 
 class _Zip(Checkpoint):
     layout = "zip"
 
-    def __init__(self, path: Path) -> None:
-        self.archive = zipfile.ZipFile(path)
-        self.close = self.archive.close  # type: ignore[method-assign]
+    def __init__(self, file: IO[bytes], size: int) -> None:
+        self.file, self.size = file, size
+        self.archive = zipfile.ZipFile(file)
         names = self.archive.namelist()
         roots = [n.removesuffix("data.pkl") for n in names if n.endswith("/data.pkl")]
         if len(roots) != 1:
@@ -167,7 +209,11 @@ class _Zip(Checkpoint):
         order = f"{self.root}byteorder"
         if order in names and self.archive.read(order) != b"little":
             raise ValueError("written on a big-endian machine")
-        self.value = _Unpickler(io.BytesIO(self.archive.read(f"{self.root}data.pkl"))).load()
+        self.value = _Unpickler(io.BytesIO(self.archive.read(f"{self.root}data.pkl")), most=size).load()
+
+    def close(self) -> None:
+        self.archive.close()
+        self.file.close()
 
     def read(self, storage: Storage) -> bytes:
         data = self.archive.read(f"{self.root}data/{storage.key}")
@@ -179,19 +225,28 @@ class _Zip(Checkpoint):
 class _Legacy(Checkpoint):
     layout = "legacy"
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: Any, inner: bool = False) -> None:
+        """``inner``: a storage of a plain pickle, which holds none of its kind."""
         self.file = file
         self.close = file.close  # type: ignore[method-assign]
+        allowed = {key: value for key, value in _ALLOWED.items() if not (inner and key == _STORED)}
         head = [_Unpickler(file).load() for _ in range(3)]
-        if head[0] != LEGACY_MAGIC or not isinstance(head[2], dict) or not head[2].get("little_endian", True):
+        if (
+            type(head[0]) is not int
+            or head[0] != LEGACY_MAGIC
+            or not isinstance(head[2], dict)
+            or not head[2].get("little_endian", True)
+        ):
             raise ValueError("not a file of torch.save, or written on a big-endian machine")
-        unpickler = _Unpickler(file)
-        self.value = unpickler.load()
+        unpickler = _Unpickler(file, allowed=allowed)
+        self.value, self.size = unpickler.load(), unpickler.size
         keys = _Unpickler(file).load()
         self.places: dict[str, int] = {}
-        for key in keys:
-            if key not in unpickler.storages:
-                raise ValueError(f"storage {str(key)[:40]} belongs to no tensor")
+        for key in keys if isinstance(keys, (list, tuple)) else ():
+            if not isinstance(key, str) or key not in unpickler.storages:
+                raise ValueError(
+                    f"storage {str(key)[:40] if isinstance(key, str) else 'without a name'} belongs to no tensor"
+                )
             storage = unpickler.storages[key]
             (numel,) = struct.unpack("<q", file.read(8))
             if numel != storage.numel:
@@ -213,8 +268,8 @@ class _Legacy(Checkpoint):
 class _Plain(Checkpoint):
     layout = "plain pickle"
 
-    def __init__(self, value: Any) -> None:
-        self.value = value
+    def __init__(self, value: Any, size: int) -> None:
+        self.value, self.size = value, size
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
@@ -226,41 +281,38 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     """
     path = Path(path)
     try:
-        with path.open("rb") as file:
+        with contextlib.ExitStack() as left:
+            file = left.enter_context(open_regular(path))
             start = file.read(64)
-        if start.startswith(b"version https://git-lfs"):
-            raise FamilyError(f"{path} is a git-lfs pointer, not the file. In its clone type: git lfs pull")
-        if kind := of_bytes(start):
-            raise Unsuitable(*kind)
-        if zipfile.is_zipfile(path):
-            return _Zip(path)
-        opened = path.open("rb")
-        first = _Unpickler(opened).load()
-        if first == LEGACY_MAGIC:
+            if start.startswith(b"version https://git-lfs"):
+                raise FamilyError(f"{path} is a git-lfs pointer, not the file. In its clone type: git lfs pull")
+            if kind := of_bytes(start):
+                raise Unsuitable(*kind)
+            if not start:
+                raise EOFError("an empty file")
+            size = os.fstat(file.fileno()).st_size
+            if zipfile.is_zipfile(file):
+                archive = _Zip(file, size)
+                left.pop_all()
+                return archive
+            opened = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            left.callback(opened.close)
+            first = _Unpickler(opened).load()
+            if type(first) is not int or first != LEGACY_MAGIC:
+                return _Plain(first, size)
             opened.seek(0)
-            return _Legacy(opened)
-        opened.close()
-        return _Plain(first)
+            legacy = _Legacy(opened)
+            left.pop_all()
+            file.close()
+            return legacy
     except FamilyError:
         raise
     except FileNotFoundError:
         raise FamilyError(f"{path} does not exist") from None
+    except NotRegular as error:
+        raise FamilyError(f"{path} cannot be read: {error.strerror}") from None
     except Exception as error:  # a damaged pickle can fail in any way
         raise _unreadable(path, error) from None
-
-
-@dataclass
-class State:
-    """A state dict, and what a pickled module says beyond it.
-
-    ``classes`` maps the path of every part to its class (``""`` is the module itself; empty for a plain state dict),
-    ``attributes`` the path of plain numbers and truths of modules to their values, ``layout`` says how it was stored.
-    """
-
-    tensors: dict[str, Tensor]
-    classes: dict[str, str] = field(default_factory=dict)
-    attributes: dict[str, bool | int | float] = field(default_factory=dict)
-    layout: str = ""
 
 
 def read_state(path: str | Path) -> State:
@@ -272,52 +324,26 @@ def read_state(path: str | Path) -> State:
         FamilyError: see :func:`open_checkpoint`; or neither a module nor a dictionary of tensors.
     """
     with contextlib.closing(open_checkpoint(path)) as checkpoint:
-        value, state = checkpoint.value, State({}, layout=checkpoint.layout)
-        refs: dict[str, TensorRef] = {}
-        if isinstance(value, Inert):
-            _walk(value, "", refs, state, [MOST_MODULES])
-        elif isinstance(value, Mapping):
-            inner = next((value[k] for k in ("state_dict", "model") if isinstance(value.get(k), Mapping)), value)
-            refs = {str(k): v for k, v in inner.items() if isinstance(v, TensorRef)}
-        if not refs:
-            raise FamilyError(f"{path} holds no module and no dictionary of tensors but: {_described(value)}; {ALONE}")
         try:
-            state.tensors = {name: checkpoint.tensor(ref) for name, ref in refs.items()}
-        except Exception as error:  # of a storage that is missing, damaged or shorter than it should be
+            return _state(checkpoint, Path(path))
+        except FamilyError:
+            raise
+        except Exception as error:  # of a storage that is missing, damaged or shorter, or of what is no state dict
             raise _unreadable(Path(path), error) from None
-        return state
 
 
-def _values(value: Any) -> Iterable[Any]:
-    return value.values() if isinstance(value, Mapping) else ()
-
-
-def _described(value: Any) -> str:
-    """What a checkpoint holds in the place of a state dict, and where in it there are tensors."""
-    if isinstance(value, (Inert, TensorRef)):
-        return value.of if isinstance(value, Inert) else "a single tensor"
-    held = value.items() if isinstance(value, Mapping) else ()
-    parts = [str(k) for k, v in held if isinstance(v, Inert) or any(isinstance(t, TensorRef) for t in _values(v))]
-    return f"{type(value).__name__}{' with tensors under ' + ', '.join(parts[:4]) if parts else ''}"
-
-
-def _walk(module: Inert, prefix: str, refs: dict[str, TensorRef], contents: State, left: list[int]) -> None:
-    left[0] -= 1
-    if left[0] < 0 or prefix.count(".") > 50:
-        raise FamilyError(f"a pickled module with more than {MOST_MODULES} parts, or with parts within themselves")
-    state = module.state if isinstance(module.state, Mapping) else {}
-    contents.classes[prefix.removesuffix(".")] = module.of
-    for name, value in state.items():
-        if isinstance(value, (bool, int, float)) and not str(name).startswith("_"):
-            contents.attributes[f"{prefix}{name}"] = value
-    hidden = state.get("_non_persistent_buffers_set") or ()
-    for kind in ("_parameters", "_buffers"):
-        for name, value in (state.get(kind) or {}).items():
-            if isinstance(value, TensorRef) and not (kind == "_buffers" and name in hidden):
-                refs[f"{prefix}{name}"] = value
-    for name, part in (state.get("_modules") or {}).items():
-        if isinstance(part, Inert):
-            _walk(part, f"{prefix}{name}.", refs, contents, left)
+def _state(checkpoint: Checkpoint, path: Path) -> State:
+    value, state = checkpoint.value, State({}, layout=checkpoint.layout)
+    refs: dict[str, TensorRef] = {}
+    if isinstance(value, Inert):
+        walk(value, "", refs, state, [MOST_PARTS])
+    elif isinstance(value, Mapping):
+        inner = next((value[k] for k in ("state_dict", "model") if isinstance(value.get(k), Mapping)), value)
+        refs = {str(k): v for k, v in inner.items() if isinstance(v, TensorRef)}
+    if not refs:
+        raise FamilyError(f"{path} holds no module and no dictionary of tensors but: {described(value)}; {ALONE}")
+    state.tensors = checkpoint.tensors(refs)
+    return state
 
 
 def _unreadable(path: Path, error: BaseException) -> FamilyError:
@@ -329,4 +355,7 @@ def _unreadable(path: Path, error: BaseException) -> FamilyError:
         reason, mend = f"{reason}. It holds {kind.what}", kind.mend
     elif isinstance(error, Unsuitable):
         reason, mend = f"it is {reason}", error.mend
+    elif isinstance(error, Excess):
+        reason, mend = f"{reason}, which no honest file needs", ALONE
+    reason = "".join(char if char.isprintable() else " " for char in reason)[:LONGEST_PATH]
     return FamilyError(f"cannot read {path} as a PyTorch checkpoint: {reason}. Nothing of it was run; {mend}")

@@ -6,11 +6,15 @@ lie, a function of PyTorch's one of this package's own (:class:`Function`).
 
 from __future__ import annotations
 
+import math
 import pickle
 from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
+
+#: Of a tensor, as torch has them.
+MOST_AXES = 64
 
 
 class _Frozen:
@@ -65,18 +69,24 @@ class TensorRef(_Frozen):
     stride: tuple[int, ...]
 
     def __init__(self, storage: Storage, offset: int, size: tuple[int, ...], stride: tuple[int, ...]) -> None:
+        shaped = type(size) in (tuple, list) and type(stride) in (tuple, list) and len(size) == len(stride) <= MOST_AXES
+        if not shaped or not isinstance(storage, Storage):
+            raise pickle.UnpicklingError("a tensor whose size and stride are not of one length makes no sense")
         numbers = (offset, *size, *stride)
-        if (
-            not isinstance(storage, Storage)
-            or len(size) != len(stride)
-            or not all(type(n) is int and n >= 0 for n in numbers)
-        ):
+        if not all(type(n) is int and -(1 << 63) <= n < 1 << 63 for n in numbers):
+            raise pickle.UnpicklingError("a tensor whose size, stride and offset are no numbers makes no sense")
+        if min(numbers) < 0:
             raise pickle.UnpicklingError(f"a tensor of size {size}, stride {stride} and offset {offset} makes no sense")
         last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) + 1
         if 0 not in size and last > storage.numel:
             raise pickle.UnpicklingError(f"a tensor of size {size} reaches past its storage of {storage.numel} values")
         for name, value in zip(self.__slots__, (storage, offset, tuple(size), tuple(stride)), strict=True):
             self._set(name, value)
+
+    @property
+    def bytes(self) -> int:
+        """What it takes once it lies on its own, whatever it shares with others or with itself (a stride of 0)."""
+        return math.prod(self.size) * self.storage.dtype.itemsize
 
 
 class Function(_Frozen):

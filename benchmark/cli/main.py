@@ -53,40 +53,56 @@ def do(argv: Sequence[str]) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Returns 0, 1 (a run failed), 2 (the user can mend it), 130 (Ctrl-C), 143 (SIGTERM)."""
+    """Run one command.
+
+    Returns 0, 1 (a run failed), 2 (the user can mend it), 130 (Ctrl-C), 143 (SIGTERM), 129 (SIGHUP).
+    """
     warnings.showwarning = _warning
     try:
         settle_variables()
-        with _heeding_sigterm():
+        with _heeding_signals():
             return do(sys.argv[1:] if argv is None else argv)
     except (UserError, methods.MergingError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
-        print("stopped; what is done is kept, the same command goes on from here", file=sys.stderr)
-        return 143 if isinstance(stop, _Terminated) else 130
+        with contextlib.suppress(OSError):  # of a terminal that was closed
+            print("stopped; what is done is kept, the same command goes on from here", file=sys.stderr, flush=True)
+        return 128 + (stop.number if isinstance(stop, _Terminated) else signal.SIGINT)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
 
 class _Terminated(KeyboardInterrupt):
-    """SIGTERM, as a batch system or ``kill`` sends it: ends a command as Ctrl-C does, child processes with it."""
+    """A signal that ends a command as Ctrl-C does, child processes with it.
+
+    SIGTERM, as a batch system or ``kill`` sends it, or SIGHUP, as a terminal that is closed does.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
 
 
 @contextlib.contextmanager
-def _heeding_sigterm() -> Iterator[None]:
+def _heeding_signals() -> Iterator[None]:
     def stop(number: int, frame: Any) -> None:
-        raise _Terminated
+        if number == signal.SIGHUP:  # comes from the shell and from the system, for one terminal
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        raise _Terminated(number)
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, stop)
+    # What nohup has ignored stays so.
+    heeded = [one for one in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(one) != signal.SIG_IGN]
+    before = {one: signal.signal(one, stop) for one in heeded}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for one, handler in before.items():
+            signal.signal(one, handler)
 
 
 def _warning(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmark.common.errors import UserError
+from benchmark.common.errors import UserError, check_range
 from benchmark.common.paths import resolved
 from benchmark.common.project import LOCAL, REFERENCE, RESULTS
 
@@ -98,6 +98,11 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 def add_threads(parser: argparse.ArgumentParser) -> None:
     """``--threads``."""
     parser.add_argument("--threads", type=int, metavar="N", help="of torch on the CPU; default: all cores")
+
+
+def check_threads(arguments: argparse.Namespace) -> None:
+    """Raise UserError for a ``--threads`` that no machine has."""
+    check_range("--threads", arguments.threads, 1, 4096)
 
 
 def add_force(parser: argparse.ArgumentParser) -> None:

@@ -21,9 +21,10 @@ from benchmark.cli.options import (
     add_place,
     add_results,
     add_threads,
+    check_threads,
     folders,
 )
-from benchmark.common.errors import UserError, shown
+from benchmark.common.errors import UserError, check_range, check_seeds, shown
 from benchmark.common.paths import resolved
 from benchmark.records.precision import Precision
 from benchmark.records.spec import check_texts, other_data, parse_set
@@ -157,26 +158,19 @@ def _check(arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
     sets: dict[str, dict[str, Any]] = {}
     for text in arguments.set:
         name, key, value = parse_set(text)
+        if key in sets.get(name, {}):
+            raise UserError(f"--set gives {name}.{key} twice", f"Type it once, e.g. --set {text}")
         sets.setdefault(name, {})[key] = value
     check_texts([text for text in arguments.methods or [] if text != "all"], sets)
     if not arguments.worker:
         for fault in methods.broken():
             print(f"warning: left out, {fault}", file=sys.stderr)
-    _check_seeds(arguments.seeds)
-    for what in ("threads", "batch_size", "time_limit", "memory_limit"):
-        value = getattr(arguments, what)
-        if value is not None and not 0 < value <= LARGEST:
-            raise UserError(f"--{what.replace('_', '-')} is {value}; a positive number up to {LARGEST:,} is wanted")
+    check_seeds(arguments.seeds)
+    check_threads(arguments)
+    for what in ("batch_size", "time_limit", "memory_limit"):
+        check_range(f"--{what.replace('_', '-')}", getattr(arguments, what), 0, LARGEST, open_below=True)
     _check_executor(arguments)
     return sets
-
-
-def _check_seeds(seeds: Sequence[int]) -> None:
-    if len(set(seeds)) != len(seeds) or min(seeds) < 0:
-        raise UserError(
-            f"--seeds {' '.join(map(str, seeds))}: different whole numbers from 0 are wanted",
-            "Type e.g. --seeds 0 1 2 3 4",
-        )
 
 
 def _check_executor(arguments: argparse.Namespace) -> None:

@@ -16,9 +16,10 @@ from benchmark.cli.options import (
     add_place,
     add_results,
     add_threads,
+    check_threads,
     folders,
 )
-from benchmark.common.errors import UserError, shown
+from benchmark.common.errors import UserError, check_range, check_seeds, shown
 from benchmark.common.files import write_atomic
 from benchmark.records.record import Record
 from benchmark.studies import KINDS, settings
@@ -121,7 +122,10 @@ def _ablate_options(parser: argparse.ArgumentParser) -> None:
 
 
 def command(arguments: argparse.Namespace) -> int:
-    """Run one study. Returns 0, or 1 where a run failed."""
+    """Run one study. Returns 0, or 1 where a run failed. Raises UserError for numbers that are none."""
+    check_threads(arguments)
+    check_seeds(arguments.seeds or [0])
+    check_range("--steps", getattr(arguments, "steps", None), 0, 100_000_000)
     _, out = folders(arguments.results, arguments.reference)
     places = Places(out, reference=arguments.reference)
     failed = arguments.work(arguments, places)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from benchmark import suites
 from benchmark.board.selection import left_out
 from benchmark.cli.options import add_device
-from benchmark.common.errors import UserError, shown
+from benchmark.common.errors import UserError, check_range, shown
 from benchmark.common.paths import resolved
 from benchmark.common.project import REFERENCE, ROOT, SUBMITTED
 from benchmark.records.record import SOURCES, Record, TaskResult
@@ -154,6 +154,7 @@ def _bench(suite: str, backbone: str, family: str, device: str | torch.device, d
 
 
 def _verify(arguments: argparse.Namespace) -> int:
+    check_range("--tolerance", arguments.tolerance, 0, 100)
     records = _loaded(arguments.path)
     if _report(records):
         raise UserError("a submission with errors is not run again", "Mend the errors above first.")

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmark.common.files import TEMPORARY, replacing
+from benchmark.common.files import TEMPORARY, read_object, replacing
 from benchmark.common.paths import in_home, of_variable
 
 Chunks = Iterator[tuple[np.ndarray, np.ndarray]]
@@ -93,10 +93,9 @@ def load(
 def mark(name: str, folder: Path | None = None) -> dict[str, object] | None:
     """What is noted of a finished entry (``shape``, ``sha256`` of its arrays), or None where there is none."""
     try:
-        content = json.loads(_file((folder or cache_dir() / "vision") / name, "json").read_text(encoding="utf-8"))
+        return read_object(_file((folder or cache_dir() / "vision") / name, "json"))
     except (OSError, ValueError):
         return None
-    return content if isinstance(content, dict) else None
 
 
 def _file(stem: Path, end: str) -> Path:

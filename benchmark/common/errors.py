@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import difflib
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+#: A record is JSON, where a larger one may lose its last digits.
+LARGEST_SEED = 2**53
 
 
 class UserError(Exception):
@@ -50,6 +53,32 @@ def nearest(name: str, known: Iterable[str], count: int = 3, likeness: float = 0
     """
     by_lower = {each.lower(): each for each in known}
     return [by_lower[each] for each in difflib.get_close_matches(name.lower(), by_lower, n=count, cutoff=likeness)]
+
+
+def check_range(option: str, value: float | None, least: float, most: float, *, open_below: bool = False) -> None:
+    """Raise :class:`UserError` for an option's number below ``least`` or above ``most``, or that is none.
+
+    ``open_below``: ``least`` itself is refused too. None, an option that was not typed, passes.
+
+    >>> check_range("--memory", float("nan"), 0, 100)
+    Traceback (most recent call last):
+    benchmark.common.errors.UserError: --memory is nan; a number from 0 to 100 is wanted
+    """
+    if value is None or (least <= value <= most and not (open_below and value == least)):
+        return
+    said = f"{value}" if isinstance(value, float) or abs(value) < 1 << 64 else "a number of many digits"
+    wanted = f"above {least:g} and" if open_below else f"from {least:,}"
+    raise UserError(f"{option} is {said}; a number {wanted} {'up ' * open_below}to {most:,} is wanted")
+
+
+def check_seeds(seeds: Sequence[int]) -> None:
+    """Raise :class:`UserError` for seeds that are not different whole numbers from 0 on."""
+    if len(set(seeds)) != len(seeds) or min(seeds) < 0 or max(seeds) > LARGEST_SEED:
+        said = " ".join(map(str, seeds)) if max(map(abs, seeds)) <= LARGEST_SEED else "a number of many digits"
+        raise UserError(
+            f"--seeds {said}: different whole numbers from 0 to {LARGEST_SEED:,} are wanted",
+            "Type e.g. --seeds 0 1 2 3 4",
+        )
 
 
 def unknown(kind: str, word: str, allowed: Iterable[str], hint: str = "") -> UserError:

@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmark.common.cache import cache_dir
 from benchmark.common.errors import UserError
-from benchmark.common.files import write_atomic
+from benchmark.common.files import open_regular, read_object, write_atomic
 
 #: Seconds; the coarsest clock of a file system still in use (FAT) ticks every two.
 TICK = 2.0
@@ -45,7 +45,7 @@ def remembered(what: str, files: Sequence[Path], read: Callable[[], Any], *, on_
     if on_disk:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, UserError):
             memo = cache_dir() / "facts" / f"{key}.json"
-            _FACTS[key] = json.loads(memo.read_text(encoding="utf-8"))["fact"]
+            _FACTS[key] = read_object(memo)["fact"]
             return _FACTS[key]
     now = time.time()
     fact = read()
@@ -62,7 +62,7 @@ def sha256(file: Path, *, on_disk: bool = True) -> str:
     """The file's sha256 as hex, remembered as :func:`remembered` does."""
 
     def read() -> str:
-        with open(file, "rb") as opened:
+        with open_regular(file) as opened:
             return hashlib.file_digest(opened, "sha256").hexdigest()
 
     digest: str = remembered("sha256", [file], read, on_disk=on_disk)

@@ -1,17 +1,31 @@
-"""Files written whole or not at all: beside their place first, then flushed to the disk, then put there."""
+"""Files written whole or not at all: beside their place first, then flushed to the disk, then put there.
+
+And files of others, read only where they are files: a pipe would be waited for, a device never ends.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import hashlib
+import json
 import os
 import re
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
+from io import BufferedReader
 from pathlib import Path
+from typing import Any
 
 from benchmark.common.errors import UserError
+
+#: Of a text that is read whole: a manifest, settings, a vocabulary.
+LARGEST_TEXT = 256 << 20
+_KINDS = {
+    stat.S_IFIFO: "a pipe", stat.S_IFDIR: "a folder", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+}  # fmt: skip
 
 #: How the names of unfinished files begin; whoever holds a folder may remove them.
 TEMPORARY = ".writing-"
@@ -80,10 +94,70 @@ def replace_file(path: Path, save: Callable[[Path], object]) -> str:
         raise cannot_write(path, cause) from cause
 
 
+class NotRegular(OSError):
+    """What stands in the place of a file is none, or is larger than what is read; ``strerror`` says so."""
+
+    def __init__(self, path: Path, what: str, number: int = errno.EINVAL) -> None:
+        super().__init__(number, what, str(path))
+
+
+def check_regular(path: str | Path, most: int | None = None) -> int:
+    """The size of a file of a user, in bytes. Nothing is opened, since opening a pipe or a device may do something.
+
+    Raises OSError where there is none, :class:`NotRegular` for a pipe, a device, a folder, or more than ``most`` bytes.
+    """
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
+        raise NotRegular(Path(path), f"it is {kind}, expected a regular file")
+    if most is not None and status.st_size > most:
+        raise NotRegular(Path(path), f"it has {status.st_size:,} bytes, at most {most:,} are read", errno.EFBIG)
+    return status.st_size
+
+
+def open_regular(path: str | Path, most: int | None = None) -> BufferedReader:
+    """A user's file, opened for reading. Raises as :func:`check_regular` does."""
+    check_regular(path, most)
+    # What took the file's place since is not waited for.
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise NotRegular(Path(path), "it is no regular file any more")
+    return file
+
+
+def read_regular(path: str | Path, most: int = LARGEST_TEXT) -> bytes:
+    """A user's file, whole. Raises as :func:`check_regular` does."""
+    with open_regular(path, most) as file:
+        return file.read(os.fstat(file.fileno()).st_size + 1)
+
+
+def read_object(path: str | Path, most: int = LARGEST_TEXT) -> dict[str, Any]:
+    """The object in a user's JSON file.
+
+    Raises OSError (see :func:`check_regular`), and ValueError, in one line, for what is no JSON, nested too deeply, or
+    a list or a number instead of an object.
+    """
+    try:
+        content = json.loads(read_regular(path, most).decode("utf-8"))
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"it holds a {type(content).__name__}, expected an object of names and values")
+    return content
+
+
+def check_folder(folder: str | Path) -> None:
+    """Raise :class:`NotRegular` where a folder holds anything but files and folders, before a library reads it."""
+    for path in sorted(Path(folder).iterdir()):
+        if path.exists() and not path.is_dir():
+            check_regular(path)
+
+
 def file_sha256(path: Path) -> str | None:
     """The sha256 of a file, or None where it cannot be read."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         return None

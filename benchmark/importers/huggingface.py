@@ -173,6 +173,8 @@ def read_tower(
         return _read_adapter(files, base, bases, projection)
     state, config, _ = read_folder(folder)
     vision, text = config.get("vision_config", config), config.get("text_config") or {}
+    if not isinstance(vision, dict) or not isinstance(text, dict):
+        raise FamilyError(f"{folder}/config.json says a vision_config or text_config that is none; fetch it again")
     act = {kind: about.get("hidden_act", "quick_gelu") for kind, about in (("vision", vision), ("text", text))}
     for name in act.values():
         if name not in ("quick_gelu", "gelu"):
@@ -185,9 +187,15 @@ def read_tower(
         heads=vision.get("num_attention_heads", 12),
         eps=vision.get("layer_norm_eps", EPSILON),
         text_quick_gelu=act["text"] == "quick_gelu",
-        stored=f"{files.name.name}, {(config.get('architectures') or [config.get('model_type')])[0]}",
+        stored=f"{files.name.name}, {_kind(config)}",
     )
     return tower, state
+
+
+def _kind(config: Mapping[str, Any]) -> Any:
+    """What a configuration calls its model."""
+    named = config.get("architectures")
+    return named[0] if isinstance(named, list) and named else config.get("model_type")
 
 
 def _read_adapter(

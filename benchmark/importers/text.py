@@ -16,7 +16,7 @@ tokenizer; or `adapter_model.safetensors` with `adapter_config.json`, a LoRA ada
 
 from __future__ import annotations
 
-import json
+import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +33,7 @@ from benchmark.checkpoints.kinds import MERGED
 from benchmark.checkpoints.peft import applied, read_adapter
 from benchmark.common.cache import locked
 from benchmark.common.errors import UserError, unknown
+from benchmark.common.files import read_object
 from benchmark.domains.text.family import BASE, read_manifest
 from benchmark.domains.text.glue import TASKS
 from benchmark.importers.labels import Order, order_of
@@ -268,7 +269,7 @@ def _check(
                 "The same weights would compute something else; use the base it was fine-tuned from.",
             )
     own = place / "tokenizer.json"
-    if own.is_file() and _vocabulary(own) != _vocabulary(origin / "tokenizer.json"):
+    if os.path.lexists(own) and _vocabulary(own) != _vocabulary(origin / "tokenizer.json"):
         raise UserError(
             f"{task}: {own} has another vocabulary than the base's tokenizer",
             "Ids would mean other words; use the base that this expert was fine-tuned from.",
@@ -279,15 +280,14 @@ def _configuration(place: Path) -> dict[str, Any]:
     """What the model's `config.json` says; nothing where there is none."""
     path = place / "config.json"
     try:
-        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return read_object(path) if os.path.lexists(path) else {}
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is no configuration: {error}", "Fetch it again.") from None
-    return content if isinstance(content, dict) else {}
 
 
 def _vocabulary(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))["model"]["vocab"]
+        return read_object(path)["model"]["vocab"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is no tokenizer: {error}", "Fetch it again.") from None
 

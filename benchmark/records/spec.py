@@ -19,6 +19,10 @@ from benchmark.common.errors import UserError, nearest, unknown
 from benchmark.records.method_version import method_version as method_version
 from benchmark.records.precision import Precision
 
+#: Of a whole number: every one up to it is a float of its own, in JSON as well.
+LARGEST = 2**53
+LONGEST_SHOWN = 60
+
 #: Rows that every board shows and does not rank: the lower and the upper reference.
 REFERENCE_ROWS = ("pretrained", "individual")
 
@@ -113,6 +117,8 @@ def normalise(value: Any, default: Any) -> Any:
         return value
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError("a finite number is wanted")
+    if abs(value) > LARGEST and (isinstance(value, int) or not isinstance(default, float)):
+        raise ValueError(f"a number up to {LARGEST:,} is wanted")
     if isinstance(default, float) and isinstance(value, (int, float)):
         return float(value) + 0.0
     if isinstance(value, float):
@@ -139,7 +145,7 @@ def resolve_parameters(method: str, keywords: Mapping[str, Any], defaults: Mappi
         except ValueError as error:
             usual = format_value(defaults[key])
             raise UserError(
-                f"{method}: {key}={format_value(value)} does not fit its default {usual}: {error}",
+                f"{method}: {key}={_shown(value)} does not fit its default {usual}: {error}",
                 f"Write e.g. --methods {method}:{key}={usual}",
             ) from None
     return resolved
@@ -167,20 +173,36 @@ def checked_parameters(
 def check_value(about: methods.Method, key: str, value: Any, usual: Any) -> None:
     """Refuse a value that the keyword's annotation does not allow, or text where its default is a number.
 
+    Where there is no annotation, the default's kind decides: a number for a number, true or false for these.
+
     Raises UserError with what is allowed and what to type, MergingError for an unknown or broken method as a value.
     """
-    number = isinstance(usual, (int, float)) and not isinstance(usual, bool)
     searched = key in about.grids and value == "val"
-    if about.allows(key, value) and not (number and isinstance(value, str) and not searched):
+    number = isinstance(usual, (int, float)) and not isinstance(usual, bool)
+    said = about.allowed_text(key) and not (number and isinstance(value, str))
+    if about.allows(key, value) and (searched or said or _alike(value, usual)):
         return
     if about.takes_method(key) and isinstance(value, str) and value != about.name:
         methods.describe(value)
-    allowed = about.allowed_text(key) or ("a number, or val" if key in about.grids else "a number")
+    allowed = about.allowed_text(key) or ("true or false" if isinstance(usual, bool) else "a number")
     near = nearest(str(value), map(str, about.choices(key)), count=1)
     raise UserError(
-        f"{about.name}: {key}={format_value(value)} is not allowed; allowed: {allowed}",
+        f"{about.name}: {key}={_shown(value)} is not allowed; allowed: {allowed}",
         f"Write e.g. --methods {about.name}:{key}={near[0] if near else format_value(usual)}",
     )
+
+
+def _alike(value: Any, usual: Any) -> bool:
+    """Whether a value is a number, or true or false, where the usual one is: all that an annotation left out says."""
+    if isinstance(usual, bool):
+        return isinstance(value, bool)
+    return not isinstance(usual, (int, float)) or (isinstance(value, (int, float)) and not isinstance(value, bool))
+
+
+def _shown(value: Any) -> str:
+    """A value in a message, in short."""
+    text = format_value(value)
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}... ({len(text):,} characters)"
 
 
 def check_texts(texts: Iterable[str], sets: Mapping[str, Mapping[str, Any]]) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from benchmark.common.errors import UserError
-from benchmark.common.files import TEMPORARY, cannot_write, write_atomic
+from benchmark.common.files import TEMPORARY, cannot_write, read_regular, write_atomic
 from benchmark.records.migrations import migrate
 from benchmark.records.record import RECORD_VERSION, Record
 from benchmark.records.record import CorrectBits as CorrectBits
@@ -47,7 +47,7 @@ def read_record(path: Path) -> Record:
     read; DamagedRecord for everything that is no valid record.
     """
     try:
-        data = path.read_bytes()
+        data = read_regular(path)
     except (FileNotFoundError, NotADirectoryError):
         raise
     except OSError as error:
@@ -69,7 +69,7 @@ def read_record(path: Path) -> Record:
 
 def former_id(path: Path) -> str | None:
     """The id under which an earlier version of the program wrote the record at ``path``; None for one of this."""
-    data = path.read_bytes()
+    data = read_regular(path)
     version = _version(data)
     return json.loads(data).get("run_id") if version is not None and version < RECORD_VERSION else None
 

@@ -13,7 +13,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from benchmark.common.errors import UserError
-from benchmark.common.files import write_atomic
+from benchmark.common.files import check_regular, read_regular, write_atomic
 from benchmark.records.migrations import migrate
 from benchmark.records.record import Record
 from benchmark.records.spec import REFERENCE_ROWS
@@ -75,10 +75,12 @@ def load(path: Path) -> list[Record]:
         if not files:
             raise UserError(f"{path} holds no {RECORD} and no *{SUFFIX}", "Name a results folder or a submission.")
         return [record for file in files for record in load(file)]
-    if not path.is_file():
-        raise UserError(f"{path} does not exist", "Name a submission, a record.json, or a folder of them.")
-    if path.stat().st_size > _LARGEST_FILE:
-        raise UserError(f"{path} has {path.stat().st_size:,} bytes", f"At most {_LARGEST_FILE:,} are read.")
+    try:
+        check_regular(path, _LARGEST_FILE)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist", "Name a submission, a record.json, or a folder of them.") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}", "Name a submission or a record.json.") from None
     if path.name == RECORD:
         try:
             return [read_record(path)]
@@ -86,7 +88,7 @@ def load(path: Path) -> list[Record]:
             hint = "Its schema: docs/schema/record.schema.json"
             raise UserError(f"{path} is no valid record: {error}", hint) from None
     try:
-        fields = json.loads(path.read_bytes())
+        fields = json.loads(read_regular(path, _LARGEST_FILE))
         if isinstance(fields, dict) and isinstance(fields.get("records"), list):
             fields["records"] = [_migrated(number, each) for number, each in enumerate(fields["records"])]
         return Submission.model_validate(fields).records

@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from benchmark.common.errors import UserError, unknown
+from benchmark.common.files import read_regular
 
 if TYPE_CHECKING:
     import torch
@@ -103,7 +104,7 @@ def budget(name: str) -> dict[str, dict[str, Any]]:
     names = sorted(path.stem for path in BUDGETS.glob("*.yaml"))
     if name not in names:
         raise unknown("budget", name, names)
-    blocks: dict[str, dict[str, Any]] = yaml.safe_load((BUDGETS / f"{name}.yaml").read_text(encoding="utf-8"))
+    blocks: dict[str, dict[str, Any]] = yaml.safe_load(read_regular(BUDGETS / f"{name}.yaml"))
     return blocks
 
 
@@ -130,8 +131,8 @@ def read_named(
     path = folder / f"{name}.yaml"
     where = f"{folder.parent.name}/{folder.name}/{path.name}"
     try:
-        content = model.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, ValidationError) as error:
+        content = model.model_validate(yaml.safe_load(read_regular(path)))
+    except (yaml.YAMLError, ValidationError, OSError, ValueError, RecursionError) as error:
         raise UserError(f"{where} is no valid {kind}: {error}", f"Compare it with {example}.yaml") from None
     if (own_name := getattr(content, "name", None)) != name:
         raise UserError(f"{where} says name: {own_name}", f"Write name: {name}")

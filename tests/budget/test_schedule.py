@@ -76,4 +76,4 @@ def test_the_command_names_the_longest_run_and_what_is_assumed(capsys: pytest.Ca
     said = capsys.readouterr().out
     assert said.startswith("5 runs: vision-mini-8 on ViT-mini. The longest, `symerge`")
     assert "it bounds the whole from" in said and "Assumed: a GPU of 0.03 TFLOP/s" in said
-    assert cli.main(["schedule", "--gpus", "0"]) == 2 and "positive" in capsys.readouterr().err
+    assert cli.main(["schedule", "--gpus", "0"]) == 2 and "--gpus is 0; a number from 1" in capsys.readouterr().err

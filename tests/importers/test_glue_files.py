@@ -107,7 +107,7 @@ def change_index(place: Path, change: Callable[[dict[str, str]], None]) -> None:
     (lambda p: torch.save({"x": torch.ones(1)}, p / "pytorch_model.bin"), ""),
     (lambda p: sorted(p.glob("model-0*"))[1].unlink(), "lacks 1 of .* shards, e.g. model-00002-of"),
     (lambda p: (p / "model.safetensors.index.json").unlink(), "shards .* without model.safetensors.index.json"),
-    (lambda p: (p / "model.safetensors.index.json").write_text("[]"), "holds list, not an object"),
+    (lambda p: (p / "model.safetensors.index.json").write_text("[]"), "it holds a list, expected an object"),
     (lambda p: (p / "model.safetensors.index.json").write_text("{}"), "has no weight_map"),
     (lambda p: change_index(p, lambda m: m.update({next(iter(m)): "../model-00001.safetensors"})), "no file beside it"),
     (lambda p: change_index(p, lambda m: m.pop(next(iter(m)))), "differ in .*: they are not of one model"),

@@ -1,4 +1,7 @@
-"""Fault injection at length, run by naming the folder: ``./run_all.sh --test tests/reliability``; counts at the end."""
+"""What hurts: hostile methods, files, records and words, among the usual tests; and fault injection at length.
+
+The latter is run by naming the folder, ``./run_all.sh --test tests/reliability``; counts are at the end.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,18 @@ from typing import Any
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+
+
+#: Minutes each.
+AT_LENGTH = (
+    "test_checkpoint_files.py", "test_damage.py", "test_environment.py", "test_kills.py", "test_mutations.py",
+)  # fmt: skip
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out what runs at length, unless this folder or one of its files is named."""
+    named = any("reliability" in str(argument) for argument in config.args)
+    return True if collection_path.name in AT_LENGTH and not named else None
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ file's sha256.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +16,18 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from benchmark.checkpoints.families import MINI, FamilyError, check_file, describe_files, save_json, save_state
+from benchmark.checkpoints.families import (
+    MINI,
+    FamilyError,
+    Listed,
+    check_file,
+    check_manifest,
+    describe_files,
+    save_json,
+    save_state,
+)
 from benchmark.common.errors import UserError
+from benchmark.common.files import read_object
 from benchmark.common.project import ROOT
 from benchmark.domains.dense.model import Backbone, Decoder, Encoder
 
@@ -53,9 +62,12 @@ def load_dense_family(
     folder = Path(folder)
     mend = _mend(folder)
     try:
-        manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        manifest = read_object(folder / "manifest.json")
+        check_manifest(folder / "manifest.json", manifest, Listed, mend)
     except FileNotFoundError:
         raise UserError(f"no experts in {folder}: manifest.json is missing", mend) from None
+    except FamilyError as error:
+        raise UserError(str(error)) from None
     except (OSError, ValueError) as error:
         raise UserError(f"{folder / 'manifest.json'} cannot be read: {error}", mend) from None
     if manifest.get("backbone") != shape.name:

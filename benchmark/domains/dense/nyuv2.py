@@ -19,6 +19,7 @@ import numpy as np
 
 from benchmark.common import damage, facts
 from benchmark.common.errors import UserError
+from benchmark.common.files import open_regular
 from benchmark.domains.dense.scenes import DenseSplit
 
 CLASSES = 13
@@ -126,7 +127,8 @@ def folder(root: Path) -> Path:
 def load(path: Path) -> np.ndarray:
     """One array, without pickles. Raises :class:`UserError` for a missing, truncated or other file."""
     try:
-        return np.asarray(np.load(path, allow_pickle=False))
+        with open_regular(path) as file:
+            return np.asarray(np.load(file, allow_pickle=False))
     except Exception as error:  # a foreign file: also a broken zip, or a header that asks for all memory
         raise UserError(f"{shown(path)} cannot be read: {str(error) or type(error).__name__}", EXPECTED) from None
 
@@ -192,7 +194,7 @@ def fingerprint(data: Nyuv2, split: str, part: str) -> str:
     def read() -> str:
         digest = hashlib.sha256()
         for name, path in zip(names, paths, strict=True):
-            with path.open("rb") as file:
+            with open_regular(path) as file:
                 digest.update(f"{name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
         return digest.hexdigest()
 

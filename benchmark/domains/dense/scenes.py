@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
-import json
 import lzma
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from benchmark.common.errors import UserError
+from benchmark.common.files import read_object, read_regular
 from benchmark.common.project import DATA
 
 FOLDER = DATA / "scenes"
@@ -65,10 +65,9 @@ def digest(array: np.ndarray) -> str:
 def manifest(folder: Path = FOLDER) -> dict[str, Any]:
     """What the folder says of itself. Raises :class:`UserError`."""
     try:
-        content: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        return read_object(folder / "manifest.json")
     except (OSError, ValueError) as error:
         raise UserError(f"{folder.name}/manifest.json cannot be read: {error}", MEND) from None
-    return content
 
 
 @functools.lru_cache(maxsize=6)
@@ -81,7 +80,7 @@ def load_split(split: str, folder: Path = FOLDER) -> DenseSplit:
     for part in PARTS:
         path = part_file(folder, split, part)
         try:
-            raw = lzma.decompress(path.read_bytes(), lzma.FORMAT_XZ)
+            raw = lzma.decompress(read_regular(path), lzma.FORMAT_XZ)
             arrays[part] = np.load(io.BytesIO(raw), allow_pickle=False)
         except (OSError, lzma.LZMAError, ValueError, EOFError) as error:
             raise UserError(f"{path.name} cannot be read: {error}", MEND) from None

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import numpy as np
 
 from benchmark.common.cache import cache_dir
 from benchmark.common.errors import UserError, unknown
+from benchmark.common.files import check_regular, read_object, read_regular
 from benchmark.common.project import DATA
 from benchmark.domains.text.tokens import Texts, Tokens, cached, tokenise, tokenizer_sha256
 
@@ -47,10 +47,9 @@ def manifest(folder: Path = FOLDER) -> dict[str, Any]:
     """`manifest.json`: what each task is, and the hash of each split. Raises :class:`UserError`."""
     path = folder / "manifest.json"
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return read_object(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}", MEND) from None
-    return content
 
 
 def info(task: str, folder: Path = FOLDER) -> dict[str, Any]:
@@ -95,7 +94,7 @@ def _rows(path: Path, sha256: str) -> dict[str, list[Any]]:
     import pyarrow.parquet as pq
 
     try:
-        blob = path.read_bytes()
+        blob = read_regular(path)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}", MEND) from None
     if (digest := hashlib.sha256(blob).hexdigest()) != sha256:
@@ -116,6 +115,7 @@ def vader_texts() -> dict[str, str]:
 
     path = vader_cache()
     try:
+        check_regular(path)
         columns = pq.read_table(path).to_pydict()
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(

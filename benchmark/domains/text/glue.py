@@ -16,6 +16,7 @@ import numpy as np
 
 from benchmark.common import damage, facts
 from benchmark.common.errors import UserError
+from benchmark.common.files import open_regular
 from benchmark.domains.text.tokens import Texts, Tokens, cached, tokenise, tokenizer_sha256
 
 HUB = "nyu-mll/glue"
@@ -110,7 +111,7 @@ def _rows(root: Path | None, task: str, split: str) -> Any:
             return datasets.load_dataset(HUB, about.config, split=split)
         tables = []
         for path in files(root, task, split):
-            with open(path, "rb") as file:  # a name would be read as a pattern or an address
+            with open_regular(path) as file:  # a name would be read as a pattern or an address
                 tables.append(pq.read_table(file))
         return datasets.Dataset(pa.concat_tables(tables))
     except UserError:

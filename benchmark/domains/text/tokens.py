@@ -20,7 +20,7 @@ from torch import Tensor
 
 from benchmark.common.cache import CacheError, cache_dir, written
 from benchmark.common.errors import UserError
-from benchmark.common.files import replacing
+from benchmark.common.files import check_regular, replacing
 
 
 @dataclass(frozen=True)
@@ -136,6 +136,7 @@ def cached(name: str, key: dict[str, Any], make: Callable[[], Tokens]) -> Tokens
 def _read(path: Path, key: str) -> Tokens | None:
     """What the file holds; None where it is missing, cut short or of another key."""
     try:
+        check_regular(path)
         with safe_open(path, "pt") as file:
             about = file.metadata() or {}
             if about.get("key") != key:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from benchmark.common.errors import UserError
+from benchmark.common.files import check_regular, open_regular
 
 COPY_AGAIN = "Fetch or copy the files again."
 # Samples of a tar whose names are looked at: those by which `datasets` decides on the columns.
@@ -39,6 +40,7 @@ def zipped_images(file: Path) -> list[tuple[zipfile.ZipInfo, str]]:
     Raises UserError for a file that is no zip, or images outside of class folders.
     """
     try:
+        check_regular(file)
         with zipfile.ZipFile(file) as opened:
             listed = sorted((i for i in opened.infolist() if not i.is_dir()), key=lambda info: info.filename)
     except (zipfile.BadZipFile, OSError) as error:
@@ -69,6 +71,7 @@ def check_tar_names(file: Path) -> None:
     """Raise UserError for a tar whose first samples hold several images each."""
     seen: dict[str, str] = {}
     try:
+        check_regular(file)
         with tarfile.open(file) as opened:
             for member in opened:
                 folder, name = str(PurePosixPath(member.name).parent), PurePosixPath(member.name).name
@@ -93,7 +96,7 @@ def check_tar_names(file: Path) -> None:
 
 def tar_ends(file: Path) -> bool:
     """Whether a tar ends with its two blocks of zeros (or is compressed); one cut between two members has none."""
-    with open(file, "rb") as opened:
+    with open_regular(file) as opened:
         plain = opened.read(tarfile.BLOCKSIZE)[257:262] == b"ustar"
         opened.seek(max(0, file.stat().st_size - 2 * tarfile.BLOCKSIZE))
         return not (plain and any(opened.read()))
@@ -105,6 +108,7 @@ def unreadable(file: Path) -> str | None:
     import pyarrow.parquet as pq
 
     try:
+        check_regular(file)
         if file.suffix.lower() == ".parquet":
             pq.read_schema(file)
         elif file.suffix.lower() == ".zip":

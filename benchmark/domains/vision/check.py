@@ -16,7 +16,7 @@ from benchmark import suites
 from benchmark.common import damage
 from benchmark.common.damage import Damage
 from benchmark.common.errors import UserError, unknown
-from benchmark.common.files import write_atomic
+from benchmark.common.files import read_object, write_atomic
 from benchmark.domains.vision import embedded as vision
 from benchmark.domains.vision import public as full
 from benchmark.domains.vision.images import picture
@@ -109,7 +109,7 @@ def sample_sha256(image: bytes) -> str:
 def origin(folder: Path) -> str:
     """Which hub revision a folder was fetched from, as `fetch` noted it."""
     try:
-        noted = json.loads((folder / ORIGIN).read_text(encoding="utf-8"))
+        noted = read_object(folder / ORIGIN)
         return f"{noted['hub']} at {noted['revision'][:12]}"
     except (OSError, ValueError, KeyError, TypeError):
         return "origin unknown"

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from benchmark.common import cache, facts
 from benchmark.common.cache import arrays_sha256 as arrays_sha256
 from benchmark.common.cache import cache_dir as cache_dir
+from benchmark.common.files import read_object, read_regular
 from benchmark.common.project import DATA as MINI
 
 SPLITS = ("train", "validation", "test")
@@ -100,14 +101,16 @@ def manifest(root: str | os.PathLike | None = None) -> dict[str, Any]:
     path = Path(root or MINI) / "manifest.json"
     try:
         content: dict[str, Any] = facts.remembered("manifest", [path], lambda: _read_manifest(path), on_disk=False)
-    except OSError:
+    except FileNotFoundError:
         raise DataError(f"no manifest at {path}. To restore it: {MEND}") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}. To restore it: {MEND}") from None
     return content
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content = read_object(path)
         _Manifest.model_validate(content)
     except ValidationError as error:
         wrong = error.errors(include_url=False, include_input=False)[0]
@@ -179,7 +182,7 @@ def _decode(path: Path, about: TaskInfo, split: str) -> tuple[np.ndarray, np.nda
     import pyarrow.parquet as pq
     from PIL import Image
 
-    blob = path.read_bytes()
+    blob = read_regular(path)
     digest = hashlib.sha256(blob).hexdigest()
     if digest != about.sha256[split]:
         raise DataError(f"{path} has sha256 {digest}, the manifest says {about.sha256[split]}. To restore it: {MEND}")

@@ -25,6 +25,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from benchmark.common.errors import UserError
+from benchmark.common.files import NotRegular, check_folder, check_regular
 
 EXPECTED = (
     "expected one of: data/test-*.parquet or test.parquet with columns image and label (as on the hub); "
@@ -78,6 +79,8 @@ def read(folder: Path, config: str | None = None) -> Layout:
     prefix = f"{PurePosixPath(below)}/" if below else ""
     try:
         names = sorted(name for name in _files(folder, ()) if name.startswith(prefix))
+    except NotRegular as error:
+        raise UserError(f"{error.filename} cannot be read: {error.strerror}", "Move it away.") from None
     except OSError as error:
         raise UserError(f"{error.filename} cannot be listed: {error.strerror}", "Mend its permissions.") from None
     kinds = {name: kind for name in names if (kind := _kind(name))}
@@ -93,7 +96,10 @@ def read(folder: Path, config: str | None = None) -> Layout:
 
 
 def _files(folder: Path, above: Sequence[str]) -> Iterator[str]:
-    """Names of all files below, through links; without hidden ones and such as ``__MACOSX``."""
+    """Names of all files below, through links; without hidden ones and such as ``__MACOSX``.
+
+    Raises NotRegular for a pipe or a device.
+    """
     itself = os.path.realpath(folder)
     if itself in above:  # a link back
         return
@@ -103,7 +109,8 @@ def _files(folder: Path, above: Sequence[str]) -> Iterator[str]:
                 continue
             if entry.is_dir():
                 yield from (f"{entry.name}/{name}" for name in _files(Path(entry.path), (*above, itself)))
-            elif entry.is_file():
+            elif os.path.exists(entry.path):
+                check_regular(entry.path)
                 yield entry.name
 
 
@@ -132,6 +139,7 @@ def _card(folder: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
 
     path = folder / "README.md"
     try:
+        check_folder(folder)
         infos = dict(DatasetInfosDict.from_directory(str(folder)))
         configs = MetadataConfigs.from_dataset_card_data(DatasetCard.load(path).data) if path.is_file() else {}
     except Exception as error:

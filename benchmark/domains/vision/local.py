@@ -19,6 +19,7 @@ from typing import Any
 from benchmark.common import facts
 from benchmark.common.damage import Damage
 from benchmark.common.errors import UserError
+from benchmark.common.files import open_regular, read_regular
 from benchmark.domains.vision import layout
 from benchmark.domains.vision.archives import (
     COPY_AGAIN,
@@ -54,7 +55,7 @@ class Sample:
         if isinstance(self.image, bytes):
             return self.image
         try:
-            return self.image.read_bytes()
+            return read_regular(self.image)
         except OSError as error:
             raise Damage(f"cannot be read: {error.strerror}") from None
 
@@ -225,7 +226,7 @@ class Copy:
         def read() -> tuple[int, str]:
             digest = hashlib.sha256()
             for file, name in zip(files, names, strict=True):
-                with open(file, "rb") as opened:
+                with open_regular(file) as opened:
                     digest.update(f"{name}\0{hashlib.file_digest(opened, 'sha256').hexdigest()}\n".encode())
             return self._count(split, files), digest.hexdigest()
 
