@@ -234,7 +234,7 @@ def _carry_out(job: Job, record: Record, setup: Setup) -> Record:
         _finish(record, setup, path)
     except KeyboardInterrupt:
         record.status, record.finished = "incomplete", recording.now()
-        stopped = "stopped by Ctrl-C or SIGTERM; the same command goes on from here"
+        stopped = "stopped by Ctrl-C, SIGTERM or SIGHUP; the same command goes on from here"
         record.error = Error(type="interrupted", message=stopped)
         with contextlib.suppress(UserError):
             store.save(record)
