@@ -10,9 +10,10 @@ from benchmark.board import rows
 from benchmark.board.selection import by_time, by_trust, complete, current, label
 from benchmark.common.errors import UserError, unknown
 from benchmark.common.tables import markdown
+from benchmark.records import metrics
 from benchmark.records.record import SOURCES, Record
 from benchmark.records.spec import REFERENCE_ROWS
-from benchmark.scores import metrics, relative
+from benchmark.scores import relative
 from benchmark.scores import statistics as stats
 
 Runs = Mapping[int | None, Mapping[str, np.ndarray]]

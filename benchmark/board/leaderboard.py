@@ -17,9 +17,9 @@ from benchmark.board.rows import Board
 from benchmark.board.rows import boards as boards
 from benchmark.common.files import write_atomic
 from benchmark.common.tables import padded
+from benchmark.records import metrics
 from benchmark.records.record import Record
 from benchmark.records.store import Store
-from benchmark.scores import metrics
 
 OVERVIEW = [
     "suite", "scale", "suite_version", "backbone", "family", "rank", "method", "row", "mean", "low", "high",

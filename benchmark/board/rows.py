@@ -13,9 +13,10 @@ from benchmark import suites
 from benchmark.board.selection import Current, by_time, by_trust, complete, current, generation, label
 from benchmark.board.table import Table, commit, grouped, unique
 from benchmark.board.validity import Validity, validity
+from benchmark.records import metrics
 from benchmark.records.record import Record
 from benchmark.records.spec import REFERENCE_ROWS, RunSpec, other_data
-from benchmark.scores import metrics, published
+from benchmark.scores import published
 from benchmark.scores import statistics as stats
 from benchmark.scores.relative import scores as scores
 

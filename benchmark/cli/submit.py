@@ -17,10 +17,10 @@ from benchmark.cli.options import add_device
 from benchmark.common.errors import UserError, check_range, shown
 from benchmark.common.paths import resolved
 from benchmark.common.project import REFERENCE, ROOT, SUBMITTED
+from benchmark.records import metrics
 from benchmark.records.record import SOURCES, Record, TaskResult
 from benchmark.records.spec import other_data, variant_label
 from benchmark.records.store import Store, write_atomic
-from benchmark.scores import metrics
 from benchmark.submissions.package import SUFFIX, load, pack, save, schema
 from benchmark.submissions.validation import Known, check
 

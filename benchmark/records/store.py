@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from benchmark.common.errors import UserError
 from benchmark.common.files import TEMPORARY, cannot_write, read_regular, write_atomic
+from benchmark.records.claims import untrue
 from benchmark.records.migrations import migrate
 from benchmark.records.record import RECORD_VERSION, Record
 from benchmark.records.record import CorrectBits as CorrectBits
@@ -34,6 +35,8 @@ from benchmark.records.record import unpack_bits as unpack_bits
 from benchmark.records.spec import RunSpec
 
 RECORD = "record.json"
+#: The version of the schema in which records carried no sha256 yet.
+_WITHOUT_DIGEST = 1
 
 
 class DamagedRecord(ValueError):
@@ -52,59 +55,61 @@ def read_record(path: Path) -> Record:
         raise
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}", "Mend its permissions, or move it away.") from error
-    version = _version(data)
+    try:
+        fields = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise DamagedRecord(f"not JSON: {error}") from None
+    version = _version(fields)
     if version is not None and version > RECORD_VERSION:
         raise UserError(
             f"{path} is a record of version {version}; this program reads up to {RECORD_VERSION}",
             "Update the program (git pull), or use another results folder.",
         )
-    _check_digest(data)
-    if version is not None and version < RECORD_VERSION:
-        return _migrated(data)
+    check_digest(fields, required=version != _WITHOUT_DIGEST)
     try:
-        return Record.model_validate_json(data).model_copy(update={"sha256": None})
-    except ValueError as error:
+        if version is not None and version < RECORD_VERSION:
+            record = Record.model_validate(migrate(fields))
+        else:
+            record = Record.model_validate_json(data)
+    except (ValueError, TypeError) as error:
         raise DamagedRecord(reason(error)) from None
+    _check_claims(record)
+    return record.model_copy(update={"sha256": None})
 
 
 def former_id(path: Path) -> str | None:
     """The id under which an earlier version of the program wrote the record at ``path``; None for one of this."""
-    data = read_regular(path)
-    version = _version(data)
-    return json.loads(data).get("run_id") if version is not None and version < RECORD_VERSION else None
+    fields = json.loads(read_regular(path))
+    version = _version(fields)
+    return fields.get("run_id") if version is not None and version < RECORD_VERSION else None
 
 
-def _migrated(data: bytes) -> Record:
-    """The record of an earlier version. Raises DamagedRecord where it is no valid one of that version."""
-    try:
-        return Record.model_validate(migrate(json.loads(data))).model_copy(update={"sha256": None})
-    except (ValueError, TypeError) as error:
-        raise DamagedRecord(reason(error)) from None
-
-
-def _digest(fields: dict[str, Any]) -> str:
+def digest(fields: Mapping[str, Any]) -> str:
     """sha256 of a record's fields as JSON with sorted keys and no spaces, `sha256` itself left out."""
-    text = json.dumps(fields, sort_keys=True, separators=(",", ":"))
+    kept = {key: value for key, value in fields.items() if key != "sha256"}
+    text = json.dumps(kept, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _check_digest(data: bytes) -> None:
-    """Raise DamagedRecord unless `data` is JSON and, where it notes its sha256, still has it."""
-    try:
-        fields = json.loads(data)
-        noted = fields.pop("sha256", None) if isinstance(fields, dict) else None
-    except (ValueError, RecursionError) as error:
-        raise DamagedRecord(f"not JSON: {error}") from None
-    if noted is not None and _digest(fields) != noted:
+def check_digest(fields: Any, *, required: bool) -> None:
+    """Raise DamagedRecord where a record's fields are not those of its sha256, or, `required`, where it has none."""
+    noted = fields.get("sha256") if isinstance(fields, dict) else None
+    if noted is None and required:
+        raise DamagedRecord("it carries no sha256, which every record that a program wrote does")
+    if noted is not None and digest(fields) != noted:
         raise DamagedRecord("its content is not what was written: its sha256 differs")
 
 
-def _version(data: bytes) -> int | None:
-    try:
-        content = json.loads(data)
-        return content["version"] if isinstance(content["version"], int) else None
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return None
+def _check_claims(record: Record) -> None:
+    """Raise DamagedRecord where a score is not what the record's own statistics give."""
+    if said := untrue(record):
+        more = f" (and {len(said) - 1} more)" if len(said) > 1 else ""
+        raise DamagedRecord(f"{said[0]}{more}")
+
+
+def _version(fields: Any) -> int | None:
+    version = fields.get("version") if isinstance(fields, dict) else None
+    return version if isinstance(version, int) else None
 
 
 def reason(error: Exception) -> str:
@@ -132,14 +137,14 @@ class Store:
     def save(self, record: Record) -> Path:
         """Write the record atomically (see `write_atomic`) and return its path.
 
-        Raises UserError where it cannot be written, pydantic's ValidationError for a record that `load` would refuse.
+        Raises UserError where it cannot be written, ValueError for a record that `load` would refuse.
         """
         if self.read_only:
             raise UserError(f"{self.root} was opened for reading only", "Choose another folder with --results DIR.")
         path = self.folder(record.spec) / RECORD
         fields = json.loads(record.model_dump_json(exclude={"sha256"}))
-        text = json.dumps({**fields, "sha256": _digest(fields)}, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-        Record.model_validate_json(text)
+        text = json.dumps({**fields, "sha256": digest(fields)}, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        _check_claims(Record.model_validate_json(text))
         write_atomic(path, text)
         return path
 
