@@ -16,6 +16,7 @@ from benchmark.board.validity import Validity, validity
 from benchmark.records import metrics
 from benchmark.records.record import Record
 from benchmark.records.spec import REFERENCE_ROWS, RunSpec, other_data
+from benchmark.records.store import safe_name
 from benchmark.scores import published
 from benchmark.scores import statistics as stats
 from benchmark.scores.relative import scores as scores
@@ -62,7 +63,7 @@ class Board:
     @property
     def name(self) -> str:
         """`<suite>--<backbone>--<family>`, the name of its files."""
-        return f"{self.suite}--{self.backbone}--{self.family}"
+        return name_of(self.suite, self.backbone, self.family)
 
     @property
     def scale(self) -> str:
@@ -73,6 +74,11 @@ class Board:
     def mini(self) -> bool:
         """Whether its numbers are of a mini suite."""
         return self.scale == "mini"
+
+
+def name_of(suite: str, backbone: str, family: str) -> str:
+    """The name of a board's files: one file name, whatever records call these."""
+    return "--".join(map(safe_name, (suite, backbone, family)))
 
 
 def boards(records: Iterable[Record], reference: Iterable[Record] = ()) -> list[Board]:

@@ -15,9 +15,11 @@ from typing import NamedTuple
 
 import methods
 from benchmark import suites
+from benchmark.board.rows import name_of
 from benchmark.board.selection import label, left_out
 from benchmark.cli import board as boards
 from benchmark.common.errors import UserError, shown, unknown
+from benchmark.common.escapes import terminal
 from benchmark.common.paths import resolved
 from benchmark.common.project import LOCAL, REFERENCE, RESULTS
 from benchmark.records.record import Record
@@ -122,7 +124,8 @@ def command(arguments: argparse.Namespace) -> int:
         return 0
     locked = [each for each in gone if not store.remove(each.record)]
     for each in locked:
-        print(f"stays, as another process has it: {label(each.record)} on {each.record.spec.suite}", file=sys.stderr)
+        run = terminal(f"{label(each.record)} on {each.record.spec.suite}")
+        print(f"stays, as another process has it: {run}", file=sys.stderr)
     print(f"removed {_runs(len(gone) - len(locked))}")
     _write_boards(store, records)
     return 1 if locked else 0
@@ -136,7 +139,8 @@ def _list(store: Store, kind: str, rest: Sequence[Leftover], goes: bool) -> None
     for record, _, why in rest:
         seed = "" if record.spec.seed is None else f" seed {record.spec.seed}"
         state = "" if record.status == "failed" else f" ({record.status})"
-        print(f"  {record.run_id}  {label(record)}{seed} on {record.spec.suite}, {record.spec.backbone}{state}: {why}")
+        place = f"{record.spec.suite}, {record.spec.backbone}{state}"
+        print(terminal(f"  {record.run_id}  {label(record)}{seed} on {place}: {why}"))
 
 
 def _runs(count: int) -> str:
@@ -166,5 +170,4 @@ def _write_boards(store: Store, before: Iterable[Record]) -> None:
 
 
 def _board(record: Record) -> str:
-    spec = record.spec
-    return f"{spec.suite}--{spec.backbone}--{spec.family}".replace("/", "_")
+    return name_of(record.spec.suite, record.spec.backbone, record.spec.family)

@@ -25,6 +25,7 @@ from benchmark.cli.options import (
     folders,
 )
 from benchmark.common.errors import UserError, check_range, check_seeds, shown
+from benchmark.common.escapes import terminal
 from benchmark.common.paths import resolved
 from benchmark.records.precision import Precision
 from benchmark.records.spec import check_texts, other_data, parse_set
@@ -390,5 +391,5 @@ def _report(arguments: argparse.Namespace, failed: Sequence[Record]) -> int:
     for record in failed:
         reason = record.error.line() if record.error else record.status
         word = "left out" if record in unfit else "failed"
-        print(f"{word}: {record.variant} on {record.spec.suite}: {reason}", file=sys.stderr)
+        print(terminal(f"{word}: {record.variant} on {record.spec.suite}: {reason}"), file=sys.stderr)
     return 1 if len(failed) > len(unfit) else 0

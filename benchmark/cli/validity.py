@@ -9,6 +9,7 @@ from benchmark import suites
 from benchmark.board import leaderboard, validity
 from benchmark.cli.options import DEFAULT_SUITE
 from benchmark.common.errors import UserError, shown
+from benchmark.common.escapes import terminal
 from benchmark.common.paths import resolved
 from benchmark.common.project import LOCAL, REFERENCE
 from benchmark.records.store import Store
@@ -60,7 +61,7 @@ def show(suite: str, results: Path | None, backbone: str | None, family: str | N
             f"no finished run of {suite} on {backbone}, family {family}, under {', '.join(map(shown, folders))}",
             f"Run some: ./run_all.sh --suite {suite}",
         )
-    print("\n".join(report(result)))
+    print(terminal("\n".join(report(result)), lines=True))
     return 0
 
 

@@ -228,7 +228,7 @@ class Store:
     def _read(self, path: Path) -> Record | None:
         try:
             record = read_record(path)
-            if path.parent.name not in (record.run_id, former_id(path)):
+            if path.parent.name != record.run_id and path.parent.name != former_id(path):
                 raise DamagedRecord(f"it belongs to run {record.run_id}")
             return record
         except (FileNotFoundError, NotADirectoryError):
