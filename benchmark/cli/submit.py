@@ -20,7 +20,7 @@ from benchmark.common.project import REFERENCE, ROOT, SUBMITTED
 from benchmark.records import metrics
 from benchmark.records.record import SOURCES, Record, TaskResult
 from benchmark.records.spec import other_data, variant_label
-from benchmark.records.store import Store, write_atomic
+from benchmark.records.store import Store, safe_name, write_atomic
 from benchmark.submissions.package import SUFFIX, load, pack, save, schema
 from benchmark.submissions.validation import Known, check
 
@@ -83,7 +83,7 @@ def _pack(arguments: argparse.Namespace) -> int:
     submission = pack(
         records, title=arguments.title, authors=arguments.authors, link=arguments.link, note=arguments.note
     )
-    out = arguments.out or Path(f"{submission.records[0].spec.method}{SUFFIX}")
+    out = arguments.out or Path(f"{safe_name(submission.records[0].spec.method)}{SUFFIX}")
     save(submission, out)
     names = {record.spec.suite for record in submission.records}
     print(f"packed {len(submission.records)} records of {len(names)} suites in {shown(out)}")
@@ -146,6 +146,7 @@ def manifests(suite: str, backbone: str, family: str) -> Known | str:
         metrics={name: task.metric for name, task in bench.tasks.items()},
         reads=dict(bench.reads),
         access=tuple(bench.access),
+        samples=functools.cache(lambda task: len(bench.source(task, "test"))),
     )
 
 

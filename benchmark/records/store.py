@@ -43,8 +43,8 @@ class DamagedRecord(ValueError):
     """A record file that does not hold a valid record; the message says why."""
 
 
-def read_record(path: Path) -> Record:
-    """The record in the file at `path`.
+def read_record(path: Path, *, claims: bool = True) -> Record:
+    """The record in the file at `path`; without `claims` its scores are not held against its statistics.
 
     Raises FileNotFoundError or NotADirectoryError; UserError for a record of a later version or a file that may not be
     read; DamagedRecord for everything that is no valid record.
@@ -73,7 +73,8 @@ def read_record(path: Path) -> Record:
             record = Record.model_validate_json(data)
     except (ValueError, TypeError) as error:
         raise DamagedRecord(reason(error)) from None
-    _check_claims(record)
+    if claims:
+        _check_claims(record)
     return record.model_copy(update={"sha256": None})
 
 
@@ -114,11 +115,16 @@ def _version(fields: Any) -> int | None:
 
 def reason(error: Exception) -> str:
     """The first thing that is wrong with a record's fields, and where."""
-    if isinstance(error, ValidationError):
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        return f"{where}: {first['msg']}" if where else first["msg"]
-    return str(error)
+    return reasons(error)[0]
+
+
+def reasons(error: Exception) -> list[str]:
+    """Everything that is wrong with the fields, and where."""
+    if not isinstance(error, ValidationError):
+        return [str(error)]
+    wrong = error.errors(include_url=False, include_input=False)
+    places = [".".join(str(part) for part in each["loc"]) for each in wrong]
+    return [f"{where}: {each['msg']}" if where else each["msg"] for where, each in zip(places, wrong, strict=True)]
 
 
 class Store:
