@@ -21,7 +21,7 @@ from benchmark.records import metrics
 from benchmark.records.record import SOURCES, Record, TaskResult
 from benchmark.records.spec import other_data, variant_label
 from benchmark.records.store import Store, safe_name, write_atomic
-from benchmark.submissions.package import SUFFIX, load, pack, save, schema
+from benchmark.submissions.package import SUFFIX, labelled, load, pack, save, schema
 from benchmark.submissions.validation import Known, check
 
 if TYPE_CHECKING:
@@ -108,11 +108,6 @@ def _loaded(path: Path) -> list[Record]:
     for record, why in gone:
         print(f"left out: {record.variant} on {record.spec.suite} ({record.run_id}) failed, {why}")
     return [record for record in records if not any(record is each.record for each in gone)]
-
-
-def labelled(record: Record, source: str) -> Record:
-    """The record with another label of where its numbers come from."""
-    return record.model_copy(update={"provenance": record.provenance.model_copy(update={"source": source})})
 
 
 def _report(records: Sequence[Record], hashes: bool = True) -> int:

@@ -21,7 +21,7 @@ from benchmark.common.errors import UserError
 from benchmark.common.files import TEMPORARY, cannot_write, read_regular, write_atomic
 from benchmark.records.claims import untrue
 from benchmark.records.migrations import migrate
-from benchmark.records.record import RECORD_VERSION, Record
+from benchmark.records.record import RECORD_VERSION, SOURCES, Record, distrust
 from benchmark.records.record import CorrectBits as CorrectBits
 from benchmark.records.record import Cost as Cost
 from benchmark.records.record import Error as Error
@@ -143,6 +143,8 @@ class Store:
     def save(self, record: Record) -> Path:
         """Write the record atomically (see `write_atomic`) and return its path.
 
+        Of the same run from two sources (`SOURCES`) the more trusted one is `record.json`, and the other is kept beside
+        it under the name of its source (`beside`), which a warning says; nothing reads it from there.
         Raises UserError where it cannot be written, ValueError for a record that `load` would refuse.
         """
         if self.read_only:
@@ -151,15 +153,29 @@ class Store:
         fields = json.loads(record.model_dump_json(exclude={"sha256"}))
         text = json.dumps({**fields, "sha256": digest(fields)}, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
         _check_claims(Record.model_validate_json(text))
+        there = self._read(path)
+        source = record.provenance.source
+        if there is not None and (former := there.provenance.source) != source:
+            name = beside(max(source, former, key=distrust))
+            if distrust(former) < distrust(source):
+                warnings.warn(
+                    f"{path} is {former} and stays; what was {source} lies beside it, in {name}", stacklevel=2
+                )
+                path = path.with_name(name)
+            else:
+                warnings.warn(f"{path} is now {source}; what was {former} lies beside it, in {name}", stacklevel=2)
+                write_atomic(path.with_name(name), path.read_text(encoding="utf-8"))
         write_atomic(path, text)
         return path
 
     def load(self, spec: RunSpec) -> Record | None:
-        """The record of a run, or None where there is none; a damaged one is moved aside with a warning.
+        """The record of a run that was measured here, or None where there is none.
 
-        Raises UserError for one that cannot be read or is of a later version: it is not to be written over.
+        One that others sent stands for no run of a plan. A damaged one is moved aside with a warning. Raises UserError
+        for one that cannot be read or is of a later version: it is not to be written over.
         """
-        return self._read(self.folder(spec) / RECORD)
+        record = self._read(self.folder(spec) / RECORD)
+        return record if record is not None and record.provenance.source == SOURCES[0] else None
 
     def all(self, suite: str | None = None) -> list[Record]:
         """Every readable record, or those of one suite, sorted by path; damaged ones are moved aside with a warning.
@@ -218,7 +234,7 @@ class Store:
             raise UserError(f"{self.root} was opened for reading only", "Choose another folder with --results DIR.")
         folder = self.folder(record.spec)
         with self.try_lock(record.spec) as mine:
-            if not mine or self.load(record.spec) != record:
+            if not mine or self._read(folder / RECORD) != record:
                 return False
             try:
                 (folder / RECORD).unlink()
@@ -296,6 +312,15 @@ def _move_aside(path: Path) -> Path | None:
                 return None
             return target
     return None
+
+
+def beside(source: str) -> str:
+    """The file of a record for which a more trusted one of the same run stands.
+
+    >>> beside("submitted")
+    'record.submitted.json'
+    """
+    return f"record.{safe_name(source.replace(', ', '-').replace(' ', '-'))}.json"
 
 
 def safe_name(name: str) -> str:

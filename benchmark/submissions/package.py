@@ -15,9 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from benchmark.common.errors import UserError
 from benchmark.common.files import check_regular, read_regular, write_atomic
 from benchmark.records.migrations import migrate
-from benchmark.records.record import Record
+from benchmark.records.record import SOURCES, Record
 from benchmark.records.spec import REFERENCE_ROWS
-from benchmark.records.store import RECORD, DamagedRecord, check_digest, digest, read_record, reason, reasons
+from benchmark.records.store import RECORD, DamagedRecord, Store, check_digest, digest, read_record, reason, reasons
 
 SUFFIX = ".submission.json"
 #: Bytes of one file; a board of large suites with many seeds takes a tenth of it.
@@ -54,13 +54,24 @@ def pack(
     Raises UserError where there is none.
     """
     chosen = [
-        record.model_copy(update={"provenance": record.provenance.model_copy(update={"source": "submitted"})})
+        labelled(record, SOURCES[2])
         for record in records
         if record.status == "done" and not record.missing and record.spec.method not in REFERENCE_ROWS
     ]
     if not chosen:
         raise UserError("no complete record to submit", "Run the suite first: ./run_all.sh --methods NAME")
     return Submission(title=title, authors=list(authors), link=link, note=note, records=chosen)
+
+
+def labelled(record: Record, source: str) -> Record:
+    """The record with another label of where its numbers come from."""
+    return record.model_copy(update={"provenance": record.provenance.model_copy(update={"source": source})})
+
+
+def accepted(folder: Path) -> list[Record]:
+    """Records of third parties as they were filed: whatever they say, none was measured here."""
+    records = Store(folder, read_only=True).all()
+    return [labelled(each, SOURCES[2]) if each.provenance.source == SOURCES[0] else each for each in records]
 
 
 def save(submission: Submission, path: Path) -> None:
