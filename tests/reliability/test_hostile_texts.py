@@ -1,4 +1,4 @@
-"""Names and texts of a record are data: nothing in them becomes a folder, a row, HTML, a formula or a terminal's order."""
+"""Names and texts of a record are data: none becomes a folder, a row, HTML, a formula or an order to a terminal."""
 
 from __future__ import annotations
 
@@ -51,12 +51,16 @@ def hostile(text: str) -> Record:
     return make_record(
         spec=spec,
         variant=text,
-        method=MethodInfo(title=text, paper=text),
         access=[text],
         provenance=Provenance(commit=text, argv=[text], notes=[text]),
         suite_tasks=[text, "plain"],
         tasks=[],
-    ).model_copy(update={"tasks": {each: make_record().tasks["mnist"] for each in (text, "plain")}})
+    ).model_copy(
+        update={
+            "method": MethodInfo(title=text, paper=text),
+            "tasks": {each: make_record().tasks["mnist"] for each in (text, "plain")},
+        }
+    )
 
 
 def board_of(text: str) -> rows.Board:
