@@ -20,6 +20,7 @@ from benchmark.board.selection import label, left_out
 from benchmark.cli import board as boards
 from benchmark.common.errors import UserError, shown, unknown
 from benchmark.common.escapes import terminal
+from benchmark.common.files import remove_left
 from benchmark.common.paths import resolved
 from benchmark.common.project import LOCAL, REFERENCE, RESULTS
 from benchmark.records.record import Record
@@ -115,6 +116,8 @@ def command(arguments: argparse.Namespace) -> int:
     gone = [each for each in rest if each.kind in kinds]
     for kind in KINDS:
         _list(store, kind, [each for each in rest if each.kind == kind], kind in kinds)
+    if left := remove_left(folder, below=True):
+        print(f"removed {left} file{'s' if left > 1 else ''} that a killed writer left unfinished")
     if not gone:
         print(f"nothing to remove under {shown(folder)}")
         return 0

@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from benchmark.common.errors import UserError
-from benchmark.common.files import TEMPORARY, cannot_write, read_regular, write_atomic
+from benchmark.common.files import cannot_write, is_at, read_regular, remove_left, write_atomic
 from benchmark.records.claims import untrue
 from benchmark.records.migrations import migrate
 from benchmark.records.record import RECORD_VERSION, SOURCES, Record, distrust
@@ -210,12 +210,11 @@ class Store:
         except OSError as error:
             raise cannot_write(folder, error) from error
         try:
-            if not _flock(handle) or not _is_at(handle, folder / ".lock"):
+            # A run that is removed takes its lock with it.
+            if not _flock(handle) or not is_at(handle, folder / ".lock"):
                 yield False
                 return
-            for left in folder.glob(TEMPORARY + "*"):
-                with contextlib.suppress(OSError):
-                    left.unlink()
+            remove_left(folder)
             self._held.add(folder)
             try:
                 yield True
@@ -287,15 +286,6 @@ def _flock(handle: int) -> bool:
             return False
         warnings.warn("this file system has no locks: do not run two processes on one results folder", stacklevel=4)
     return True
-
-
-def _is_at(handle: int, path: Path) -> bool:
-    """Whether the open file is still the one at `path`: a run that is removed takes its lock with it."""
-    try:
-        there, here = path.stat(), os.fstat(handle)
-    except OSError:
-        return False
-    return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
 
 
 def _writable(path: Path) -> bool:
