@@ -58,8 +58,17 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
         _flush(path.parent, os.O_RDONLY)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        _clear(folder)
         os.close(handle)
+
+
+def _clear(folder: Path) -> None:
+    """Remove a temporary folder with all that a writer put there; usually that is the lock alone."""
+    try:
+        os.unlink(folder / _LOCK)
+        os.rmdir(folder)
+    except OSError:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _own_folder(path: Path) -> tuple[int, Path]:
@@ -131,7 +140,7 @@ def _remove(path: Path) -> bool:
         mine = _lock(handle)
         if mine is False or (mine is None and not old) or not is_at(handle, path / _LOCK):
             return False
-        shutil.rmtree(path, ignore_errors=True)
+        shutil.rmtree(path, ignore_errors=True)  # held until all is gone
     finally:
         os.close(handle)
     return True
