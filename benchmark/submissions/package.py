@@ -114,9 +114,7 @@ def load(path: Path) -> list[Record]:
         hint = "Its schema: docs/schema/submission.schema.json"
         said = reasons(error)
         more = [f"and {len(said) - _MOST} more"] if len(said) > _MOST else []
-        raise UserError(
-            "\n    ".join([f"{path} is no valid submission: {said[0]}", *said[1:_MOST], *more]), hint
-        ) from None
+        raise UserError(f"{path} is no valid submission: {'; '.join([*said[:_MOST], *more])}", hint) from None
 
 
 def _present(number: int, fields: object) -> object:
