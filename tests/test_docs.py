@@ -14,8 +14,8 @@ import pytest
 
 from benchmark import suites
 from benchmark.cli import main as arguments
-from benchmark.records import record
-from benchmark.scores import metrics, published
+from benchmark.records import metrics, record
+from benchmark.scores import published
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from benchmark.checkpoints import families
 from benchmark.domains.vision import embedded as vision
 from benchmark.domains.vision.family import load_family
+from benchmark.records import metrics
 from benchmark.records.record import Array, CorrectBits, Record, Sums, TaskResult, Values
 from benchmark.records.spec import RunSpec
 from benchmark.records.store import Store
@@ -31,17 +32,41 @@ plain = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3),
     max_leaves=6,
 )
+extent, size = st.floats(0, 1e6), st.floats(1e-3, 1e6)
+pairs = st.lists(st.tuples(extent, size), min_size=1, max_size=5)
 statistics = st.one_of(
-    st.lists(st.booleans(), max_size=40).map(CorrectBits.of),
-    st.dictionaries(text, st.lists(number, max_size=5).map(lambda v: Array.of(np.array(v, "float64"))), max_size=2).map(
-        lambda arrays: Values(arrays=arrays)
+    st.lists(st.booleans(), min_size=1, max_size=40).map(lambda bits: ("accuracy", CorrectBits.of(bits))),
+    st.builds(
+        lambda rows, others: ("abs_err", Values(arrays=others | dict(zip(
+            ("abs_sum", "count"), (Array.of(np.array(column, "float64")) for column in zip(*rows, strict=True)),
+            strict=True,
+        )))),
+        pairs,
+        st.dictionaries(text, st.lists(number, max_size=5).map(lambda v: Array.of(np.array(v, "float64"))), max_size=2),
     ),
-    st.dictionaries(text, number | st.lists(number, max_size=3), max_size=3).map(lambda sums: Sums(sums=sums)),
-)
-results = st.builds(
-    TaskResult, metric=text, value=number, n=st.integers(0, 100), others=st.dictionaries(text, number, max_size=2),
-    statistics=statistics,
+    st.builds(
+        lambda row, others: ("rel_err", Sums(sums=others | {"rel_sum": row[0], "count": row[1]})),
+        st.tuples(extent, size),
+        st.dictionaries(text, number | st.lists(number, max_size=3), max_size=3),
+    ),
 )  # fmt: skip
+
+
+@st.composite
+def results(draw: st.DrawFn) -> TaskResult:
+    """What statistics say, as a store keeps nothing else."""
+    metric, kept = draw(statistics)
+    n = metrics.samples(metric, kept)
+    return TaskResult(
+        metric=metric,
+        value=metrics.score(metric, kept),
+        higher_is_better=metrics.get(metric).higher_is_better,
+        n=draw(st.integers(0, 100)) if n is None else n,
+        others=draw(st.dictionaries(text.filter(lambda name: name not in metrics.METRICS), number, max_size=2)),
+        statistics=kept,
+    )
+
+
 specs = st.builds(
     make_spec, method=text, seed=st.none() | st.integers(0, 9), suite=text, backbone=text,
     parameters=st.dictionaries(text, plain, max_size=3),
@@ -56,7 +81,7 @@ def records(draw: st.DrawFn) -> Record:
         trace_summary=draw(st.dictionaries(text, plain, max_size=2)),
         changed=draw(st.dictionaries(text, plain, max_size=2)),
         status=draw(st.sampled_from(["planned", "running", "done", "failed", "incomplete"])),
-    ).model_copy(update={"tasks": draw(st.dictionaries(st.sampled_from(TASKS), results))})
+    ).model_copy(update={"tasks": draw(st.dictionaries(st.sampled_from(TASKS), results()))})
 
 
 @pytest.fixture(scope="module")

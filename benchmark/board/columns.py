@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from benchmark.board.rows import INCOMPLETE, Board
+from benchmark.records import metrics
 from benchmark.records.record import SOURCES
-from benchmark.scores import metrics
 
 NONE = "–"
 

@@ -10,9 +10,10 @@ from benchmark.board import rows
 from benchmark.board.selection import by_time, by_trust, complete, current, label
 from benchmark.common.errors import UserError, unknown
 from benchmark.common.tables import markdown
-from benchmark.records.record import SOURCES, Record
+from benchmark.records import metrics
+from benchmark.records.record import Record, distrust
 from benchmark.records.spec import REFERENCE_ROWS
-from benchmark.scores import metrics, relative
+from benchmark.scores import relative
 from benchmark.scores import statistics as stats
 
 Runs = Mapping[int | None, Mapping[str, np.ndarray]]
@@ -41,6 +42,7 @@ def compare(
             raise unknown("method with records", name, runs, f"Run it: {command}")
     one = next(iter(runs[first].values()))
     tasks = one.suite_tasks
+    _check_same_samples(one, [record for name in (first, second) for record in runs[name].values()])
     sides = [_scores(runs[name]) for name in (first, second)]
     averaged = rows.averaged(suite, [one])
     what = "points of the mean over tasks" if averaged else "points of the expert-normalised mean"
@@ -88,9 +90,24 @@ def _runs(
     by_label: dict[str, dict[int | None, Record]] = {}
     counted = current(of_place)
     chosen = [record for record in counted.records if complete(record)]
-    for record in sorted(by_time(chosen), key=lambda record: SOURCES.index(record.provenance.source)):
+    for record in sorted(by_time(chosen), key=lambda record: distrust(record.provenance.source)):
         by_label.setdefault(label(record), {}).setdefault(record.spec.seed, record)
     return by_label, {label(record): said for record, said in counted.of_other_data}
+
+
+def _check_same_samples(one: Record, records: Iterable[Record]) -> None:
+    """Raise UserError where a run has other tasks, numbers of samples or metrics than ``one``."""
+    for task, result in one.tasks.items():
+        for record in records:
+            other = record.tasks.get(task)
+            if other is not None and (other.n, other.metric) == (result.n, result.metric):
+                continue
+            here = f"{label(one)} on {result.n} by {result.metric}"
+            said = f"{other.n} samples of {task} by {other.metric}" if other is not None else f"no samples of {task}"
+            raise UserError(
+                f"{label(record)} ({record.run_id}) was tested on {said}, {here}",
+                "Only runs on the same samples are compared; run one of them again.",
+            )
 
 
 def _scores(runs: Mapping[int | None, Record]) -> Runs:

@@ -15,11 +15,12 @@ from benchmark.board import columns, validity
 from benchmark.board.columns import MEANING, Column
 from benchmark.board.rows import Board
 from benchmark.board.rows import boards as boards
+from benchmark.common.escapes import code, csv, inline, terminal
 from benchmark.common.files import write_atomic
 from benchmark.common.tables import padded
+from benchmark.records import metrics
 from benchmark.records.record import Record
 from benchmark.records.store import Store
-from benchmark.scores import metrics
 
 OVERVIEW = [
     "suite", "scale", "suite_version", "backbone", "family", "rank", "method", "row", "mean", "low", "high",
@@ -49,9 +50,9 @@ def write(found: Sequence[Board], root: str | Path) -> list[Path]:
     paths = []
     for board in found:
         for suffix, text in ((".md", markdown(board)), (".csv", board_csv(board))):
-            paths.append(root / "boards" / (board.name.replace("/", "_") + suffix))
+            paths.append(root / "boards" / (board.name + suffix))
             write_atomic(paths[-1], text)
-    for suffix, text in ((".md", overview_markdown(found)), (".csv", overview(found).to_csv(index=False))):
+    for suffix, text in ((".md", overview_markdown(found)), (".csv", csv(overview(found)))):
         paths.append(root / f"leaderboard{suffix}")
         write_atomic(paths[-1], text)
     return paths
@@ -62,7 +63,7 @@ def board_csv(board: Board) -> str:
     frame = board.rows.copy()
     for place, name in enumerate(("suite", "suite_version", "backbone", "family")):
         frame.insert(place, name, getattr(board, name))
-    return frame.to_csv(index=False)
+    return csv(frame)
 
 
 def overview(found: Sequence[Board]) -> pd.DataFrame:
@@ -87,7 +88,7 @@ def overview_markdown(found: Sequence[Board]) -> str:
     if not found:
         lines += ["No finished runs yet. `./run_all.sh --methods symerge ties` makes some.", ""]
     for board in found:
-        lines += [f"## [{_title(board)}](boards/{board.name}.md)", "", *_scale_note(board)]
+        lines += [f"## [{inline(_title(board))}](boards/{board.name}.md)", "", *_scale_note(board)]
         lines += [*_table(board.rows, columns.summary(board)), ""]
         if len(board.incomplete):
             lines += [f"Incomplete runs, listed on the board: {len(board.incomplete)}.", ""]
@@ -97,13 +98,16 @@ def overview_markdown(found: Sequence[Board]) -> str:
 def markdown(board: Board) -> str:
     """The board: scores, each task, cost, incomplete runs, and below them command, commit and what columns mean."""
     first, each = columns.scores(board), columns.tasks(board)
-    lines = [f"# {_title(board)}", "", *_scale_note(board)]
+    lines = [f"# {inline(_title(board))}", "", *_scale_note(board)]
     lines += [*_table(board.rows, first), ""]
     lines += ["## Each task", "", *_table(board.rows, each)]
     if columns.unlike(board):
         lines += ["", *_metrics(board)]
     if board.n_test:
-        lines += ["", "Test samples: " + ", ".join(f"{task} {count:,}" for task, count in board.n_test.items()) + "."]
+        lines += [
+            "",
+            "Test samples: " + ", ".join(f"{inline(task)} {count:,}" for task, count in board.n_test.items()) + ".",
+        ]
     lines += ["", *_differences(board), *_published(board)]
     cost = [each for each in columns.COST if each.name != "peak CUDA MiB" or board.rows["peak_cuda_mib"].notna().any()]
     lines += ["## Cost", "", *_table(board.rows, cost), ""]
@@ -114,11 +118,11 @@ def markdown(board: Board) -> str:
     absent = {"Δm", "mean"} - {each.name for each in first}
     absent |= set() if board.rows["published"].notna().any() else {"published", "gap"}
     lines += ["## Where the numbers come from", ""]
-    lines += [f"- Command: `{command}`" for command in board.commands]
-    lines += [f"- Commit: {', '.join(board.commits)}"] if board.commits else []
+    lines += [f"- Command: {code(command)}" for command in board.commands]
+    lines += [f"- Commit: {inline(', '.join(board.commits))}"] if board.commits else []
     if board.suite in suites.names() and (protocol := suites.load(board.suite).notes):
         lines += [f"- Protocol: {protocol.strip()}"]
-    lines += [f"- {note}" for note in board.notes]
+    lines += [f"- {inline(note)}" for note in board.notes]
     lines += ["- Records, with versions, hashes and seeds, lie in the folders of their ids (column `runs` of the CSV)."]
     return "\n".join([*lines, "", *_footer(set(MEANING) - absent)]) + "\n"
 
@@ -150,7 +154,7 @@ def _published(board: Board) -> list[str]:
     return [
         "## Published beside measured",
         "",
-        f"Only numbers on the same suite, backbone and checkpoint family (`{board.family}`). All of them, with the "
+        f"Only numbers on the same suite, backbone and checkpoint family ({code(board.family)}). All of them, with the "
         "traps in comparing them, are in `results/published.md`.",
         "",
         *_table(papers, columns.PUBLISHED),
@@ -172,12 +176,12 @@ def _metrics(board: Board) -> list[str]:
 def print_board(board: Board, file: TextIO | None = None, width: int | None = None) -> None:
     """The board for a terminal: its name, the table, and a line for each incomplete run."""
     out = file or sys.stdout
-    print(_title(board), file=out)
+    print(terminal(_title(board)), file=out)
     print_table(board.rows, out, width, board)
     for _, row in board.incomplete.iterrows():
         seed = f" seed {row['seed']}" if row["seed"] else ""
         line = f"incomplete: {row['method']}{seed}: {row['status']}, {row['tasks_done']} tasks. {row['reason']}"
-        print(line.rstrip(), file=out)
+        print(terminal(line).rstrip(), file=out)
 
 
 def print_table(
@@ -189,7 +193,7 @@ def print_table(
     """
     width = width or shutil.get_terminal_size((100, 24)).columns
     shown = columns.terminal(board)
-    cells = [[cell(row) for _, _, cell in shown] for _, row in frame.iterrows()]
+    cells = [[terminal(cell(row)) for _, _, cell in shown] for _, row in frame.iterrows()]
     widths = [max([len(name), *(len(line[i]) for line in cells)]) for i, (name, _, _) in enumerate(shown)]
     least = min(widths[1], 24)
     while len(shown) > 3 and sum(widths) - widths[1] + least + 2 * (len(shown) - 1) > width:
@@ -236,7 +240,7 @@ def standing(board: Board) -> list[str]:
 
 
 def _scale_note(board: Board) -> list[str]:
-    return [line for text in standing(board) for line in (text, "")]
+    return [line for text in standing(board) for line in (inline(text), "")]
 
 
 def _footer(names: set[str]) -> list[str]:

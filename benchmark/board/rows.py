@@ -13,9 +13,11 @@ from benchmark import suites
 from benchmark.board.selection import Current, by_time, by_trust, complete, current, generation, label
 from benchmark.board.table import Table, commit, grouped, unique
 from benchmark.board.validity import Validity, validity
+from benchmark.records import metrics
 from benchmark.records.record import Record
 from benchmark.records.spec import REFERENCE_ROWS, RunSpec, other_data
-from benchmark.scores import metrics, published
+from benchmark.records.store import safe_name
+from benchmark.scores import published
 from benchmark.scores import statistics as stats
 from benchmark.scores.relative import scores as scores
 
@@ -61,7 +63,7 @@ class Board:
     @property
     def name(self) -> str:
         """`<suite>--<backbone>--<family>`, the name of its files."""
-        return f"{self.suite}--{self.backbone}--{self.family}"
+        return name_of(self.suite, self.backbone, self.family)
 
     @property
     def scale(self) -> str:
@@ -72,6 +74,11 @@ class Board:
     def mini(self) -> bool:
         """Whether its numbers are of a mini suite."""
         return self.scale == "mini"
+
+
+def name_of(suite: str, backbone: str, family: str) -> str:
+    """The name of a board's files: one file name, whatever records call these."""
+    return "--".join(map(safe_name, (suite, backbone, family)))
 
 
 def boards(records: Iterable[Record], reference: Iterable[Record] = ()) -> list[Board]:
@@ -153,6 +160,12 @@ def _notes(chosen: Current) -> list[str]:
         notes.append(f"{count} records of an earlier version of the suite or its checkpoints are not shown.")
     if chosen.of_versions:
         notes.append(f"{len(chosen.of_versions)} records of earlier versions of the methods' code are not shown.")
+    if chosen.of_less_trust:
+        named = "; ".join(
+            f"{label(record)} ({record.provenance.source}): {why}" for record, why in chosen.of_less_trust[:5]
+        )
+        more = f"; and {len(chosen.of_less_trust) - 5} more" if len(chosen.of_less_trust) > 5 else ""
+        notes.append(f"Records of less trusted sources that are not shown: {named}{more}.")
     if chosen.put_right:
         named = "; ".join(f"{label(record)}, {why}" for record, why in chosen.put_right[:5])
         more = f"; and {len(chosen.put_right) - 5} more" if len(chosen.put_right) > 5 else ""
@@ -186,14 +199,17 @@ def shared(suite: str) -> bool:
 
 
 def _of_other_samples(records: Sequence[Record]) -> dict[str, str]:
-    """Runs that were not tested on as many samples as most, and what is odd about them: nothing can be paired."""
+    """Runs of another metric or number of samples than most, and what is odd about them: nothing can be paired."""
     oddities: dict[str, str] = {}
     records = sorted(records, key=lambda record: record.spec.method not in REFERENCE_ROWS)  # of equal counts, theirs
     for task in records[0].suite_tasks if records else []:
         size = Counter(record.tasks[task].n for record in records).most_common(1)[0][0]
+        metric = Counter(record.tasks[task].metric for record in records).most_common(1)[0][0]
         for record in records:
             if (n := record.tasks[task].n) != size:
                 oddities.setdefault(record.run_id, f"{task} was tested on {n} samples, in other runs on {size}")
+            if (other := record.tasks[task].metric) != metric:
+                oddities.setdefault(record.run_id, f"{task} was measured by {other}, in other runs by {metric}")
     return oddities
 
 

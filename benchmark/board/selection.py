@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import methods
 from benchmark.common.canonical import canonical_json
 from benchmark.common.errors import UserError
-from benchmark.records.record import SOURCES, Record
+from benchmark.records.record import Record, distrust
 from benchmark.records.spec import RunSpec, checked_parameters, other_data, variant_label
 
 
@@ -22,17 +22,22 @@ class LeftOut(NamedTuple):
 
 
 class Current(NamedTuple):
-    """Records that count, and those left out: of earlier generations, versions, other data, and failures put right."""
+    """Records that count, and those left out: of earlier generations, versions, other data, failures put right.
+
+    Also those of a run that a more trusted source tells of as well.
+    """
 
     records: list[Record]
     of_generations: list[LeftOut]
     of_versions: list[LeftOut]
     of_other_data: list[LeftOut]
     put_right: list[LeftOut]
+    of_less_trust: list[LeftOut]
 
     @property
     def left_out(self) -> list[LeftOut]:
-        """What others stand in for; not runs on other data, which are as good as ever and which `clean` must keep."""
+        """What others stand in for; not what `clean` must keep: runs on other data, which are as good as ever, and what
+        a less trusted source says of a run."""
         return [*self.of_generations, *self.of_versions, *self.put_right]
 
 
@@ -40,10 +45,11 @@ def current(records: Iterable[Record]) -> Current:
     """Of the records of one suite, backbone and family those that count.
 
     Of several versions of the suite or its checkpoints, and of several versions of the code of one method (by its
-    label and where it was measured), the one that ran last; of several data, see :func:`of_one_data`. A run that failed
-    no longer counts once it was put right: see `_put_right`.
+    label and where it was measured), the one that ran last; of several data, see :func:`of_one_data`. Of one run from
+    several sources the most trusted, which also decides version of the suite and data for all. A run that failed no
+    longer counts once it was put right: see `_put_right`.
     """
-    every = list(records)
+    every, less = _most_trusted(records)
     of_generation = _newest(every, generation)
     shown, others = of_one_data(of_generation)
     groups: dict[tuple[str, str], list[Record]] = defaultdict(list)
@@ -57,25 +63,44 @@ def current(records: Iterable[Record]) -> Current:
         _marked(_without(shown, newest), "of an earlier version of the method's code"),
         others,
         right,
+        less,
     )
 
 
 def of_one_data(records: Iterable[Record]) -> tuple[list[Record], list[LeftOut]]:
     """Records that were made on the same data, and the others with how their data differ.
 
-    The data are those of the complete record that ran last, and of splits that it did not read, those of the last one
-    that did. Nothing of different data is put in one table, compared or averaged.
+    The data are those of the complete record that ran last (of the most trusted source), and of splits that it did not
+    read, those of the last one that did. Nothing of different data is put in one table, compared or averaged.
     """
     every = list(records)
     present: dict[str, dict[str, str]] = {}
     others = []
-    for record in sorted(by_time(every), key=lambda record: not complete(record)):
+    for record in sorted(by_time(every), key=lambda record: (not complete(record), _distrust(record))):
         if (said := other_data(record.spec.data, present)) is not None:
             others.append(LeftOut(record, said))
             continue
         for split, tasks in record.spec.data.items():
             present[split] = {**tasks, **present.get(split, {})}
     return _without(every, [each.record for each in others]), others
+
+
+def _most_trusted(records: Iterable[Record]) -> tuple[list[Record], list[LeftOut]]:
+    """The records without those of a run of which a more trusted source has a complete one, and these."""
+    every = list(records)
+    best: dict[str, Record] = {}
+    for record in sorted(filter(complete, every), key=_distrust):
+        best.setdefault(record.run_id, record)
+    less = [
+        LeftOut(record, f"the same run is {best[record.run_id].provenance.source}")
+        for record in every
+        if record.run_id in best and _distrust(record) > _distrust(best[record.run_id])
+    ]
+    return _without(every, [each.record for each in less]), less
+
+
+def _distrust(record: Record) -> int:
+    return distrust(record.provenance.source)
 
 
 def _marked(records: Iterable[Record], why: str) -> list[LeftOut]:
@@ -175,7 +200,7 @@ def by_trust(record: Record) -> tuple[Any, ...]:
     """Sorts what stands for a row where only one can: in float32 before other precisions, measured before told."""
     spec = record.spec
     plain = (spec.dtype, spec.autocast, spec.vectors) == ("float32", None, "float32")
-    return not plain, SOURCES.index(record.provenance.source), record.run_id
+    return not plain, _distrust(record), record.run_id
 
 
 def label(record: Record) -> str:
@@ -188,8 +213,8 @@ def label(record: Record) -> str:
 
 
 def _newest(records: list[Record], version: Callable[[Record], Any]) -> list[Record]:
-    """Those records whose version is that of the last one run."""
+    """Those records whose version is that of the last one run, of the most trusted source that there is."""
     if not records:
         return []
-    last = version(by_time(records)[0])
+    last = version(min(by_time(records), key=_distrust))
     return [record for record in records if version(record) == last]

@@ -14,10 +14,11 @@ import numpy as np
 from benchmark.board.selection import by_time, complete, label
 from benchmark.common.canonical import canonical_json
 from benchmark.records import access as accesses
+from benchmark.records import metrics
 from benchmark.records.precision import Precision
 from benchmark.records.record import Record, TaskResult
 from benchmark.records.spec import REFERENCE_ROWS
-from benchmark.scores import metrics, relative
+from benchmark.scores import relative
 from benchmark.scores import statistics as stats
 from benchmark.scores.relative import scores
 

@@ -32,18 +32,12 @@ def write(store: Any, out: Path) -> list[Any]:
     """Write boards and page of a store's records into ``out``; the boards."""
     from benchmark.board import leaderboard
     from benchmark.report import page
+    from benchmark.submissions.package import accepted
 
-    records = store.all() + (_submitted() if out.resolve() == RESULTS else [])
+    records = store.all() + (accepted(SUBMITTED) if out.resolve() == RESULTS else [])
     boards = leaderboard.publish(records, reference_records(store), out)
     page.write(boards, out, [store.root, REFERENCE, SUBMITTED])
     return boards
-
-
-def _submitted() -> list[Any]:
-    """Accepted records of third parties, for the project's own boards."""
-    from benchmark.records.store import Store
-
-    return Store(SUBMITTED, read_only=True).all() if SUBMITTED.is_dir() else []
 
 
 def command(arguments: argparse.Namespace) -> int:

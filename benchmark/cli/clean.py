@@ -15,9 +15,12 @@ from typing import NamedTuple
 
 import methods
 from benchmark import suites
+from benchmark.board.rows import name_of
 from benchmark.board.selection import label, left_out
 from benchmark.cli import board as boards
 from benchmark.common.errors import UserError, shown, unknown
+from benchmark.common.escapes import terminal
+from benchmark.common.files import remove_left
 from benchmark.common.paths import resolved
 from benchmark.common.project import LOCAL, REFERENCE, RESULTS
 from benchmark.records.record import Record
@@ -113,6 +116,8 @@ def command(arguments: argparse.Namespace) -> int:
     gone = [each for each in rest if each.kind in kinds]
     for kind in KINDS:
         _list(store, kind, [each for each in rest if each.kind == kind], kind in kinds)
+    if left := remove_left(folder, below=True):
+        print(f"removed {left} file{'s' if left > 1 else ''} that a killed writer left unfinished")
     if not gone:
         print(f"nothing to remove under {shown(folder)}")
         return 0
@@ -122,7 +127,8 @@ def command(arguments: argparse.Namespace) -> int:
         return 0
     locked = [each for each in gone if not store.remove(each.record)]
     for each in locked:
-        print(f"stays, as another process has it: {label(each.record)} on {each.record.spec.suite}", file=sys.stderr)
+        run = terminal(f"{label(each.record)} on {each.record.spec.suite}")
+        print(f"stays, as another process has it: {run}", file=sys.stderr)
     print(f"removed {_runs(len(gone) - len(locked))}")
     _write_boards(store, records)
     return 1 if locked else 0
@@ -136,7 +142,8 @@ def _list(store: Store, kind: str, rest: Sequence[Leftover], goes: bool) -> None
     for record, _, why in rest:
         seed = "" if record.spec.seed is None else f" seed {record.spec.seed}"
         state = "" if record.status == "failed" else f" ({record.status})"
-        print(f"  {record.run_id}  {label(record)}{seed} on {record.spec.suite}, {record.spec.backbone}{state}: {why}")
+        place = f"{record.spec.suite}, {record.spec.backbone}{state}"
+        print(terminal(f"  {record.run_id}  {label(record)}{seed} on {place}: {why}"))
 
 
 def _runs(count: int) -> str:
@@ -166,5 +173,4 @@ def _write_boards(store: Store, before: Iterable[Record]) -> None:
 
 
 def _board(record: Record) -> str:
-    spec = record.spec
-    return f"{spec.suite}--{spec.backbone}--{spec.family}".replace("/", "_")
+    return name_of(record.spec.suite, record.spec.backbone, record.spec.family)

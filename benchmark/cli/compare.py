@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from benchmark.cli.options import DEFAULT_SUITE, SEVERAL_METHODS
+from benchmark.common.escapes import terminal
 from benchmark.common.paths import resolved
 from benchmark.common.project import LOCAL, REFERENCE
 
@@ -26,4 +27,5 @@ def command(arguments: argparse.Namespace) -> None:
 
     folders = [arguments.results] if arguments.results else [f for f in (REFERENCE, LOCAL) if f.is_dir()]
     records = [r for f in folders for r in Store(f, read_only=True).all(arguments.suite)]
-    print(compare(records, arguments.first, arguments.second, arguments.suite, arguments.backbone, arguments.family))
+    place = (arguments.suite, arguments.backbone, arguments.family)
+    print(terminal(compare(records, arguments.first, arguments.second, *place), lines=True))

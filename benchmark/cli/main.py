@@ -15,6 +15,7 @@ from typing import Any
 import methods
 from benchmark.cli.options import EXAMPLES, verbs
 from benchmark.common.errors import UserError
+from benchmark.common.escapes import terminal
 from benchmark.common.paths import settle_variables
 
 #: Each verb with what help says of it; its file is the module of its name.
@@ -63,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _heeding_signals():
             return do(sys.argv[1:] if argv is None else argv)
     except (UserError, methods.MergingError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(terminal(f"error: {error}", lines=True), file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
         with contextlib.suppress(OSError):  # of a terminal that was closed
@@ -107,4 +108,4 @@ def _heeding_signals() -> Iterator[None]:
 
 def _warning(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
     if issubclass(category, (UserWarning, RuntimeWarning)):
-        print(f"warning: {message}", file=sys.stderr)
+        print(terminal(f"warning: {message}", lines=True), file=sys.stderr)

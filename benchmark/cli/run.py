@@ -25,6 +25,7 @@ from benchmark.cli.options import (
     folders,
 )
 from benchmark.common.errors import UserError, check_range, check_seeds, shown
+from benchmark.common.escapes import terminal
 from benchmark.common.paths import resolved
 from benchmark.records.precision import Precision
 from benchmark.records.spec import check_texts, other_data, parse_set
@@ -388,7 +389,6 @@ def _report(arguments: argparse.Namespace, failed: Sequence[Record]) -> int:
     print(f"\nboards: {shown(out / 'leaderboard.md')} and {shown(out / 'boards')}", file=sys.stderr)
     unfit = [record for record in failed if record.error and record.error.type == NOT_APPLICABLE]
     for record in failed:
-        reason = record.error.line() if record.error else record.status
-        word = "left out" if record in unfit else "failed"
-        print(f"{word}: {record.variant} on {record.spec.suite}: {reason}", file=sys.stderr)
+        said = f"{record.variant} on {record.spec.suite}: {record.error.line() if record.error else record.status}"
+        print(terminal(f"{'left out' if record in unfit else 'failed'}: {said}"), file=sys.stderr)
     return 1 if len(failed) > len(unfit) else 0

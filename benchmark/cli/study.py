@@ -20,6 +20,7 @@ from benchmark.cli.options import (
     folders,
 )
 from benchmark.common.errors import UserError, check_range, check_seeds, shown
+from benchmark.common.escapes import csv, terminal
 from benchmark.common.files import write_atomic
 from benchmark.records.record import Record
 from benchmark.studies import KINDS, settings
@@ -231,7 +232,8 @@ def _failed(records: Sequence[Record]) -> list[Record]:
     unfit = [r for r in records if r.status != "done" and r.error and r.error.type == "NotApplicable"]
     for record in (r for r in records if r.status != "done"):
         word = "left out" if record in unfit else "failed"
-        print(f"{word}: {record.variant}: {record.error.line() if record.error else record.status}", file=sys.stderr)
+        why = record.error.line() if record.error else record.status
+        print(terminal(f"{word}: {record.variant}: {why}"), file=sys.stderr)
     return [r for r in records if r.status != "done" and r not in unfit]
 
 
@@ -252,7 +254,7 @@ def _transfer_tables(places: Places, suite: Any, name: str) -> list[Path]:
 
     frame, about = contents.transfer(places, suite.name)
     folder = places.tables / "transfer"
-    write_atomic(folder / f"{name}.csv", frame.to_csv(index=False))
+    write_atomic(folder / f"{name}.csv", csv(frame))
     write_atomic(folder / f"{name}.md", pages.transfer_page(frame, about))
     figure = save(study_figures.transfer(frame, about.line()), places.plots / f"{name}--transfer.png")
     return [folder / f"{name}.csv", folder / f"{name}.md", figure]
@@ -265,9 +267,9 @@ def _pilot_tables(places: Places, suite: Any, name: str) -> list[Path]:
 
     cross, points, about = contents.pilot(places, suite.name)
     folder, coefficients = places.tables / "pilot", tables.correlations(points)
-    write_atomic(folder / f"{name}--cross-task.csv", pages.cross_task_frame(cross).to_csv(index=False))
-    write_atomic(folder / f"{name}--points.csv", points.to_csv(index=False))
-    write_atomic(folder / f"{name}--correlations.csv", coefficients.to_csv(index=False))
+    write_atomic(folder / f"{name}--cross-task.csv", csv(pages.cross_task_frame(cross)))
+    write_atomic(folder / f"{name}--points.csv", csv(points))
+    write_atomic(folder / f"{name}--correlations.csv", csv(coefficients))
     write_atomic(folder / f"{name}.md", pages.pilot_page(cross, coefficients, about))
     return [
         folder / f"{name}.md",
@@ -284,7 +286,7 @@ def _ablation_tables(places: Places, study: Any, suite: str | None) -> list[Path
     frame, about = contents.ablation(places, study, suite)
     folder = places.tables / "ablations"
     name = study.name + (f"--{suite}" if suite and suite != study.suite else "")
-    write_atomic(folder / f"{name}.csv", frame.to_csv(index=False))
+    write_atomic(folder / f"{name}.csv", csv(frame))
     write_atomic(folder / f"{name}.md", pages.ablation_page(study, frame, about))
     figure = study_figures.ablation(frame, f"{study.question}\n{about.line()}")
     return [folder / f"{name}.csv", folder / f"{name}.md", save(figure, places.plots / f"ablation--{name}.png")]

@@ -17,11 +17,11 @@ from benchmark.cli.options import add_device
 from benchmark.common.errors import UserError, check_range, shown
 from benchmark.common.paths import resolved
 from benchmark.common.project import REFERENCE, ROOT, SUBMITTED
+from benchmark.records import metrics
 from benchmark.records.record import SOURCES, Record, TaskResult
 from benchmark.records.spec import other_data, variant_label
-from benchmark.records.store import Store, write_atomic
-from benchmark.scores import metrics
-from benchmark.submissions.package import SUFFIX, load, pack, save, schema
+from benchmark.records.store import Store, safe_name, write_atomic
+from benchmark.submissions.package import SUFFIX, labelled, load, pack, save, schema
 from benchmark.submissions.validation import Known, check
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def _pack(arguments: argparse.Namespace) -> int:
     submission = pack(
         records, title=arguments.title, authors=arguments.authors, link=arguments.link, note=arguments.note
     )
-    out = arguments.out or Path(f"{submission.records[0].spec.method}{SUFFIX}")
+    out = arguments.out or Path(f"{safe_name(submission.records[0].spec.method)}{SUFFIX}")
     save(submission, out)
     names = {record.spec.suite for record in submission.records}
     print(f"packed {len(submission.records)} records of {len(names)} suites in {shown(out)}")
@@ -108,11 +108,6 @@ def _loaded(path: Path) -> list[Record]:
     for record, why in gone:
         print(f"left out: {record.variant} on {record.spec.suite} ({record.run_id}) failed, {why}")
     return [record for record in records if not any(record is each.record for each in gone)]
-
-
-def labelled(record: Record, source: str) -> Record:
-    """The record with another label of where its numbers come from."""
-    return record.model_copy(update={"provenance": record.provenance.model_copy(update={"source": source})})
 
 
 def _report(records: Sequence[Record], hashes: bool = True) -> int:
@@ -146,6 +141,7 @@ def manifests(suite: str, backbone: str, family: str) -> Known | str:
         metrics={name: task.metric for name, task in bench.tasks.items()},
         reads=dict(bench.reads),
         access=tuple(bench.access),
+        samples=functools.cache(lambda task: len(bench.source(task, "test"))),
     )
 
 

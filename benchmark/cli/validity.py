@@ -9,8 +9,10 @@ from benchmark import suites
 from benchmark.board import leaderboard, validity
 from benchmark.cli.options import DEFAULT_SUITE
 from benchmark.common.errors import UserError, shown
+from benchmark.common.escapes import terminal
 from benchmark.common.paths import resolved
 from benchmark.common.project import LOCAL, REFERENCE
+from benchmark.records.record import distrust
 from benchmark.records.store import Store
 from benchmark.scores.agreement import GAP
 
@@ -48,19 +50,21 @@ def show(suite: str, results: Path | None, backbone: str | None, family: str | N
         )
     folders = [results] if results else [folder for folder in (REFERENCE, LOCAL) if folder.is_dir()]
     backbone, family = backbone or chosen.backbones[0], family or chosen.families[0]
-    records = {
-        record.run_id: record
+    every = [
+        record
         for folder in folders
         for record in Store(folder, read_only=True).all(suite)
         if (record.spec.backbone, record.spec.family) == (backbone, family)
-    }
+    ]
+    # Of one run the last folder's record, unless another is more trusted.
+    records = {record.run_id: record for record in sorted(every, key=lambda each: -distrust(each.provenance.source))}
     result = validity.validity(records.values())
     if result is None:
         raise UserError(
             f"no finished run of {suite} on {backbone}, family {family}, under {', '.join(map(shown, folders))}",
             f"Run some: ./run_all.sh --suite {suite}",
         )
-    print("\n".join(report(result)))
+    print(terminal("\n".join(report(result)), lines=True))
     return 0
 
 

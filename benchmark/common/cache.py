@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmark.common.files import TEMPORARY, read_object, replacing
+from benchmark.common.files import read_object, replacing
 from benchmark.common.paths import in_home, of_variable
 
 Chunks = Iterator[tuple[np.ndarray, np.ndarray]]
@@ -73,13 +73,10 @@ def load(
     array = _open(stem, shape, sha256)
     if array is not None:
         return array
-    with _locked(stem) as alone:
+    with _locked(stem):
         array = _open(stem, shape, sha256)
         if array is not None:
             return array
-        if alone:
-            for left in stem.parent.glob(f"{TEMPORARY}{stem.name}.*"):
-                left.unlink(missing_ok=True)
         _build(stem, shape, chunks())
         array = _open(stem, shape, sha256)
     if array is None:

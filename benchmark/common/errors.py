@@ -93,18 +93,3 @@ def unknown(kind: str, word: str, allowed: Iterable[str], hint: str = "") -> Use
         message += f"; did you mean {' or '.join(near)}?"
     listed = f"known: {', '.join(names) if names else 'none'}"
     return UserError(message, f"{hint}\n  {listed}" if hint else listed)
-
-
-def printable(value: object, longest: int = 2000) -> str:
-    """The text of anything, an error among others, as one can print it: no control characters, no lone surrogates.
-
-    What is longer than ``longest`` is cut, and says so; what has no text says of what class it is.
-    """
-    try:
-        text = str(value)
-    except BaseException as error:
-        text = f"({type(value).__name__}, whose text fails with {type(error).__name__})"
-    size = len(text)
-    if size > longest:
-        text = f"{text[:longest]} ... ({size:,} characters)"
-    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode("ascii") for c in text)

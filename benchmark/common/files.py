@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
 import re
+import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from io import BufferedReader
 from pathlib import Path
@@ -27,30 +30,120 @@ _KINDS = {
     stat.S_IFSOCK: "a socket",
 }  # fmt: skip
 
-#: How the names of unfinished files begin; whoever holds a folder may remove them.
+#: How the names of folders begin in which a file is being written; each holds a lock of its writer.
 TEMPORARY = ".writing-"
+_LOCK = ".lock"
+#: Seconds after which what no lock speaks of counts as left behind: on a file system without locks, or by a version of
+#: this program that had none.
+_OLD = 24 * 3600.0
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path in the same folder, which is made, that takes the place of `path` on success.
+    """A temporary path of the same file system, an empty file, that takes the place of `path` on success.
 
     A reader, or a machine that stops, sees the old file or the new one, whole: the file and its folder are flushed to
-    the disk, some milliseconds a call. Raises OSError; the old file is then as it was and nothing else is left.
+    the disk, some milliseconds a call. What killed writers left in the folder goes first, see `remove_left`.
+    Raises OSError; the old file is then as it was and nothing else is left.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f"{TEMPORARY}{path.name}.", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    remove_left(path.parent)
+    handle, folder = _own_folder(path)
+    temporary = folder / "content"  # no name that anyone looks for
     try:
+        temporary.touch()
         yield temporary
         temporary.chmod(0o644)
         _flush(temporary, os.O_RDWR)
         os.replace(temporary, path)
         _flush(path.parent, os.O_RDONLY)
     finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        _clear(folder)
+        os.close(handle)
+
+
+def _clear(folder: Path) -> None:
+    """Remove a temporary folder with all that a writer put there; usually that is the lock alone."""
+    try:
+        os.unlink(folder / _LOCK)
+        os.rmdir(folder)
+    except OSError:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _own_folder(path: Path) -> tuple[int, Path]:
+    """A new folder beside `path` and the lock on it, which the system frees when this process ends, however it ends."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY}{path.name[:100]}.", dir=path.parent))
+        try:
+            handle = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileNotFoundError:
+            continue  # another process took it for one left behind, while it was empty
+        except OSError:
+            folder.rmdir()
+            raise
+        if _lock(handle) is not False and is_at(handle, folder / _LOCK):
+            return handle, folder
+        os.close(handle)
+
+
+def _lock(handle: int) -> bool | None:
+    """Whether the lock is this process's now; None where the file system has no locks."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return False if error.errno in (errno.EWOULDBLOCK, errno.EACCES, errno.EAGAIN) else None
+    return True
+
+
+def is_at(handle: int, path: Path) -> bool:
+    """Whether the open file is still the one at `path`."""
+    try:
+        there, here = path.stat(), os.fstat(handle)
+    except OSError:
+        return False
+    return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
+
+
+def remove_left(folder: Path, *, below: bool = False) -> int:
+    """Remove what killed writers left unfinished in a folder, or `below` it too; how many there were.
+
+    A writer that lives holds its lock, and what it writes stays. Never raises.
+    """
+    count = 0
+    with contextlib.suppress(OSError):
+        if below:
+            left = [path for path in folder.rglob(f"{TEMPORARY}*")]
+        else:
+            with os.scandir(folder) as entries:
+                left = [Path(entry.path) for entry in entries if entry.name.startswith(TEMPORARY)]
+        for path in left:
+            with contextlib.suppress(OSError):
+                count += _remove(path)
+    return count
+
+
+def _remove(path: Path) -> bool:
+    """Remove it where no writer lives any more; whether it was."""
+    status = path.lstat()
+    old = time.time() - status.st_mtime > _OLD
+    if not stat.S_ISDIR(status.st_mode):
+        if old:
+            path.unlink()
+        return old
+    try:
+        handle = os.open(path / _LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        path.rmdir()  # fails where it is not empty: another process is removing it
+        return True
+    try:
+        mine = _lock(handle)
+        if mine is False or (mine is None and not old) or not is_at(handle, path / _LOCK):
+            return False
+        shutil.rmtree(path, ignore_errors=True)  # held until all is gone
+    finally:
+        os.close(handle)
+    return True
 
 
 def _flush(path: Path, how: int) -> None:

@@ -1,8 +1,10 @@
-"""Tables in Markdown, written in one place."""
+"""Tables in Markdown, written in one place: cells are data, see :func:`benchmark.common.escapes.inline`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+
+from benchmark.common.escapes import inline
 
 #: The rule under a heading, by alignment: words to the left, numbers to the right.
 RULES = {"<": "---", ">": "---:"}
@@ -14,7 +16,7 @@ def line(cells: Iterable[str]) -> str:
     >>> line(["ties", "81.2", ""])
     '| ties | 81.2 | |'
     """
-    return f"|{'|'.join(f' {cell} ' if cell else ' ' for cell in cells)}|"
+    return f"|{'|'.join(f' {inline(cell)} ' if cell else ' ' for cell in cells)}|"
 
 
 def markdown(heading: Sequence[str], rows: Iterable[Sequence[str]], alignment: str) -> list[str]:
@@ -30,12 +32,12 @@ def markdown(heading: Sequence[str], rows: Iterable[Sequence[str]], alignment: s
 
 
 def padded(heading: Sequence[str], rows: Iterable[Sequence[str]], alignment: str) -> list[str]:
-    """The same with every column as wide as its longest cell, so that it reads well as text too; bars are escaped.
+    """The same with every column as wide as its longest cell, so that it reads well as text too.
 
     >>> padded(["method", "score"], [["ties", "81.2"]], "<>")
     ['| method | score |', '| ------ | ----: |', '| ties   |  81.2 |']
     """
-    cells = [list(heading), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
+    cells = [[inline(cell) for cell in row] for row in (heading, *rows)]
     widths = [max(3, *(len(row[column]) for row in cells)) for column in range(len(heading))]
     rule = ["-" * (width - 1) + (":" if align == ">" else "-") for width, align in zip(widths, alignment, strict=True)]
     return [

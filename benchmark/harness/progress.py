@@ -9,6 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from benchmark.common.escapes import terminal
 from benchmark.records.record import Record
 
 
@@ -57,7 +58,7 @@ class Progress:
 
     def note(self, text: str) -> None:
         """A line above the bars."""
-        self.bar.write(text, file=sys.stderr)
+        self.bar.write(terminal(text, lines=True), file=sys.stderr)
 
     def rounds(self, done: int, total: int, text: str) -> None:
         """How far a stream's rounds are, under a bar of their own; it goes when they are done."""

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 import methods
-from benchmark.common.errors import line_in, printable
+from benchmark.common.errors import line_in
+from benchmark.common.escapes import printable
 from benchmark.harness import provenance
 from benchmark.harness.child.process import Failure
 from benchmark.harness.job import Job

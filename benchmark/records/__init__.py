@@ -1,1 +1,1 @@
-"""What a run is and what it left: identity, record, store, method version, migrations. No torch."""
+"""What a run is and what it left: identity, record, its metrics, store, method version, migrations. No torch."""

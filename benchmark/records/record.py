@@ -6,7 +6,7 @@ import base64
 import binascii
 import math
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -20,12 +20,20 @@ RECORD_VERSION = 3
 SOURCES = ("measured here", "submitted, verified by re-run", "submitted", "reported in paper")
 Source = Literal["measured here", "submitted, verified by re-run", "submitted", "reported in paper"]
 
+
+def distrust(source: str) -> int:
+    """Sorts sources, the most trusted first."""
+    return SOURCES.index(source)
+
+
 Status = Literal["planned", "running", "done", "failed", "incomplete"]
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 _ARRAY_TYPES = ("bool", "uint8", "int16", "int32", "int64", "float16", "float32", "float64")
-_LARGEST_ARRAY = 1 << 30
+
+#: Bytes that a task's statistics may take as numbers in float64, which is how scores are computed from them.
+LARGEST_STATISTICS = 1 << 28
 
 
 def pack_bits(bits: Any) -> str:
@@ -42,6 +50,13 @@ def unpack_bits(text: str, n: int) -> np.ndarray:
     if bits[n:].any():
         raise ValueError(f"bits after the {n}-th are set")
     return bits[:n].astype(bool)
+
+
+def _check_size(shapes: Iterable[Sequence[int]]) -> None:
+    """Raise ValueError where arrays of these shapes are more than is ever unpacked."""
+    size = 8 * sum(math.prod(shape) for shape in shapes)
+    if size > LARGEST_STATISTICS:
+        raise ValueError(f"declares arrays of {size:,} bytes as numbers; at most {LARGEST_STATISTICS:,} are read")
 
 
 def _decode(text: str) -> bytes:
@@ -79,9 +94,8 @@ class Array(_Model):
     def numpy(self) -> np.ndarray:
         """The array. Raises ValueError where the data do not fit dtype and shape (and never unpacks more than that)."""
         dtype = np.dtype(self.dtype).newbyteorder("<")
+        _check_size([self.shape])
         size = math.prod(self.shape) * dtype.itemsize
-        if size > _LARGEST_ARRAY:
-            raise ValueError(f"array of {size} bytes, at most {_LARGEST_ARRAY} are read")
         unpacker = zlib.decompressobj()
         try:
             data = unpacker.decompress(_decode(self.data), size + 1)
@@ -109,12 +123,21 @@ class CorrectBits(_Model):
         """Booleans `[n]`. Raises ValueError where the bits do not fit n."""
         return unpack_bits(self.bits, self.n)
 
+    def count(self) -> int:
+        """How many were right. Raises ValueError likewise."""
+        return int(np.count_nonzero(self.numpy()))
+
 
 class Values(_Model):
     """Arrays with one row per sample, e.g. predictions and targets, or confusion counts per image."""
 
     type: Literal["values"] = "values"
     arrays: dict[str, Array] = Field(description="each array by name, samples along its first dimension")
+
+    @model_validator(mode="after")
+    def _can_be_unpacked(self) -> Values:
+        _check_size(array.shape for array in self.arrays.values())
+        return self
 
 
 class Sums(_Model):

@@ -11,16 +11,17 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from benchmark.common.errors import UserError
-from benchmark.common.files import TEMPORARY, cannot_write, read_regular, write_atomic
+from benchmark.common.files import cannot_write, is_at, read_regular, remove_left, write_atomic
+from benchmark.records.claims import untrue
 from benchmark.records.migrations import migrate
-from benchmark.records.record import RECORD_VERSION, Record
+from benchmark.records.record import RECORD_VERSION, SOURCES, Record, distrust
 from benchmark.records.record import CorrectBits as CorrectBits
 from benchmark.records.record import Cost as Cost
 from benchmark.records.record import Error as Error
@@ -34,14 +35,16 @@ from benchmark.records.record import unpack_bits as unpack_bits
 from benchmark.records.spec import RunSpec
 
 RECORD = "record.json"
+#: The version of the schema in which records carried no sha256 yet.
+_WITHOUT_DIGEST = 1
 
 
 class DamagedRecord(ValueError):
     """A record file that does not hold a valid record; the message says why."""
 
 
-def read_record(path: Path) -> Record:
-    """The record in the file at `path`.
+def read_record(path: Path, *, claims: bool = True) -> Record:
+    """The record in the file at `path`; without `claims` its scores are not held against its statistics.
 
     Raises FileNotFoundError or NotADirectoryError; UserError for a record of a later version or a file that may not be
     read; DamagedRecord for everything that is no valid record.
@@ -52,68 +55,76 @@ def read_record(path: Path) -> Record:
         raise
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}", "Mend its permissions, or move it away.") from error
-    version = _version(data)
+    try:
+        fields = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise DamagedRecord(f"not JSON: {error}") from None
+    version = _version(fields)
     if version is not None and version > RECORD_VERSION:
         raise UserError(
             f"{path} is a record of version {version}; this program reads up to {RECORD_VERSION}",
             "Update the program (git pull), or use another results folder.",
         )
-    _check_digest(data)
-    if version is not None and version < RECORD_VERSION:
-        return _migrated(data)
+    check_digest(fields, required=version != _WITHOUT_DIGEST)
     try:
-        return Record.model_validate_json(data).model_copy(update={"sha256": None})
-    except ValueError as error:
+        if version is not None and version < RECORD_VERSION:
+            record = Record.model_validate(migrate(fields))
+        else:
+            record = Record.model_validate_json(data)
+    except (ValueError, TypeError) as error:
         raise DamagedRecord(reason(error)) from None
+    if claims:
+        _check_claims(record)
+    return record.model_copy(update={"sha256": None})
 
 
 def former_id(path: Path) -> str | None:
     """The id under which an earlier version of the program wrote the record at ``path``; None for one of this."""
-    data = read_regular(path)
-    version = _version(data)
-    return json.loads(data).get("run_id") if version is not None and version < RECORD_VERSION else None
+    fields = json.loads(read_regular(path))
+    version = _version(fields)
+    return fields.get("run_id") if version is not None and version < RECORD_VERSION else None
 
 
-def _migrated(data: bytes) -> Record:
-    """The record of an earlier version. Raises DamagedRecord where it is no valid one of that version."""
-    try:
-        return Record.model_validate(migrate(json.loads(data))).model_copy(update={"sha256": None})
-    except (ValueError, TypeError) as error:
-        raise DamagedRecord(reason(error)) from None
-
-
-def _digest(fields: dict[str, Any]) -> str:
+def digest(fields: Mapping[str, Any]) -> str:
     """sha256 of a record's fields as JSON with sorted keys and no spaces, `sha256` itself left out."""
-    text = json.dumps(fields, sort_keys=True, separators=(",", ":"))
+    kept = {key: value for key, value in fields.items() if key != "sha256"}
+    text = json.dumps(kept, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _check_digest(data: bytes) -> None:
-    """Raise DamagedRecord unless `data` is JSON and, where it notes its sha256, still has it."""
-    try:
-        fields = json.loads(data)
-        noted = fields.pop("sha256", None) if isinstance(fields, dict) else None
-    except (ValueError, RecursionError) as error:
-        raise DamagedRecord(f"not JSON: {error}") from None
-    if noted is not None and _digest(fields) != noted:
+def check_digest(fields: Any, *, required: bool) -> None:
+    """Raise DamagedRecord where a record's fields are not those of its sha256, or, `required`, where it has none."""
+    noted = fields.get("sha256") if isinstance(fields, dict) else None
+    if noted is None and required:
+        raise DamagedRecord("it carries no sha256, which every record that a program wrote does")
+    if noted is not None and digest(fields) != noted:
         raise DamagedRecord("its content is not what was written: its sha256 differs")
 
 
-def _version(data: bytes) -> int | None:
-    try:
-        content = json.loads(data)
-        return content["version"] if isinstance(content["version"], int) else None
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return None
+def _check_claims(record: Record) -> None:
+    """Raise DamagedRecord where a score is not what the record's own statistics give."""
+    if said := untrue(record):
+        more = f" (and {len(said) - 1} more)" if len(said) > 1 else ""
+        raise DamagedRecord(f"{said[0]}{more}")
+
+
+def _version(fields: Any) -> int | None:
+    version = fields.get("version") if isinstance(fields, dict) else None
+    return version if isinstance(version, int) else None
 
 
 def reason(error: Exception) -> str:
     """The first thing that is wrong with a record's fields, and where."""
-    if isinstance(error, ValidationError):
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        return f"{where}: {first['msg']}" if where else first["msg"]
-    return str(error)
+    return reasons(error)[0]
+
+
+def reasons(error: Exception) -> list[str]:
+    """Everything that is wrong with the fields, and where."""
+    if not isinstance(error, ValidationError):
+        return [str(error)]
+    wrong = error.errors(include_url=False, include_input=False)
+    places = [".".join(str(part) for part in each["loc"]) for each in wrong]
+    return [f"{where}: {each['msg']}" if where else each["msg"] for where, each in zip(places, wrong, strict=True)]
 
 
 class Store:
@@ -132,23 +143,39 @@ class Store:
     def save(self, record: Record) -> Path:
         """Write the record atomically (see `write_atomic`) and return its path.
 
-        Raises UserError where it cannot be written, pydantic's ValidationError for a record that `load` would refuse.
+        Of the same run from two sources (`SOURCES`) the more trusted one is `record.json`, and the other is kept beside
+        it under the name of its source (`beside`), which a warning says; nothing reads it from there.
+        Raises UserError where it cannot be written, ValueError for a record that `load` would refuse.
         """
         if self.read_only:
             raise UserError(f"{self.root} was opened for reading only", "Choose another folder with --results DIR.")
         path = self.folder(record.spec) / RECORD
         fields = json.loads(record.model_dump_json(exclude={"sha256"}))
-        text = json.dumps({**fields, "sha256": _digest(fields)}, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-        Record.model_validate_json(text)
+        text = json.dumps({**fields, "sha256": digest(fields)}, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        _check_claims(Record.model_validate_json(text))
+        there = self._read(path)
+        source = record.provenance.source
+        if there is not None and (former := there.provenance.source) != source:
+            name = beside(max(source, former, key=distrust))
+            if distrust(former) < distrust(source):
+                warnings.warn(
+                    f"{path} is {former} and stays; what was {source} lies beside it, in {name}", stacklevel=2
+                )
+                path = path.with_name(name)
+            else:
+                warnings.warn(f"{path} is now {source}; what was {former} lies beside it, in {name}", stacklevel=2)
+                write_atomic(path.with_name(name), path.read_text(encoding="utf-8"))
         write_atomic(path, text)
         return path
 
     def load(self, spec: RunSpec) -> Record | None:
-        """The record of a run, or None where there is none; a damaged one is moved aside with a warning.
+        """The record of a run that was measured here, or None where there is none.
 
-        Raises UserError for one that cannot be read or is of a later version: it is not to be written over.
+        One that others sent stands for no run of a plan. A damaged one is moved aside with a warning. Raises UserError
+        for one that cannot be read or is of a later version: it is not to be written over.
         """
-        return self._read(self.folder(spec) / RECORD)
+        record = self._read(self.folder(spec) / RECORD)
+        return record if record is not None and record.provenance.source == SOURCES[0] else None
 
     def all(self, suite: str | None = None) -> list[Record]:
         """Every readable record, or those of one suite, sorted by path; damaged ones are moved aside with a warning.
@@ -183,12 +210,11 @@ class Store:
         except OSError as error:
             raise cannot_write(folder, error) from error
         try:
-            if not _flock(handle) or not _is_at(handle, folder / ".lock"):
+            # A run that is removed takes its lock with it.
+            if not _flock(handle) or not is_at(handle, folder / ".lock"):
                 yield False
                 return
-            for left in folder.glob(TEMPORARY + "*"):
-                with contextlib.suppress(OSError):
-                    left.unlink()
+            remove_left(folder)
             self._held.add(folder)
             try:
                 yield True
@@ -207,7 +233,7 @@ class Store:
             raise UserError(f"{self.root} was opened for reading only", "Choose another folder with --results DIR.")
         folder = self.folder(record.spec)
         with self.try_lock(record.spec) as mine:
-            if not mine or self.load(record.spec) != record:
+            if not mine or self._read(folder / RECORD) != record:
                 return False
             try:
                 (folder / RECORD).unlink()
@@ -223,7 +249,7 @@ class Store:
     def _read(self, path: Path) -> Record | None:
         try:
             record = read_record(path)
-            if path.parent.name not in (record.run_id, former_id(path)):
+            if path.parent.name != record.run_id and path.parent.name != former_id(path):
                 raise DamagedRecord(f"it belongs to run {record.run_id}")
             return record
         except (FileNotFoundError, NotADirectoryError):
@@ -262,15 +288,6 @@ def _flock(handle: int) -> bool:
     return True
 
 
-def _is_at(handle: int, path: Path) -> bool:
-    """Whether the open file is still the one at `path`: a run that is removed takes its lock with it."""
-    try:
-        there, here = path.stat(), os.fstat(handle)
-    except OSError:
-        return False
-    return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
-
-
 def _writable(path: Path) -> bool:
     return os.access(path.parent, os.W_OK | os.X_OK)
 
@@ -285,6 +302,15 @@ def _move_aside(path: Path) -> Path | None:
                 return None
             return target
     return None
+
+
+def beside(source: str) -> str:
+    """The file of a record for which a more trusted one of the same run stands.
+
+    >>> beside("submitted")
+    'record.submitted.json'
+    """
+    return f"record.{safe_name(source.replace(', ', '-').replace(' ', '-'))}.json"
 
 
 def safe_name(name: str) -> str:

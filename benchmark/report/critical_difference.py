@@ -14,9 +14,9 @@ from matplotlib.figure import Figure  # noqa: E402
 
 from benchmark import suites  # noqa: E402
 from benchmark.board.rows import Board  # noqa: E402
+from benchmark.records import metrics
 from benchmark.records.record import commits_text  # noqa: E402
 from benchmark.report.plots import COLOURS  # noqa: E402
-from benchmark.scores import metrics
 from benchmark.scores import statistics as stats
 
 #: Fewest methods and tasks for which ranks over tasks say anything.

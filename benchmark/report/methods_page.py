@@ -10,6 +10,7 @@ from typing import Any
 
 import methods
 from benchmark.board import rows
+from benchmark.common.escapes import Markup
 from benchmark.common.project import ROOT
 from benchmark.common.tables import markdown
 from benchmark.records.record import Record
@@ -67,8 +68,9 @@ def methods_page(records: Iterable[Record]) -> str:
             seconds = f"{(row['merge_seconds'] or 0) + (row['adapt_seconds'] or 0):.1f}"
             storage, score = f"{row['storage_models']:.2f}", f"{row['mean']:.1f}"
         gap = differences.get(name)
-        formula = equation(about).replace("|", "\\|")
-        words = [f"[`{name}`]({about.path.name})", about.title, about.paper, f"`{formula}`", about.access.describe()]
+        escaped = equation(about).replace("|", "\\|")
+        link, formula = Markup(f"[`{name}`]({about.path.name})"), Markup(f"`{escaped}`")
+        words = [link, about.title, about.paper, formula, about.access.describe()]
         rows.append([*words, storage, seconds, "–" if gap is None else f"{gap:.0e}", score])
     heading = ["name", "method", "paper", "equation", "access", "storage", "seconds", "parity", "score"]
     return "\n".join([*lines, *markdown(heading, rows, "<<<<<>>>>")]) + "\n"

@@ -21,6 +21,7 @@ from benchmark.common.project import RESULTS as DEFAULT_RESULTS
 from benchmark.records.record import Record
 from benchmark.records.store import Store
 from benchmark.studies.places import Places
+from benchmark.submissions.package import accepted
 
 NAME = "plots.ipynb"
 RESULTS = "SYMERGE_RESULTS"
@@ -71,9 +72,10 @@ def read(results: Path | None = None) -> tuple[list[Record], Places]:
     The project's own folder has them apart: its own in ``reference``, those of third parties in ``submitted``.
     """
     results = results or Path(os.environ.get(RESULTS) or DEFAULT_RESULTS)
-    apart = [folder for name in ("reference", "submitted") if (folder := results / name).is_dir()]
-    records = [record for folder in apart or [results] for record in Store(folder, read_only=True).all()]
-    return records, Places(results, reference=bool(apart))
+    own, sent = results / "reference", results / "submitted"
+    apart = own.is_dir() or sent.is_dir()
+    records = Store(own if apart else results, read_only=True).all() + accepted(sent)
+    return records, Places(results, reference=apart)
 
 
 def show(figure: Figure, name: str) -> None:

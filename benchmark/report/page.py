@@ -21,8 +21,9 @@ from benchmark.board.rows import Board
 from benchmark.common.canonical import canonical_json
 from benchmark.common.files import write_atomic
 from benchmark.records import access as accesses
+from benchmark.records import metrics
 from benchmark.records.store import RECORD, safe_name
-from benchmark.scores import metrics, published
+from benchmark.scores import published
 
 TEMPLATES = Path(__file__).parent / "templates"
 TITLE = "Model merging leaderboard"

@@ -25,9 +25,9 @@ from matplotlib.ticker import NullFormatter  # noqa: E402
 
 from benchmark.board.rows import Board  # noqa: E402
 from benchmark.records import access as accesses
+from benchmark.records import metrics  # noqa: E402
 from benchmark.records.record import Record, commits_text  # noqa: E402
 from benchmark.report import labels
-from benchmark.scores import metrics  # noqa: E402
 
 COLOURS = ["#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
 MARKERS = ["s", "o", "^", "D", "v", "P", "X", "*"]

@@ -1,1 +1,1 @@
-"""From sufficient statistics to numbers: metrics, intervals, relative scores, published values. No torch."""
+"""From scores of samples to numbers: intervals, relative scores, agreement, published values. No torch."""

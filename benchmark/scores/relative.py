@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from benchmark.records import metrics
 from benchmark.records.record import CorrectBits, Record, TaskResult
-from benchmark.scores import metrics
 from benchmark.scores import statistics as stats
 from benchmark.scores.statistics import Interval
 

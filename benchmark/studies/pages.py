@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from benchmark.common.errors import UserError, shown
+from benchmark.common.escapes import code, inline
 from benchmark.common.files import write_atomic
 from benchmark.common.tables import padded
 from benchmark.records import access as accesses
@@ -55,8 +56,8 @@ class About:
 
     def footer(self) -> list[str]:
         """For the end of a page."""
-        return ["", *(f"- Command: `{command}`" for command in self.commands),
-                f"- Commit: {', '.join(commit[:12] for commit in self.commits)}", ""]  # fmt: skip
+        return ["", *(f"- Command: {code(command)}" for command in self.commands),
+                f"- Commit: {inline(', '.join(commit[:12] for commit in self.commits))}", ""]  # fmt: skip
 
 
 def table(header: Sequence[str], lines: Iterable[Sequence[str]], left: int = 1) -> list[str]:

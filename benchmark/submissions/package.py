@@ -15,12 +15,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from benchmark.common.errors import UserError
 from benchmark.common.files import check_regular, read_regular, write_atomic
 from benchmark.records.migrations import migrate
-from benchmark.records.record import Record
+from benchmark.records.record import SOURCES, Record
 from benchmark.records.spec import REFERENCE_ROWS
-from benchmark.records.store import RECORD, DamagedRecord, read_record, reason
+from benchmark.records.store import RECORD, DamagedRecord, Store, check_digest, digest, read_record, reason, reasons
 
 SUFFIX = ".submission.json"
-_LARGEST_FILE = 1 << 30
+#: Bytes of one file; a board of large suites with many seeds takes a tenth of it.
+_LARGEST_FILE = 1 << 28
+#: Wrong fields that a message names.
+_MOST = 20
 
 
 class Submission(BaseModel):
@@ -51,7 +54,7 @@ def pack(
     Raises UserError where there is none.
     """
     chosen = [
-        record.model_copy(update={"provenance": record.provenance.model_copy(update={"source": "submitted"})})
+        labelled(record, SOURCES[2])
         for record in records
         if record.status == "done" and not record.missing and record.spec.method not in REFERENCE_ROWS
     ]
@@ -60,15 +63,30 @@ def pack(
     return Submission(title=title, authors=list(authors), link=link, note=note, records=chosen)
 
 
+def labelled(record: Record, source: str) -> Record:
+    """The record with another label of where its numbers come from."""
+    return record.model_copy(update={"provenance": record.provenance.model_copy(update={"source": source})})
+
+
+def accepted(folder: Path) -> list[Record]:
+    """Records of third parties as they were filed: whatever they say, none was measured here."""
+    records = Store(folder, read_only=True).all()
+    return [labelled(each, SOURCES[2]) if each.provenance.source == SOURCES[0] else each for each in records]
+
+
 def save(submission: Submission, path: Path) -> None:
-    """Write the submission whole or not at all."""
-    write_atomic(path, submission.model_dump_json(indent=1) + "\n")
+    """Write the submission whole or not at all, each record with its hash."""
+    fields = json.loads(submission.model_dump_json())
+    for record in fields["records"]:
+        record["sha256"] = digest(record)
+    write_atomic(path, json.dumps(fields, indent=1, ensure_ascii=False) + "\n")
 
 
 def load(path: Path) -> list[Record]:
     """The records of a submission, of a record file, or of a folder of either.
 
-    Raises UserError for what is none of them, naming the field that is wrong; records of earlier versions are migrated.
+    Records of earlier versions are migrated; whether scores are those of the statistics is left to `validation`.
+    Raises UserError for what is none of them, naming the fields that are wrong.
     """
     if path.is_dir():
         files = sorted({*path.rglob(f"*{SUFFIX}"), *path.rglob(RECORD)})
@@ -83,23 +101,28 @@ def load(path: Path) -> list[Record]:
         raise UserError(f"{path} cannot be read: {error.strerror}", "Name a submission or a record.json.") from None
     if path.name == RECORD:
         try:
-            return [read_record(path)]
+            return [read_record(path, claims=False)]
         except DamagedRecord as error:
             hint = "Its schema: docs/schema/record.schema.json"
             raise UserError(f"{path} is no valid record: {error}", hint) from None
     try:
         fields = json.loads(read_regular(path, _LARGEST_FILE))
         if isinstance(fields, dict) and isinstance(fields.get("records"), list):
-            fields["records"] = [_migrated(number, each) for number, each in enumerate(fields["records"])]
+            fields["records"] = [_present(number, each) for number, each in enumerate(fields["records"])]
         return Submission.model_validate(fields).records
     except (ValueError, TypeError, RecursionError) as error:
         hint = "Its schema: docs/schema/submission.schema.json"
-        raise UserError(f"{path} is no valid submission: {reason(error)}", hint) from None
+        said = reasons(error)
+        more = [f"and {len(said) - _MOST} more"] if len(said) > _MOST else []
+        raise UserError(f"{path} is no valid submission: {'; '.join([*said[:_MOST], *more])}", hint) from None
 
 
-def _migrated(number: int, fields: object) -> object:
-    """A submitted record in the present version. Raises ValueError, naming its place, where it is none."""
+def _present(number: int, fields: object) -> object:
+    """A submitted record in the present version. Raises ValueError, naming its place, where it is none or damaged."""
+    if not isinstance(fields, dict):
+        return fields
     try:
-        return migrate(fields) if isinstance(fields, dict) else fields
+        check_digest(fields, required=False)
+        return migrate({key: value for key, value in fields.items() if key != "sha256"})
     except ValueError as error:
         raise ValueError(f"records.{number}: {reason(error)}") from None

@@ -11,8 +11,9 @@ from helpers.unlike import DENSE, GLUE, N, dense, glue, record, row_of
 from benchmark import suites
 from benchmark.board import columns, leaderboard, rows
 from benchmark.board import comparison as compare
+from benchmark.records import metrics
 from benchmark.records.record import Array, Record, TaskResult, Values
-from benchmark.scores import metrics, relative
+from benchmark.scores import relative
 from benchmark.scores import statistics as stats
 
 

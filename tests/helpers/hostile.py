@@ -75,7 +75,7 @@ def reaches_out(experts: Experts, stream: Stream | None = None, *, data: str, re
         return load_split
 
     def score() -> Any:
-        import benchmark.scores.metrics
+        import benchmark.records.metrics
 
         return benchmark
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from benchmark.board import rows
+from benchmark.records import metrics
 from benchmark.records.record import Array, CorrectBits, Record, TaskResult, Values
-from benchmark.scores import metrics
 from helpers.records import make_record, make_spec
 
 DENSE = {"seg": "miou", "depth": "abs_err", "normal": "mean_angle"}

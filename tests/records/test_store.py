@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from benchmark.common.errors import UserError
 from benchmark.common.files import write_atomic
+from benchmark.records import metrics
 from benchmark.records import store as store_module
 from benchmark.records.record import Array, CorrectBits, Record, Sums, TaskResult, Values, pack_bits, unpack_bits
 from benchmark.records.store import RECORD, Store
@@ -86,15 +87,18 @@ def test_a_small_text_cannot_claim_a_huge_array():
 
 
 def test_every_kind_of_statistics_is_stored(store):
-    kinds = [
-        CorrectBits.of([True, False]),
-        Values(arrays={"prediction": Array.of(np.float32([0.5, 1]))}),
-        Sums(sums={"abs_rel": 3.5, "bins": [1.0, 2.0]}),
-    ]
-    tasks = {
-        task: TaskResult(metric="m", value=1.0, n=2, kind="regression", statistics=kind)
-        for task, kind in zip(["mnist", "fashion", "optdigits"], kinds, strict=True)
+    kinds = {
+        "accuracy": CorrectBits.of([True, False]),
+        "pearson": Values(arrays={name: Array.of(np.float32([0.5, 1])) for name in ("predicted", "target")}),
+        "abs_err": Sums(sums={"abs_sum": 3.5, "count": 2, "bins": [1.0, 2.0]}),
     }
+    tasks = {
+        task: TaskResult(
+            metric=metric, value=metrics.score(metric, kind), n=2, kind="regression", statistics=kind,
+            higher_is_better=metrics.get(metric).higher_is_better,
+        )
+        for task, (metric, kind) in zip(["mnist", "fashion", "optdigits"], kinds.items(), strict=True)
+    }  # fmt: skip
     record = make_record().model_copy(update={"tasks": tasks})
     store.save(record)
     assert store.load(record.spec) == record

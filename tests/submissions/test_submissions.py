@@ -79,7 +79,8 @@ def test_a_packed_folder_is_read_back_whole_and_labelled(tmp_path: Path, genuine
 
 def test_a_changed_score_or_bit_is_found(genuine: list[Record]) -> None:
     record = genuine[0]
-    (said,) = errors([with_task(record, lambda task: task.update(value=task["value"] + 0.5))])
+    raised = with_task(record, lambda task: task.update(value=task["value"] + 0.5))
+    (said,) = errors([raised], reference=[record])
     assert "its statistics give" in said
     for fields, wanted in (
         ({"n": 9}, "statistics hold"),
@@ -109,7 +110,7 @@ def test_statistics_of_every_kind_are_recomputed() -> None:
 def test_other_data_checkpoints_metrics_or_tasks_are_errors(genuine: list[Record]) -> None:
     record = genuine[0]
     good = Known(lambda access: record.spec.data, record.spec.checkpoints, {})
-    assert errors([record], manifests=lambda *_: good) == []
+    assert errors([record], reference=[record], manifests=lambda *_: good) == []
     test = {"test": {**record.spec.data["test"], "MNIST": "0" * 64}}
     other = Known(lambda access: test, {"base": "1"}, {"MNIST": "f1"})
     said = errors([record], manifests=lambda *_: other)

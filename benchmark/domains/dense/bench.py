@@ -22,7 +22,7 @@ from benchmark.domains.dense.model import Decoder, Encoder, Normalisation, get_b
 from benchmark.domains.dense.ray_caster import CLASSES
 from benchmark.domains.dense.scenes import DenseSplit
 from benchmark.domains.vision.public import data_root as root_of
-from benchmark.scores import metrics
+from benchmark.records import metrics
 from benchmark.suites import Suite
 from benchmark.suites.bench import Bench, Task, resolve_device
 from methods.api import Access, Experts, Merged, Source

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
+from benchmark.records import metrics
 from benchmark.records.record import Array, TaskResult, Values
-from benchmark.scores import metrics
 from benchmark.suites.bench import Meter, check_outputs
 
 BINS = 360

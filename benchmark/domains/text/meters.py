@@ -11,8 +11,8 @@ from torch import Tensor
 from torchmetrics.functional import pearson_corrcoef, spearman_corrcoef
 from torchmetrics.functional.classification import binary_f1_score, multiclass_accuracy
 
+from benchmark.records import metrics
 from benchmark.records.record import Array, CorrectBits, TaskResult, Values
-from benchmark.scores import metrics
 from benchmark.suites.bench import Meter, check_outputs
 
 METRICS = {

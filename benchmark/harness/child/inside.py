@@ -29,7 +29,8 @@ import torch
 from torch import Tensor
 
 import methods
-from benchmark.common.errors import UserError, line_in, printable
+from benchmark.common.errors import UserError, line_in
+from benchmark.common.escapes import printable
 from benchmark.common.files import replace_file
 from benchmark.common.project import ROOT
 from benchmark.harness import adapted

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmark.common.errors import printable
+from benchmark.common.escapes import printable
 from benchmark.common.project import ROOT
 from benchmark.harness.child import inside
 from benchmark.harness.child.channel import BrokenMessage, Channel, Message

@@ -11,8 +11,8 @@ from torchmetrics.regression import MeanAbsoluteError, MeanAbsolutePercentageErr
 
 from benchmark.common.errors import UserError
 from benchmark.domains.dense.meters import METERS, DepthMeter, NormalsMeter, SegmentationMeter
+from benchmark.records import metrics
 from benchmark.records.record import Values
-from benchmark.scores import metrics
 
 
 def scores_of_classes(labels: list[int]) -> Tensor:

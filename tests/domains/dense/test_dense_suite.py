@@ -23,10 +23,10 @@ from benchmark.domains.dense.bench import DenseBench
 from benchmark.domains.dense.model import Normalisation
 from benchmark.harness.job import Options
 from benchmark.harness.runner import execute, plan
+from benchmark.records import metrics
 from benchmark.records.record import Record
 from benchmark.records.store import Store
 from benchmark.report import panels
-from benchmark.scores import metrics
 
 FOLDER = MINI / "ResNet-mini"
 

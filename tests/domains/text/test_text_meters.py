@@ -9,8 +9,8 @@ from scipy import stats
 
 from benchmark.common.errors import UserError
 from benchmark.domains.text.meters import meter
+from benchmark.records import metrics
 from benchmark.records.record import TaskResult
-from benchmark.scores import metrics
 
 
 def filled(metric: str, outputs: torch.Tensor, labels: torch.Tensor) -> TaskResult:

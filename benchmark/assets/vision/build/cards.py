@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from benchmark.assets.vision.build.run import write_bytes
+from benchmark.common.escapes import Markup
 from benchmark.common.project import WEIGHTS
 from benchmark.common.tables import markdown
 from benchmark.domains.vision import embedded as vision
@@ -74,7 +75,7 @@ def _table(manifest: dict, accuracies: dict[str, float]) -> str:
         counts = " / ".join(str(s["n"]) for s in task["splits"].values())
         scores, expert = task["test_scores"], _percent(accuracies.get(name))
         simple = [_percent(scores[each]) for each in ("majority", "linear_probe")]
-        rows.append([f"[{name}](#{name.lower()})", str(len(task["classes"])), counts, *simple, expert])
+        rows.append([Markup(f"[{name}](#{name.lower()})"), str(len(task["classes"])), counts, *simple, expert])
     heading = ["task", "classes", "train / validation / test", "commonest class", "linear probe on pixels", "expert"]
     return "\n".join(markdown(heading, rows, "<<<<<<")) + "\n"
 

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmark.records.record import CorrectBits, Sums, Values
+from benchmark.records.record import LARGEST_STATISTICS, CorrectBits, Sums, Values
 
 Statistics = CorrectBits | Values | Sums
 
@@ -73,6 +73,8 @@ def score(metric: str, statistics: Statistics) -> float:
     Raises ValueError where the statistics are not the metric's, do not fit each other, or hold no samples.
     """
     about = get(metric)
+    if isinstance(statistics, CorrectBits) and metric == "accuracy" and statistics.n:
+        return 100 * (statistics.count() / statistics.n)
     columns = rows(metric, statistics)
     if about.additive:
         return float(about.value(columns.sum(axis=0)))
@@ -128,8 +130,21 @@ def pseudo_values(metric: str, statistics: Statistics) -> np.ndarray:
 
 
 def samples(metric: str, statistics: Statistics) -> int | None:
-    """How many samples the statistics hold, or None for Sums."""
-    return None if isinstance(statistics, Sums) else len(rows(metric, statistics))
+    """How many samples the statistics say they hold, nothing unpacked; None for Sums.
+
+    Raises ValueError where they are not the metric's, or its arrays are not of one length.
+    """
+    about = get(metric)
+    if isinstance(statistics, Sums):
+        return None
+    if isinstance(statistics, CorrectBits):
+        return statistics.n
+    _check_names(about, statistics.arrays)
+    shapes = {name: statistics.arrays[name].shape for name in about.arrays}
+    lengths = {shape[0] if shape else 0 for shape in shapes.values()}
+    if len(lengths) != 1:
+        raise ValueError(f"{metric}: arrays of equal length with samples are wanted, their shapes are {shapes}")
+    return lengths.pop()
 
 
 def rows(metric: str, statistics: Statistics) -> np.ndarray:
@@ -155,8 +170,7 @@ def _arrays(about: Metric, statistics: Statistics) -> Iterator[tuple[str, np.nda
         yield "correct", statistics.numpy()
         return
     held: Mapping[str, object] = statistics.sums if isinstance(statistics, Sums) else statistics.arrays
-    if missing := [name for name in about.arrays if name not in held]:
-        raise ValueError(f"{about.name} needs {', '.join(about.arrays)}; missing {', '.join(missing)}")
+    _check_names(about, held)
     for name in about.arrays:
         if isinstance(statistics, Sums):
             if not about.additive or name in ("predicted", "label"):
@@ -164,6 +178,11 @@ def _arrays(about: Metric, statistics: Statistics) -> Iterator[tuple[str, np.nda
             yield name, np.asarray(statistics.sums[name], dtype=np.float64)[None]
         else:
             yield name, statistics.arrays[name].numpy()
+
+
+def _check_names(about: Metric, held: Mapping[str, object]) -> None:
+    if missing := [name for name in about.arrays if name not in held]:
+        raise ValueError(f"{about.name} needs {', '.join(about.arrays)}; missing {', '.join(missing)}")
 
 
 def _correct(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -185,6 +204,8 @@ def _pairs(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
     classes = max(2, int(max(predicted.max(), label.max())) + 1)
     if classes > 100:
         raise ValueError(f"{classes} classes; at most 100 are counted for this metric")
+    if 8 * len(label) * classes**2 > LARGEST_STATISTICS:
+        raise ValueError(f"{len(label)} samples of {classes} classes are more than this metric counts")
     cells = np.zeros((len(label), classes * classes))
     cells[np.arange(len(label)), label * classes + predicted] = 1
     return cells

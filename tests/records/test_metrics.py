@@ -8,8 +8,8 @@ import torch
 from scipy import stats as reference
 from torchmetrics.functional import classification as functional
 
+from benchmark.records import metrics
 from benchmark.records.record import Array, CorrectBits, Sums, Values
-from benchmark.scores import metrics
 
 
 def values(**arrays):
