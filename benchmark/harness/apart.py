@@ -64,6 +64,7 @@ def child_of(
     ready: Mapping[str, Mapping[str, Ready | None]],
     *,
     precision: Precision | None = None,
+    readable: tuple[Path, ...] = (),
     function: Any = None,
     finish: Any = None,
 ) -> Child:
@@ -83,6 +84,7 @@ def child_of(
         seed=derive_seed(job.spec.suite, job.spec.method, job.spec.seed or 0) % 2**63,
         time_limit=options.time_limit,
         ready=ready,
+        readable=readable,
         function=function,
         finish=finish,
         stand_ins=process.STAND_INS,

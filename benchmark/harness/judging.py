@@ -87,7 +87,10 @@ def judged(
         return
     sources = {task: bench.source(task, split, bench.dtype) for task in bench.tasks}
     ready = {split: {task: getattr(source, "ready", None) for task, source in sources.items()}}
-    with scratch(job, setup, ".serving") as folder, child_of(job, setup, folder, ready, precision=exact) as child:
+    with (
+        scratch(job, setup, ".serving") as folder,
+        child_of(job, setup, folder, ready, precision=exact, readable=(path,)) as child,
+    ):
         probes = {task: AsStored(source)[torch.arange(min(PROBES, len(source)))][0] for task, source in sources.items()}
         answer = child.answer("open", probes, path=str(path), split=split)
         yield Judged(int(answer["storage"]), answer["needs_task"] is True, setup, exact, split, None, child)

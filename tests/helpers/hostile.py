@@ -99,6 +99,20 @@ def reaches_out(experts: Experts, stream: Stream | None = None, *, data: str, re
     return plain(experts, trace={"said": {name: _tried(attempt) for name, attempt in attempts.items()}})
 
 
+def reaches_out_below_python(experts: Experts, stream: Stream | None = None, *, data: str, **keywords: Any) -> Merged:
+    """What the audit hook does not see."""
+    import pyarrow.parquet
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    attempts = {
+        "pyarrow": lambda: pyarrow.parquet.read_table(data),
+        "libc": lambda: libc.open(data.encode(), os.O_RDONLY),
+        "a signal": lambda: libc.kill(os.getppid(), 0),
+        "a file beside": lambda: libc.open(str(Path(data).with_name("mine")).encode(), os.O_CREAT | os.O_WRONLY, 0o600),
+    }
+    return plain(experts, trace={"said": {name: _tried(attempt) for name, attempt in attempts.items()}})
+
+
 def writes_a_temporary_file(experts: Experts, stream: Stream | None = None, **keywords: Any) -> Merged:
     import tempfile
 

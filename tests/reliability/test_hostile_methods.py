@@ -15,10 +15,11 @@ import psutil
 import pytest
 import torch
 from helpers import hostile
+from helpers.lacking import lacks
 from helpers.tiny import CLASSES, TASKS, TinyBench, run
 
 from benchmark.common.project import DATA, ROOT
-from benchmark.harness.child import process
+from benchmark.harness.child import landlock, process
 from benchmark.harness.child.channel import BrokenMessage, Channel
 from benchmark.records.store import Store
 
@@ -68,6 +69,22 @@ def test_its_process_refuses_what_is_none_of_its_business(ran: Any, store: Store
     assert not through and len(said) == 14
     assert "draws samples from its stream" in said["data"] and "methods.api" in said["load_split"]
     assert not (store.root.parent / "elsewhere").exists() and not list(store.root.rglob("mine*"))
+
+
+@pytest.mark.skipif(landlock.version() < 6, reason=lacks("no Landlock of version 6", "a Linux kernel of 6.12 or later"))
+def test_the_kernel_refuses_what_goes_around_python(ran: Any, tmp_path: Path) -> None:
+    data = next(DATA.rglob("*.parquet"))
+    record = ran(functools.partial(hostile.reaches_out_below_python, data=str(data)))
+    said = record.trace_summary["said"]
+    assert "Permission denied" in said.pop("pyarrow")
+    assert len(said) == 3 and set(said.values()) == {"came through: -1"}
+
+
+def test_folders_are_opened_around_what_is_hidden_in_them(tmp_path: Path) -> None:
+    for name in ("code/a", "code/data/secret", "code/data/open", "other"):
+        (tmp_path / name).mkdir(parents=True)
+    kept = landlock.around([tmp_path / "code", tmp_path / "other", tmp_path / "none"], [tmp_path / "code/data/secret"])
+    assert {str(path.relative_to(tmp_path)) for path in kept} == {"code/a", "code/data/open", "other"}
 
 
 def test_a_method_may_write_temporary_files(ran: Any, store: Store) -> None:

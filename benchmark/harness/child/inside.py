@@ -34,7 +34,7 @@ from benchmark.common.escapes import printable
 from benchmark.common.files import replace_file
 from benchmark.common.project import ROOT
 from benchmark.harness import adapted
-from benchmark.harness.child import portable
+from benchmark.harness.child import landlock, portable
 from benchmark.harness.child.channel import Channel, Message
 from benchmark.harness.child.refusals import Refusals, refused_exit
 from benchmark.harness.child.serving import Serving
@@ -65,6 +65,7 @@ class Assignment:
         experts: the file of :mod:`portable`.
         scratch: its current folder, and the only one that it may write to.
         hidden: folders of which it may read nothing.
+        readable: files in them that it may read all the same: the merge that it runs.
         seed: of torch's global generators, for layers that initialise themselves.
         ready: ``{split: {task: function}}`` that makes inputs, as they are stored, what the encoder takes.
         function: what is called with experts and stream in place of the method: of runs made from other runs.
@@ -82,6 +83,7 @@ class Assignment:
     seed: int
     time_limit: float | None
     ready: Mapping[str, Mapping[str, Ready | None]]
+    readable: tuple[Path, ...] = ()
     function: Callable[[Any, Any], Any] | None = None
     finish: Callable[[Merged, Any], Merged] | None = None
     stand_ins: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
@@ -160,6 +162,12 @@ class Worker:
             above, _, last = name.rpartition(".")
             if above in sys.modules and getattr(sys.modules[above], last, None) is module:
                 delattr(sys.modules[above], last)
+        hidden = [folder.resolve() for folder in given.hidden]
+        code = {
+            Path(path).resolve() for path in (*sys.path, *sysconfig.get_paths().values(), sys.prefix, sys.base_prefix)
+        }
+        readable = landlock.around([*code, *map(Path, landlock.SYSTEM)], hidden)
+        landlock.restrict([*readable, *given.readable], [scratch, Path("/dev")])
         open_to = [Path(path) for path in sysconfig.get_paths().values()] + [ROOT / "methods"]
         Refusals(scratch, given.hidden, open_to, frozenset(kept)).install()
 
