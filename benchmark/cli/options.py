@@ -12,8 +12,6 @@ from benchmark.common.errors import UserError, check_range
 from benchmark.common.paths import resolved
 from benchmark.common.project import LOCAL, REFERENCE, RESULTS
 
-#: Seconds that a run may take by default.
-DAY = 86_400.0
 GIB = 2**30
 DEFAULT_SUITE = "vision-small-8"
 SEVERAL_METHODS = "NAME[:key=value,...]"

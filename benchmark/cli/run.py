@@ -12,7 +12,6 @@ import methods
 from benchmark import suites
 from benchmark.cli import board as boards
 from benchmark.cli.options import (
-    DAY,
     DEFAULT_SUITE,
     EXAMPLES,
     GIB,
@@ -27,6 +26,7 @@ from benchmark.cli.options import (
 from benchmark.common.errors import UserError, check_range, check_seeds, shown
 from benchmark.common.escapes import terminal
 from benchmark.common.paths import resolved
+from benchmark.harness.job import DAY
 from benchmark.records.precision import Precision
 from benchmark.records.spec import check_texts, other_data, parse_set
 

@@ -75,7 +75,7 @@ def child_of(
         torch.cuda.empty_cache()
     assignment = Assignment(
         method=job.spec.method,
-        experts=setup.experts.path,
+        experts=setup.packed,
         scratch=folder,
         hidden=(DATA, RESULTS, setup.store.root.resolve(), cache_dir(), *bench.data_folders()),
         device=str(bench.device),
@@ -103,7 +103,17 @@ def method_process(job: Job, setup: Setup, folder: Path) -> Child:
     finishing = bench.finishing()
     if finishing is not None:
         ready["protocol"] = {"all": getattr(finishing[1], "ready", None)}
-    return child_of(job, setup, folder, ready, function=job.function(), finish=finishing[0] if finishing else None)
+    function = job.function()
+    made_from = [value for value in getattr(function, "keywords", {}).values() if isinstance(value, Path)]
+    return child_of(
+        job,
+        setup,
+        folder,
+        ready,
+        readable=tuple(made_from),
+        function=function,
+        finish=finishing[0] if finishing else None,
+    )
 
 
 def call(job: Job, keywords: Mapping[str, Any], setup: Setup, child: Child) -> Made:
@@ -111,7 +121,7 @@ def call(job: Job, keywords: Mapping[str, Any], setup: Setup, child: Child) -> M
     access, finishing = job.method.access_for(keywords), setup.bench.finishing()
     served = Served(_sources(keywords, job, setup), {split for split, _ in access.items() if access.labelled(split)})
     lengths = served.lengths
-    began = time.perf_counter()
+    began = returned = time.perf_counter()
     answers = child.ask(
         "merge",
         served=served,

@@ -56,12 +56,15 @@ class Job:
         return None
 
 
+DAY = 86_400.0
+
+
 @dataclass(frozen=True)
 class Options:
     """How jobs are carried out; nothing here changes a number beyond rounding (``compile``)."""
 
     force: bool = False
-    time_limit: float | None = None
+    time_limit: float | None = DAY
     """Seconds that a run may take; None: as long as it does."""
     memory_limit: float | None = None
     """Bytes of anonymous memory that a method's process may take; None: most of what is free."""

@@ -1,4 +1,4 @@
-"""A saved merge is judged: scored on a split, on fresh experts, and asked what it needs.
+"""A saved merge is judged: scored on a split, on experts no method came near, and asked what it needs.
 
 No code of a method runs beside the labels: a merge with a rule of its own, or modules around the model, is run in
 another process, which is handed inputs and answers predictions.
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from benchmark.common.errors import UserError
 from benchmark.harness.apart import child_of, scratch
 from benchmark.harness.child.process import AsStored, Child, Elsewhere
 from benchmark.harness.child.serving import left_to_base, storage
@@ -78,14 +79,18 @@ def judged(
     bench, exact = setup.bench, precision or job.precision
     about = described(path)
     if not (about.get("state") or about.get("wrap")):
-        merged = Merged.load(path, bench.experts())
+        merged = Merged.load(path, setup.experts)
         varies = merged.needs_task or any(owner != "all" for owner in merged.statistics)
         several = len(merged.experts.tasks) > 1
         yield Judged(
             storage(merged, left_to_base(merged), set()), several and varies, setup, exact, split, merged, None
         )
         return
-    sources = {task: bench.source(task, split, bench.dtype) for task in bench.tasks}
+    sources: dict[str, Source] = {}
+    for task in bench.tasks:
+        # A task whose data are damaged says so once it is scored; the others are scored before.
+        with contextlib.suppress(UserError):
+            sources[task] = bench.source(task, split, bench.dtype)
     ready = {split: {task: getattr(source, "ready", None) for task, source in sources.items()}}
     with (
         scratch(job, setup, ".serving") as folder,

@@ -24,6 +24,8 @@ def merge(job: Job, record: Record, setup: Setup) -> None:
     began = time.perf_counter()
     with scratch(job, setup, ".merging") as folder:
         setup.progress.stage("merging", None)
+        # Before any data: the server of processes starts meanwhile.
+        _ = setup.packed
         with method_process(job, setup, folder) as child:
             if searched:
                 chosen = tuning.choose(job, searched[0], setup, lambda values: call(job, values, setup, child).path)
@@ -46,7 +48,7 @@ def merge(job: Job, record: Record, setup: Setup) -> None:
         peak_anonymous_mb=(child.peak - child.start) / 2**20 if child.peak else None,
         peak_cuda_mb=made.peak_cuda_mb,
         trainable_parameters=int(_counted(trace, "trainable")),
-        model_bytes=setup.experts.model_bytes,
+        model_bytes=setup.experts.nbytes(),
         storage_bytes=made.storage,
         images_drawn=made.drawn,
     )

@@ -6,6 +6,7 @@ import functools
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmark.common.errors import UserError
 from benchmark.harness import provenance
 from benchmark.harness.child import portable
 from benchmark.harness.child.process import start_server
@@ -14,16 +15,9 @@ from benchmark.harness.progress import Progress
 from benchmark.records.record import Provenance
 from benchmark.records.store import Store
 from benchmark.suites.bench import Bench
+from methods.api import Experts
 
 MERGED = "merged.safetensors"
-
-
-@dataclass(frozen=True)
-class Portable:
-    """A file of experts (:mod:`portable`), and the bytes of one model of theirs in float32."""
-
-    path: Path
-    model_bytes: int
 
 
 @dataclass(frozen=True)
@@ -42,13 +36,25 @@ class Setup:
         return self.store.folder(job.spec) / MERGED
 
     @functools.cached_property
-    def experts(self) -> Portable:
+    def experts(self) -> Experts:
+        """The experts that this process judges merges on. No method's code comes near them."""
+        return self.bench.experts()
+
+    @functools.cached_property
+    def packed(self) -> Path:
         """The experts as the processes of methods read them, written once."""
-        experts, path = self.bench.experts(), self.shared / "experts.pt"
+        experts, path = self.experts, self.shared / "experts.pt"
         parts = [part for part in (experts.encoder, *experts.heads.values()) if part is not None]
         start_server({type(module).__module__ for part in parts for module in part.modules()})
-        portable.pack(experts, path)
-        return Portable(path, experts.nbytes())
+        try:
+            portable.pack(experts, path)
+        except (OSError, RuntimeError) as error:
+            cause = error if isinstance(error, OSError) else OSError(error)
+            raise UserError(
+                f"cannot write {path}: {error}",
+                "The processes of methods read it. Set TMPDIR to a folder with more room.",
+            ) from cause
+        return path
 
     @property
     def batch_size(self) -> int:

@@ -101,7 +101,7 @@ def test_a_failing_method_costs_no_other_run_and_the_command_says_so(
 ) -> None:
     monkeypatch.setitem(process.STAND_INS, "ties", function)
     # The limit holds for the other runs too, which on a busy machine are slow.
-    assert run(tmp_path, *(("--time-limit", "8") if function is _hangs else ())) == 1
+    assert run(tmp_path, *(("--time-limit", "15") if function is _hangs else ())) == 1
     shown = capsys.readouterr()
     last = shown.err.strip().splitlines()[-1]
     assert last.startswith("failed: ties on tiny: ") and _says(said, last) and "Traceback" not in shown.err
@@ -126,8 +126,18 @@ def test_a_disk_that_takes_no_more_ends_in_one_message_and_keeps_what_is_done(tm
     assert only(tmp_path, "emr") == 0
 
 
-def test_a_merge_that_does_not_fit_on_the_disk_is_no_fault_of_the_method(tmp_path: Path) -> None:
-    status, said = output(after(small_files(20_000), lambda: only(tmp_path, "emr")))
+def _leaves_no_room(experts: Experts, **keywords: Any) -> Merged:
+    merged = Merged(experts, {name: experts.base_tensor(name) for name in experts.names})
+    small_files(20_000)()
+    return merged
+
+
+def test_a_merge_that_does_not_fit_on_the_disk_is_no_fault_of_the_method(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as full:
+        full.setitem(process.STAND_INS, "emr", _leaves_no_room)
+        status, said = output(lambda: only(tmp_path, "emr"))
     assert status == 2 and "Traceback" not in said
     assert "error: cannot write" in said and "merged.safetensors: File too large" in said, said
     assert not list(tmp_path.rglob(".writing-*")) and "failed" not in statuses(tmp_path).values()
@@ -138,6 +148,14 @@ def nobody() -> None:
     if os.geteuid() == 0:
         os.setgid(65534)
         os.setuid(65534)
+
+
+def test_experts_that_do_not_fit_into_the_temporary_folder_are_no_fault_of_a_method(tmp_path: Path) -> None:
+    status, said = output(after(small_files(20_000), lambda: only(tmp_path, "emr")))
+    assert status == 2 and "Traceback" not in said
+    assert "error: cannot write" in said and "experts.pt" in said and "Set TMPDIR to a folder with more room" in said
+    assert "failed" not in statuses(tmp_path).values()
+    assert only(tmp_path, "emr") == 0
 
 
 def test_a_folder_that_may_not_be_written_is_named(tmp_path: Path) -> None:

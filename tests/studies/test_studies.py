@@ -189,7 +189,7 @@ def test_points_hold_the_merge_of_each_set_and_its_pairs(piloted: Store) -> None
     b = bench()
     row = frame[(frame["merger"] == "ties") & (frame["tasks"] == "t0+t2")].iloc[0]
     assert row["cross"] == pytest.approx((cross.before[0, 2] + cross.before[2, 0]) / 2)
-    merged: Merged = only(b, "ties").load()(b.experts().subset(["t0", "t2"]))
+    merged: Merged = methods.get("ties")(b.experts().subset(["t0", "t2"]))
     scores = []
     for task in ("t0", "t2"):
         inputs, labels = b.source(task, "test")[torch.arange(24)]

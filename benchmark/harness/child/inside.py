@@ -265,7 +265,7 @@ def _failure(method: str, error: BaseException) -> dict[str, Any]:
     """An error as plain text, whatever its class does."""
     where = ""
     with contextlib.suppress(Exception):
-        where = line_in(Path(inspect.getfile(inspect.unwrap(_code(methods.get(method).function)))), error)
+        where = line_in(_file(method), error)
     try:
         trail = "".join(traceback.format_exception(error))
     except BaseException:
@@ -279,9 +279,15 @@ def _failure(method: str, error: BaseException) -> dict[str, Any]:
     }
 
 
-def _code(function: Any) -> Any:
-    """The function behind those of which some arguments are given."""
-    return _code(function.func) if isinstance(function, functools.partial) else function
+def _file(method: str) -> Path:
+    """Where the method stands, or what stands in for it, whether or not it can be imported."""
+    try:
+        function: Any = methods.get(method).function
+    except BaseException:
+        return methods.describe(method).path
+    while isinstance(function, functools.partial):
+        function = function.func
+    return Path(inspect.getfile(inspect.unwrap(function)))
 
 
 def _end_with_parent() -> None:

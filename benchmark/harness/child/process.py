@@ -153,10 +153,13 @@ class Child:
 
     def _ready(self) -> None:
         """Wait until it has opened the experts; from here on its memory is the method's."""
+        self._bound()
         try:
             message = self.channel.receive()
         except (EOFError, OSError):
             raise self._death() from None
+        finally:
+            self._deadline = math.inf
         if message.kind == "failed":
             raise self._failure(message)
         self.start = self.peak = anonymous_bytes(self.process.pid or 0) or 0
@@ -207,8 +210,7 @@ class Child:
         Raises:
             Failure: the method failed, or its process ended.
         """
-        limit = self.assignment.time_limit
-        self._deadline = time.monotonic() + limit + GRACE if limit else math.inf
+        self._bound()
         try:
             self.channel.send(kind, tree, **fields)
             while True:
@@ -231,6 +233,11 @@ class Child:
             ) from None
         finally:
             self._deadline = math.inf
+
+    def _bound(self) -> None:
+        """From now on it has its time limit for an answer."""
+        limit = self.assignment.time_limit
+        self._deadline = time.monotonic() + limit + GRACE if limit else math.inf
 
     def answer(self, kind: str, tree: Any = None, **given: Any) -> Message:
         """The answer to a request; see :meth:`ask`."""
@@ -315,7 +322,7 @@ def start_server(modules: set[str]) -> None:
     context.set_forkserver_preload([f"{__package__}.preloaded", *sorted(modules)])
     before = os.environ.get("PYTHONPATH")
     # The server runs this very code, wherever it was imported from.
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), before]))
+    os.environ["PYTHONPATH"] = os.pathsep.join(str(Path(place).absolute()) for place in sys.path)
     try:
         with _no_main():
             forkserver.ensure_running()

@@ -28,6 +28,9 @@ class FakeData:
     def __init__(self) -> None:
         self.asked: list[tuple[Any, ...]] = []
 
+    def data_root(self, root: Any = None) -> Path:
+        return Path(root or "nowhere")
+
     def info(self, task: str, family: str | None = None) -> Any:
         count = 4 if (task, family) == ("EMNIST", "fusionbench") else 3
         return types.SimpleNamespace(classes=[f"{task} {i}" for i in range(count)])
