@@ -21,8 +21,6 @@ from benchmark.domains.vision import embedded as vision
 from benchmark.domains.vision import public as full
 from benchmark.domains.vision.images import picture
 
-ORIGIN = ".origin.json"
-
 
 @dataclass
 class Finding:
@@ -107,9 +105,11 @@ def sample_sha256(image: bytes) -> str:
 
 
 def origin(folder: Path) -> str:
-    """Which hub revision a folder was fetched from, as `fetch` noted it."""
+    """What a folder was fetched or converted from, as `fetch` or `convert` noted it."""
     try:
-        noted = read_object(folder / ORIGIN)
+        noted = read_object(folder / full.ORIGIN)
+        if "published" in noted:
+            return f"converted from {noted['published']}"
         return f"{noted['hub']} at {noted['revision'][:12]}"
     except (OSError, ValueError, KeyError, TypeError):
         return "origin unknown"
@@ -158,7 +158,7 @@ def fetch(task: str, root: Path, revision: str | None, family: str | None = None
         snapshot_download(about.hub, repo_type="dataset", revision=revision, local_dir=folder)
     except Exception as error:
         raise UserError(f"{about.hub} at {revision} could not be fetched: {error}", "Or copy it there.") from None
-    write_atomic(folder / ORIGIN, json.dumps({"hub": about.hub, "revision": revision}) + "\n")
+    write_atomic(folder / full.ORIGIN, json.dumps({"hub": about.hub, "revision": revision}) + "\n")
     return revision
 
 
