@@ -30,6 +30,7 @@ def options(parser: argparse.ArgumentParser) -> None:
         "--revision", nargs="+", default=[], metavar="TASK=COMMIT", help="of data sets not pinned here"
     )
     fetching.add_argument("--download", action="store_true", help="use the network; without it only the plan is shown")
+    fetching.add_argument("--mirror", metavar="URL", help="another hub; default $HF_ENDPOINT, else huggingface.co")
     _add_convert(kinds.add_parser("convert", help="a data set as it was downloaded, written as the suites read it"))
     _add_builds(kinds.add_parser("build", help="make the embedded data again; see: assets data build SUITE --help"))
 
@@ -92,10 +93,15 @@ def _check(arguments: argparse.Namespace) -> int:
 def _fetch(arguments: argparse.Namespace) -> int:
     domain = _domain(arguments.names)
     if domain == "vision":
-        from benchmark.domains.vision import check
+        from benchmark.domains.vision import fetch
 
-        return check.fetch_all(
-            arguments.names, arguments.root, arguments.family, arguments.revision, download=arguments.download
+        return fetch.fetch_all(
+            arguments.names,
+            arguments.root,
+            arguments.family,
+            arguments.revision,
+            download=arguments.download,
+            mirror=arguments.mirror,
         )
     name = arguments.names[0]
     if domain == "text":

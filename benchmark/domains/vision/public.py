@@ -139,13 +139,18 @@ def split_notes(tasks: Sequence[str], root: str | os.PathLike | None = None, fam
     return notes
 
 
-def _converted(folder: Path) -> str | None:
-    """Which images a converted copy has, as `assets data convert` noted it; None for other copies."""
+def noted_origin(folder: Path) -> dict[str, Any]:
+    """What `assets data fetch` or `convert` noted of a copy; empty where nothing is."""
     try:
-        noted = read_object(folder / ORIGIN)
-        return f"converted from {noted['published']}, {noted['split']}"
-    except (OSError, ValueError, KeyError):
-        return None
+        return read_object(folder / ORIGIN)
+    except (OSError, ValueError):
+        return {}
+
+
+def _converted(folder: Path) -> str | None:
+    """Which images a converted copy has; None for other copies."""
+    noted = noted_origin(folder)
+    return f"converted from {noted['published']}, {noted.get('split')}" if "published" in noted else None
 
 
 def sha256(task: str, split: str, root: str | os.PathLike | None = None, family: str | None = None) -> str:
