@@ -37,7 +37,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 def _add_convert(parser: argparse.ArgumentParser) -> None:
     parser.description = "Read data sets as torchvision, their authors or the papers' repositories lay them out."
-    parser.add_argument("name", metavar="SUITE|TASK", help="a suite (vision-8, ...) or a single data set")
+    parser.add_argument("name", metavar="SUITE|TASK", help="a suite (vision-8, ..., nyuv2) or a single data set")
     parser.add_argument("source", type=resolved, metavar="FROM", help="where it lies: unpacked, or its archives")
     parser.add_argument("root", type=resolved, metavar="TO", help="the data root to write to")
     parser.add_argument("--family", help="checkpoint family, where it decides the data set (EMNIST)")
@@ -112,6 +112,11 @@ def _fetch(arguments: argparse.Namespace) -> int:
 
 
 def _convert(arguments: argparse.Namespace) -> int:
+    if arguments.name == "nyuv2":
+        from benchmark.domains.dense import published
+
+        print(published.convert(arguments.source, arguments.root))
+        return 0
     if _domain([arguments.name]) != "vision":
         raise UserError(f"nothing is converted for {arguments.name}", f"See: assets data build {arguments.name}")
     from benchmark.domains.vision import check
