@@ -217,6 +217,24 @@ def test_another_number_of_test_images_is_refused_with_the_trap(tmp_path: Path, 
         convert.convert("EuroSAT", tmp_path / "public", tmp_path / "data")
 
 
+def test_another_number_of_training_images_is_warned_of(
+    tmp_path: Path, small: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    small(EuroSAT=20, MNIST=20)
+    for task in ("EuroSAT", "MNIST"):
+        SETS[task][0](tmp_path / "public")
+        convert.convert(task, tmp_path / "public", tmp_path / "data")
+    assert "EuroSAT: 20 training images, expected 21,600" in (said := capsys.readouterr().err)
+    assert "MNIST" not in said
+
+
+def test_a_data_root_in_torchvisions_layout_is_told_to_be_converted(tmp_path: Path) -> None:
+    SETS["DTD"][0](tmp_path)
+    (tmp_path / "dtd").rename(tmp_path / "DTD")
+    with pytest.raises(UserError, match="(?s)belong to no split.*assets data convert TASK FROM TO"):
+        full.load_split("DTD", "test", root=tmp_path)
+
+
 def test_eurosat_without_its_splits_and_sun397_without_its_partitions_say_what_is_missing(tmp_path: Path) -> None:
     for number, name in enumerate(full.info("EuroSAT").also[0]):
         published.images([tmp_path / "a/eurosat/2750" / name / "1.jpg"], number)

@@ -79,6 +79,8 @@ def _convert(about: public.SetInfo, source: Path, root: Path, counted: bool) -> 
                 raise UserError(f"{task} in {shown(base)}: {message}", "\n  ".join(about.traps) or COPY_AGAIN)
             if level == "warning":
                 print(f"{task}: {message}", file=sys.stderr)
+        if counted and form.train not in (None, counts["train"]):
+            print(f"{task}: {counts['train']:,} training images, expected {form.train:,}", file=sys.stderr)
         noted = {"published": form.title, "split": form.split, **counts}
         write_atomic(temporary / "whole" / public.ORIGIN, json.dumps(noted) + "\n")
         os.rename(temporary / "whole", target)

@@ -25,6 +25,7 @@ class Form:
         split: which images are the training and test split; boards say it.
         archives: the archives as they are published, each with the folder that takes its content.
         depth: how far below the folder that a user names the marked one may lie.
+        train: the number of training images, where a source gives it; another one is warned of.
     """
 
     title: str
@@ -33,6 +34,7 @@ class Form:
     split: str
     archives: Mapping[str, str] = field(default_factory=dict)
     depth: int = 3
+    train: int | None = None
 
 
 #: What no form can be made of, by data set: the folders that mark it, and why.
@@ -124,7 +126,7 @@ PUBLISHED: dict[str, tuple[Form, ...]] = {
         Form(
             "SUN397 with its partitions", ("ClassName.txt", "Training_01.txt", "Testing_01.txt"),
             forms.listed(["Training_01.txt"], ["Testing_01.txt"], _of_scene), "partition 1 of ten",
-            {"SUN397.tar.gz": "", "Partitions.zip": "SUN397"},
+            {"SUN397.tar.gz": "", "Partitions.zip": "SUN397"}, train=19_850,
         ),
         Form(
             "task_vectors' folders", ("sun397/train/a_abbey", "sun397/val/a_abbey"),
@@ -135,7 +137,7 @@ PUBLISHED: dict[str, tuple[Form, ...]] = {
         Form(
             "Stanford Cars with its annotations", (*(name for pair in _CARS for name in pair), "devkit/cars_meta.mat"),
             forms.mat_annotations(*_CARS, "annotations", "fname", "class", ("devkit/cars_meta.mat", "class_names")),
-            OWN, {name: "" for name in ("car_devkit.tgz", "cars_train.tgz", "cars_test.tgz")},
+            OWN, {name: "" for name in ("car_devkit.tgz", "cars_train.tgz", "cars_test.tgz")}, train=8_144,
         ),
         Form(
             "task_vectors' folders", ("stanford_cars_folder_based/train", "stanford_cars_folder_based/test"),
@@ -153,6 +155,7 @@ PUBLISHED: dict[str, tuple[Form, ...]] = {
         Form(
             "task_vectors' folders", ("EuroSAT_splits/train/AnnualCrop", "EuroSAT_splits/test/AnnualCrop"),
             forms.folders("EuroSAT_splits/train", "EuroSAT_splits/test"), "EuroSAT_splits, train and test",
+            train=21_600,
         ),
     ),
     "SVHN": (
@@ -178,6 +181,7 @@ PUBLISHED: dict[str, tuple[Form, ...]] = {
             "DTD with its partitions", ("images", "labels/train1.txt", "labels/val1.txt", "labels/test1.txt"),
             forms.listed(["labels/train1.txt", "labels/val1.txt"], ["labels/test1.txt"], _of_texture),
             "partition 1 of ten: train and val are for training, test is the test", {"dtd-r1.0.1.tar.gz": ""},
+            train=3_760,
         ),
         Form(
             "task_vectors' folders", ("dtd/train/banded", "dtd/val/banded"), forms.folders("dtd/train", "dtd/val"),
@@ -209,7 +213,7 @@ PUBLISHED: dict[str, tuple[Form, ...]] = {
                 "setid.mat", {"train": "trnid", "test": "tstid"}, ("imagelabels.mat", "labels"),
                 "jpg/image_{:05d}.jpg",
             ),
-            OWN, {"102flowers.tgz": ""},
+            OWN, {"102flowers.tgz": ""}, train=1_020,
         ),
     ),
     "OxfordIIITPet": (
@@ -231,7 +235,7 @@ PUBLISHED: dict[str, tuple[Form, ...]] = {
             forms.csv_pixels(
                 table, {"train": ("Training",), "test": ("PublicTest", "PrivateTest")}, FER2013, 48
             ),
-            "the training images, and both test sets, public and private", archives,
+            "the training images, and both test sets, public and private", archives, train=28_709,
         )
         for table, archives in (("fer2013.csv", {"fer2013.tar.gz": ""}), ("icml_face_data.csv", {}))
     ),
@@ -242,12 +246,13 @@ PUBLISHED: dict[str, tuple[Form, ...]] = {
         Form(
             "Food-101 with its lists", ("images", "meta/train.json", "meta/test.json"),
             forms.json_lists("meta/train.json", "meta/test.json", "images", ".jpg"), OWN, {"food-101.tar.gz": ""},
+            train=75_750,
         ),
     ),
     "RenderedSST2": (
         Form(
             "OpenAI's folders", ("rendered-sst2/train/negative", "rendered-sst2/test/negative"),
-            forms.folders("rendered-sst2/train", "rendered-sst2/test"), OWN, {"rendered-sst2.tgz": ""},
+            forms.folders("rendered-sst2/train", "rendered-sst2/test"), OWN, {"rendered-sst2.tgz": ""}, train=6_920,
         ),
     ),
 }  # fmt: skip
