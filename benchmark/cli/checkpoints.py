@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -164,9 +165,28 @@ def _import(arguments: argparse.Namespace) -> int:
     )
     manifest = importer.run(files)
     print(table(manifest, list(files.experts)))
-    _say(f"\nwritten to {shown(out)}; to merge these: ./run_all.sh --suite SUITE --family {family.name} "
-         f"--backbone {arguments.backbone} --data-root DIR")  # fmt: skip
+    _say(f"\nwritten to {shown(out)}; {_next(family, arguments, manifest)}")
     return 0
+
+
+def _next(family: Definition, arguments: argparse.Namespace, manifest: dict[str, Any]) -> str:
+    """What to type to merge what is imported: the largest suite whose experts and heads are all there."""
+    loaded = (suites.load(name) for name in suites.names())
+    able = {
+        suite.name: [
+            t for t in suite.tasks if t not in manifest["heads"] or f"{t}.safetensors" not in manifest["files"]
+        ]
+        for suite in sorted(loaded, key=lambda suite: len(suite.tasks))
+        if suite.domain == "vision" and not suite.embedded and set(suite.tasks) <= set(family.known_tasks())
+    }
+    ready = [name for name, lacking in able.items() if not lacking]
+    if not ready:
+        missing = [f"{name} still lacks the experts or heads of {', '.join(tasks)}" for name, tasks in able.items()]
+        return "; ".join(missing[:1]) or "no suite has these tasks"
+    words = ["./run_all.sh", "--suite", ready[-1], "--backbone", arguments.backbone, "--family", family.name]
+    if arguments.out:
+        words += ["--checkpoints", str(arguments.out)]
+    return f"to merge these: {shlex.join(words)} --data-root DIR"
 
 
 def _heads(arguments: argparse.Namespace) -> None:

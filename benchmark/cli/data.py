@@ -1,4 +1,4 @@
-"""``symerge-bench assets data check|fetch|build``: whether data are what suites expect, hub copies, embedded data."""
+"""``symerge-bench assets data check|fetch|convert|build``: what suites expect, hub and public copies, embedded data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     """Add the verbs, each with its options."""
     parser.description = "Whether local copies of the data sets are what the suites expect."
     kinds = parser.add_subparsers(
-        dest="verb", required=True, metavar="check|fetch|build", parser_class=argparse.ArgumentParser
+        dest="verb", required=True, metavar="check|fetch|convert|build", parser_class=argparse.ArgumentParser
     )
     checking = kinds.add_parser("check", help="count, class order and hash of each data set of a suite")
     fetching = kinds.add_parser("fetch", help="download hub copies, each at one commit")
@@ -30,7 +30,18 @@ def options(parser: argparse.ArgumentParser) -> None:
         "--revision", nargs="+", default=[], metavar="TASK=COMMIT", help="of data sets not pinned here"
     )
     fetching.add_argument("--download", action="store_true", help="use the network; without it only the plan is shown")
+    fetching.add_argument("--mirror", metavar="URL", help="another hub; default $HF_ENDPOINT, else huggingface.co")
+    _add_convert(kinds.add_parser("convert", help="a data set as it was downloaded, written as the suites read it"))
     _add_builds(kinds.add_parser("build", help="make the embedded data again; see: assets data build SUITE --help"))
+
+
+def _add_convert(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Read data sets as torchvision, their authors or the papers' repositories lay them out."
+    parser.add_argument("name", metavar="SUITE|TASK", help="a suite (vision-8, ..., nyuv2) or a single data set")
+    parser.add_argument("source", type=resolved, metavar="FROM", help="where it lies: unpacked, or its archives")
+    parser.add_argument("root", type=resolved, metavar="TO", help="the data root to write to")
+    parser.add_argument("--family", help="checkpoint family, where it decides the data set (EMNIST)")
+    parser.set_defaults(call=_convert)
 
 
 def _add_sources(parser: argparse.ArgumentParser) -> None:
@@ -82,10 +93,15 @@ def _check(arguments: argparse.Namespace) -> int:
 def _fetch(arguments: argparse.Namespace) -> int:
     domain = _domain(arguments.names)
     if domain == "vision":
-        from benchmark.domains.vision import check
+        from benchmark.domains.vision import fetch
 
-        return check.fetch_all(
-            arguments.names, arguments.root, arguments.family, arguments.revision, download=arguments.download
+        return fetch.fetch_all(
+            arguments.names,
+            arguments.root,
+            arguments.family,
+            arguments.revision,
+            download=arguments.download,
+            mirror=arguments.mirror,
         )
     name = arguments.names[0]
     if domain == "text":
@@ -93,6 +109,23 @@ def _fetch(arguments: argparse.Namespace) -> int:
     from benchmark.assets.dense import command as dense
 
     raise UserError(f"nothing is fetched for {name}", dense.expected(name))
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    if arguments.name == "nyuv2":
+        from benchmark.domains.dense import published
+
+        print(published.convert(arguments.source, arguments.root))
+        return 0
+    if _domain([arguments.name]) != "vision":
+        raise UserError(f"nothing is converted for {arguments.name}", f"See: assets data build {arguments.name}")
+    from benchmark.domains.vision import check
+    from benchmark.domains.vision.published import convert
+
+    tasks = [task for task, embedded in check.tasks_of([arguments.name]) if not embedded]
+    if not tasks:
+        raise UserError(f"the data of {arguments.name} are committed", "There is nothing to convert.")
+    return convert.convert_all(tasks, arguments.source, arguments.root, arguments.family)
 
 
 def _build_texts(arguments: argparse.Namespace) -> int:

@@ -13,7 +13,7 @@ from benchmark.assets import packages as sources
 from benchmark.assets.vision import build as entry_points
 from benchmark.assets.vision.build import checks, recipes, run
 from benchmark.assets.vision.build.registry import ORDER
-from benchmark.assets.vision.build.restricted import load_array
+from benchmark.common.pickled_arrays import load_array
 from benchmark.domains.vision import embedded as vision
 
 FETCHED = Path(os.environ.get("SYMERGE_SOURCES") or sources.default_sources())

@@ -29,7 +29,8 @@ PARTS = ("image", "label", "depth", "normal")
 CHANNELS = {"image": 3, "label": 0, "depth": 1, "normal": 3}
 EXPECTED = (
     "Expected ROOT/train and ROOT/val, each with image/, label/, depth/ and normal/ holding 0.npy, 1.npy, ... "
-    "(the preprocessed files linked by lorenmt/auto-lambda). "
+    "(the preprocessed files linked by lorenmt/auto-lambda; or, from the hub's tanganke/nyuv2: "
+    "symerge-bench assets data convert nyuv2 FROM ROOT). "
     "To check them: symerge-bench assets data check nyuv2 --root ROOT"
 )
 # The deepest plausible value in metres: the sensor ends at ten.

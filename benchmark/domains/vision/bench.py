@@ -99,7 +99,7 @@ class VisionBench(Bench):
         except (data.DataError, FamilyError) as error:
             raise UserError(str(error)) from None
         self.checkpoints = dict(self._family.hashes)
-        self.notes = () if self.embedded else head_notes(self._family.manifest, suite.tasks)
+        self.notes = () if self.embedded else self._notes()
         self.tasks = {task: Task(task, "classification", "accuracy") for task in suite.tasks}
         # Missing images are told before anything else is done.
         self.data_of(Access())
@@ -108,6 +108,11 @@ class VisionBench(Bench):
     def embedded(self) -> bool:
         """Whether data and checkpoints are committed files instead of the user's."""
         return self.suite.embedded
+
+    def _notes(self) -> tuple[str, ...]:
+        """What boards say of the user's heads and images."""
+        splits = full.split_notes(self.suite.tasks, self.data_root, self.family)
+        return (*head_notes(self._family.manifest, self.suite.tasks), *splits)
 
     def _load_family(self, checkpoints: str | os.PathLike | None) -> Family:
         counts = {task: len(names) for task, names in self.classes.items()}

@@ -1,13 +1,10 @@
-"""`symerge-bench assets data check|fetch`: whether local copies of the data sets are what the suites expect."""
+"""`symerge-bench assets data check`: whether local copies of the data sets are what the suites expect."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
-import re
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,12 +13,9 @@ from benchmark import suites
 from benchmark.common import damage
 from benchmark.common.damage import Damage
 from benchmark.common.errors import UserError, unknown
-from benchmark.common.files import read_object, write_atomic
 from benchmark.domains.vision import embedded as vision
 from benchmark.domains.vision import public as full
 from benchmark.domains.vision.images import picture
-
-ORIGIN = ".origin.json"
 
 
 @dataclass
@@ -107,12 +101,11 @@ def sample_sha256(image: bytes) -> str:
 
 
 def origin(folder: Path) -> str:
-    """Which hub revision a folder was fetched from, as `fetch` noted it."""
-    try:
-        noted = read_object(folder / ORIGIN)
-        return f"{noted['hub']} at {noted['revision'][:12]}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "origin unknown"
+    """What a folder was fetched or converted from, as `fetch` or `convert` noted it."""
+    noted = full.noted_origin(folder)
+    if "published" in noted:
+        return f"converted from {noted['published']}"
+    return f"{noted['hub']} at {str(noted.get('revision'))[:12]}" if "hub" in noted else "origin unknown"
 
 
 def tasks_of(names: Sequence[str]) -> Iterator[tuple[str, bool]]:
@@ -134,34 +127,6 @@ def tasks_of(names: Sequence[str]) -> Iterator[tuple[str, bool]]:
                 yield pair
 
 
-def fetch(task: str, root: Path, revision: str | None, family: str | None = None) -> str:
-    """Download a data set's hub copy at one commit into its folder under ``root``; returns that commit.
-
-    ``revision``: a commit, or a branch that is resolved to its present commit; default the manifest's.
-    Raises UserError where no revision is pinned or given, no hub copy is known, or the hub cannot be reached.
-    """
-    from huggingface_hub import HfApi, snapshot_download
-
-    about = full.info(task, family)
-    if about.hub is None:
-        raise UserError(f"no hub copy of {task} is known", f"Copy one to {root / about.folder}. {about.traps[0]}")
-    revision = revision or about.revision
-    if revision is None:
-        raise UserError(
-            f"{task} ({about.hub}) is {about.pinned}",
-            f"Type --revision {task}=COMMIT, or {task}=main for its present commit, which is then noted.",
-        )
-    folder = root / about.folder
-    try:
-        if not re.fullmatch(r"[0-9a-f]{40}", revision):
-            revision = str(HfApi().dataset_info(about.hub, revision=revision).sha)
-        snapshot_download(about.hub, repo_type="dataset", revision=revision, local_dir=folder)
-    except Exception as error:
-        raise UserError(f"{about.hub} at {revision} could not be fetched: {error}", "Or copy it there.") from None
-    write_atomic(folder / ORIGIN, json.dumps({"hub": about.hub, "revision": revision}) + "\n")
-    return revision
-
-
 def show(findings: Sequence[Finding]) -> str:
     """The findings as a table, each with what is wrong below it."""
     columns = ("task", "level", "place", "count", "classes", "sha256", "sample")
@@ -181,32 +146,3 @@ def show_all(names: Sequence[str], root: Path | None, family: str | None) -> int
     ]
     print(show(findings))
     return 1 if any(f.level == "error" for f in findings) else 0
-
-
-def fetch_all(
-    names: Sequence[str], root: Path | None, family: str | None, revisions: Sequence[str], *, download: bool
-) -> int:
-    """Fetch the hub copies of suites and data sets; without ``download`` the plan is printed. Returns 0.
-
-    Args:
-        revisions: ``TASK=COMMIT``, of data sets that are not pinned.
-    """
-    commits = dict(_revision(text) for text in revisions)
-    place = full.data_root(root)
-    wanted = [task for task, embedded in tasks_of(names) if not embedded]
-    if not download:
-        for task in wanted:
-            about = full.info(task, family)
-            where = f"{about.hub} at {commits.get(task) or about.pinned}" if about.hub else "no hub copy is known"
-            print(f"{task}: {where} -> {place / about.folder}", flush=True)
-        raise UserError("nothing was fetched: the network is used only when asked for", "Add --download to fetch them.")
-    for task in wanted:
-        print(f"{task}: fetched {fetch(task, place, commits.get(task), family)}", file=sys.stderr)
-    return 0
-
-
-def _revision(text: str) -> tuple[str, str]:
-    task, equals, commit = text.partition("=")
-    if not equals or not commit or task not in full.names():
-        raise UserError(f"--revision {text!r} is not TASK=COMMIT", "Write e.g. --revision MNIST=main")
-    return task, commit

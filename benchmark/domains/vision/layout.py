@@ -29,7 +29,8 @@ from benchmark.common.files import NotRegular, check_folder, check_regular
 
 EXPECTED = (
     "expected one of: data/test-*.parquet or test.parquet with columns image and label (as on the hub); "
-    "test/CLASS/*.jpg or .png, or the class folders in test.zip; test/*.tar (webdataset); and the same for train"
+    "test/CLASS/*.jpg or .png, or the class folders in test.zip; test/*.tar (webdataset); and the same for train. "
+    "As torchvision or its authors lay a set out it is converted first: ./run_all.sh assets data convert TASK FROM TO"
 )
 KINDS = ("parquet", "webdataset", "imagefolder")
 #: How splits are called, and which is meant.

@@ -13,7 +13,7 @@ import hashlib
 import os
 import shlex
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from benchmark.common import cache, damage
 from benchmark.common.damage import Damage
 from benchmark.common.errors import UserError, shown, unknown
+from benchmark.common.files import read_object
 from benchmark.common.paths import of_variable, resolved
 from benchmark.domains.vision import inspection
 from benchmark.domains.vision.archives import COPY_AGAIN
@@ -35,6 +36,8 @@ from benchmark.domains.vision.local import Copy, Sample, batched, open_copy
 SETS = Path(__file__).resolve().parent / "sets"
 UNPINNED = "unpinned: give --revision"
 SPLITS = ("train", "validation", "test")
+# What `assets data fetch` and `convert` note beside a data set: where it is from, and which images its splits are.
+ORIGIN = ".origin.json"
 VALIDATION_FRACTION, VALIDATION_MOST, VALIDATION_SEED = 0.1, 5000, 0
 # Raised when the steps between file and cached pixels change.
 RECIPE = "EXIF orientation, 8 bits by range; open_clip evaluation transform: shorter side bicubic, centre crop, RGB; 2"
@@ -64,6 +67,10 @@ class SetInfo(BaseModel):
     label: str = Field(default="label", description="the label column")
     test: Test = Field(description="size of the test split")
     wrong_sizes: dict[int, str] = Field(default_factory=dict, description="what another size of the test split means")
+    split: dict[str, str] = Field(
+        default_factory=dict,
+        description="which images the papers' splits are, where that is not plain: by checkpoint family, else `any`",
+    )
     traps: list[str] = Field(default_factory=list, description="what goes wrong with this data set")
     classes_source: str = Field(description="where names and order of the classes come from")
     classes: list[str] = Field(description="words for prompts, in the head's order")
@@ -115,9 +122,35 @@ def copy_of(about: SetInfo, root: str | os.PathLike | None = None) -> Copy:
         root = shlex.quote(shown(folder.parent))
         revision = "" if about.revision else f" --revision {about.name}=COMMIT"
         fetch = f"./run_all.sh assets data fetch {about.name} --root {root}{revision} --download"
-        where = f"hub id {about.hub}, {about.pinned}\n  {fetch}" if about.hub else "no hub copy is known; copy it there"
+        where = f"hub id {about.hub}, {about.pinned}\n  {fetch}" if about.hub else "no hub copy is known"
+        where += f"\n  or, as its authors publish it: ./run_all.sh assets data convert {about.name} FROM {root}"
         raise UserError(f"no data of {about.name}: {shown(folder)} does not exist", where)
     return open_copy(folder.resolve(), about.config)
+
+
+def split_notes(tasks: Sequence[str], root: str | os.PathLike | None = None, family: str | None = None) -> list[str]:
+    """What boards say of the data: each set's splits, where they are not plain, and what a copy was converted from."""
+    notes = []
+    for task in tasks:
+        about = info(task, family)
+        known = about.split.get(family or "", about.split.get("any"))
+        if text := "; ".join(filter(None, (_converted(data_root(root) / about.folder), known))):
+            notes.append(f"{task}: {text}.")
+    return notes
+
+
+def noted_origin(folder: Path) -> dict[str, Any]:
+    """What `assets data fetch` or `convert` noted of a copy; empty where nothing is."""
+    try:
+        return read_object(folder / ORIGIN)
+    except (OSError, ValueError):
+        return {}
+
+
+def _converted(folder: Path) -> str | None:
+    """Which images a converted copy has; None for other copies."""
+    noted = noted_origin(folder)
+    return f"converted from {noted['published']}, {noted.get('split')}" if "published" in noted else None
 
 
 def sha256(task: str, split: str, root: str | os.PathLike | None = None, family: str | None = None) -> str:
@@ -223,33 +256,34 @@ def compare_classes(about: SetInfo, classes: list[str] | None) -> tuple[str, str
         return "ok", f"{len(wanted)} classes, unnamed in the data"
     if len(classes) != len(wanted):
         return "error", f"{len(classes)} classes, the head has {len(wanted)}"
-    lists = [[_plain(word) for word in words] for words in (wanted, *about.also)]
-    plain = [_plain(word) for word in classes]
-    if plain in lists:
+    lists = [[plain(word) for word in words] for words in (wanted, *about.also)]
+    own = [plain(word) for word in classes]
+    if own in lists:
         return "ok", f"{len(wanted)} classes in the head's order"
-    if all(name.isdecimal() for name in plain) and not any(word.isdecimal() for words in lists for word in words):
+    if all(name.isdecimal() for name in own) and not any(word.isdecimal() for words in lists for word in words):
         wrong = [name for index, name in enumerate(classes) if int(name) != index]
         if wrong:
             return "error", f"label {classes.index(wrong[0])} is named {wrong[0]!r}: names were sorted as text"
         return "ok", f"{len(wanted)} classes, numbered in the data"
     alike = [words for words in lists if len(words) == len(wanted)]
-    if all(any(words[i] == name for words in alike) for i, name in enumerate(plain)):
+    if all(any(words[i] == name for words in alike) for i, name in enumerate(own)):
         return "ok", f"{len(wanted)} classes in the head's order, in spellings of several copies"
     for words in lists:
-        moved = [i for i, name in enumerate(plain) if name in words and words.index(name) != i]
+        moved = [i for i, name in enumerate(own) if name in words and words.index(name) != i]
         if moved:
             return "error", (
                 f"label {moved[0]} is {classes[moved[0]]!r}, the head has {wanted[moved[0]]!r} there "
-                f"and {classes[moved[0]]!r} at {words.index(plain[moved[0]])}: another class order"
+                f"and {classes[moved[0]]!r} at {words.index(own[moved[0]])}: another class order"
             )
-    at = next(i for i, name in enumerate(plain) if all(words[i] != name for words in lists))
+    at = next(i for i, name in enumerate(own) if all(words[i] != name for words in lists))
     return "warning", (
         f"the data call class {at} {classes[at]!r}, the manifest {wanted[at]!r}; "
         "the order could not be compared in full"
     )
 
 
-def _plain(word: str) -> str:
+def plain(word: str) -> str:
+    """A class's name in lower case, of letters and digits alone."""
     return "".join(char for char in word.lower() if char.isalnum())
 
 

@@ -6,7 +6,6 @@ import hashlib
 import io
 import re
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -216,34 +215,6 @@ def test_the_sample_hash_is_that_of_the_pixels():
         pictures(1)[0].save(buffer, kind)
         hashes.add(check.sample_sha256(buffer.getvalue()))
     assert hashes == {hashlib.sha256(pictures(1)[0].tobytes()).hexdigest()}
-
-
-def test_fetch_pins_a_commit_notes_it_and_never_uses_the_network_unasked(tmp_path, monkeypatch, capsys):
-    import huggingface_hub
-
-    asked = []
-
-    def snapshot(repo: str, *, repo_type: str, revision: str, local_dir: Path) -> str:
-        asked.append((repo, repo_type, revision))
-        return str(parquet(local_dir, {"train": 10, "test": 10}, full.info("MNIST").classes))
-
-    def dataset_info(self: object, repo: str, revision: str) -> SimpleNamespace:
-        return SimpleNamespace(sha="a" * 40)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
-    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", dataset_info)
-    root = ["--root", str(tmp_path)]
-    assert run("fetch", "MNIST", *root) == 2 and not asked
-    assert "Add --download" in capsys.readouterr().err
-    assert run("fetch", "SVHN", *root, "--download") == 2 and not asked
-    assert "--revision SVHN=COMMIT" in capsys.readouterr().err
-    assert run("fetch", "EMNIST", *root, "--download") == 2 and "no hub copy" in capsys.readouterr().err
-    assert run("fetch", "MNIST", *root, "--download", "--revision", "MNIST=main") == 0
-    assert asked == [("ylecun/mnist", "dataset", "a" * 40)]
-    assert check.check_set("MNIST", tmp_path).place == "parquet, ylecun/mnist at aaaaaaaaaaaa"
-    assert run("fetch", "MNIST", *root, "--download", "--revision", "MNIST") == 2
-    assert run("fetch", "MNIST", *root, "--download") == 0
-    assert asked[1:] == [("ylecun/mnist", "dataset", full.info("MNIST").revision)]
 
 
 def test_an_image_cut_short_is_named_and_leaves_no_cache(tmp_path, small, cache):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pandas as pd
@@ -10,6 +11,7 @@ import pytest
 import torch
 from helpers.hub_data import parquet
 from helpers.public import hub_family, open_clip_family
+from helpers.published_sets import SETS, downloads
 from helpers.towers import tiny
 
 from benchmark import suites
@@ -89,3 +91,33 @@ def test_one_task_on_its_own_expert_scores_what_the_public_model_scores(root: Pa
         features = base.visual_projection(public(images).pooler_output)
         theirs = torch.nn.functional.normalize(features, dim=-1) @ experts.head("GTSRB").weight.T
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
+def test_what_was_downloaded_ends_on_a_board_that_names_the_splits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """README's way with the eight data sets as archives and files of their authors, and pickled public experts."""
+    monkeypatch.setitem(BACKBONES, "ViT-B-32", tiny("ViT-B-32"))
+    monkeypatch.setenv("SYMERGE_CACHE", str(tmp_path / "cache"))
+    real = full.info
+
+    def expecting(task: str, family: str | None = None) -> full.SetInfo:
+        about = real(task, family)
+        return about.model_copy(update={"test": about.test.model_copy(update={"n": SETS[task][2]})})
+
+    monkeypatch.setattr(full, "info", expecting)
+    places = tmp_path / "downloads", tmp_path / "data"
+    downloads(places[0])
+    open_clip_family(tmp_path / "public", "task-arithmetic", BACKBONES["ViT-B-32"], TASKS, "plain")
+    assert run("assets", "data", "convert", "vision-8", *places) == 0
+    assert run("assets", "data", "check", "vision-8", "--root", places[1]) == 0
+    assert capsys.readouterr().out.count("converted from") == 8
+    own = tmp_path / "own dir"
+    assert run("assets", "checkpoints", "import", "task-arithmetic", tmp_path / "public", "--out", own) == 0
+    # What the import says to type is typed.
+    said = capsys.readouterr().err.partition("to merge these: ./run_all.sh ")[2].splitlines()[0]
+    command = [places[1] if word == "DIR" else word for word in shlex.split(said)]
+    assert run("run", *command, "--methods", "ties", "--results", tmp_path / "results") == 0
+    board = (tmp_path / "results/boards/vision-8--ViT-B-32--task-arithmetic.md").read_text()
+    assert "- DTD: converted from DTD with its partitions, partition 1 of ten" in board
+    assert "- EuroSAT: converted from task" in board and "21,600" in board

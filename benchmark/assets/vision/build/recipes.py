@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from benchmark.assets.packages import Sources
-from benchmark.assets.vision.build.restricted import load_array
+from benchmark.common.pickled_arrays import load_array
 
 SEED = 20261123
 SIZES = {"train": 1500, "validation": 250, "test": 750}

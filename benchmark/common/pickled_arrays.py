@@ -1,4 +1,4 @@
-"""Reading foreign pickles: numpy arrays are rebuilt, everything else is refused."""
+"""Reading foreign pickles of numbers: numpy arrays are rebuilt, everything else is refused."""
 
 from __future__ import annotations
 
@@ -27,3 +27,16 @@ def load_array(blob: bytes) -> np.ndarray:
     if not isinstance(value, np.ndarray) or value.dtype.hasobject:
         raise pickle.UnpicklingError(f"the pickle holds a {type(value).__name__}, not an array of numbers")
     return value
+
+
+def load_table(blob: bytes) -> dict[str, Any]:
+    """The dictionary of arrays, lists, numbers and texts in a pickle, also in one that Python 2 wrote.
+
+    Its texts are bytes there and stay so, except for the keys. Raises `pickle.UnpicklingError` for anything else.
+    """
+    unpickler = RestrictedUnpickler(io.BytesIO(blob), _ALLOWED, "numpy arrays")
+    unpickler.encoding = "bytes"
+    value = unpickler.load()
+    if not isinstance(value, dict):
+        raise pickle.UnpicklingError(f"the pickle holds a {type(value).__name__}, not a dictionary")
+    return {key.decode("latin-1") if isinstance(key, bytes) else str(key): item for key, item in value.items()}
