@@ -88,6 +88,7 @@ def child_of(
         function=function,
         finish=finish,
         stand_ins=process.STAND_INS,
+        before=tuple(process.BEFORE),
     )
     memory = options.memory_limit or SHARE * psutil.virtual_memory().available
     return Child(assignment, memory=memory, rounds=setup.progress.rounds, tell=setup.progress.note)

@@ -71,6 +71,7 @@ class Assignment:
         function: what is called with experts and stream in place of the method: of runs made from other runs.
         finish: what the suite's protocol does to every merge; it takes a source of its own.
         stand_ins: functions in place of methods' own, for tests.
+        before: functions that are called before anything else, for tests.
     """
 
     method: str
@@ -87,6 +88,7 @@ class Assignment:
     function: Callable[[Any, Any], Any] | None = None
     finish: Callable[[Merged, Any], Merged] | None = None
     stand_ins: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    before: tuple[Callable[[], Any], ...] = ()
 
 
 class Source:
@@ -134,6 +136,8 @@ class Worker:
 
     def __init__(self, assignment: Assignment, channel: Channel) -> None:
         self.given, self.channel, self.count, self.step = assignment, channel, 0, ""
+        for begin in assignment.before:
+            begin()
         self.device = torch.device(assignment.device)
         torch.set_num_threads(assignment.threads)
         if self.device.type == "cuda":

@@ -16,6 +16,14 @@ from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 Slot = tuple[Any, int]
+#: What a node remembers of ``set_materialize_grads``, which torch does not tell.
+MATERIALIZE = "_emulated_materialize"
+
+
+def set_materialize_grads(ctx: Any, value: bool) -> None:
+    """In place of ``FunctionCtx.set_materialize_grads``: what it does, noted."""
+    ctx.materialize_grads = value
+    setattr(ctx, MATERIALIZE, value)
 
 
 def run_backward(
@@ -100,7 +108,7 @@ def _run(node: Any, given: list[Tensor | None]) -> Sequence[Tensor | None]:
     if not isinstance(node, BackwardCFunction):
         results = node(*given)
         return results if isinstance(results, tuple) else () if results is None else (results,)
-    if node.materialize_grads:
+    if getattr(node, MATERIALIZE, True):
         about = node._input_metadata
         given = [
             torch.zeros(meta.shape, dtype=meta.dtype, device=meta.device) if grad is None else grad

@@ -13,8 +13,9 @@ from unittest import mock
 
 import torch
 from torch import Tensor
+from torch.autograd.function import FunctionCtx
 
-from helpers.emulated.backward import run_backward
+from helpers.emulated.backward import run_backward, set_materialize_grads
 from helpers.emulated.tensors import Dispatch, EmulatedTensor
 
 Block = tuple[int, int]
@@ -129,6 +130,7 @@ def installed(count: int = 1, memory: int = 16 << 30) -> Iterator[Machine]:
             stack.enter_context(mock.patch.object(torch.cuda, name, answer))
         for module in (torch.autograd, torch.autograd.graph):
             stack.enter_context(mock.patch.object(module, "_engine_run_backward", run_backward))
+        stack.enter_context(mock.patch.object(FunctionCtx, "set_materialize_grads", set_materialize_grads))
         # Optimisers take many tensors at once on CUDA.
         optimizer = importlib.import_module("torch.optim.optimizer")
         supported = [*optimizer._foreach_supported_types, EmulatedTensor]
@@ -145,6 +147,6 @@ def installed(count: int = 1, memory: int = 16 << 30) -> Iterator[Machine]:
 _kept = contextlib.ExitStack()
 
 
-def install(count: int = 1) -> Machine:
+def install(count: int = 2) -> Machine:
     """From now on, in this process, the machine has ``count`` emulated devices."""
     return _kept.enter_context(installed(count))

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
@@ -42,14 +43,16 @@ class EmulatedTensor(Tensor):
 
     @staticmethod
     def __new__(cls, inner: Tensor, device: torch.device, dispatch: Dispatch) -> EmulatedTensor:
-        made: EmulatedTensor = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
-            cls,
-            inner.size(),
-            strides=inner.stride(),
-            storage_offset=inner.storage_offset(),
-            dtype=inner.dtype,
-            device=device,
-        )
+        # A view of an ordinary tensor is one also in inference mode.
+        with torch.inference_mode(inner.is_inference()):
+            made: EmulatedTensor = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+                cls,
+                inner.size(),
+                strides=inner.stride(),
+                storage_offset=inner.storage_offset(),
+                dtype=inner.dtype,
+                device=device,
+            )
         return made
 
     def __init__(self, inner: Tensor, device: torch.device, dispatch: Dispatch) -> None:
@@ -121,7 +124,8 @@ class Dispatch(TorchDispatchMode):
             return 0
         if packet is aten.is_pinned:
             return False
-        if torch.is_inference_mode_enabled() and _is_composite(func):
+        if _is_composite(func):
+            # Inference leaves what consists of other operations to whoever is below autograd.
             with self:
                 return func.decompose(*args, **kwargs)
         tensors = list(_tensors(args, kwargs))
@@ -143,7 +147,10 @@ class Dispatch(TorchDispatchMode):
         result = _computed(func, inner_args, inner_kwargs)
         # What is written to in place comes back as the same tensor.
         same = {id(t.inner): t for t in own}
-        if func._schema.is_mutable and any(t.shape != t.inner.shape for t in own):
+        if torch.Tag.inplace_view in func.tags:
+            with no_dispatch():
+                func(*args, **kwargs)
+        elif func._schema.is_mutable and any(t.shape != t.inner.shape for t in own):
             raise NotImplementedError(f"{func} changes the shape of a tensor in place, which is not emulated")
 
         def outer(value: Any) -> Any:
