@@ -213,7 +213,7 @@ def _begun(job: Job, record: Record | None, setup: Setup) -> Record:
         record = recording.started(job, setup)
         setup.merged(job).unlink(missing_ok=True)
     origin = setup.provenance()
-    decisive = ("commit", "dirty", "batch_size")
+    decisive = ("commit", "dirty", "batch_size", "gpu")
     if any(getattr(record.provenance, each) != getattr(origin, each) for each in decisive):
         # The merge is of the same code, by its version; what was evaluated otherwise is evaluated again.
         record.tasks, record.provenance, record.cost.evaluate_seconds = {}, origin, None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -146,6 +147,23 @@ def resolve_device(name: str | torch.device) -> torch.device:
     if index >= count:
         raise UserError(f"device {name} is not there; this machine has {count} CUDA devices", "Type --device cpu")
     return torch.device("cuda", index)
+
+
+@functools.lru_cache(maxsize=32)
+def constants(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """These numbers on the device, float32 ``[n]``, to be read alone.
+
+    They are copied once: a copy from the host waits for all that the device still has to do.
+    """
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=torch.float32, device=device)
+
+
+def from_host(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on the device; to a GPU the copy runs beside the computation, as pinned memory allows."""
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def resolve_dtype(name: str) -> torch.dtype:

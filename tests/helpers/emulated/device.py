@@ -137,6 +137,8 @@ def installed(count: int = 1, memory: int = 16 << 30) -> Iterator[Machine]:
         stack.enter_context(mock.patch.object(optimizer, "_foreach_supported_types", supported))
         stack.callback(torch.__future__.set_swap_module_params_on_conversion, swapping)
         stack.callback(torch._C._set_only_lift_cpu_tensors, lifting)
+        # cuDNN's own operations have no counterpart on the CPU.
+        stack.enter_context(torch.backends.cudnn.flags(enabled=False))
         # A module moved to the device keeps its parameters' identity, as on CUDA.
         torch.__future__.set_swap_module_params_on_conversion(True)
         torch._C._set_only_lift_cpu_tensors(True)

@@ -109,7 +109,7 @@ class Dispatch(TorchDispatchMode):
         if _asked(kwargs) is not None or any(isinstance(t, EmulatedTensor) for t in _tensors(args, kwargs)):
             return self.run(func, args, kwargs)
         packet = getattr(func, "overloadpacket", None)
-        if packet is aten._pin_memory:
+        if packet in (aten.pin_memory, aten._pin_memory):
             return self.machine.pin(args[0].clone())
         if packet is aten.is_pinned:
             return self.machine.is_pinned(args[0])
