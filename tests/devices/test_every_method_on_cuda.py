@@ -2,34 +2,33 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from helpers.emulated import Machine
+from helpers.emulated import Machine, waits_of
+from helpers.on_device import moved
 from helpers.small import SMALL
 from helpers.support import random_experts
 from helpers.tiny import TinySource
 
 import methods
-from methods.api import Experts, Merged, NotApplicable, Stream
+from methods.api import Merged, NotApplicable, Stream
 
 NAMES = methods.names()
-
-
-def experts_on(device: torch.device) -> Experts:
-    """Three random experts whose encoder and heads are on the device, as a bench makes them."""
-    experts = random_experts(device=device)
-    assert experts.encoder is not None
-    experts.encoder.to(device)
-    for head in experts.heads.values():
-        head.to(device)
-    return experts
+#: Methods that adapt on a stream, batch by batch.
+ADAPTING = [n for n in NAMES if {"steps", "batch_size"} <= methods.describe(n).parameters.keys()]
+TASKS = 3
+CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
+#: Waits a batch of methods that copy more than their labels and the rows of their experts' outputs.
+MORE = {"surgery": 4, "prob_surgery": 3}
 
 
 def merged_on(device: torch.device, name: str, **more: Any) -> Merged:
     """A few steps of the method on random images."""
-    about, experts = methods.get(name), experts_on(device)
+    about, experts = methods.get(name), moved(random_experts(TASKS), device)
     keywords = {**{k: v for k, v in SMALL.items() if k in about.parameters}, **more}
     access = about.access_for(keywords)
     splits = {
@@ -44,7 +43,7 @@ def merged_on(device: torch.device, name: str, **more: Any) -> Merged:
 def test_a_method_makes_on_cuda_what_it_makes_on_the_cpu(name: str, cuda: Machine | None) -> None:
     images = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     outputs = []
-    for device in (torch.device("cuda", 0), torch.device("cpu")):
+    for device in (CUDA, CPU):
         try:
             merged = merged_on(device, name)
         except NotApplicable:
@@ -55,3 +54,30 @@ def test_a_method_makes_on_cuda_what_it_makes_on_the_cpu(name: str, cuda: Machin
         assert {output.device for output in found} == {device}
         outputs.append([output.cpu() for output in found])
     torch.testing.assert_close(outputs[0], outputs[1], rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("name", ADAPTING)
+def test_a_batch_of_adaptation_waits_for_the_device_at_most_twice(name: str, cuda: Machine | None) -> None:
+    waits: list[Counter[str]] = []
+    for steps in (1, 3):
+        with waits_of(cuda) as counted:
+            try:
+                merged_on(CUDA, name, steps=steps)
+            except NotApplicable:
+                return
+        waits.append(counted)
+    batches = 2 * TASKS
+    assert (waits[1] - waits[0]).total() <= MORE.get(name, 2) * batches, waits[1] - waits[0]
+
+
+def test_triplets_of_singular_values_are_kept_for_the_device_that_made_them(
+    cuda: Machine | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SYMERGE_CACHE", str(tmp_path))
+    states, kept = [], []
+    for device in (CPU, CUDA, CUDA):
+        states.append(merged_on(device, "tsv_m").state_dict())
+        kept.append(len(list((tmp_path / "svd").glob("*"))))
+    assert 0 < kept[0] < kept[1] == kept[2]
+    for name, value in states[2].items():
+        torch.testing.assert_close(value, states[1][name], rtol=1e-5, atol=1e-6)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from helpers import emulated
 from helpers.emulated import Machine
+from helpers.lacking import lacks
 from helpers.on_device import TinyBenchOn, TinyTextBenchOn
-from helpers.tiny import TinyBench, run
+from helpers.tiny import TinyBench
 
 from benchmark import suites
 from benchmark.cli import main as cli
@@ -24,9 +27,7 @@ from benchmark.studies import transfer
 from benchmark.suites.bench import Bench
 from methods.api import StateFile
 
-CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
-#: On random experts samples lie close to the borders of classes: of 24 a few may fall to the other side.
-FEW = 13.0
+CUDA = torch.device("cuda", 0)
 
 
 def records_of(folder: Path) -> dict[str, Record]:
@@ -40,15 +41,10 @@ def scores(record: Record) -> list[float]:
 
 
 @pytest.fixture
-def two_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+def two_tasks() -> Iterator[None]:
     """Suites have two tasks."""
-    real = suites.load
-
-    def load(name: str) -> suites.Suite:
-        suite = real(name)
-        return suite.model_copy(update={"tasks": suite.tasks[:2]})
-
-    monkeypatch.setattr(suites, "load", load)
+    with emulated.two_tasks():
+        yield
 
 
 @pytest.mark.parametrize(
@@ -71,10 +67,10 @@ def test_a_command_on_cuda_gives_the_scores_of_the_cpu(
 
 
 def test_two_devices_share_a_plan_with_one_process_each(
-    cuda: Machine | None, tmp_path: Path, capfd: pytest.CaptureFixture
+    cuda: Machine | None, two_tasks: None, tmp_path: Path, capfd: pytest.CaptureFixture
 ) -> None:
-    if torch.cuda.device_count() < 2:
-        pytest.skip("one CUDA device; what would run it: a machine with two")
+    if cuda is None:
+        pytest.skip(lacks("workers of a real device run whole suites", "./run_all.sh --device cuda:0 cuda:1, by hand"))
     argv = ["run", "--suite", "vision-mini-8", "--methods", "weight_average", "--results", str(tmp_path)]
     assert cli.main([*argv, "--threads", "1", "--device", "cuda:0", "cuda:1"]) == 0
     said = capfd.readouterr().err
@@ -90,15 +86,13 @@ def test_two_devices_share_a_plan_with_one_process_each(
 def test_autocast_on_cuda_runs_in_half_precision_and_leaves_coefficients_in_single(
     autocast: str, cuda: Machine | None, tmp_path: Path
 ) -> None:
-    runs = plan(TinyBench(), ["symerge", "adamerging", "surgery:steps=2"], seeds=[0], precision=Precision(autocast=autocast))
-    bench, exact = TinyBenchOn(CUDA), {}
-    for record in run(TinyBench(), Store(tmp_path / "cpu"), "symerge", "adamerging", "surgery:steps=2"):
-        exact[record.variant] = record
-    records = execute(runs, bench, Store(tmp_path), Options())
+    texts = ["symerge", "adamerging", "surgery:steps=2"]
+    runs = plan(TinyBench(), texts, seeds=[0], precision=Precision(autocast=autocast))
+    records = execute(runs[2:], TinyBenchOn(CUDA), Store(tmp_path), Options())
     assert all(record.status == "done" for record in records), [record.error for record in records]
     for record in records:
         assert record.spec.autocast == autocast and all(0 <= score <= 100 for score in scores(record))
-    merged = StateFile(Store(tmp_path).folder(records[2].spec) / "merged.safetensors")
+    merged = StateFile(Store(tmp_path).folder(records[0].spec) / "merged.safetensors")
     kinds = {merged[name].dtype for name in merged if name.startswith(("shared/", "trace/coefficients"))}
     assert kinds == {torch.float32}
 
@@ -137,7 +131,7 @@ def test_a_run_begun_on_the_cpu_keeps_its_merge_and_is_evaluated_whole_on_cuda(
             raise KeyboardInterrupt
         return score(self, task, *rest)
 
-    (job,) = [job for job in plan(TinyBench(), ["ties"], seeds=[0]) if job.spec.method == "ties"]
+    (job,) = plan(TinyBench(), ["ties"], seeds=[0])[2:]
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(judging.Judged, "score", stops)
         execute([job], TinyBench(), store, Options())
@@ -145,28 +139,17 @@ def test_a_run_begun_on_the_cpu_keeps_its_merge_and_is_evaluated_whole_on_cuda(
     assert begun is not None and len(begun.tasks) == 1 and begun.provenance.gpu is None
     bench = TinyBenchOn(CUDA)
     asked: list[str] = []
-    monkeypatch.setattr(judging.Judged, "score", lambda self, task, *rest: asked.append(task) or score(self, task, *rest))
+    monkeypatch.setattr(
+        judging.Judged, "score", lambda self, task, *rest: asked.append(task) or score(self, task, *rest)
+    )
     (record,) = execute(plan(bench, ["ties"], seeds=[0])[2:], bench, store, Options())
     assert record.status == "done" and asked == list(bench.tasks), "no score of one device beside one of another"
     assert record.provenance.device == "cuda:0" and record.provenance.gpu
     assert record.artifacts == begun.artifacts and record.cost.merge_seconds == begun.cost.merge_seconds
 
 
-def test_triplets_of_singular_values_are_kept_for_the_device_that_made_them(
-    cuda: Machine | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SYMERGE_CACHE", str(tmp_path / "cache"))
-    kept = []
-    for name, device in (("first", CPU), ("second", CUDA), ("third", CUDA)):
-        bench = TinyBenchOn(device) if device == CUDA else TinyBench()
-        (record,) = execute(plan(bench, ["tsv_m"], seeds=[0])[2:], bench, Store(tmp_path / name), Options())
-        assert record.status == "done", record.error
-        kept.append(len(list((tmp_path / "cache" / "svd").glob("*"))))
-    assert 0 < kept[0] < kept[1] == kept[2]
-
-
 def test_a_study_places_layers_on_cuda(cuda: Machine | None, tmp_path: Path) -> None:
-    bench = TinyBenchOn(CUDA, symerge={"steps": 2, "batch_size": 8})
+    bench = TinyBenchOn(CUDA, tasks=2, symerge={"steps": 2, "batch_size": 8})
     runs, derived = Store(tmp_path), Store(tmp_path / "studies" / "records")
     found = transfer.run(bench, ["symerge"], ["ties"], seeds=[0], runs=runs, derived=derived, options=Options())
     assert found and all(record.status == "done" for record in found), [record.error for record in found]

@@ -8,18 +8,23 @@ can show: docs/performance.md.
 from __future__ import annotations
 
 import contextlib
+import os
 import warnings
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from unittest import mock
 
 import torch
 
+from benchmark import suites
 from benchmark.executors import processes
 from benchmark.harness.child import process
 from helpers.emulated.device import Machine, install, installed
 
-__all__ = ["Machine", "here", "install", "installed", "waits_of"]
+HELPERS = Path(__file__).parents[1]
+
+__all__ = ["Machine", "here", "install", "installed", "two_tasks", "waits_of"]
 
 
 @contextlib.contextmanager
@@ -29,14 +34,31 @@ def here(count: int) -> Iterator[Machine]:
 
     def command(*arguments: object) -> list[str]:
         words = real(*arguments)  # type: ignore[arg-type]
-        return ["helpers.emulated" if word == "benchmark" and words[i - 1] == "-m" else word for i, word in enumerate(words)]
+        return [
+            "helpers.emulated" if word == "benchmark" and words[i - 1] == "-m" else word for i, word in enumerate(words)
+        ]
 
+    paths = os.pathsep.join(filter(None, [str(HELPERS.parent), os.environ.get("PYTHONPATH")]))
     with (
+        mock.patch.dict(os.environ, PYTHONPATH=paths),
         installed(count) as machine,
         mock.patch.object(process, "BEFORE", [install]),
         mock.patch.object(processes, "command", command),
     ):
         yield machine
+
+
+@contextlib.contextmanager
+def two_tasks() -> Iterator[None]:
+    """Within this, a suite that is loaded by its name has two tasks."""
+    load = suites.load
+
+    def shorter(name: str) -> suites.Suite:
+        suite = load(name)
+        return suite.model_copy(update={"tasks": suite.tasks[:2]})
+
+    with mock.patch.object(suites, "load", shorter):
+        yield
 
 
 @contextlib.contextmanager

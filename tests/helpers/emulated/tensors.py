@@ -216,6 +216,8 @@ def _computed(func: Any, args: Any, kwargs: Any) -> Any:
     try:
         return func(*args, **kwargs)
     except RuntimeError as error:
+        if "can't allocate memory" in str(error):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate more than there is") from None
         if "not implemented for 'Half'" not in str(error) or func._schema.is_mutable:
             raise
 
