@@ -34,7 +34,6 @@ def cuda(request: pytest.FixtureRequest) -> Iterator[Any]:
         yield None
         return
     import torch
-
     from helpers import emulated
 
     if torch.cuda.is_available():

@@ -14,6 +14,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from benchmark.common import determinism
 from benchmark.common.errors import UserError
 from benchmark.records.record import TaskResult
 from benchmark.suites import Suite
@@ -146,7 +147,9 @@ def resolve_device(name: str | torch.device) -> torch.device:
     index = int(parts[1] or 0)
     if index >= count:
         raise UserError(f"device {name} is not there; this machine has {count} CUDA devices", "Type --device cpu")
-    return torch.device("cuda", index)
+    device = torch.device("cuda", index)
+    determinism.prepare(device)
+    return device
 
 
 @functools.lru_cache(maxsize=32)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,17 +17,21 @@ from helpers.lacking import lacks
 from helpers.on_device import TinyBenchOn, TinyTextBenchOn
 from helpers.tiny import TinyBench
 
+import methods
 from benchmark import suites
 from benchmark.cli import main as cli
+from benchmark.common import determinism
 from benchmark.harness import judging
+from benchmark.harness.child import process
 from benchmark.harness.job import Options
+from benchmark.harness.recording import UNSTEADY
 from benchmark.harness.runner import execute, plan
 from benchmark.records.precision import Precision
 from benchmark.records.record import Record
 from benchmark.records.store import Store
 from benchmark.studies import transfer
-from benchmark.suites.bench import Bench
-from methods.api import StateFile
+from benchmark.suites.bench import Bench, resolve_device
+from methods.api import Experts, Merged, StateFile
 
 CUDA = torch.device("cuda", 0)
 
@@ -154,3 +160,35 @@ def test_a_study_places_layers_on_cuda(cuda: Machine | None, tmp_path: Path) -> 
     found = transfer.run(bench, ["symerge"], ["ties"], seeds=[0], runs=runs, derived=derived, options=Options())
     assert found and all(record.status == "done" for record in found), [record.error for record in found]
     assert {record.provenance.device for record in found} == {"cuda:0"}
+
+
+def shaken(experts: Experts, **keywords: Any) -> Merged:
+    """The mean of the experts, with an operation whose result hangs on the order in which a GPU adds."""
+    torch.histc(torch.ones(8, device=experts.device), bins=4)
+    return methods.get("task_arithmetic")(experts)
+
+
+def test_a_record_names_what_is_not_deterministic_on_cuda(
+    cuda: Machine | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(process.STAND_INS, "weight_average", shaken)
+    bench, store = TinyBenchOn(CUDA), Store(tmp_path)
+    records = execute(plan(bench, ["weight_average", "ties"], seeds=[0])[2:], bench, store, Options())
+    assert all(record.status == "done" for record in records), [record.error for record in records]
+    first, second = (record.trace_summary.get(UNSTEADY, []) for record in records)
+    assert len(first) == 1 and "histc" in first[0] and not second
+    assert not torch.are_deterministic_algorithms_enabled(), "only while it is evaluated"
+
+
+def test_cublas_is_told_to_be_deterministic_before_its_first_handle(
+    cuda: Machine | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(determinism.WORKSPACE, raising=False)
+    assert resolve_device("cuda") == CUDA and os.environ[determinism.WORKSPACE] == ":4096:8"
+    with warnings.catch_warnings(), determinism.steady(CUDA) as unsteady:
+        warnings.simplefilter("error")
+        x = torch.ones(3, 3, device=CUDA)
+        assert (x @ x).sum().item() == 27 and torch.are_deterministic_algorithms_enabled()
+    assert not unsteady and not torch.are_deterministic_algorithms_enabled()
+    monkeypatch.delenv(determinism.WORKSPACE)
+    assert resolve_device("cpu").type == "cpu" and determinism.WORKSPACE not in os.environ

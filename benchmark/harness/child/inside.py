@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 import methods
+from benchmark.common.determinism import steady
 from benchmark.common.errors import UserError, line_in
 from benchmark.common.escapes import printable
 from benchmark.common.files import replace_file
@@ -140,6 +141,9 @@ class Worker:
             begin()
         self.device = torch.device(assignment.device)
         torch.set_num_threads(assignment.threads)
+        # Until the process ends.
+        self._kept = contextlib.ExitStack()
+        self.unsteady = self._kept.enter_context(steady(self.device))
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
         self.experts = portable.unpack(assignment.experts, self.device)
@@ -221,6 +225,7 @@ class Worker:
             peak_cuda_mb=peak,
             drawn=stream.drawn if stream is not None else 0,
             storage=merged.storage,
+            unsteady=sorted(self.unsteady),
         )
 
     def _source(self, split: str, task: str, length: int) -> Source:

@@ -72,7 +72,7 @@ def _slot(of: Tensor | GradientEdge) -> Slot:
 
 
 def _order(roots: Sequence[Any], wanted: set[Any]) -> list[Any]:
-    """The nodes behind these, each after all that give it gradients; only those on the way to the ``wanted``, if any."""
+    """The nodes behind these, each after all that give it gradients; of those, what leads to the ``wanted``, if any."""
     uses: Counter[Any] = Counter()
     seen, waiting = set(roots), list(dict.fromkeys(roots))
     while waiting:
