@@ -37,7 +37,8 @@ def steady(device: torch.device) -> Iterator[set[str]]:
 
     prepare(device)
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    fill = torch.utils.deterministic.fill_uninitialized_memory
+    settings: Any = torch.utils.deterministic
+    fill = settings.fill_uninitialized_memory
     with warnings.catch_warnings():
         warnings.filterwarnings("always", message=UNSTEADY)
         shown = warnings.showwarning
@@ -51,9 +52,9 @@ def steady(device: torch.device) -> Iterator[set[str]]:
         warnings.showwarning = gather
         torch.use_deterministic_algorithms(True, warn_only=True)
         # Writing over memory that is about to be written costs time and makes nothing deterministic here.
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        settings.fill_uninitialized_memory = False
         try:
             yield unsteady
         finally:
             torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-            torch.utils.deterministic.fill_uninitialized_memory = fill
+            settings.fill_uninitialized_memory = fill
