@@ -24,6 +24,7 @@ from benchmark.domains.vision.bench import Accuracy
 from benchmark.executors import processes as devices
 from benchmark.executors.worker import Opening
 from benchmark.harness import provenance, recording, runner
+from benchmark.harness.child import process
 from benchmark.harness.evaluate import autocast, batches, evaluate
 from benchmark.harness.job import Job, Options
 from benchmark.harness.measure import Measure
@@ -32,7 +33,7 @@ from benchmark.harness.setup import Setup
 from benchmark.records.precision import Precision
 from benchmark.records.store import Store
 from benchmark.suites.bench import resolve_device, resolve_dtype
-from methods.api import Experts
+from methods.api import Experts, Merged, Stream
 from methods.tools.coefficients import _HELD, LayerwiseMerge, vectors_in
 from methods.tools.vectors import per_tensor
 
@@ -56,7 +57,15 @@ def test_the_next_batch_is_asked_for_before_the_present_one_is_handed_out() -> N
     assert torch.equal(torch.cat(seen), source.labels)
 
 
-def test_autocast_reaches_adaptation_and_evaluation(tmp_path: Path) -> None:
+def telling(experts: Experts, stream: Stream, **keywords: Any) -> Merged:
+    """In place of SyMerge: says in its trace in what precision it was called."""
+    merged = methods.get("weight_average")(experts)
+    cast = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
+    merged.trace.update(autocast=str(cast), vectors=str(_HELD.get()))
+    return merged
+
+
+def test_autocast_reaches_adaptation_and_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bench, seen = TinyBench(), set()
 
     class Spy(nn.Module):
@@ -68,23 +77,11 @@ def test_autocast_reaches_adaptation_and_evaluation(tmp_path: Path) -> None:
             seen.add((torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")))
             return self.inner(images)
 
-    real = bench.experts
-
-    def spied() -> Experts:
-        experts = real()
-        forward = experts.forward
-
-        def told(*arguments: Any) -> Any:
-            seen.add(("adaptation", torch.is_autocast_enabled("cpu")))
-            return forward(*arguments)
-
-        experts.forward = told  # type: ignore[method-assign]
-        return experts
-
-    bench.experts = spied  # type: ignore[method-assign]
+    monkeypatch.setitem(process.STAND_INS, "symerge", telling)
     runs = plan(bench, ["symerge"], seeds=[0], precision=MIXED)
     records = execute(runs, bench, Store(tmp_path), Options())
-    assert ("adaptation", True) in seen and all(r.status == "done" for r in records)
+    assert all(r.status == "done" for r in records), [r.error for r in records]
+    assert records[-1].trace_summary["autocast"] == "torch.bfloat16"
     plain = plan(bench, ["symerge"], seeds=[0])
     assert plain[-1].spec.run_id != runs[-1].spec.run_id
     model = Spy(methods.get("pretrained")(random_experts()).model("t0"))
@@ -124,28 +121,17 @@ def test_task_vectors_are_held_in_the_dtype_asked_for_and_everything_else_is_flo
     assert not torch.equal(found, right)
 
 
-def test_the_dtype_of_task_vectors_reaches_the_method_and_makes_another_run(tmp_path: Path) -> None:
+def test_the_dtype_of_task_vectors_reaches_the_method_and_makes_another_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bench, texts = TinyBench(), ["symerge", "ties"]
     plain, half = plan(bench, texts, seeds=[0]), plan(bench, texts, seeds=[0], precision=Precision(vectors="bfloat16"))
     # It is another run of what holds task vectors, and no other run of anything else.
     assert {a.spec.method for a, b in zip(plain, half, strict=True) if a.spec.run_id != b.spec.run_id} == {"symerge"}
-    seen = []
-    real = bench.experts
-
-    def spied() -> Experts:
-        experts = real()
-        forward = experts.forward
-
-        def told(*arguments: Any) -> Any:
-            seen.append(_HELD.get())
-            return forward(*arguments)
-
-        experts.forward = told  # type: ignore[method-assign]
-        return experts
-
-    bench.experts = spied  # type: ignore[method-assign]
+    monkeypatch.setitem(process.STAND_INS, "symerge", telling)
     records = execute(half, bench, Store(tmp_path), Options())
-    assert set(seen) == {torch.bfloat16} and all(r.status == "done" for r in records)
+    assert all(r.status == "done" for r in records), [r.error for r in records]
+    assert [r.trace_summary["vectors"] for r in records if r.spec.method == "symerge"] == ["torch.bfloat16"]
     assert [label(r) for r in records if "task vectors bfloat16" in label(r)] == ["symerge [task vectors bfloat16]"]
 
 
