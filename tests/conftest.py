@@ -3,6 +3,7 @@ import os
 # Tiny models gain nothing from threads, and lose much to them on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from collections.abc import Iterator  # noqa: E402
 from typing import Any  # noqa: E402
 
 import pytest  # noqa: E402
@@ -24,6 +25,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         skip = pytest.mark.skip(reason=lacks("no CUDA device", "./run_all.sh --test -m cuda, on a machine with a GPU"))
         for item in marked:
             item.add_marker(skip)
+
+
+@pytest.fixture(params=["emulated", pytest.param("real", marks=pytest.mark.cuda)])
+def cuda(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """A machine with CUDA: an emulated one of two devices (helpers/emulated), or None for the real one."""
+    if request.param == "real":
+        yield None
+        return
+    import torch
+    from helpers import emulated
+
+    if torch.cuda.is_available():
+        pytest.skip(lacks("a CUDA device is here", "./run_all.sh --test -m cuda, on that device"))
+    with emulated.here(2) as machine:
+        yield machine
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

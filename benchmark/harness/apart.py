@@ -14,6 +14,7 @@ import psutil
 import torch
 
 from benchmark.common.cache import cache_dir
+from benchmark.common.escapes import printable
 from benchmark.common.files import cannot_write
 from benchmark.common.project import DATA, RESULTS
 from benchmark.common.seeds import derive_seed
@@ -40,6 +41,8 @@ class Made:
     peak_cuda_mb: float | None
     drawn: int
     storage: int
+    unsteady: tuple[str, ...]
+    """Operations on a GPU that torch has no deterministic algorithm of."""
 
 
 @contextlib.contextmanager
@@ -88,6 +91,7 @@ def child_of(
         function=function,
         finish=finish,
         stand_ins=process.STAND_INS,
+        before=tuple(process.BEFORE),
     )
     memory = options.memory_limit or SHARE * psutil.virtual_memory().available
     return Child(assignment, memory=memory, rounds=setup.progress.rounds, tell=setup.progress.note)
@@ -148,6 +152,7 @@ def call(job: Job, keywords: Mapping[str, Any], setup: Setup, child: Child) -> M
         peak_cuda_mb=answer["peak_cuda_mb"],
         drawn=max(int(answer["drawn"]), served.distinct),
         storage=max(0, int(answer["storage"])),
+        unsteady=tuple(printable(name, 100) for name in list(answer["unsteady"])[:100]),
     )
 
 

@@ -40,6 +40,7 @@ def merge(job: Job, record: Record, setup: Setup) -> None:
             )
     trace = trace_of(path)
     record.trace_summary.update(recording.summary(trace))
+    recording.note_unsteady(record, made.unsteady)
     seconds = spent + made.seconds
     adapting = _counted(trace, "adapt_seconds", most=seconds + 1.0)
     record.cost = Cost(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -65,6 +65,17 @@ def fail(record: Record, setup: Setup, error: BaseException) -> None:
     word = "is left out" if unfit else f"failed: {kind}"
     setup.progress.note(f"{record.variant} {word}: {message}{f' ({where})' if where else ''}")
     setup.store.save(record)
+
+
+#: Where a record's trace names operations that may give other numbers the next time.
+UNSTEADY = "not_deterministic"
+
+
+def note_unsteady(record: Record, names: Iterable[str]) -> None:
+    """Operations on a GPU that torch has no deterministic algorithm of; none is said where there are none."""
+    said = record.trace_summary.get(UNSTEADY)
+    if every := sorted({*map(str, said if isinstance(said, list) else []), *names}):
+        record.trace_summary[UNSTEADY] = every
 
 
 #: Numbers of a trace's tensors that a record holds.

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 import methods
+from benchmark.common.determinism import steady
 from benchmark.common.errors import UserError
 from benchmark.common.files import cannot_write, file_sha256
 from benchmark.harness import recording
@@ -213,7 +214,7 @@ def _begun(job: Job, record: Record | None, setup: Setup) -> Record:
         record = recording.started(job, setup)
         setup.merged(job).unlink(missing_ok=True)
     origin = setup.provenance()
-    decisive = ("commit", "dirty", "batch_size")
+    decisive = ("commit", "dirty", "batch_size", "gpu")
     if any(getattr(record.provenance, each) != getattr(origin, each) for each in decisive):
         # The merge is of the same code, by its version; what was evaluated otherwise is evaluated again.
         record.tasks, record.provenance, record.cost.evaluate_seconds = {}, origin, None
@@ -258,12 +259,13 @@ def _carry_out(job: Job, record: Record, setup: Setup) -> Record:
 def _evaluate(job: Job, record: Record, setup: Setup) -> None:
     """The saved merge on every task that has no result yet; the record is written after each."""
     before, began = record.cost.evaluate_seconds or 0.0, time.perf_counter()
-    with judged(setup.merged(job), job, setup) as merged:
+    with steady(setup.bench.device) as unsteady, judged(setup.merged(job), job, setup) as merged:
         record.needs_task_id = merged.needs_task
         record.cost.storage_bytes = max(merged.storage, record.cost.storage_bytes or 0)
         for task in record.missing:
             setup.progress.stage(f"evaluating {task}", None)
             record.tasks[task] = merged.score(task)
+            recording.note_unsteady(record, unsteady)
             record.cost.evaluate_seconds = before + time.perf_counter() - began
             setup.store.save(record)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -13,6 +14,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from benchmark.common import determinism
 from benchmark.common.errors import UserError
 from benchmark.records.record import TaskResult
 from benchmark.suites import Suite
@@ -145,7 +147,26 @@ def resolve_device(name: str | torch.device) -> torch.device:
     index = int(parts[1] or 0)
     if index >= count:
         raise UserError(f"device {name} is not there; this machine has {count} CUDA devices", "Type --device cpu")
-    return torch.device("cuda", index)
+    device = torch.device("cuda", index)
+    determinism.prepare(device)
+    return device
+
+
+@functools.lru_cache(maxsize=32)
+def constants(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """These numbers on the device, float32 ``[n]``, to be read alone.
+
+    They are copied once: a copy from the host waits for all that the device still has to do.
+    """
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=torch.float32, device=device)
+
+
+def from_host(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on the device; to a GPU the copy runs beside the computation, as pinned memory allows."""
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def resolve_dtype(name: str) -> torch.dtype:

@@ -16,6 +16,7 @@ from torchvision.models.resnet import Bottleneck, ResNet
 from torchvision.models.segmentation.deeplabv3 import ASPP
 
 from benchmark.common.errors import unknown
+from benchmark.suites.bench import constants, from_host
 
 RUNNING = ("running_mean", "running_var")
 
@@ -130,6 +131,6 @@ class Normalisation:
     dtype: torch.dtype
 
     def __call__(self, images: Tensor) -> Tensor:
-        images = images.to(self.device).permute(0, 3, 1, 2).float().div_(255)
-        mean, std = (torch.tensor(v, device=self.device).view(3, 1, 1) for v in (self.mean, self.std))
+        images = from_host(images, self.device).permute(0, 3, 1, 2).float().div_(255)
+        mean, std = (constants(tuple(v), self.device).view(3, 1, 1) for v in (self.mean, self.std))
         return ((images - mean) / std).to(self.dtype)

@@ -21,6 +21,7 @@ from torch import Tensor
 from benchmark.common.cache import CacheError, cache_dir, written
 from benchmark.common.errors import UserError
 from benchmark.common.files import check_regular, replacing
+from benchmark.suites.bench import from_host
 
 
 @dataclass(frozen=True)
@@ -163,6 +164,4 @@ class TextSource:
 
     def __getitem__(self, index: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         inputs, labels = self.stored(index)
-        if self.device.type == "cuda":
-            inputs = {n: t.pin_memory().to(self.device, non_blocking=True) for n, t in inputs.items()}
-        return inputs, labels
+        return {n: from_host(t, self.device) for n, t in inputs.items()}, labels

@@ -152,14 +152,16 @@ def preprocess(
     import torch
     import torch.nn.functional as F
 
+    from benchmark.suites.bench import constants, from_host
+
     if images.dtype != torch.uint8 or images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[-1] != 3):
         raise ValueError(f"images are {images.dtype} {list(images.shape)}; expected uint8 [B, H, W] or [B, H, W, 3]")
-    x = images.to(device, non_blocking=True)
+    device = torch.device(device)
+    x = from_host(images, device)
     x = x.unsqueeze(1).expand(-1, 3, -1, -1) if x.ndim == 3 else x.permute(0, 3, 1, 2)
-    scale = torch.tensor(std, device=device, dtype=torch.float32).mul(255).reciprocal().view(1, 3, 1, 1)
-    shift = (
-        torch.tensor(mean, device=device, dtype=torch.float32) / torch.tensor(std, device=device, dtype=torch.float32)
-    ).view(1, 3, 1, 1)
+    spread = constants(tuple(std), device)
+    scale = spread.mul(255).reciprocal().view(1, 3, 1, 1)
+    shift = (constants(tuple(mean), device) / spread).view(1, 3, 1, 1)
     out = torch.empty(x.shape, dtype=torch.float32, device=x.device)
     out.copy_(x).mul_(scale).sub_(shift)
     if size is not None and out.shape[-2:] != (size, size):
@@ -178,6 +180,4 @@ class Preprocessing:
     size: int | None = None
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        if self.device.type == "cuda":
-            images = images.pin_memory()
         return preprocess(images, self.mean, self.std, self.device, self.dtype, self.size)

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 import methods
+from benchmark.common.determinism import steady
 from benchmark.common.errors import UserError, line_in
 from benchmark.common.escapes import printable
 from benchmark.common.files import replace_file
@@ -71,6 +72,7 @@ class Assignment:
         function: what is called with experts and stream in place of the method: of runs made from other runs.
         finish: what the suite's protocol does to every merge; it takes a source of its own.
         stand_ins: functions in place of methods' own, for tests.
+        before: functions that are called before anything else, for tests.
     """
 
     method: str
@@ -87,6 +89,7 @@ class Assignment:
     function: Callable[[Any, Any], Any] | None = None
     finish: Callable[[Merged, Any], Merged] | None = None
     stand_ins: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    before: tuple[Callable[[], Any], ...] = ()
 
 
 class Source:
@@ -134,8 +137,13 @@ class Worker:
 
     def __init__(self, assignment: Assignment, channel: Channel) -> None:
         self.given, self.channel, self.count, self.step = assignment, channel, 0, ""
+        for begin in assignment.before:
+            begin()
         self.device = torch.device(assignment.device)
         torch.set_num_threads(assignment.threads)
+        # Until the process ends.
+        self._kept = contextlib.ExitStack()
+        self.unsteady = self._kept.enter_context(steady(self.device))
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
         self.experts = portable.unpack(assignment.experts, self.device)
@@ -217,6 +225,7 @@ class Worker:
             peak_cuda_mb=peak,
             drawn=stream.drawn if stream is not None else 0,
             storage=merged.storage,
+            unsteady=sorted(self.unsteady),
         )
 
     def _source(self, split: str, task: str, length: int) -> Source:

@@ -41,6 +41,8 @@ ROOM = 64, 1 << 20
 GIB = 2**30
 #: Functions in place of methods' own, by name; tests put some here.
 STAND_INS: dict[str, Callable[..., Any]] = {}
+#: What a process does before anything else; a test that emulates a device does so there too.
+BEFORE: list[Callable[[], Any]] = []
 
 
 class Failure(Exception):

@@ -1,0 +1,83 @@
+"""Every method on a CUDA device, called in this process: what it makes there is what it makes on the CPU."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers.emulated import Machine, waits_of
+from helpers.on_device import moved
+from helpers.small import SMALL
+from helpers.support import random_experts
+from helpers.tiny import TinySource
+
+import methods
+from methods.api import Merged, NotApplicable, Stream
+
+NAMES = methods.names()
+#: Methods that adapt on a stream, batch by batch.
+ADAPTING = [n for n in NAMES if {"steps", "batch_size"} <= methods.describe(n).parameters.keys()]
+TASKS = 3
+CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
+#: Waits a batch of methods that copy more than their labels and the rows of their experts' outputs.
+MORE = {"surgery": 4, "prob_surgery": 3}
+
+
+def merged_on(device: torch.device, name: str, **more: Any) -> Merged:
+    """A few steps of the method on random images."""
+    about, experts = methods.get(name), moved(random_experts(TASKS), device)
+    keywords = {**{k: v for k, v in SMALL.items() if k in about.parameters}, **more}
+    access = about.access_for(keywords)
+    splits = {
+        split: {task: TinySource(10 * k + len(split)) for k, task in enumerate(experts.tasks)}
+        for split, _ in access.items()
+    }
+    stream = [Stream(splits, access, device=device)] if access else []
+    return about(experts, *stream, **keywords)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_method_makes_on_cuda_what_it_makes_on_the_cpu(name: str, cuda: Machine | None) -> None:
+    images = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    outputs = []
+    for device in (CUDA, CPU):
+        try:
+            merged = merged_on(device, name)
+        except NotApplicable:
+            return
+        models = [merged.model(task) for task in merged.experts.tasks]
+        with torch.inference_mode():
+            found = [model(images.to(device)) for model in models]
+        assert {output.device for output in found} == {device}
+        outputs.append([output.cpu() for output in found])
+    torch.testing.assert_close(outputs[0], outputs[1], rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("name", ADAPTING)
+def test_a_batch_of_adaptation_waits_for_the_device_at_most_twice(name: str, cuda: Machine | None) -> None:
+    waits: list[Counter[str]] = []
+    for steps in (1, 3):
+        with waits_of(cuda) as counted:
+            try:
+                merged_on(CUDA, name, steps=steps)
+            except NotApplicable:
+                return
+        waits.append(counted)
+    batches = 2 * TASKS
+    assert (waits[1] - waits[0]).total() <= MORE.get(name, 2) * batches, waits[1] - waits[0]
+
+
+def test_triplets_of_singular_values_are_kept_for_the_device_that_made_them(
+    cuda: Machine | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SYMERGE_CACHE", str(tmp_path))
+    states, kept = [], []
+    for device in (CPU, CUDA, CUDA):
+        states.append(merged_on(device, "tsv_m").state_dict())
+        kept.append(len(list((tmp_path / "svd").glob("*"))))
+    assert 0 < kept[0] < kept[1] == kept[2]
+    for name, value in states[2].items():
+        torch.testing.assert_close(value, states[1][name], rtol=1e-5, atol=1e-6)
