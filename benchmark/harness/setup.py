@@ -6,6 +6,8 @@ import functools
 from dataclasses import dataclass
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from benchmark.common.errors import UserError
 from benchmark.harness import provenance
 from benchmark.harness.child import portable
@@ -41,20 +43,18 @@ class Setup:
         return self.bench.experts()
 
     @functools.cached_property
-    def packed(self) -> Path:
-        """The experts as the processes of methods read them, written once."""
-        experts, path = self.experts, self.shared / "experts.pt"
-        parts = [part for part in (experts.encoder, *experts.heads.values()) if part is not None]
+    def packed(self) -> Experts:
+        """The experts as the processes of methods are handed them; what of them lies in memory is written once."""
+        parts = [part for part in (self.experts.encoder, *self.experts.heads.values()) if part is not None]
         start_server({type(module).__module__ for part in parts for module in part.modules()})
         try:
-            portable.pack(experts, path)
-        except (OSError, RuntimeError) as error:
+            return portable.pack(self.experts, self.shared)
+        except (OSError, SafetensorError) as error:
             cause = error if isinstance(error, OSError) else OSError(error)
             raise UserError(
-                f"cannot write {path}: {error}",
-                "The processes of methods read it. Set TMPDIR to a folder with more room.",
+                f"cannot write experts to {self.shared}: {error}",
+                "The processes of methods read them there. Set TMPDIR to a folder with more room.",
             ) from cause
-        return path
 
     @property
     def batch_size(self) -> int:

@@ -153,7 +153,7 @@ def nobody() -> None:
 def test_experts_that_do_not_fit_into_the_temporary_folder_are_no_fault_of_a_method(tmp_path: Path) -> None:
     status, said = output(after(small_files(20_000), lambda: only(tmp_path, "emr")))
     assert status == 2 and "Traceback" not in said
-    assert "error: cannot write" in said and "experts.pt" in said and "Set TMPDIR to a folder with more room" in said
+    assert "error: cannot write experts to" in said and "Set TMPDIR to a folder with more room" in said
     assert "failed" not in statuses(tmp_path).values()
     assert only(tmp_path, "emr") == 0
 

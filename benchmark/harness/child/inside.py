@@ -43,7 +43,7 @@ from benchmark.harness.evaluate import autocast
 from benchmark.harness.guard import time_limit
 from benchmark.records.precision import Precision
 from benchmark.suites.bench import resolve_dtype
-from methods.api import Access, Merged, MergingError, NotApplicable, Stream
+from methods.api import Access, Experts, Merged, MergingError, NotApplicable, Stream
 from methods.core.stream import place
 from methods.tools.coefficients import vectors_in
 
@@ -63,7 +63,7 @@ class Assignment:
     """What a process is for, and all that it is given but the channel.
 
     Attributes:
-        experts: the file of :mod:`portable`.
+        experts: as :func:`portable.pack` made them.
         scratch: its current folder, and the only one that it may write to.
         hidden: folders of which it may read nothing.
         readable: files in them that it may read all the same: the merge that it runs.
@@ -76,7 +76,7 @@ class Assignment:
     """
 
     method: str
-    experts: Path
+    experts: Experts
     scratch: Path
     hidden: tuple[Path, ...]
     device: str
@@ -136,7 +136,7 @@ class Worker:
     """The experts, and what is done with them on request."""
 
     def __init__(self, assignment: Assignment, channel: Channel) -> None:
-        self.given, self.channel, self.count, self.step = assignment, channel, 0, ""
+        self.given, self.channel, self.count = assignment, channel, 0
         for begin in assignment.before:
             begin()
         self.device = torch.device(assignment.device)
@@ -146,7 +146,7 @@ class Worker:
         self.unsteady = self._kept.enter_context(steady(self.device))
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
-        self.experts = portable.unpack(assignment.experts, self.device)
+        self.experts = portable.placed(assignment.experts, self.device)
         for name, function in assignment.stand_ins.items():
             methods.get(name).function = function
         self._close_off()

@@ -1,19 +1,26 @@
-"""Experts as a file that a method's process reads: weights stay where they are and are mapped again."""
+"""Experts as a method's process is handed them: the skeleton with its start, every tensor as a place in a file.
+
+Files that are there already stay where they are; what lies in memory is written to safetensors files once. Nothing is
+unpickled from a file.
+"""
 
 from __future__ import annotations
 
 import copy
 import copyreg
+import functools
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from benchmark.common.files import replacing
 from methods.api import Experts
 from methods.core.packed import PackedState
-from methods.core.states import StateFile
+from methods.core.states import LowRankState, StateFile
 
 #: What an :class:`Experts` works out of itself and keeps.
 KEPT = ("_known", "_modules", "_tied", "_unmerged")
@@ -32,62 +39,109 @@ copyreg.pickle(StateFile, _file)
 copyreg.pickle(PackedState, _packed)
 
 
-def pack(experts: Experts, path: Path) -> None:
-    """Write the experts to a new file: paths of files, and tensors where they lie in memory.
+@dataclass(eq=False)
+class Stored:
+    """In place of a tensor; in the other process it is that tensor, mapped from its file."""
 
-    Of the encoder the tensors that the base has are left out; they are the base's once it is read.
-    """
-    light = copy.copy(experts)
+    path: Path
+    name: str
+    dtype: torch.dtype
+    trained: bool | None = None
+    """Of a parameter whether it requires a gradient; None: no parameter."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _mapped, (self.path, self.name, self.dtype, self.trained)
+
+
+def _mapped(path: Path, name: str, dtype: torch.dtype, trained: bool | None) -> Tensor:
+    value = _opened(path)[name].to(dtype)
+    return value if trained is None else nn.Parameter(value, trained)
+
+
+@functools.lru_cache
+def _opened(path: Path) -> StateFile:
+    return StateFile(path)
+
+
+class Folder:
+    """Where tensors that lie in memory are written; a tensor with several names once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.count = folder, 0
+
+    def write(self, tensors: Mapping[str, Tensor]) -> Path:
+        """A new file with these tensors."""
+        self.count += 1
+        path = self.folder / f"experts-{self.count}.safetensors"
+        save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, path)
+        return path
+
+    def state(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """A state dict that is in a file, or of adapters that are."""
+        if isinstance(state, StateFile):
+            return state
+        if isinstance(state, LowRankState):
+            return LowRankState(self.state(state.base), self.adapters(state.adapters))
+        return StateFile(self.write(state))
+
+    def adapters(self, adapters: Mapping[str, tuple[Tensor, Tensor, float]]) -> dict[str, Any]:
+        """Adapters whose factors are in a file."""
+        path = self.write({f"{part}/{n}": pair[part] for n, pair in adapters.items() for part in (0, 1)})
+        return {
+            n: (Stored(path, f"0/{n}", a.dtype), Stored(path, f"1/{n}", b.dtype), scale)
+            for n, (a, b, scale) in adapters.items()
+        }
+
+    def module(self, module: nn.Module, base: StateFile | None = None) -> nn.Module:
+        """A copy whose tensors are in a file, those that the base has in its own. What is one tensor stays one."""
+        own: dict[str, Tensor] = {}
+        places: dict[int, object] = {}
+        path = self.folder / f"experts-{self.count + 1}.safetensors"
+        for name, tensor in (
+            *module.named_parameters(remove_duplicate=False),
+            *module.named_buffers(remove_duplicate=False),
+        ):
+            trained = tensor.requires_grad if isinstance(tensor, nn.Parameter) else None
+            if base is not None and name in base:
+                places[id(tensor)] = Stored(base.path, name, tensor.dtype, trained)
+            elif id(tensor) not in places:
+                own[name] = tensor
+                places[id(tensor)] = Stored(path, name, tensor.dtype, trained)
+        if own:
+            self.write(own)
+        return copy.deepcopy(module, places)
+
+
+def pack(experts: Experts, folder: Path) -> Experts:
+    """The experts without a tensor in memory, to be handed to another process. Writes to the folder what was in it."""
+    files, light = Folder(folder), copy.copy(experts)
     for name in KEPT:
         light.__dict__.pop(name, None)
     light._checked, light.device = set(), torch.device("cpu")
+    base = files.state(experts.base)
+    assert isinstance(base, StateFile)
+    light.base = base
+    light._experts = {task: _over(files, state, experts, base) for task, state in experts._experts.items()}
+    if experts._lora is not None:
+        states = light._experts
+        light._lora = {task: state.adapters for task, state in states.items() if isinstance(state, LowRankState)}
     if experts.encoder is not None:
-        light.encoder = _copy(experts.encoder, left_out=set(experts.base))
-    light.heads = {task: _copy(head) for task, head in experts.heads.items()}
-    with replacing(path) as unfinished:
-        torch.save(light, unfinished)
-        unfinished.chmod(0o400)
+        light.encoder = files.module(experts.encoder, base)
+    light.heads = {task: files.module(head) for task, head in experts.heads.items()}
+    return light
 
 
-def unpack(path: Path, device: torch.device) -> Experts:
-    """What :func:`pack` wrote; tensors are mapped, and written to by nobody else."""
-    # The harness wrote this file itself, a moment ago, where only this user may write.
-    experts: Experts = torch.load(path, map_location="cpu", mmap=True, weights_only=False)
+def _over(files: Folder, state: Mapping[str, Tensor], experts: Experts, base: StateFile) -> Mapping[str, Tensor]:
+    """An expert's state; one of adapters over the experts' own base shares that."""
+    if isinstance(state, LowRankState) and state.base is experts.base:
+        return LowRankState(base, files.adapters(state.adapters))
+    return files.state(state)
+
+
+def placed(experts: Experts, device: torch.device) -> Experts:
+    """What :func:`pack` made, in the process that was handed it, on the device."""
     experts.device = device
     if experts.encoder is not None:
-        _fill(experts.encoder, experts)
         experts.encoder.to(device)
     experts.heads = {task: head.to(device) for task, head in experts.heads.items()}
     return experts
-
-
-def _copy(module: nn.Module, left_out: set[str] = frozenset()) -> nn.Module:  # type: ignore[assignment]
-    """A copy on the CPU, whose tensors of these names hold nothing; what is one tensor stays one."""
-    memo: dict[int, object] = {}
-    for name, tensor in _tensors(module):
-        value = torch.empty_like(tensor, device="meta") if name in left_out else tensor.detach().cpu()
-        if id(tensor) not in memo or name in left_out:
-            memo[id(tensor)] = nn.Parameter(value, tensor.requires_grad) if _is_parameter(tensor) else value
-    return copy.deepcopy(module, memo)
-
-
-def _fill(encoder: nn.Module, experts: Experts) -> None:
-    """The base's tensors in the place of those that hold nothing."""
-    whole: dict[int, Tensor] = {}
-    for name, tensor in _tensors(encoder):
-        if tensor.is_meta and name in experts.base and id(tensor) not in whole:
-            value = experts.base[name].to(tensor.dtype)
-            whole[id(tensor)] = nn.Parameter(value, tensor.requires_grad) if _is_parameter(tensor) else value
-    for part in encoder.modules():
-        for store in (part._parameters, part._buffers):
-            for name in store:
-                if id(store[name]) in whole:
-                    store[name] = whole[id(store[name])]  # type: ignore[assignment]
-
-
-def _tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
-    return [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
-
-
-def _is_parameter(tensor: Tensor) -> bool:
-    return isinstance(tensor, nn.Parameter)
