@@ -16,13 +16,13 @@ from typing import Any
 import pytest
 import torch
 from helpers.lacking import lacks
+from helpers.measure import Measure
 from safetensors.torch import save_file
 from torch import Tensor
 from turns import compare, trim
 
 import methods
 from benchmark.domains.vision.backbones import create_encoder
-from benchmark.harness.measure import Measure
 from methods.api import Experts
 
 GIB = 2**30

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.measure import Measure
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from turns import Rounds, Seconds, compare, fastest, least, trim
@@ -28,7 +29,6 @@ from benchmark.domains.vision.bench import Accuracy, ImageSource
 from benchmark.domains.vision.embedded import ImageSplit
 from benchmark.domains.vision.heads import ClassificationHead
 from benchmark.harness.evaluate import evaluate
-from benchmark.harness.measure import Measure
 from methods.api import Experts, Stream
 from methods.tools.coefficients import LayerwiseMerge
 

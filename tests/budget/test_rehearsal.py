@@ -9,8 +9,8 @@ import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
+from helpers.forks import assert_nothing_outlives
 
 from benchmark import suites
 from benchmark.budget import rehearsal as rehearse
@@ -86,14 +86,7 @@ def test_a_run_ends_with_a_rehearsal_that_is_killed(tmp_path: Path) -> None:
         time.sleep(0.2)
         found = [json.loads(path.read_text()) for path in tmp_path.glob("results/*/*/*/record.json")]
         running = next((r for r in found if r["variant"].startswith("symerge") and r["status"] == "running"), None)
-    children = psutil.Process(parent.pid).children(recursive=True)
-    assert len(children) >= 2, "the server that forks, and the run"
-    parent.kill()
-    parent.wait()
-    _, alive = psutil.wait_procs(children, timeout=30)
-    for process in alive:
-        process.kill()
-    assert not alive
+    assert_nothing_outlives(parent)
 
 
 def test_what_adapts_makes_one_update_and_what_does_not_keeps_its_steps(suite: suites.Suite) -> None:

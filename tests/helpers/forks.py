@@ -1,12 +1,15 @@
-"""Work in a process of its own, forked so that torch is loaded already."""
+"""Work in a process of its own, forked so that torch is loaded already; and processes that are killed."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
 import threading
 from collections.abc import Callable
+from typing import Any
 
+import psutil
 import tqdm
 
 
@@ -43,3 +46,15 @@ def fork(function: Callable[[], int]) -> int:
 def end(child: int) -> int:
     """Wait for the child: its exit status, negative for a signal."""
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def assert_nothing_outlives(parent: subprocess.Popen[Any]) -> None:
+    """Kill a process, so that no handler and no ``finally`` of it runs; all that it started ends by itself."""
+    children = psutil.Process(parent.pid).children(recursive=True)
+    assert len(children) >= 2, "the server that forks, and the run"
+    parent.kill()
+    parent.wait()
+    _, alive = psutil.wait_procs(children, timeout=30)
+    for each in alive:
+        each.kill()
+    assert not alive

@@ -121,6 +121,16 @@ def said_of(read: Callable[[Path], object], path: Path) -> str:
     return said
 
 
+def reader(what: str, folder: Path) -> tuple[Any, Path]:
+    """What reads such a file, and where it is to lie."""
+    name, read = READ[what]
+    if "transformers" in what:
+        pytest.importorskip("transformers", reason=lacks_package("transformers", "glue"))
+    path = folder / "in" / name
+    path.parent.mkdir(parents=True)
+    return read, path
+
+
 #: A folder of submissions or images is read; a broken link is no record and no image.
 OTHERWISE = {("submission", "a folder"), ("submitted record", "a folder"), ("record", "a link to itself"),
     ("image of a folder", "a link to itself"), ("image of a folder", "a folder"),
@@ -129,11 +139,7 @@ OTHERWISE = {("submission", "a folder"), ("submitted record", "a folder"), ("rec
 
 @pytest.mark.parametrize("what, place", [each for each in itertools.product(READ, PLACES) if each not in OTHERWISE])
 def test_what_is_no_file_is_refused_wherever_a_file_is_read(what: str, place: str, tmp_path: Path, count: Any) -> None:
-    name, read = READ[what]
-    if "transformers" in what:
-        pytest.importorskip("transformers", reason=lacks_package("transformers", "glue"))
-    path = tmp_path / "in" / name
-    path.parent.mkdir(parents=True)
+    read, path = reader(what, tmp_path)
     PLACES[place](path)
     said = said_of(read, path)
     assert path.name in said or str(path.parent) in said or what == "image", said
@@ -164,11 +170,7 @@ PAIRS = [(w, c) for w, c in itertools.product(JSON, CONTENTS) if c != "an object
 
 @pytest.mark.parametrize("what, content", PAIRS)
 def test_json_that_is_another_thing_is_refused_in_one_line(what: str, content: str, tmp_path: Path, count: Any) -> None:
-    name, read = READ[what]
-    if "transformers" in what:
-        pytest.importorskip("transformers", reason=lacks_package("transformers", "glue"))
-    path = tmp_path / "in" / name
-    path.parent.mkdir(parents=True)
+    read, path = reader(what, tmp_path)
     path.write_text(CONTENTS[content])
     said = said_of(read, path)
     assert path.name in said or str(path.parent) in said, said

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import torch
 from helpers import hostile
+from helpers.forks import assert_nothing_outlives
 from helpers.lacking import lacks
 from helpers.tiny import CLASSES, TASKS, TinyBench, run
 
@@ -172,16 +172,10 @@ def test_a_process_ends_with_the_harness_that_is_killed(tmp_path: Path) -> None:
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     environment = {**os.environ, "PYTHONPATH": paths, "TMPDIR": str(tmp_path)}
     parent = subprocess.Popen([sys.executable, "-c", text], env=environment, stderr=subprocess.DEVNULL)
-    while not list(tmp_path.glob("results/tiny/*/*/.merging")) or len(psutil.Process(parent.pid).children(True)) < 2:
-        assert parent.poll() is None
+    while not list(tmp_path.glob("results/tiny/*/*/.merging/begun")):
+        assert parent.poll() is None, "it is to wait for the method, which has begun and never ends"
         time.sleep(0.1)
-    children = psutil.Process(parent.pid).children(recursive=True)
-    parent.kill()
-    parent.wait()
-    _, alive = psutil.wait_procs(children, timeout=30)
-    for each in alive:
-        each.kill()
-    assert not alive
+    assert_nothing_outlives(parent)
 
 
 def test_a_message_is_data_and_of_the_size_that_was_asked_for() -> None:

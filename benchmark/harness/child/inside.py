@@ -205,10 +205,10 @@ class Worker:
             if not isinstance(merged, Merged):
                 raise MergingError(f"{given.method} returned {type(merged).__name__}; expected Merged(experts, ...)")
             if given.finish is not None:
+                settled(self.device)
                 self.channel.send("returned")
                 merged = given.finish(merged, self._source("protocol", "all", request["protocol"]))
-        cuda = self.device.type == "cuda"
-        peak = torch.cuda.max_memory_allocated(self.device) / 2**20 if cuda else None
+        peak = settled(self.device)
         self.channel.send("returned")
         try:
             replace_file(path, merged.save)
@@ -268,6 +268,14 @@ class Worker:
         inputs = place(self._ready(request, task)(request.tree), self.device)
         with torch.inference_mode(), autocast(self.device, self.given.precision):
             self.channel.send("outputs", model(inputs))
+
+
+def settled(device: torch.device) -> float | None:
+    """Wait for what a GPU still has to do, so that its time counts; the peak of its memory in MiB, None of a CPU."""
+    if device.type != "cuda":
+        return None
+    torch.cuda.synchronize(device)
+    return torch.cuda.max_memory_allocated(device) / 2**20
 
 
 def _failure(method: str, error: BaseException) -> dict[str, Any]:

@@ -86,7 +86,10 @@ class Folder:
 
     def adapters(self, adapters: Mapping[str, tuple[Tensor, Tensor, float]]) -> dict[str, Any]:
         """Adapters whose factors are in a file."""
-        path = self.write({f"{part}/{n}": pair[part] for n, pair in adapters.items() for part in (0, 1)})
+        factors = {f"0/{n}": a for n, (a, _, _) in adapters.items()} | {
+            f"1/{n}": b for n, (_, b, _) in adapters.items()
+        }
+        path = self.write(factors)
         return {
             n: (Stored(path, f"0/{n}", a.dtype), Stored(path, f"1/{n}", b.dtype), scale)
             for n, (a, b, scale) in adapters.items()
