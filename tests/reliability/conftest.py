@@ -6,6 +6,7 @@ The latter is run by naming the folder, ``./run_all.sh --test tests/reliability`
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,11 @@ AT_LENGTH = (
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Leave out what runs at length, unless this folder or one of its files is named."""
-    named = any("reliability" in str(argument) for argument in config.args)
-    return True if collection_path.name in AT_LENGTH and not named else None
+    return True if collection_path.name in AT_LENGTH and not _named(config) else None
+
+
+def _named(config: pytest.Config) -> bool:
+    return any("reliability" in str(argument) for argument in config.args)
 
 
 @pytest.fixture
@@ -32,10 +36,20 @@ def count(record_property: Any) -> Any:
     return record_property
 
 
-def pytest_terminal_summary(terminalreporter: Any) -> None:
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """The counts of each test, summed over its cases, where this folder is named."""
+    if not _named(config):
+        return
     terminalreporter.section("counts")
     for outcome in ("passed", "failed"):
+        sums: dict[str, Counter[str]] = {}
         for report in terminalreporter.stats.get(outcome, []):
             if report.when == "call" and report.user_properties:
-                said = ", ".join(f"{name} {value}" for name, value in report.user_properties)
-                terminalreporter.write_line(f"{outcome}  {report.nodeid.rpartition('::')[2]}: {said}")
+                test = report.nodeid.rpartition("::")[2].partition("[")[0]
+                for name, value in report.user_properties:
+                    # A number is added to; a word stands for one case.
+                    numbered = (name, int(value)) if str(value).isdigit() else (f"{name} {value}", 1)
+                    sums.setdefault(test, Counter()).update(dict([numbered]))
+        for test, counts in sums.items():
+            said = ", ".join(f"{name} {number:,}" for name, number in counts.items())
+            terminalreporter.write_line(f"{outcome}  {test}: {said}")

@@ -59,7 +59,7 @@ def test_what_was_fetched_counts_as_drawn(ran: Any) -> None:
     assert ran(hostile.fetches_everything, text="symerge").cost.images_drawn == TASKS * 24
 
 
-def test_its_process_refuses_what_is_none_of_its_business(ran: Any, store: Store) -> None:
+def test_its_process_refuses_what_is_none_of_its_business(ran: Any, store: Store, count: Any) -> None:
     data = next(path for path in DATA.rglob("*") if path.is_file())
     ran(hostile.writes_a_temporary_file)
     record = ran(functools.partial(hostile.reaches_out, data=str(data), results=str(store.root)), force=True)
@@ -67,17 +67,19 @@ def test_its_process_refuses_what_is_none_of_its_business(ran: Any, store: Store
     said = record.trace_summary["said"]
     through = {name: text for name, text in said.items() if "was refused" not in text}
     assert not through and len(said) == 14
+    count("refused", len(said))
     assert "draws samples from its stream" in said["data"] and "methods.api" in said["load_split"]
     assert not (store.root.parent / "elsewhere").exists() and not list(store.root.rglob("mine*"))
 
 
 @pytest.mark.skipif(landlock.version() < 6, reason=lacks("no Landlock of version 6", "a Linux kernel of 6.12 or later"))
-def test_the_kernel_refuses_what_goes_around_python(ran: Any, tmp_path: Path) -> None:
+def test_the_kernel_refuses_what_goes_around_python(ran: Any, count: Any) -> None:
     data = next(DATA.rglob("*.parquet"))
     record = ran(functools.partial(hostile.reaches_out_below_python, data=str(data)))
     said = record.trace_summary["said"]
     assert "Permission denied" in said.pop("pyarrow")
     assert len(said) == 3 and set(said.values()) == {"came through: -1"}
+    count("refused", 1 + len(said))
 
 
 def test_folders_are_opened_around_what_is_hidden_in_them(tmp_path: Path) -> None:
@@ -126,8 +128,9 @@ def test_what_it_leaves_behind_reaches_neither_its_scores_nor_the_next_method(
         (hostile.saves_no_merge, "MergingError", "no saved merge"),
     ],
 )
-def test_a_strange_end_is_the_failure_of_one_run(ran: Any, function: Any, kind: str, words: str) -> None:
+def test_a_strange_end_is_the_failure_of_one_run(ran: Any, function: Any, kind: str, words: str, count: Any) -> None:
     record = ran(function)
+    count("ends", 1)
     assert (record.status, record.error.type) == ("failed", kind)
     assert words in record.error.message and len(record.error.message) < 6000
     if kind in ("Refusal", "SIGSEGV", "GeneratorExit", "Unprintable", "ValueError"):
