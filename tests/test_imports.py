@@ -226,3 +226,11 @@ def test_the_guard_knows_a_function_that_takes_the_arguments():
     (worse,) = ast.parse("def f(how: argparse.Namespace): ...").body
     (good,) = ast.parse("def f(*args: str, arguments_of: int = 1): ...").body
     assert takes_arguments(bad) == ["arguments"] and takes_arguments(worse) == ["how"] and not takes_arguments(good)
+
+
+def test_each_file_of_tests_has_a_name_of_its_own():
+    """pytest imports test files by their bare names: of two with one name, a run of both collects only the first."""
+    places = {}
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        places.setdefault(path.name, []).append(str(path.relative_to(ROOT)))
+    assert len(places) > 50 and not {name: found for name, found in places.items() if len(found) > 1}
