@@ -19,11 +19,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from methods.api import Experts, Merged, Portion, Share, method
+from methods.api import Experts, Footprint, Merged, Portion, Share, method
 from methods.tools.vectors import choice, fraction, per_tensor
 
 
-@method(title="Model Breadcrumbs", paper="arXiv:2312.06795", grids={"scale": (0.05, 1.0, 20)})
+@method(
+    title="Model Breadcrumbs",
+    paper="arXiv:2312.06795",
+    grids={"scale": (0.05, 1.0, 20)},
+    footprint=Footprint(local=True),
+)
 def breadcrumbs(
     experts: Experts,
     *,

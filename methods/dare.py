@@ -29,7 +29,12 @@ from methods.tools.inner import run_edited
 from methods.tools.vectors import choice, fraction
 
 
-@method(title="DARE", paper="arXiv:2311.03099", grids={"scale": (0.1, 1.0, 10)}, footprint=Footprint(passes=0))
+@method(
+    title="DARE",
+    paper="arXiv:2311.03099",
+    grids={"scale": (0.1, 1.0, 10)},
+    footprint=Footprint(local=True, passes=0),
+)
 def dare(
     experts: Experts,
     *,

@@ -30,7 +30,7 @@ from methods.tools.vectors import fraction
     paper="arXiv:2502.04959",
     grids={"scale": (0.1, 3.0, 30)},
     needs=("matrices",),
-    footprint=Footprint(decompositions=(1, 0)),
+    footprint=Footprint(local=True, decompositions=(1, 0)),
 )
 def iso_c(experts: Experts, *, scale: float = 1.0) -> Merged:
     """The sum of task vectors with every singular value replaced by their mean.
@@ -46,7 +46,7 @@ def iso_c(experts: Experts, *, scale: float = 1.0) -> Merged:
     paper="arXiv:2502.04959",
     grids={"scale": (0.1, 3.0, 30)},
     needs=("matrices",),
-    footprint=Footprint(decompositions=(3, 0)),
+    footprint=Footprint(local=True, decompositions=(3, 0)),
 )
 def iso_cts(experts: Experts, *, scale: float = 1.0, common_fraction: Portion = 0.8) -> Merged:
     """The common space of the sum, enriched with directions of each task, under a flat spectrum.

@@ -34,7 +34,7 @@ from methods.tools.vectors import choice
     title="OptMerge",
     paper="arXiv:2505.19892",
     needs=("matrices",),
-    footprint=Footprint(decompositions=(2, 1), products=(0, 2), step_products=(1, 0)),
+    footprint=Footprint(local=True, decompositions=(2, 1), products=(0, 2), step_products=(1, 0)),
 )
 def optmerge(
     experts: Experts,

@@ -48,7 +48,12 @@ def tall_mask(experts: Experts, *, mask_scale: NonNegative | Sequence[NonNegativ
     return masked(experts, stored)
 
 
-@method(title="Consensus Merging", paper="arXiv:2405.07813", grids={"scale": (0.05, 1.0, 20)})
+@method(
+    title="Consensus Merging",
+    paper="arXiv:2405.07813",
+    grids={"scale": (0.05, 1.0, 20)},
+    footprint=Footprint(local=True),
+)
 def consensus(
     experts: Experts,
     *,

@@ -12,11 +12,16 @@ Reference: mlfoundations/task_vectors src/task_vectors.py. No departures.
 
 from __future__ import annotations
 
-from methods.api import Experts, Merged, method
+from methods.api import Experts, Footprint, Merged, method
 from methods.tools.vectors import per_tensor
 
 
-@method(title="Task Arithmetic", paper="arXiv:2212.04089", grids={"scale": (0.05, 1.0, 20)})
+@method(
+    title="Task Arithmetic",
+    paper="arXiv:2212.04089",
+    grids={"scale": (0.05, 1.0, 20)},
+    footprint=Footprint(local=True),
+)
 def task_arithmetic(experts: Experts, *, scale: float = 0.3) -> Merged:
     """Add the scaled sum of task vectors to the base.
 
@@ -26,7 +31,7 @@ def task_arithmetic(experts: Experts, *, scale: float = 0.3) -> Merged:
     return Merged(experts, per_tensor(experts, lambda vectors: scale * vectors.sum(0)))
 
 
-@method(title="Weight Averaging", paper="arXiv:2203.05482")
+@method(title="Weight Averaging", paper="arXiv:2203.05482", footprint=Footprint(local=True))
 def weight_average(experts: Experts) -> Merged:
     """The mean of the experts' weights."""
     return Merged(experts, per_tensor(experts, lambda vectors: vectors.mean(0)))

@@ -31,7 +31,7 @@ from methods.tools.vectors import fraction
     paper="arXiv:2412.00081",
     grids={"scale": (0.1, 3.0, 30)},
     needs=("matrices",),
-    footprint=Footprint(decompositions=(3, 1)),
+    footprint=Footprint(local=True, decompositions=(3, 1)),
 )
 def tsv_m(experts: Experts, *, scale: float = 1.0, keep: Share | None = None) -> Merged:
     """Merge the tasks' leading singular vectors after making them orthogonal.

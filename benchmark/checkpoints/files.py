@@ -9,7 +9,7 @@ the model, and is refused.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,7 @@ class Weights:
         if self.about is None or self.adapter:
             return read_file(self.files[0])
         tensors: dict[str, torch.Tensor] = {}
-        index, layout = _index(self.about), ""
+        index, layout = index_of(self.about), ""
         for path in self.files:
             state = _read(path)
             said = {name for name, file in index.items() if file == path.name}
@@ -122,7 +122,7 @@ def _loose(folder: Path) -> list[str]:
     return sorted(path.name for name in WEIGHTS for path in folder.glob(f"{Path(name).stem}-*-of-*"))
 
 
-def _index(path: Path) -> dict[str, str]:
+def index_of(path: Path) -> dict[str, str]:
     """``{tensor: file}`` of an index. Raises :class:`FamilyError`; files are names without a folder."""
     table = read_json(path).get("weight_map")
     if not isinstance(table, dict) or not table or not all(isinstance(file, str) for file in table.values()):
@@ -133,7 +133,7 @@ def _index(path: Path) -> dict[str, str]:
 
 
 def _shards(index: Path) -> Weights:
-    names = sorted(set(_index(index).values()))
+    names = sorted(set(index_of(index).values()))
     if absent := [name for name in names if not (index.parent / name).is_file()]:
         raise FamilyError(f"{index.parent} lacks {len(absent)} of {len(names)} shards, e.g. {absent[0]}; fetch them")
     return Weights(tuple(index.parent / name for name in names), index)
@@ -178,18 +178,31 @@ def _read(path: Path) -> State:
     return state
 
 
-def unwrapped(state: State) -> State:
-    """``state`` with the names its model has by itself, without those that a wrapper gave it for training.
+def plain_names(names: Iterable[str]) -> dict[str, str]:
+    """The names that a model's tensors have by itself, ``{stored: plain}``, without those that a wrapper gave them.
 
     ``module.`` goes where all tensors have it (DataParallel and DistributedDataParallel), :data:`WRAPPERS` anywhere.
     """
-    plain = {name: [part for part in name.split(".") if part not in WRAPPERS] for name in state.tensors}
+    plain = {name: [part for part in name.split(".") if part not in WRAPPERS] for name in names}
+    outer = _outer(plain)
+    short = {name: ".".join(parts[outer:]) for name, parts in plain.items()}
+    return short if len(set(short.values())) == len(short) else {name: name for name in plain}
+
+
+def _outer(paths: Mapping[str, Sequence[str]]) -> int:
+    """How often all names begin with ``module``."""
     outer = 0
-    while plain and all(len(parts) > outer + 1 and parts[outer] == "module" for parts in plain.values()):
+    while paths and all(len(parts) > outer + 1 and parts[outer] == "module" for parts in paths.values()):
         outer += 1
-    names = {name: ".".join(parts[outer:]) for name, parts in plain.items()}
-    if len(set(names.values())) < len(names) or all(name == new for name, new in names.items()):
+    return outer
+
+
+def unwrapped(state: State) -> State:
+    """``state`` with the names its model has by itself (:func:`plain_names`), of its parts too."""
+    names = plain_names(state.tensors)
+    if all(name == new for name, new in names.items()):
         return state
+    outer = _outer({name: [part for part in name.split(".") if part not in WRAPPERS] for name in state.tensors})
 
     def inside(values: Mapping[str, Any]) -> dict[str, Any]:
         paths = {path: [part for part in path.split(".") if part and part not in WRAPPERS] for path in values}

@@ -37,19 +37,21 @@ _PLAIN: dict[str, tuple[Any, ...]] = {
 @dataclass(frozen=True)
 class Adapter:
     """An adapter: its factors ``{weight of the base: (A [r, in], B [out, r], scale)}``, the tensors that were trained
-    whole, by name, and the base that it says it belongs to."""
+    whole, by name, the base that it says it belongs to, and the modules that it says were trained whole."""
 
     factors: Adapters
     whole: dict[str, Tensor]
     base: str
+    saved: tuple[str, ...] = ()
 
 
-def read_adapter(weights: Weights, bases: Sequence[str]) -> Adapter:
+def read_adapter(weights: Weights, bases: Sequence[str] | None, biases: bool = False) -> Adapter:
     """The adapter of a folder.
 
     Args:
         bases: what the base may be called, by its last part (``owner/NAME``, ``folder/NAME``). Factors fit every base
-            of their size, so the name is all that tells another one.
+            of their size, so the name is all that tells another one. ``None`` for a base that the user chose.
+        biases: whether biases that were trained beside the factors are read, among the whole tensors.
 
     Raises:
         FamilyError: damage, what is no plain LoRA, or an adapter that says it is of another base.
@@ -57,7 +59,7 @@ def read_adapter(weights: Weights, bases: Sequence[str]) -> Adapter:
     assert weights.about is not None
     config, path = read_json(weights.about), weights.files[0]
     base = str(config.get("base_model_name_or_path") or "")
-    if base and _last(base) not in {_last(name) for name in bases}:
+    if base and bases is not None and _last(base) not in {_last(name) for name in bases}:
         raise FamilyError(
             f"{weights.about} says that it adapts {base!r}; the base here is {bases[0]!r}. Import it with its own "
             "base. If these are the same weights, write this name under base_model_name_or_path"
@@ -66,8 +68,11 @@ def read_adapter(weights: Weights, bases: Sequence[str]) -> Adapter:
         raise FamilyError(f"{weights.about} is of the type {config.get('peft_type')}, read is LORA; {MERGED}")
     for key, plain in _PLAIN.items():
         value = config.get(key)
+        if key == "bias" and biases and value in ("all", "lora_only"):
+            continue
         if value is not None and not any(value == p and type(value) is type(p) for p in plain):
-            raise FamilyError(f"{weights.about} says {key} {value!r}, so its factors are not all of it; {MERGED}")
+            what = " (DoRA)" if key == "use_dora" else ""
+            raise FamilyError(f"{weights.about} says {key} {value!r}{what}, so its factors are not all of it; {MERGED}")
     parts: dict[str, dict[str, Tensor]] = {}
     whole: dict[str, Tensor] = {}
     for name, value in weights.read().tensors.items():
@@ -79,14 +84,15 @@ def read_adapter(weights: Weights, bases: Sequence[str]) -> Adapter:
         elif "lora_" in plain_name:
             raise FamilyError(f"{path} holds {name}, so its factors are not all of it; {MERGED}")
         else:
-            whole[plain_name] = value
+            whole[plain_name.replace(".base_layer.", ".").replace(".modules_to_save.default.", ".")] = value
     if not parts:
         raise FamilyError(f"{path} holds no lora_A and lora_B; {MERGED}")
     factors = {}
     for module, pair in parts.items():
         a, b = _pair(module, pair, path)
         factors[f"{module}.weight"] = (a, b, _scale(config, module, len(a), weights.about))
-    return Adapter(factors, whole, base)
+    saved = config.get("modules_to_save")
+    return Adapter(factors, whole, base, tuple(map(str, saved)) if isinstance(saved, list) else ())
 
 
 def _last(name: str) -> str:

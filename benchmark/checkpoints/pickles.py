@@ -21,7 +21,7 @@ import pickle
 import re
 import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -161,17 +161,18 @@ class Checkpoint:
     def close(self) -> None:
         """Close the file; tensors cannot be read after it."""
 
-    def tensors(self, refs: Mapping[str, TensorRef]) -> dict[str, Tensor]:
-        """Tensors by name, each contiguous and on its own; every storage is read once.
-
-        Raises :class:`Excess` where they take far more than the file, since they share storages or repeat values.
-        """
+    def check(self, refs: Mapping[str, TensorRef]) -> None:
+        """Raises :class:`Excess` where tensors take far more than the file, since they share or repeat values."""
         total, most = sum(ref.bytes for ref in refs.values()), PER_BYTE * self.size + SLACK
         if total > most:
             raise Excess(
                 f"its {len(refs):,} tensors would take {total:,} bytes, expected at most {most:,} of a file of "
                 f"{self.size:,}: they repeat or share their values"
             )
+
+    def tensors(self, refs: Mapping[str, TensorRef]) -> dict[str, Tensor]:
+        """Tensors by name, each contiguous and on its own; every storage is read once. Raises :class:`Excess`."""
+        self.check(refs)
         shared: dict[int, list[str]] = {}
         for name, ref in refs.items():
             shared.setdefault(id(ref.storage), []).append(name)
@@ -323,27 +324,53 @@ def read_state(path: str | Path) -> State:
     Raises:
         FamilyError: see :func:`open_checkpoint`; or neither a module nor a dictionary of tensors.
     """
-    with contextlib.closing(open_checkpoint(path)) as checkpoint:
+    opened = Opened(path)
+    with contextlib.closing(opened.checkpoint):
+        opened.state.tensors = opened.read()
+        return opened.state
+
+
+class Opened:
+    """A checkpoint's state dict, its tensors still unread: ``refs`` by name, ``state`` with all else that it says.
+
+    ``key`` is the name under which the dictionary lies in the file, ``""`` where it is the file's own.
+
+    Raises:
+        FamilyError: see :func:`open_checkpoint` and :func:`read_state`; also while tensors are read.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path, self.checkpoint = Path(path), open_checkpoint(path)
+        self.key, self.refs = "", dict[str, TensorRef]()
+        value, self.state = self.checkpoint.value, State({}, layout=self.checkpoint.layout)
+        with self._told():
+            if isinstance(value, Inert):
+                walk(value, "", self.refs, self.state, [MOST_PARTS])
+            elif isinstance(value, Mapping):
+                self.key = next((k for k in ("state_dict", "model") if isinstance(value.get(k), Mapping)), "")
+                inner = value[self.key] if self.key else value
+                self.refs = {str(k): v for k, v in inner.items() if isinstance(v, TensorRef)}
+            if not self.refs:
+                raise FamilyError(
+                    f"{self.path} holds no module and no dictionary of tensors but: {described(value)}; {ALONE}"
+                )
+            self.checkpoint.check(self.refs)
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """Of a storage that is missing, damaged or shorter, or of what is no state dict, in this file's words."""
         try:
-            return _state(checkpoint, Path(path))
-        except FamilyError:
-            raise
-        except Exception as error:  # of a storage that is missing, damaged or shorter, or of what is no state dict
-            raise _unreadable(Path(path), error) from None
+            yield
+        except BaseException as error:
+            self.checkpoint.close()
+            if isinstance(error, FamilyError) or not isinstance(error, Exception):
+                raise
+            raise _unreadable(self.path, error) from None
 
-
-def _state(checkpoint: Checkpoint, path: Path) -> State:
-    value, state = checkpoint.value, State({}, layout=checkpoint.layout)
-    refs: dict[str, TensorRef] = {}
-    if isinstance(value, Inert):
-        walk(value, "", refs, state, [MOST_PARTS])
-    elif isinstance(value, Mapping):
-        inner = next((value[k] for k in ("state_dict", "model") if isinstance(value.get(k), Mapping)), value)
-        refs = {str(k): v for k, v in inner.items() if isinstance(v, TensorRef)}
-    if not refs:
-        raise FamilyError(f"{path} holds no module and no dictionary of tensors but: {described(value)}; {ALONE}")
-    state.tensors = checkpoint.tensors(refs)
-    return state
+    def read(self, names: Iterable[str] | None = None) -> dict[str, Tensor]:
+        """The tensors of these names, by default all."""
+        with self._told():
+            return self.checkpoint.tensors({name: self.refs[name] for name in (self.refs if names is None else names)})
 
 
 def _unreadable(path: Path, error: BaseException) -> FamilyError:

@@ -26,6 +26,7 @@ VERBS = {
     "clean": "remove runs that failed or were superseded: says which, then asks",
     "compare": "two methods on the same samples: difference, interval, wins by task",
     "validity": "how well a small suite's ranking predicts the published one, by class of method",
+    "merge": "your own fine-tuned models into one that loads as their base does",
     "study": "experiments built from runs: transfer of layers, cross-task performance",
     "schedule": "time and GPU hours of a whole board on N GPUs, by simulation",
     "submit": "pack, check and verify records of a third party",

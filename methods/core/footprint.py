@@ -27,6 +27,8 @@ class Footprint:
     """What one run of a method reads, computes, holds and keeps, without a method it stands on, which is added.
 
     Work:
+        local: each tensor of the merge follows from that tensor of the base and the experts alone, so that a model of
+            any size can be merged a few tensors at a time; a threshold over the whole model is not local.
         passes: how often every expert is read; a first pass for lengths or thresholds is in the default.
         steps, batch, batches, examples: the keyword, or the number itself, of updates on data, of samples of a task in
             one batch, of batches of a task in one update, and of samples of a task drawn beside that. A method has the
@@ -56,6 +58,7 @@ class Footprint:
         MergingError: a value of another kind.
     """
 
+    local: bool = False
     passes: int = 2
     steps: str | int = "steps"
     batch: str | int = "batch_size"

@@ -1,0 +1,155 @@
+"""The command ``merge``: a user's own fine-tuned models into one that loads as their base does."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmark.cli.options import add_device
+from benchmark.common.errors import UserError, shown
+from benchmark.common.escapes import terminal
+from benchmark.common.paths import resolved
+from benchmark.merging.checks import check_free, check_weights
+from benchmark.records.spec import checked_parameters, parse_method, parse_value
+
+if TYPE_CHECKING:
+    from benchmark.checkpoints.alignment import Aligned
+    from benchmark.merging.merge import Plan
+
+EXAMPLE = "--base ./base --experts cats=./cats dogs=./dogs --out ./merged"
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's options."""
+    add = parser.add_argument
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = f"""examples:
+  symerge-bench merge ties {EXAMPLE}
+  symerge-bench merge task_arithmetic --weights 0.5 1 {EXAMPLE}
+  symerge-bench merge --which {EXAMPLE.partition(" --out")[0]}
+Base and experts are files of safetensors or torch.save, or folders as save_pretrained writes them, shards among them;
+experts may be LoRA adapters of PEFT. docs/merging.md has the rest."""
+    add("method", nargs="?", metavar="NAME[:key=value,...]", help="a method of ./run_all.sh list")
+    add("--base", required=True, type=resolved, metavar="PATH", help="the model that all experts were fine-tuned from")
+    add("--experts", required=True, nargs="+", metavar="NAME=PATH", help="the experts, each with a name for its task")
+    add("--out", type=resolved, metavar="DIR", help="the folder to write")
+    add("--weights", nargs="+", type=float, metavar="W", help="one for each expert; multiplies its task vector")
+    add("--set", action="append", default=[], metavar="key=value", help="a keyword of the method")
+    add("--heads", nargs="+", default=[], metavar="NAME", help="modules that stay each task's own, such as classifier")
+    add("--dtype", choices=["float32", "bfloat16", "float16"], help="of the weights written; default: the base's")
+    add("--overwrite", action="store_true", help="replace what --out holds")
+    add("--which", action="store_true", help="print which methods can merge these, and why the others cannot")
+    add_device(parser)
+
+
+def command(arguments: argparse.Namespace) -> int:
+    """``merge``. Returns 0. Raises UserError, MergingError for what the user can mend."""
+    experts = named(arguments.experts, "--experts")
+    if arguments.method is None and not arguments.which:
+        raise UserError("no method was named", f"Type e.g. symerge-bench merge ties {EXAMPLE}")
+    if arguments.out is None and not arguments.which:
+        raise UserError("--out is missing", f"Type e.g. symerge-bench merge {arguments.method} {EXAMPLE}")
+    keywords = _keywords(arguments)
+    _check(arguments, keywords, len(experts))
+    aligned = _opened(arguments.base, experts, arguments.heads)
+    if arguments.which:
+        return _which(aligned)
+    return _merge(arguments, aligned, keywords)
+
+
+def _check(arguments: argparse.Namespace, keywords: dict[str, Any], count: int) -> None:
+    """Raise UserError or MergingError for what can be seen to be wrong before a file is opened."""
+    if arguments.method is not None:
+        checked_parameters(arguments.name, keywords)
+    if arguments.weights is not None:
+        check_weights(arguments.weights, count)
+    if arguments.out is not None and not arguments.which:
+        check_free(arguments.out, arguments.overwrite)
+
+
+def named(words: Sequence[str], option: str) -> dict[str, Path]:
+    """``{name: path}`` of ``NAME=PATH`` words. Raises UserError for a name without a path, or one given twice."""
+    found: dict[str, Path] = {}
+    for word in words:
+        name, sign, path = word.partition("=")
+        if not (name and sign and path) or "/" in name:
+            raise UserError(f"{option} {word}: expected NAME=PATH", f"Type e.g. {option} {Path(word).stem}={word}")
+        if name in found:
+            raise UserError(f"{option} names {name!r} twice", "Give each task a name of its own.")
+        found[name] = resolved(path)
+    return found
+
+
+def _keywords(arguments: argparse.Namespace) -> dict[str, Any]:
+    if arguments.method is None:
+        return {}
+    arguments.name, keywords = parse_method(arguments.method)
+    for text in arguments.set:
+        key, sign, value = text.partition("=")
+        key = key.removeprefix(f"{arguments.name}.")
+        if not sign:
+            raise UserError(f"--set {text}: expected key=value", "Type e.g. --set scale=0.3")
+        if key in keywords:
+            raise UserError(f"{key} of {arguments.name} is given twice", f"Type it once, e.g. --set {text}")
+        keywords[key] = parse_value(value)
+    return keywords
+
+
+def _opened(base: Path, experts: dict[str, Path], heads: Sequence[str]) -> Aligned:
+    from benchmark.checkpoints.alignment import align
+    from benchmark.checkpoints.families import FamilyError
+    from benchmark.checkpoints.models import open_model
+
+    try:
+        return align(open_model(base), experts, heads)
+    except FamilyError as error:
+        raise UserError(str(error)) from None
+
+
+def _merge(arguments: argparse.Namespace, aligned: Aligned, keywords: dict[str, Any]) -> int:
+    import torch
+
+    from benchmark.merging import card, merge
+    from benchmark.suites.bench import resolve_device
+
+    plan = merge.Plan(aligned, arguments.name, keywords, arguments.weights)
+    merge.check(plan)
+    _check_data(plan)
+    device = resolve_device(arguments.device)
+    notes = [*aligned.notes, *plan.said]
+    for note in notes:
+        print(terminal(note))
+    begin = time.monotonic()
+    with merge.new_folder(arguments.out, arguments.overwrite) as place:
+        dtype = getattr(torch, arguments.dtype) if arguments.dtype else None
+        merge.write(plan, place, dtype=dtype, device=device)
+        about = card.describe(plan, f"symerge-bench {shlex.join(arguments.argv)}", notes)
+        card.write_card(place, about, aligned.base.config)
+    seconds = time.monotonic() - begin
+    print(
+        terminal(
+            f"{shown(arguments.out)}: {len(aligned.names)} tensors of {len(plan.tasks)} experts merged by "
+            f"{plan.about.title} in {seconds:.0f} s; README.md there says how to load it"
+        )
+    )
+    return 0
+
+
+def _check_data(plan: Plan) -> None:
+    if plan.access:
+        raise UserError(
+            f"{plan.method} needs data ({plan.access.describe()})",
+            "Choose one that needs none (--which lists them), or use a suite of your own: docs/own-suite.md",
+        )
+
+
+def _which(aligned: Aligned) -> int:
+    from benchmark.merging.which import table
+
+    for line in table(aligned):
+        print(terminal(line))
+    return 0

@@ -1,0 +1,1 @@
+"""A user's own checkpoints merged into one folder that loads as the base does."""
