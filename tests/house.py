@@ -15,8 +15,8 @@ PACKAGES = ("benchmark", "methods")
 #: From the ground up: each room imports rooms below it only. The papers stand on their own ground.
 FLOORS = (
     "methods.core", "methods.tools", "methods",
-    "common", "records", "scores", "suites", "checkpoints", "harness", "domains", "importers", "merging", "submissions", "board",
-    "budget", "executors", "assets", "studies", "report", "cli",
+    "common", "records", "scores", "suites", "checkpoints", "harness", "domains", "importers", "merging",
+    "submissions", "board", "budget", "executors", "assets", "studies", "report", "cli",
 )  # fmt: skip
 
 

@@ -197,7 +197,8 @@ def check_layout(base: Model) -> None:
     opened = Opened(base.path)
     opened.checkpoint.close()
     if opened.state.classes:
+        whose = opened.state.classes.get("", "of an unknown class")
         raise FamilyError(
-            f"{base.path} is a whole pickled module ({opened.state.classes.get('', 'of an unknown class')}); a merge "
-            "is written as a state dict. Where the class is at hand save torch.save(model.state_dict(), FILE) and give that"
+            f"{base.path} is a whole pickled module ({whose}); a merge is written as a state dict. Where the class is "
+            "at hand save torch.save(model.state_dict(), FILE) and give that"
         )

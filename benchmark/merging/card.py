@@ -92,8 +92,8 @@ def _loading(out: Path, config: dict[str, Any]) -> list[str]:
     if heads:
         lines += [
             "",
-            f"The head of a task ({', '.join(map(inline, heads))}) lies beside it, under the expert's own names; put it "
-            "on a model of that number of classes:",
+            f"The head of a task ({', '.join(map(inline, heads))}) lies beside it, under the expert's own names; put "
+            "it on a model of that number of classes:",
             "",
             "```python",
             f'model.load_state_dict(load_file("FOLDER/{HEADS}/{heads[0]}.safetensors"), strict=False)',
