@@ -14,7 +14,7 @@ say() { printf '%s\n' "$*" >&2; }
 usage() {
     cat <<'TEXT'
 usage: ./run_all.sh [OPTIONS]              run methods on a suite and write the boards
-       ./run_all.sh list|board|clean|compare|validity|study|schedule|submit|upgrade|assets ...
+       ./run_all.sh list|board|merge|clean|compare|validity|study|schedule|submit|upgrade|assets ...
                                            the other commands of symerge-bench
        ./run_all.sh --setup                only make the Python environment
        ./run_all.sh --test [PYTEST ARGS]   ruff (check, format), mypy, then the tests (without ARGS all, those of numbers thrice)
@@ -82,7 +82,7 @@ setup() {
 
 # Whether this command opens the suite glue-mini, whose base model and texts are not among the project's own packages.
 names_text_suite() {
-    case "${1:-}" in --setup | --test | --bench | list | board | clean | compare | validity | schedule | submit | upgrade) return 1 ;; esac
+    case "${1:-}" in --setup | --test | --bench | list | board | merge | clean | compare | validity | schedule | submit | upgrade) return 1 ;; esac
     case " $* " in *" glue-mini "*) return 0 ;; esac
     return 1
 }
@@ -150,6 +150,6 @@ case "${1:-}" in
         cd "$root"
         exec "$python" -m pytest tests/benchmarks --benchmark-only "$@"
         ;;
-    list | board | clean | compare | validity | study | schedule | assets | submit | upgrade | run) exec "$python" -P -m benchmark "$@" ;;
+    list | board | merge | clean | compare | validity | study | schedule | assets | submit | upgrade | run) exec "$python" -P -m benchmark "$@" ;;
     *) exec "$python" -P -m benchmark run "$@" ;;
 esac

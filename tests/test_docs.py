@@ -20,7 +20,10 @@ from benchmark.scores import published
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 #: In the order in which a reader needs what earlier ones leave behind.
-PAGES = ["README.md", "tutorial.md", "concepts.md", "suites.md", "records.md", "statistics.md", "faq.md", "cluster.md"]
+PAGES = [
+    "README.md", "tutorial.md", "concepts.md", "suites.md", "records.md", "statistics.md", "faq.md", "cluster.md",
+    "merging.md",
+]
 FENCE = re.compile(r"^```(\S+)([^\n]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
@@ -43,7 +46,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ignored = shutil.ignore_patterns("__pycache__", "local", ".*")
     for name in ("benchmark", "methods", "results"):
         shutil.copytree(ROOT / name, root / name, copy_function=_link, ignore=ignored)
-    for name in ("run_all.sh", "pyproject.toml"):
+    for name in ("run_all.sh", "pyproject.toml", "symerge_bench.py"):
         shutil.copy2(ROOT / name, root / name)
     (root / ".venv" / "bin").mkdir(parents=True)
     python = root / ".venv" / "bin" / "python"

@@ -1,0 +1,144 @@
+"""`merge` on a random model of a language model's shapes in bfloat16 shards, beside mergekit on the same files, in turns.
+
+    SYMERGE_BENCH_PARAMETERS=1.5e9 ./run_all.sh --bench -k own_models -s
+
+Whole processes, start and writing included. mergekit runs where it can be imported; give its folder by PYTHONPATH. It
+is told to compute in float32 and write bfloat16, as `merge` does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from benchmark.checkpoints.models import open_model
+from benchmark.common.project import ROOT
+from benchmark.harness.measure import anonymous_bytes
+
+PARAMETERS = float(os.environ.get("SYMERGE_BENCH_PARAMETERS", "3e7"))
+TASKS, SCALE, TURNS = 3, 0.4, int(os.environ.get("SYMERGE_BENCH_TURNS", "1"))
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base and its experts in folders, written shard by shard; removed afterwards."""
+    from safetensors.torch import save_file
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("models")
+    width = 2048 if PARAMETERS > 5e8 else 512
+    layers = max(2, round((PARAMETERS - 2 * 8000 * width) / (12 * width * width)))
+    config = LlamaConfig(
+        hidden_size=width, intermediate_size=int(2.6667 * width), num_hidden_layers=layers, num_attention_heads=16,
+        vocab_size=8000, dtype="bfloat16",
+    )  # fmt: skip
+    with torch.device("meta"):
+        shapes = {name: tuple(t.shape) for name, t in LlamaForCausalLM(config).state_dict().items()}
+    for number, name in enumerate(["base", *(f"expert{i}" for i in range(TASKS))]):
+        place = folder / name
+        config.save_pretrained(place)
+        (place / "config.json").write_text(
+            json.dumps({**json.loads((place / "config.json").read_text()), "architectures": ["LlamaForCausalLM"]})
+        )
+        names = list(shapes)
+        cuts = [names[i::4] for i in range(4)]
+        table = {}
+        for part, cut in enumerate(cuts):
+            file = f"model-{part + 1:05d}-of-00004.safetensors"
+            state = {}
+            for each in cut:
+                generator = torch.Generator().manual_seed(names.index(each))
+                base = 0.02 * torch.randn(shapes[each], generator=generator)
+                if number:
+                    generator.manual_seed(10_000 * number + names.index(each))
+                    base += 0.002 * torch.randn(shapes[each], generator=generator)
+                state[each] = base.to(torch.bfloat16)
+            save_file(state, place / file, metadata={"format": "pt"})
+            table |= {each: file for each in cut}
+        index = {"metadata": {"total_size": 0}, "weight_map": table}
+        (place / "model.safetensors.index.json").write_text(json.dumps(index))
+    yield folder
+    shutil.rmtree(folder)
+
+
+def measured(words: Sequence[str], out: Path) -> dict[str, float]:
+    """Wall and CPU seconds of a process and its peak of anonymous memory in GiB."""
+    shutil.rmtree(out, ignore_errors=True)
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    peak = 0
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    with subprocess.Popen(words, env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.DEVNULL) as process:
+        stop = threading.Event()
+
+        def watch() -> None:
+            nonlocal peak
+            while not stop.wait(0.02):
+                peak = max(peak, anonymous_bytes(process.pid) or 0)
+
+        thread = threading.Thread(target=watch)
+        thread.start()
+        assert process.wait() == 0
+        stop.set()
+        thread.join()
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {"wall": time.perf_counter() - began, "cpu": cpu, "GiB": peak / 2**30}
+
+
+def mergekit(folder: Path, method: str, out: Path) -> list[str]:
+    """mergekit's command for the same merge."""
+    parameters: dict[str, Any] = {"weight": SCALE, **({"density": 0.2} if method == "ties" else {})}
+    about = {
+        "merge_method": "linear" if method == "weight_average" else method,
+        "base_model": str(folder / "base"),
+        "models": [{"model": str(folder / f"expert{i}"), "parameters": parameters} for i in range(TASKS)],
+        "parameters": {"normalize": method == "weight_average"},
+        "dtype": "float32",
+        "out_dtype": "bfloat16",
+    }
+    if method == "weight_average":
+        del about["base_model"]
+    path = folder / f"{method}.yaml"
+    path.write_text(yaml.safe_dump(about))
+    code = "import sys; from mergekit.scripts.run_yaml import main; main()"
+    return [sys.executable, "-c", code, str(path), str(out), "--no-copy-tokenizer", "--lazy-unpickle", "--quiet"]
+
+
+@pytest.mark.parametrize("method", ["task_arithmetic", "weight_average", "ties"])
+def test_own_models_are_merged_beside_mergekit(benchmark: Any, models: Path, method: str) -> None:
+    keywords = {"ties": f":keep=0.2,scale={SCALE}", "task_arithmetic": f":scale={SCALE}"}.get(method, "")
+    experts = [f"e{i}={models / f'expert{i}'}" for i in range(TASKS)]
+    ours = [
+        sys.executable, "-P", "-m", "benchmark", "merge", f"{method}{keywords}", "--base", str(models / "base"),
+        "--experts", *experts, "--out", str(models / "ours"),
+    ]  # fmt: skip
+    has_peer = subprocess.run([sys.executable, "-c", "import mergekit"], capture_output=True).returncode == 0
+    rows: dict[str, list[dict[str, float]]] = {"symerge-bench": [], "mergekit": []}
+    for _ in range(TURNS):
+        rows["symerge-bench"].append(measured(ours, models / "ours"))
+        if has_peer:
+            rows["mergekit"].append(measured(mergekit(models, method, models / "theirs"), models / "theirs"))
+    benchmark.pedantic(lambda: None, rounds=1)
+    model = sum(place.bytes for place in open_model(models / "base").state.places.values()) / 2**30
+    print(f"\n{method}, {model / 2 * 2**30 / 1e9 * 1:.2f} billion parameters, a model in bfloat16 {model:.2f} GiB")
+    for name, runs in rows.items():
+        for run in runs:
+            print(f"  {name}: " + ", ".join(f"{key} {value:.2f}" for key, value in run.items()))
+            benchmark.extra_info.setdefault(name, []).append(run)
+    if has_peer and method != "ties":  # whose threshold is a tensor's own there
+        one, other = open_model(models / "ours").state, open_model(models / "theirs").state
+        apart = max(float((one[n].float() - other[n].float()).abs().max()) for n in one)
+        print(f"  largest difference of the results {apart:.2g}")
