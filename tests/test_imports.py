@@ -45,17 +45,24 @@ def reached(name, *, lazy=True):
     return seen
 
 
+@functools.cache
+def tree(name):
+    """The source of a module, parsed once."""
+    return ast.parse(MODULES[name].read_text(encoding="utf-8"))
+
+
+@functools.cache
 def names_of_methods():
     """Functions under `@method(...)` and rows below them, from the source."""
     found = set()
-    for name, file in MODULES.items():
+    for name in MODULES:
         if name.startswith("methods"):
-            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            for node in ast.walk(tree(name)):
                 if isinstance(node, ast.FunctionDef) and any("'method'" in ast.dump(d) for d in node.decorator_list):
                     found.add(node.name)
                 if isinstance(node, ast.Assign) and "Name(id='variant'" in ast.dump(node.value):
                     found.add(node.targets[0].id)
-    return found
+    return frozenset(found)
 
 
 def uses_torch(name, **options):
@@ -118,7 +125,7 @@ def test_only_the_executor_on_ray_knows_of_ray_and_imports_it_where_it_is_used()
 def test_the_harness_names_no_method(name):
     methods = names_of_methods()
     named = set()
-    for node in ast.walk(ast.parse(MODULES[name].read_text(encoding="utf-8"))):
+    for node in ast.walk(tree(name)):
         if isinstance(node, ast.Constant) and node.value in methods:
             named.add(node.value)
         elif isinstance(node, (ast.Name, ast.alias)):
@@ -133,7 +140,7 @@ def test_no_method_has_a_case_of_its_own(name):
     """Suites, studies and published tables name methods as data; everywhere else only the two reference rows stand."""
     methods = names_of_methods() - {"pretrained", "individual"}
     named = set()
-    for node in ast.walk(ast.parse(MODULES[name].read_text(encoding="utf-8"))):
+    for node in ast.walk(tree(name)):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             word, _, rest = node.value.partition(":")
             named |= {node.value} if word in methods and not rest[:1].isspace() else set()
@@ -167,7 +174,7 @@ def test_only_a_reason_at_the_top_excuses_a_long_file():
 @pytest.mark.parametrize("name", list(MODULES))
 def test_nothing_is_unpickled_as_python_does(name):
     calls = set()
-    for node in ast.walk(ast.parse(MODULES[name].read_text(encoding="utf-8"))):
+    for node in ast.walk(tree(name)):
         if isinstance(node, ast.Call):
             called = ast.unparse(node.func)
             unsafe_torch = called == "torch.load" and not any(
@@ -209,7 +216,7 @@ def takes_arguments(function):
 @pytest.mark.parametrize("name", [n for n in MODULES if n.startswith("benchmark.") and house.room(n) != "cli"])
 def test_nothing_below_the_command_line_sees_its_arguments(name):
     """A job and a few typed options go down. Also where a parser is its module's own, it stays in one function."""
-    for node in ast.walk(ast.parse(MODULES[name].read_text(encoding="utf-8"))):
+    for node in ast.walk(tree(name)):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             assert not takes_arguments(node), f"{name}, line {node.lineno}: {node.name} takes the command's arguments"
         assert not (isinstance(node, ast.Attribute) and ast.unparse(node) == "argparse.Namespace"), name
