@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark import importers, suites
+from benchmark.cli.options import Parser
 from benchmark.common.errors import UserError, shown
 from benchmark.common.paths import resolved
 from benchmark.importers import Definition
@@ -36,7 +37,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Checkpoint families of the full vision suites: read, checked, hashed and stored as safetensors."
     )
-    kinds = parser.add_subparsers(dest="verb", metavar="COMMAND", required=True, parser_class=argparse.ArgumentParser)
+    kinds = parser.add_subparsers(dest="verb", metavar="COMMAND", required=True, parser_class=Parser)
     listing = kinds.add_parser("list", help="the families, and what is imported of them")
     listing.set_defaults(work=_list)
     listing.add_argument("--out", type=resolved, metavar="DIR", help="folder of all families")

@@ -6,7 +6,7 @@ import argparse
 from functools import partial
 
 from benchmark import suites
-from benchmark.cli.options import Handed, later
+from benchmark.cli.options import Handed, Parser, later
 from benchmark.common.errors import UserError
 from benchmark.common.paths import resolved
 
@@ -14,9 +14,7 @@ from benchmark.common.paths import resolved
 def options(parser: argparse.ArgumentParser) -> None:
     """Add the verbs, each with its options."""
     parser.description = "Whether local copies of the data sets are what the suites expect."
-    kinds = parser.add_subparsers(
-        dest="verb", required=True, metavar="check|fetch|convert|build", parser_class=argparse.ArgumentParser
-    )
+    kinds = parser.add_subparsers(dest="verb", required=True, metavar="check|fetch|convert|build", parser_class=Parser)
     checking = kinds.add_parser("check", help="count, class order and hash of each data set of a suite")
     fetching = kinds.add_parser("fetch", help="download hub copies, each at one commit")
     for one in (checking, fetching):

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import methods
-from benchmark.cli.options import EXAMPLES, verbs
+from benchmark.cli.options import EXAMPLES, Parser, verbs
 from benchmark.common.errors import UserError
 from benchmark.common.escapes import terminal
 from benchmark.common.paths import settle_variables
@@ -35,14 +35,35 @@ VERBS = {
 }
 
 
+class Version(argparse.Action):
+    """``--version``: print it and stop."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: str | None = None) -> None:
+        """Print one line; imports no torch."""
+        import platform
+        from importlib import metadata
+
+        from benchmark.harness.provenance import git_state
+
+        try:
+            version = metadata.version("symerge-bench")
+        except metadata.PackageNotFoundError:
+            version = "of a checkout that is not installed"
+        named, changed = git_state()
+        where = f" ({named[:12]}{', with local changes' if changed else ''})" if named else ""
+        print(f"symerge-bench {version}{where}, Python {platform.python_version()}, torch {metadata.version('torch')}")
+        parser.exit()
+
+
 def parser() -> argparse.ArgumentParser:
     """The whole command line; each verb adds its own options."""
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="symerge-bench",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=EXAMPLES,
         description="Benchmark of model-merging methods: run them, rank them, compare them.",
     )
+    top.add_argument("--version", action=Version, nargs=0, help="of this program, its commit, Python and torch")
     modules = {name: (f"benchmark.cli.{name}", text) for name, text in VERBS.items()}
     verbs(top, modules, dest="command", metavar="COMMAND")
     return top

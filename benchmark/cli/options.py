@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from benchmark.common.errors import UserError, check_range
+from benchmark.common.errors import UserError, check_range, nearest, unknown
 from benchmark.common.paths import resolved
 from benchmark.common.project import LOCAL, REFERENCE, RESULTS
 
 GIB = 2**30
 DEFAULT_SUITE = "vision-small-8"
 SEVERAL_METHODS = "NAME[:key=value,...]"
+#: In one range of --seeds.
+MOST_SEEDS = 1000
 
 EXAMPLES = """examples:
   ./run_all.sh --methods symerge ties                 two methods on the embedded default suite, in a few minutes
@@ -27,7 +30,53 @@ EXAMPLES = """examples:
 Words = Sequence[str] | None
 
 
-class Verb(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """argparse's, with errors in this project's words: what is unknown, what is near it, what is known."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise :class:`UserError` with argparse's message, or with what was probably meant."""
+        choice = re.fullmatch(r"argument (\S+): invalid choice: '(.*)' \(choose from (.*)\)", message)
+        if choice is None:
+            raise UserError(f"{self.prog}: {message}", f"Type {self.prog} --help")
+        known = re.findall(r"[^', ]+", choice[3])
+        option = choice[1].startswith("-")
+        what = f"value of {choice[1].rpartition('/')[2]}" if option else "command"
+        raise unknown(what, choice[2], known)
+
+    def parse_known_args(self, args: Words = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        """As argparse's, without words that are left over, which the parser that met them tells best."""
+        arguments, extras = super().parse_known_args(args, namespace)
+        self.refuse_extras(extras)
+        return arguments, extras
+
+    def refuse_extras(self, words: Sequence[str]) -> None:
+        """Raise :class:`UserError` for words that no option takes, with the options that are near."""
+        if not words:
+            return
+        options = [word for word in self._option_string_actions if word.startswith("--")]
+        first = next((word for word in words if word.startswith("-")), words[0])
+        if first.startswith("-"):
+            near = nearest(first.partition("=")[0], options)
+            guess = f"; did you mean {' or '.join(near)}?" if near else ""
+            raise UserError(f"{self.prog} has no option {first.partition('=')[0]}{guess}", f"Type {self.prog} --help")
+        raise UserError(f"{self.prog} takes no word {first!r} there", f"Type {self.prog} --help")
+
+
+class Seeds(argparse.Action):
+    """``--seeds 0 1 2``, ``--seeds 0-4``, ``--seeds 0,3``: a list of numbers."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option: str | None = None) -> None:
+        """Put the list in its place. Raises :class:`UserError` for what is no whole number and no range."""
+        seeds: list[int] = []
+        for word in [part for value in values for part in str(value).split(",") if part]:
+            ends = re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", word)
+            if ends is None or (ends[2] and not 0 <= int(ends[2]) - int(ends[1]) < MOST_SEEDS):
+                raise UserError(f"{option} {word}: expected whole numbers", f"Type e.g. {option} 0 1 2 or {option} 0-4")
+            seeds += range(int(ends[1]), int(ends[2] or ends[1]) + 1)
+        setattr(namespace, self.dest, seeds)
+
+
+class Verb(Parser):
     """A verb's parser: its module, with ``options(parser)`` and ``command(arguments)``, is imported when it is typed.
 
     So help and lists stay quick, and a verb may import what its options need.
@@ -46,7 +95,7 @@ class Verb(argparse.ArgumentParser):
         return super().parse_known_args(args, namespace)
 
 
-class Handed(argparse.ArgumentParser):
+class Handed(Parser):
     """A command with a parser of its own: ``main`` is handed the words that follow, ``--help`` among them.
 
     Without ``main`` it is a parser like any other.

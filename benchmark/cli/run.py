@@ -16,6 +16,7 @@ from benchmark.cli.options import (
     EXAMPLES,
     GIB,
     SEVERAL_METHODS,
+    Seeds,
     add_force,
     add_place,
     add_results,
@@ -70,10 +71,10 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
     add(
         "--seeds",
         nargs="+",
-        type=int,
+        action=Seeds,
         default=[0],
         metavar="N",
-        help="seeds of stochastic methods, default 0; deterministic ones run once",
+        help="seeds of stochastic methods, such as 0 1 2 or 0-4, default 0; deterministic ones run once",
     )
     add("--set", action="append", default=[], metavar="NAME.key=value", help="a keyword of a method")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from benchmark.cli.options import SEVERAL_METHODS
+from benchmark.cli.options import SEVERAL_METHODS, Seeds
 from benchmark.common.project import REFERENCE
 
 
@@ -16,7 +16,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     add("--backbone", nargs="+", metavar="NAME", help="default: all of the first suite's")
     add("--methods", nargs="+", metavar=SEVERAL_METHODS, help="default: the whole registry")
     add("--without", nargs="+", default=[], metavar="NAME", help="methods left out")
-    add("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4], metavar="N", help="default 0 to 4")
+    add("--seeds", nargs="+", action=Seeds, default=[0, 1, 2, 3, 4], metavar="N", help="default 0 to 4")
     add("--tflops", type=float, default=20.0, metavar="N", help="of a GPU, sustained; default 20")
     add("--bandwidth", type=float, default=1.0, metavar="TB/S", help="of its memory; default 1")
     add("--memory", type=float, default=80.0, metavar="GIB", help="of a GPU; default 80")

@@ -11,6 +11,8 @@ from typing import Any
 from benchmark import suites
 from benchmark.cli.options import (
     SEVERAL_METHODS,
+    Parser,
+    Seeds,
     add_device,
     add_force,
     add_place,
@@ -33,9 +35,7 @@ def options(parser: argparse.ArgumentParser) -> None:
         "Experiments built from runs: records as of any run, tables as CSV and Markdown, heat maps as PNG. "
         "The same command continues where it was stopped."
     )
-    kinds = parser.add_subparsers(
-        dest="kind", metavar="|".join(KINDS), required=True, parser_class=argparse.ArgumentParser
-    )
+    kinds = parser.add_subparsers(dest="kind", metavar="|".join(KINDS), required=True, parser_class=Parser)
     for kind, about, suite, add, work in (
         (
             "transfer", "layers that one method adapted, placed on the merges of others", "vision-mini-8",
@@ -57,9 +57,9 @@ def options(parser: argparse.ArgumentParser) -> None:
         one.add_argument(
             "--seeds",
             nargs="+",
-            type=int,
+            action=Seeds,
             metavar="N",
-            help="of what is stochastic; default 0, or as the study's file says",
+            help="of what is stochastic, such as 0 1 2 or 0-4; default 0, or as the study's file says",
         )
         add_device(one)
         add_threads(one)

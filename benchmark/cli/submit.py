@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmark import suites
 from benchmark.board.selection import left_out
-from benchmark.cli.options import add_device
+from benchmark.cli.options import Parser, add_device
 from benchmark.common.errors import UserError, check_range, shown
 from benchmark.common.paths import resolved
 from benchmark.common.project import REFERENCE, ROOT, SUBMITTED
@@ -31,9 +31,7 @@ if TYPE_CHECKING:
 def options(parser: argparse.ArgumentParser) -> None:
     """Add the verb's actions, each with its options."""
     parser.description = __doc__
-    commands = parser.add_subparsers(
-        dest="action", metavar="ACTION", required=True, parser_class=argparse.ArgumentParser
-    )
+    commands = parser.add_subparsers(dest="action", metavar="ACTION", required=True, parser_class=Parser)
     packing = commands.add_parser("pack", help="make one file of a results folder's complete records")
     packing.set_defaults(action=_pack)
     packing.add_argument("results", type=resolved, metavar="RUN_DIR", help="a results folder, e.g. results/local")

@@ -37,7 +37,7 @@ def relative(text: str) -> str:
 
 
 @functools.lru_cache(maxsize=1)
-def _git() -> tuple[str | None, bool | None]:
+def git_state() -> tuple[str | None, bool | None]:
     def ask(*words: str) -> str:
         return subprocess.run(
             ["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True, timeout=10
@@ -54,7 +54,7 @@ def _git() -> tuple[str | None, bool | None]:
 
 def as_variable() -> dict[str, str]:
     """The commit as the variable that tells it to a copy of this folder; empty where it is unknown."""
-    commit, dirty = _git()
+    commit, dirty = git_state()
     return {COMMIT: f"{commit} dirty" if dirty else commit} if commit else {}
 
 
@@ -82,7 +82,7 @@ def _versions() -> dict[str, str]:
 
 def describe(bench: Bench, argv: Sequence[str], batch_size: int | None = None) -> Provenance:
     """The provenance of a run that starts now; ``batch_size`` of the evaluation where it is not the suite's."""
-    commit, dirty = _git()
+    commit, dirty = git_state()
     gpu = torch.cuda.get_device_name(bench.device) if bench.device.type == "cuda" else None
     return Provenance(
         commit=commit,

@@ -284,6 +284,10 @@ def parse_method(text: str) -> tuple[str, dict[str, Any]]:
     """
     name, colon, rest = text.partition(":")
     name = name.strip()
+    if "," in name:
+        raise UserError(
+            f"{text!r} holds a comma", f"Methods are separated by spaces: --methods {text.replace(',', ' ')}"
+        )
     if not name or (colon and not rest.strip()):
         raise _syntax(text)
     keywords: dict[str, Any] = {}

@@ -151,7 +151,7 @@ def test_a_copy_without_history_says_the_commit_it_was_made_of(monkeypatch: pyte
     monkeypatch.setattr(provenance, "ROOT", tmp_path)
     monkeypatch.setenv(provenance.COMMIT, "0123abc dirty")
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert provenance._git.__wrapped__() == ("0123abc", True)
+    assert provenance.git_state.__wrapped__() == ("0123abc", True)
     monkeypatch.delenv(provenance.COMMIT)
-    assert provenance._git.__wrapped__() == (None, None)
+    assert provenance.git_state.__wrapped__() == (None, None)
     assert set(told) <= {provenance.COMMIT}

@@ -143,7 +143,7 @@ def test_a_resumed_run_reads_the_saved_merge(store: Store, monkeypatch: pytest.M
 
 def test_what_another_commit_evaluated_is_evaluated_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     bench, commit = TinyBench(), ["a" * 40]
-    monkeypatch.setattr(provenance, "_git", lambda: (commit[0], False))
+    monkeypatch.setattr(provenance, "git_state", lambda: (commit[0], False))
     real, done = judging.evaluate, []
 
     def dies(*arguments: Any, **keywords: Any) -> Any:
