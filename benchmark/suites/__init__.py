@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from benchmark.common.errors import UserError, unknown
+from benchmark.common.errors import UserError, shown, unknown
 from benchmark.common.files import read_regular
+from benchmark.common.paths import resolved
+from benchmark.suites import own as owned
 
 if TYPE_CHECKING:
     import torch
@@ -50,7 +52,7 @@ class Suite(BaseModel):
     version: int = Field(description="raised when a change makes older numbers incomparable")
     title: str = Field(description="one line for lists and boards")
     domain: Literal["vision", "dense", "text"] = Field(description="the module that loads it")
-    scale: Literal["mini", "small", "full"] = Field(description="numbers of two scales never share a table")
+    scale: Literal["mini", "small", "full", "own"] = Field(description="numbers of two scales never share a table")
     tasks: list[str] = Field(description="task names, in the suite's order")
     backbones: list[str] = Field(description="backbones it is defined for; the first is the default")
     families: list[str] = Field(description="checkpoint families it is defined for; the first is the default")
@@ -74,15 +76,24 @@ class Suite(BaseModel):
     )
     predicts: Predicted | None = Field(default=None, description="what its ranking is held against")
     notes: str = Field(default="", description="what a board says of the protocol, e.g. the budget of images")
+    own: owned.Own | None = Field(default=None, description="of a user's own suite, what its file says")
+    file: Path | None = Field(default=None, description="of a user's own suite, that file")
 
     @property
     def embedded(self) -> bool:
         """Whether its data and checkpoints are the project's own files instead of the user's."""
-        return self.scale != "full"
+        return self.scale in ("mini", "small")
+
+    @property
+    def typed(self) -> str:
+        """What a user types to name it."""
+        return shown(self.file) if self.file else self.name
 
     @property
     def identity(self) -> str:
         """The version, and what of the protocol is set apart from the tasks: a run's identity holds it."""
+        if self.own is not None:
+            return f"{self.version};yaml={self.own.digest}"
         if self.batchnorm is None:
             return str(self.version)
         images = f":{self.batchnorm_images}" if self.batchnorm == "reestimate" else ""
@@ -94,7 +105,8 @@ class Suite(BaseModel):
         changes = {**shared.get(method, {}), **self.overrides.get(method, {})}
         for key in changes:
             if key not in parameters:
-                raise unknown(f"keyword of {method} in suites/{self.name}.yaml", key, parameters)
+                place = self.typed if self.file else f"suites/{self.name}.yaml"
+                raise unknown(f"keyword of {method} in {place}", key, parameters)
         return {**parameters, **changes}
 
 
@@ -113,10 +125,41 @@ def names() -> list[str]:
     return sorted((p.stem for p in FOLDER.glob("*.yaml")), key=lambda n: (n.rstrip("0123456789"), len(n), n))
 
 
-@functools.lru_cache(maxsize=32)
 def load(name: str) -> Suite:
-    """The suite of this name. Raises :class:`UserError` for an unknown one (nearest named) or an invalid file."""
+    """The suite of this name, or of a user's own file.
+
+    Raises :class:`UserError` for an unknown one (nearest named) or an invalid file.
+    """
+    if owned.is_file(name):
+        return _own(resolved(name))
+    if owned.is_own(name):
+        raise UserError(f"{name} is a suite of a user's own, which goes by its file", "Type --suite FILE.yaml")
+    return _listed(name)
+
+
+@functools.lru_cache(maxsize=32)
+def _listed(name: str) -> Suite:
     return read_named(Suite, "suite", FOLDER, name, names(), example="vision-mini-8")
+
+
+def _own(file: Path) -> Suite:
+    content = owned.read(file)
+    return Suite(
+        name=owned.MARK + content.name,
+        version=1,
+        title=content.title or content.name,
+        domain="vision",
+        scale="own",
+        tasks=list(content.tasks),
+        backbones=[content.backbone],
+        families=["own"],
+        batch_size=content.batch_size,
+        methods=content.methods or owned.default_methods(),
+        overrides=content.overrides,
+        notes=content.notes,
+        own=content,
+        file=file,
+    )
 
 
 def read_named(
@@ -166,9 +209,10 @@ def open_bench(
     domain = importlib.import_module(f"benchmark.domains.{suite.domain}.bench")
     folders = {"data_root": data_root, "checkpoints": checkpoints}
     roots = {name: folder for name, folder in folders.items() if folder is not None}
-    if roots and suite.embedded:
+    if roots and suite.scale != "full":
+        where = "says itself where its files are" if suite.own else "is embedded"
         raise UserError(
-            f"{suite.name} is embedded: --{' and --'.join(n.replace('_', '-') for n in roots)} change nothing there",
+            f"{suite.typed} {where}: --{' and --'.join(n.replace('_', '-') for n in roots)} change nothing there",
             "Leave them out, or name a full suite: " + ", ".join(n for n in names() if not load(n).embedded),
         )
     bench: Bench = domain.bench_class(suite).of_names(suite, backbone, family, device, dtype, **roots)

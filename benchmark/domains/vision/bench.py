@@ -164,5 +164,9 @@ class VisionBench(Bench):
 
 
 def bench_class(suite: Suite) -> type[Bench]:
-    """The bench of a vision suite."""
+    """The bench of a vision suite: the project's, or a user's own."""
+    if suite.own is not None:
+        from benchmark.domains.vision.own.bench import OwnBench
+
+        return OwnBench
     return VisionBench

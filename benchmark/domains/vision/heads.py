@@ -1,4 +1,4 @@
-"""Classification heads built from prompts: any open_clip model and its tokenizer, the tiny and the full-scale alike."""
+"""Classification heads: linear ones, and those built from prompts with any open_clip model and its tokenizer."""
 
 from __future__ import annotations
 
@@ -30,6 +30,19 @@ class ClassificationHead(nn.Module):
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Features ``[B, D]`` (any length) -> logits ``[B, C]``."""
         return F.linear(F.normalize(features, dim=-1), self.weight, self.bias)
+
+
+class LinearHead(nn.Module):
+    """``logits = weight @ f + bias`` with ``weight`` ``[C, D]`` and ``bias`` ``[C]``: the last layer of a classifier."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight.detach().clone())
+        self.bias = nn.Parameter(weight.new_zeros(weight.shape[0]) if bias is None else bias.detach().clone())
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Features ``[B, D]`` -> logits ``[B, C]``."""
+        return F.linear(features, self.weight, self.bias)
 
 
 def prompts_of(name: str, templates: Sequence[str | Callable[[str], str]]) -> list[str]:

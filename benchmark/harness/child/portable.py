@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from benchmark.checkpoints.views import place_of
 from methods.api import Experts
 from methods.core.packed import PackedState
 from methods.core.states import LowRankState, StateFile
@@ -106,7 +107,7 @@ class Folder:
         ):
             trained = tensor.requires_grad if isinstance(tensor, nn.Parameter) else None
             if base is not None and name in base:
-                places[id(tensor)] = Stored(base.path, name, tensor.dtype, trained)
+                places[id(tensor)] = Stored(*place_of(base, name), tensor.dtype, trained)
             elif id(tensor) not in places:
                 own[name] = tensor
                 places[id(tensor)] = Stored(path, name, tensor.dtype, trained)

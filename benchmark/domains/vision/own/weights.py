@@ -1,0 +1,241 @@
+"""The checkpoints of a user's suite: base and experts under the names of the base's encoder, and their heads."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from benchmark.checkpoints.families import FamilyError
+from benchmark.checkpoints.files import Weights, read_file, weights
+from benchmark.checkpoints.peft import applied, read_adapter
+from benchmark.checkpoints.views import FileView
+from benchmark.common.errors import UserError, shown
+from benchmark.common.files import read_object
+from benchmark.domains.vision.encoders import OPEN_CLIP_WEIGHTS, Encoder, some
+from benchmark.domains.vision.heads import ClassificationHead, LinearHead
+from benchmark.suites.own import Head
+
+#: What classifiers are called, where the library does not say it.
+USUAL = ("classifier", "head", "fc", "heads.head", "heads", "classification_head", "linear")
+#: The key of a head's file under which the names of its classes may stand, a list as JSON.
+CLASSES = "classes"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One checkpoint as it lies: its tensors, lazily where they are in safetensors files, and its sha256."""
+
+    place: Path
+    tensors: Mapping[str, Tensor]
+    sha256: str
+    files: Mapping[str, tuple[Path, str]] | None
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of every tensor, without reading one where that can be."""
+        if isinstance(self.tensors, FileView):
+            return dict(self.tensors.shapes)
+        return {name: tuple(value.shape) for name, value in self.tensors.items()}
+
+    def state(self, names: Mapping[str, str]) -> Mapping[str, Tensor]:
+        """The tensors ``{name here: name there}`` under their names here."""
+        if self.files is not None:
+            return FileView({ours: self.files[there] for ours, there in names.items()})
+        return {ours: self.tensors[there] for ours, there in names.items()}
+
+
+def open_checkpoint(place: Path, what: str, base: Checkpoint | None = None) -> Checkpoint:
+    """A file, a model's folder or its shards, or an adapter over the ``base``.
+
+    Raises :class:`UserError` where there is none or it cannot be read; ``what`` it is, for the message.
+    """
+    if not place.exists():
+        raise UserError(
+            f"{what}: there is no {shown(place)}",
+            "Write its path, from the YAML's folder on. Nothing is fetched: download a hub's model, and give its folder.",
+        )
+    try:
+        found = _weights(place)
+        if found.adapter:
+            return _adapter(found, place, what, base)
+        if all(path.suffix == ".safetensors" for path in found.files):
+            return _lazy(found, place)
+        return Checkpoint(place, found.read().tensors, found.sha256(), None)
+    except FamilyError as error:
+        raise UserError(f"{what}: {error}", "Give a file of weights, or a model's folder.") from None
+
+
+def _weights(place: Path) -> Weights:
+    for name in OPEN_CLIP_WEIGHTS:
+        if (place / name).is_file():
+            return Weights((place / name,))
+    return weights(place)
+
+
+def _lazy(found: Weights, place: Path) -> Checkpoint:
+    """Tensors of safetensors files, none of which is read; a name that a wrapper added for training goes."""
+    files: dict[str, tuple[Path, str]] = {}
+    for path in found.files:
+        try:
+            with safe_open(path, "pt") as opened:
+                files.update((name, (path, name)) for name in opened.keys())
+        except Exception as error:  # safetensors' own, and the system's
+            raise FamilyError(f"{path} cannot be read as safetensors ({error}); fetch it again") from None
+    return Checkpoint(place, FileView(files), found.sha256(), files)
+
+
+def _adapter(found: Weights, place: Path, what: str, base: Checkpoint | None) -> Checkpoint:
+    """A LoRA adapter applied to the base, with what was trained whole beside it."""
+    if base is None:
+        raise UserError(f"{what}: {shown(place)} is an adapter", "Give the whole model that it adapts.")
+    adapter = read_adapter(found, _bases(found, base))
+    tensors = dict(base.tensors)
+    by_end = {name: _under(name, tensors) for name in adapter.factors}
+    factors = {by_end[name]: value for name, value in adapter.factors.items()}
+    return Checkpoint(place, {**applied(tensors, factors, found.files[0]), **adapter.whole}, found.sha256(), None)
+
+
+def _bases(found: Weights, base: Checkpoint) -> list[str]:
+    """What the adapter may call its base: the user says in the YAML which one it is."""
+    assert found.about is not None
+    said = read_object(found.about).get("base_model_name_or_path")
+    return [base.place.name, *([str(said)] if said else [])]
+
+
+def _under(name: str, tensors: Mapping[str, Tensor]) -> str:
+    """The base's name of a weight that an adapter calls by another prefix."""
+    ends = [each for each in tensors if each.endswith(f".{name}") or name.endswith(f".{each}")]
+    return name if name in tensors or len(ends) != 1 else ends[0]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A head, its classes where something beside it says them, and what decides it, by hash."""
+
+    head: nn.Module
+    classes: list[str] | None
+    sha256: str
+
+
+def read_head(task: str, said: Head, expert: Checkpoint, encoder: Encoder) -> Found:
+    """The head of a task, of its expert's own tensors or of a file.
+
+    Raises :class:`UserError` where there is none, or several, or it is of another width than the encoder's features.
+    """
+    if said.file is not None:
+        place, tensors, classes = said.file, *_head_file(task, said.file)
+        weight, bias = _pair(task, tensors, "", shown(place))
+    else:
+        prefix = said.tensors or _prefix(task, expert, encoder)
+        name = _ending(expert.shapes, prefix)
+        if name is None:
+            raise UserError(
+                f"{task}: {shown(expert.place)} has no {prefix}.weight; it has {some(_matrices(expert.shapes))}",
+                "Write head: NAME, what stands before .weight of the classifier, or head: FILE.safetensors",
+            )
+        weight, bias = _pair(task, expert.tensors, f"{name}.", shown(expert.place))
+        classes = labels_of(expert.place)
+    kind = ClassificationHead if said.normalise else LinearHead
+    return Found(kind(weight, bias), classes, _sha256(weight, bias, bool(said.normalise)))
+
+
+def _prefix(task: str, expert: Checkpoint, encoder: Encoder) -> str:
+    """What the classifier in an expert is called, as its library or many call it."""
+    shapes = expert.shapes
+    if encoder.head is not None and _ending(shapes, encoder.head):
+        return encoder.head
+    usual = [name for name in USUAL if f"{name}.weight" in shapes and len(shapes[f"{name}.weight"]) == 2]
+    if len(usual) == 1:
+        return usual[0]
+    raise UserError(
+        f"{task}: {'several' if usual else 'no'} tensors of {shown(expert.place)} are called as a classifier is"
+        + (f": {', '.join(usual)}" if usual else f" ({', '.join(USUAL[:4])}); it has {some(_matrices(shapes))}"),
+        "Write head: NAME, what stands before .weight; head: FILE.safetensors; or head: {text: CLIP}",
+    )
+
+
+def _ending(shapes: Mapping[str, Any], prefix: str) -> str | None:
+    """The name under which the tensors of this prefix stand, whatever stands before it; None where they do not."""
+    wanted = f"{prefix}.weight"
+    names = [n for n in shapes if n == wanted] or [n for n in shapes if n.endswith(f".{wanted}")]
+    return names[0].removesuffix(".weight") if len(names) == 1 else None
+
+
+def _matrices(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """Matrices, the last first: classifiers stand at the end."""
+    return [name for name, shape in reversed(list(shapes.items())) if len(shape) == 2]
+
+
+def _head_file(task: str, place: Path) -> tuple[Mapping[str, Tensor], list[str] | None]:
+    if not place.is_file():
+        raise UserError(f"{task}: there is no head {shown(place)}", "Write its path, from the YAML's folder on.")
+    try:
+        tensors = read_file(place).tensors
+    except FamilyError as error:
+        raise UserError(f"{task}: {error}", "Write weight [classes, features] and bias with safetensors.") from None
+    classes = None
+    if place.suffix == ".safetensors":
+        with safe_open(place, "pt") as opened:
+            text = (opened.metadata() or {}).get(CLASSES)
+        if text is not None:
+            try:
+                classes = [str(name) for name in json.loads(text)]
+            except (ValueError, TypeError):
+                raise UserError(f"{task}: {shown(place)}: its classes are no list as JSON", "Save them so.") from None
+    return tensors, classes
+
+
+def _pair(task: str, tensors: Mapping[str, Tensor], prefix: str, where: str) -> tuple[Tensor, Tensor | None]:
+    weight = tensors.get(f"{prefix}weight")
+    if weight is None or weight.ndim != 2:
+        shape = "none" if weight is None else str(list(weight.shape))
+        raise UserError(
+            f"{task}: {where} has {prefix}weight of shape {shape}; expected [classes, features]",
+            "Write head: NAME or head: FILE.safetensors, of a linear layer.",
+        )
+    bias = tensors.get(f"{prefix}bias")
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise UserError(f"{task}: {where}: {prefix}bias is {list(bias.shape)}; expected [{len(weight)}]", "Mend it.")
+    for name, value in (("weight", weight), ("bias", bias)):
+        if value is not None and not bool(torch.isfinite(value).all()):
+            raise UserError(f"{task}: {where} has NaN or Inf in {prefix}{name}", "Save it again, or fetch it.")
+    return weight.float(), None if bias is None else bias.float()
+
+
+def labels_of(place: Path) -> list[str] | None:
+    """The names of a classifier's outputs in ``config.json`` beside it, in order; None without, or of ``LABEL_0``."""
+    try:
+        table = read_object(place / "config.json").get("id2label")
+    except (OSError, ValueError):
+        return None
+    if not isinstance(table, dict) or not all(str(key).isdecimal() for key in table):
+        return None
+    names = [str(table[key]) for key in sorted(table, key=int)]
+    plain = all(name.upper() == f"LABEL_{number}" for number, name in enumerate(names))
+    return None if plain or [int(key) for key in sorted(table, key=int)] != list(range(len(names))) else names
+
+
+def _sha256(weight: Tensor, bias: Tensor | None, normalise: bool) -> str:
+    digest = hashlib.sha256(f"{list(weight.shape)} {bias is not None} {normalise}".encode())
+    for value in (weight, bias):
+        if value is not None:
+            digest.update(value.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def check_width(task: str, head: nn.Module, features: int, encoder: Encoder) -> None:
+    """Raise :class:`UserError` where a head takes other features than the encoder gives."""
+    weight: Any = head.get_parameter("weight")
+    if weight.shape[1] != features:
+        raise UserError(
+            f"{task}: the head takes {weight.shape[1]} features, {encoder.name} gives {features}",
+            "Write features: pooled, cls, mean or projected, or another head.",
+        )
