@@ -21,19 +21,21 @@ Runs = Mapping[int | None, Mapping[str, np.ndarray]]
 
 def compare(
     records: Iterable[Record], first: str, second: str, suite: str, backbone: str | None = None,
-    family: str | None = None,
+    family: str | None = None, typed: str | None = None,
 ) -> str:  # fmt: skip
     """Markdown: first minus second over all tasks and on each, in points, with 95 % intervals.
 
     Where metrics differ, over all tasks the expert-normalised means are compared, and each task in its metric's unit.
     Which records count is decided as for boards (:mod:`benchmark.board.selection`), among those of ``backbone`` and
-    ``family``; methods are named as boards name them. Raises :class:`UserError` where one of the two has no complete
-    record there, or where several backbones or families have records and none was named.
+    ``family``; methods are named as boards name them. ``typed``: what names the suite on a command line, where that is
+    not its name. Raises :class:`UserError` where one of the two has no complete record there, or where several
+    backbones or families have records and none was named.
     """
     runs, other_data_of = _runs(records, suite, backbone, family)
     for name in (first, second):
         if name not in runs:
-            command = f"./run_all.sh --suite {suite} --methods {name.partition(' [')[0]}"  # in brackets the precision
+            plain = name.partition(" [")[0]  # in brackets the precision
+            command = f"./run_all.sh --suite {typed or suite} --methods {plain}"
             if name in other_data_of:
                 raise UserError(
                     f"{name} has no record on the data that the last run on {suite} read: {other_data_of[name]}",

@@ -233,7 +233,9 @@ def _title(board: Board) -> str:
 def standing(board: Board) -> list[str]:
     """What a reader must know before the numbers: scale, and how well the ranking predicts the published one."""
     size = f"{len(board.tasks)} tasks, version {board.suite_version} of the suite."
-    if board.scale != "full":
+    if board.scale == "own":
+        size += " A suite of a user's own: its numbers hold for its own images and experts, and for nothing published."
+    elif board.scale != "full":
         size += f" A {board.scale} suite: compare its numbers with nothing full-scale or published."
     told = [validity.line(board.validity), validity.warning(board.validity)] if board.validity is not None else []
     return [size, *(text for text in told if text)]

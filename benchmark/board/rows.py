@@ -20,6 +20,7 @@ from benchmark.records.store import safe_name
 from benchmark.scores import published
 from benchmark.scores import statistics as stats
 from benchmark.scores.relative import scores as scores
+from benchmark.suites.own import is_own
 
 #: Columns of every board before and after those of its tasks.
 FIRST = [
@@ -67,7 +68,9 @@ class Board:
 
     @property
     def scale(self) -> str:
-        """`mini`, `small` or `full`: numbers of two scales never share a table."""
+        """`mini`, `small`, `full`, or `own` of a user's suite: numbers of two scales never share a table."""
+        if is_own(self.suite):
+            return "own"
         return next((scale for scale in ("mini", "small") if scale in self.suite.split("-")), "full")
 
     @property

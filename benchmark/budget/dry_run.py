@@ -53,6 +53,8 @@ def setting(
     suite: Suite = bench.suite
     if suite.domain != "vision":
         return None
+    if suite.own is not None:
+        return _of_own(bench, device, options)
     import torch
 
     from benchmark.budget.shapes import outline
@@ -78,6 +80,33 @@ def setting(
         samples=samples,
         image_bytes=image,
         eval_batch=options.batch_size or suite.batch_size,
+        cuda=device.startswith("cuda"),
+        keep_merged=options.keep_merged,
+    )
+
+
+def _of_own(bench: Any, device: str, options: Options) -> Setting | None:
+    """The same of a user's own suite: its encoder's shapes; None where it does not run without values."""
+    import copy
+
+    import torch
+
+    from benchmark.budget.shapes import outline
+
+    if isinstance(bench, Planned):
+        raise UserError(f"{bench.suite.typed} is planned with its files only", "See --dry-run, or list FILE.yaml")
+    height, width = bench.pixels.size
+    encoder = copy.deepcopy(bench.encoder.module).requires_grad_(True).to("meta")
+    try:
+        shapes = outline(encoder, lambda n: torch.empty(n, 3, height, width, device="meta"))
+    except (RuntimeError, NotImplementedError, ValueError):  # a library's code that looks at values
+        return None
+    return Setting(
+        shapes=shapes,
+        tasks=len(bench.suite.tasks),
+        samples=dict(bench.counts()),
+        image_bytes=3 * height * width,
+        eval_batch=options.batch_size or bench.suite.batch_size,
         cuda=device.startswith("cuda"),
         keep_merged=options.keep_merged,
     )
@@ -151,14 +180,14 @@ def refuse(
     options: Options = USUAL,
     machine: Machine | None = None,
 ) -> None:
-    """Raise UserError where runs of a full suite that are still to do cannot fit, before anything starts.
+    """Raise UserError where runs on a user's files that are still to do cannot fit, before anything starts.
 
     Args:
         machine: where they are to run; by default this one as it is now.
     """
     for bench, jobs in plans:
         device = jobs[0].device if jobs else "cpu"
-        if bench.suite.scale != "full" or (around := setting(bench, device, options)) is None:
+        if bench.suite.embedded or (around := setting(bench, device, options)) is None:
             continue
         open_jobs = [job for job in jobs if (record := store.load(job.spec)) is None or record.status != "done"]
         room = machine or estimate.look(bench.device, results, estimate.cache_folder(), measure=False)

@@ -309,7 +309,7 @@ def check(suite: Suite) -> None:
     """Raise UserError where a suite has nothing to rehearse."""
     if suite.scale != "full" or suite.domain != "vision":
         raise UserError(
-            f"{suite.name} has nothing to rehearse: its data and checkpoints are here",
+            f"{suite.typed} has nothing to rehearse: its data and checkpoints are here",
             "Rehearse a full vision suite: --suite vision-8 --backbone ViT-B-32 --rehearse",
         )
 

@@ -1,4 +1,4 @@
-"""A checkpoint as a state dict under other names, read lazily: a tensor is mapped from its file when it is asked for."""
+"""A checkpoint as a state dict under other names, read lazily: a tensor is mapped from its file when asked for."""
 
 from __future__ import annotations
 

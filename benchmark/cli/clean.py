@@ -26,6 +26,7 @@ from benchmark.common.project import LOCAL, REFERENCE, RESULTS
 from benchmark.records.record import Record
 from benchmark.records.spec import checked_parameters, present_version
 from benchmark.records.store import Store
+from benchmark.suites.own import is_own
 
 KINDS = ("failed", "superseded", "stale")
 #: What is removed where no kind is named: nothing of it is a row of a board.
@@ -58,10 +59,11 @@ def leftovers(records: Iterable[Record]) -> list[Leftover]:
 def _stale(record: Record) -> str:
     """Why no command makes this run again, or empty."""
     spec = record.spec
-    if spec.suite not in suites.names():
-        return f"there is no suite {spec.suite} any more"
-    if spec.suite_version != suites.load(spec.suite).identity:
-        return "of an earlier version of the suite"
+    if not is_own(spec.suite):  # where a user's own suite lies is not known
+        if spec.suite not in suites.names():
+            return f"there is no suite {spec.suite} any more"
+        if spec.suite_version != suites.load(spec.suite).identity:
+            return "of an earlier version of the suite"
     if spec.method not in methods.names():
         broken = any(spec.method in fault.names for fault in methods.broken())
         return "" if broken else f"there is no method {spec.method} any more"

@@ -7,10 +7,13 @@ import ast
 import re
 import textwrap
 from collections.abc import Iterator
+from typing import Any
 
 import methods
 from benchmark import suites
+from benchmark.common.escapes import terminal
 from benchmark.records.spec import format_value, variant_label
+from benchmark.suites import own as owned
 
 _WIDTH = 100
 
@@ -18,7 +21,10 @@ _WIDTH = 100
 def options(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options."""
     parser.add_argument(
-        "what", nargs="?", metavar="suites|methods|NAME", help="NAME: a method; default: all suites and methods"
+        "what",
+        nargs="?",
+        metavar="suites|methods|NAME|FILE.yaml",
+        help="NAME: a method; FILE.yaml: a suite of your own, opened and checked; default: all suites and methods",
     )
 
 
@@ -28,10 +34,15 @@ def command(arguments: argparse.Namespace) -> None:
 
 
 def show(what: str | None) -> None:
-    """Print suites, methods, both (None), or what one method declares; broken files are named with their line.
+    """Print suites, methods, both (None), what one method declares, or what a suite in a file comes to.
 
-    Raises MergingError for an unknown or broken method.
+    Broken files of methods are named with their line.
+
+    Raises MergingError for an unknown or broken method, UserError for a suite whose files are not as they should be.
     """
+    if what is not None and owned.is_file(what):
+        print(terminal("\n".join(own_suite(what)), lines=True))
+        return
     if what not in (None, "suites", "methods"):
         print("\n".join(method(what)))
         return
@@ -82,6 +93,22 @@ def method(name: str) -> Iterator[str]:
         yield f"    {key}={format_value(value)}" + (f"  ({allowed})" if allowed else "")
         meaning = meanings.get(key, "")
         yield from textwrap.wrap(meaning, _WIDTH, initial_indent=" " * 8, subsequent_indent=" " * 8)
+
+
+def own_suite(file: str) -> Iterator[str]:
+    """A suite of the user's own, all of its files looked at: encoder, images, and each task's classes and splits."""
+    suite = suites.load(file)
+    bench: Any = suites.open_bench(suite)
+    yield f"{suite.name}: {suite.title}"
+    yield f"  file     {suite.typed}"
+    yield f"  encoder  {bench.encoder.name}; images: {bench.pixels.line()}"
+    yield f"  methods  {', '.join(suite.methods)}"
+    width = max(len("task"), *map(len, suite.tasks))
+    yield f"  {'task':<{width}}  {'classes':>7}{'train':>8}{'val':>8}{'test':>8}"
+    for task, images in bench.images.items():
+        counts = "".join(f"{images.count(split) or '-':>8}" for split in ("train", "val", "test"))
+        yield f"  {task:<{width}}  {len(images.classes.names):>7}{counts}"
+    yield from (f"  {note}" for note in bench.notes)
 
 
 def _meanings(about: methods.Method) -> dict[str, str]:

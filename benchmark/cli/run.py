@@ -64,7 +64,13 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
         metavar=SEVERAL_METHODS,
         help="methods and variants; 'all' for every one; default: the suite's own list",
     )
-    add("--suite", nargs="+", default=[DEFAULT_SUITE], metavar="NAME", help=f"default: {DEFAULT_SUITE}")
+    add(
+        "--suite",
+        nargs="+",
+        default=[DEFAULT_SUITE],
+        metavar="NAME",
+        help=f"or FILE.yaml, a suite of your own; default: {DEFAULT_SUITE}",
+    )
     add_place(parser)
     add("--checkpoints", type=resolved, metavar="DIR", help="full suites: where families lie (or SYMERGE_CHECKPOINTS)")
     add("--data-root", type=resolved, metavar="DIR", help="full suites: where data lie (or SYMERGE_DATA)")
@@ -301,7 +307,7 @@ def _tell_of_other_data(plans: Plans, store: Store) -> None:
 
 
 def _print_plan(plans: Plans, store: Store, settings: Options) -> int:
-    """``--dry-run``: print the plan; 1 where a run of a full suite cannot fit."""
+    """``--dry-run``: print the plan; 1 where a run on a user's files cannot fit."""
     import torch
 
     from benchmark.budget import dry_run, estimate
@@ -316,7 +322,7 @@ def _print_plan(plans: Plans, store: Store, settings: Options) -> int:
         lines = dry_run.misfits(jobs, around, machine) if around and machine else []
         for line in lines:
             print(f"  cannot fit: {line}")
-        status = status or int(bool(lines) and bench.suite.scale == "full")
+        status = status or int(bool(lines) and not bench.suite.embedded)
     return status
 
 

@@ -225,7 +225,7 @@ def _tasks(
         dry_run.refuse([(bench, jobs)], store, store.root, options, machine=nodes.largest(there))
     around = dry_run.setting(bench, jobs[0].device, options)
     gpu = nodes.smallest_gpu(there) if jobs[0].device == "cuda" else None
-    opening = Opening.of(jobs[0], data_root=place.data_root, checkpoints=place.checkpoints)
+    opening = Opening.of(jobs[0], data_root=place.data_root, checkpoints=place.checkpoints, file=bench.suite.file)
     return [Task(job, bench, opening, demand(job, around, threads=place.threads, gpu_bytes=gpu)) for job in jobs]
 
 

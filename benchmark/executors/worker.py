@@ -19,7 +19,10 @@ from benchmark.suites.bench import Bench
 
 @dataclass(frozen=True)
 class Opening:
-    """The names and paths from which a worker opens a bench, once for all of its runs."""
+    """The names and paths from which a worker opens a bench, once for all of its runs.
+
+    ``suite`` is a name, or the file of a user's own.
+    """
 
     suite: str
     backbone: str
@@ -30,10 +33,10 @@ class Opening:
     checkpoints: Path | None = None
 
     @classmethod
-    def of(cls, job: Job, *, data_root: Path | None, checkpoints: Path | None) -> Opening:
-        """What opens the bench that a job wants."""
+    def of(cls, job: Job, *, data_root: Path | None, checkpoints: Path | None, file: Path | None = None) -> Opening:
+        """What opens the bench that a job wants; ``file``: that of a user's own suite."""
         spec = job.spec
-        return cls(spec.suite, spec.backbone, spec.family, job.device, spec.dtype, data_root, checkpoints)
+        return cls(str(file or spec.suite), spec.backbone, spec.family, job.device, spec.dtype, data_root, checkpoints)
 
     def open(self) -> Bench:
         """The bench. Raises UserError as :func:`benchmark.suites.open_bench` does."""

@@ -191,7 +191,7 @@ def _board(board: Board, links: Mapping[str, str]) -> dict[str, Any]:
         "name": board.name,
         "tab": board.suite if board.scale != "full" else f"{board.suite} {board.backbone} {board.family}",
         "title": f"{board.suite} · {board.backbone} · {board.family}",
-        "domain": suite.domain if suite else "other",
+        "domain": suite.domain if suite else board.scale if board.scale == "own" else "other",
         "note": note,
         "ranked": True,
         "score": {"field": score, "title": score, "low": low, "high": high},

@@ -33,7 +33,7 @@ class ClassificationHead(nn.Module):
 
 
 class LinearHead(nn.Module):
-    """``logits = weight @ f + bias`` with ``weight`` ``[C, D]`` and ``bias`` ``[C]``: the last layer of a classifier."""
+    """``logits = weight @ f + bias`` with ``weight`` ``[C, D]`` and ``bias`` ``[C]``: a classifier's last layer."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
         super().__init__()

@@ -124,8 +124,8 @@ def _names(model: nn.Module) -> dict[str, str]:
             files = [load_file(path) for path in Path(folder).glob("*.safetensors")]
         except Exception as error:  # a conversion that joins tensors of certain sizes
             raise UserError(
-                f"{type(model).__name__}: files hold other tensors than the model ({' '.join(str(error).split())[:200]})",
-                "Give the weights under the library's own names: model.save_pretrained(..., save_original_format=False)",
+                f"{type(model).__name__}: files hold other tensors than the model: {' '.join(str(error).split())[:200]}",
+                "Save the weights under the library's own names: save_pretrained(..., save_original_format=False)",
             ) from None
     there = {listed[int(value)]: name for file in files for name, value in file.items()}
     return {name: there.get(name, name) for name in listed}

@@ -1,8 +1,8 @@
 """A library's model under the names that a checkpoint gives its tensors.
 
-Libraries rename: ``vit.`` stands before the names of one file and not of another, transformers 5 calls ``q_proj`` what
-files call ``attention.query``. Methods merge, and users load, tensors by the names of their files; so the module that is
-run has these.
+Libraries rename: ``vit.`` stands before the names of one file and not of another, transformers 5 calls ``q_proj``
+what files call ``attention.query``. Methods merge, and users load, tensors by the names of their files; so the module
+that is run has these.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from benchmark.common.errors import UserError
 
-#: What finds the names of parts of a module that a wrapper must share with it, not copy.
+#: Where parts stand that hold nothing of a checkpoint, such as tables of positions.
+BESIDE = "beside_the_checkpoint"
+#: The tables of a module that a part under another name shares with it.
 _SHARED = ("_parameters", "_buffers", "_non_persistent_buffers_set")
 
 
@@ -66,6 +68,9 @@ class Renamed(nn.Module):
         for path, part in model.named_modules():
             own = [name for name in part.state_dict() if "." not in name and f"{path}.{name}".lstrip(".") in names]
             if not own:
+                if any(value is not None for value in part._buffers.values()):
+                    # Not of the state dict, but of what goes to a device.
+                    self._place(f"{BESIDE}.{path}", part)
                 continue
             there = {name: names[f"{path}.{name}".lstrip(".")] for name in own}
             places = {stored.removesuffix(name).rstrip(".") for name, stored in there.items()}

@@ -1,4 +1,4 @@
-"""From a picture to what an encoder takes: the size and crop of its pixels, once, and their normalisation, each time."""
+"""From a picture to what an encoder takes: size and crop of its pixels, once, and their normalisation, each time."""
 
 from __future__ import annotations
 

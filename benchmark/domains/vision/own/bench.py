@@ -134,12 +134,14 @@ class OwnBench(Bench):
 
 def _check_shapes(task: str, base: Mapping[str, Tensor], expert: Mapping[str, Tensor], place: Path) -> None:
     shapes: Any = [
-        getattr(state, "shapes", None) or {n: tuple(v.shape) for n, v in state.items()} for state in (base, expert)
+        getattr(state, "shapes", None) or {name: tuple(value.shape) for name, value in state.items()}
+        for state in (base, expert)
     ]
     wrong = [name for name, shape in shapes[0].items() if shapes[1][name] != shape]
     if wrong:
         name = wrong[0]
         raise UserError(
-            f"the expert of {task}, {shown(place)}: {name} is {list(shapes[1][name])}, the base's {list(shapes[0][name])}",
+            f"the expert of {task}, {shown(place)}: {name} is {list(shapes[1][name])}; the base's is "
+            f"{list(shapes[0][name])}",
             "Was it fine-tuned from another base, or on images of another size?",
         )

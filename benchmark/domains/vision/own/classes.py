@@ -49,7 +49,8 @@ def matched(
                 f"{task}: the head has {outputs} outputs, the data {len(names)} classes ({_some(names)})",
                 "Write classes: [...], the head's in its order, and absent: [...], those without images.",
             )
-        note = f"{task}: nothing names the outputs of the head; the order of the data's classes was assumed: {', '.join(names)}."
+        listed = ", ".join(names)
+        note = f"{task}: nothing names the outputs of the head; the order of the data's classes was assumed: {listed}."
         return Classes(names, {label: names.index(str(label)) for label in used}, note if outputs is not None else "")
     numbers = [label for label in used if isinstance(label, int)]
     if max(numbers) >= outputs or min(numbers) < 0:
@@ -115,8 +116,8 @@ def _by_name(
             number_of[label] = label
             continue
         found = exact.get(label)
-        if found is None and len(near := alike.get(plain(label), [])) == 1:
-            found = near[0]
+        if found is None and len(same := alike.get(plain(label), [])) == 1:
+            found = same[0]
         if found is None:
             guess = f"; did you mean {near[0]}?" if (near := nearest(label, names, count=1)) else ""
             raise UserError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import functools
 import hashlib
 import json
@@ -212,8 +211,10 @@ def _native(name: str, table: Table) -> dict[str, list[Entry]]:
 
 def _drawn(name: str, table: Table, splits: Splits) -> tuple[dict[str, list[tuple[Table, Sequence[Entry]]]], str]:
     """Splits of images that have none."""
+    rest: Sequence[Entry]
+    val: Sequence[Entry]
     rest, test = _share(table.entries, splits.test, splits.seed, name)
-    train, val = _share(rest, splits.val, splits.seed, name) if splits.val else (rest, [])
+    train, val = _share(rest, splits.val, splits.seed, name) if splits.val else (rest, ())
     parts = {"train": train, "val": val, "test": test}
     if not splits.test:
         raise UserError(
@@ -223,8 +224,8 @@ def _drawn(name: str, table: Table, splits: Splits) -> tuple[dict[str, list[tupl
         raise UserError(f"{len(table.entries)} images are too few to draw {splits.test:.0%} for testing", "Add some.")
     counts = ", ".join(f"{split} {len(entries):,}" for split, entries in parts.items() if entries)
     note = (
-        f"{name}: the data have no splits; {counts} of {len(table.entries):,} images were drawn within each class by seed "
-        f"{splits.seed}."
+        f"{name}: the data have no splits; {counts} of {len(table.entries):,} images were drawn within each class by "
+        f"seed {splits.seed}."
     )
     return {split: [(table, entries)] for split, entries in parts.items() if entries}, note
 
@@ -251,9 +252,9 @@ def _share(entries: Sequence[Entry], share: float, seed: int, task: str) -> tupl
 
 def folders_of(images: Sequence[Images]) -> list[Path]:
     """The folders (and tables) with images, those within others left out."""
-    every = {entry.file if entry.row is not None else entry.file.parent
-             for each in images for part in each.parts.values() for _, entries in part for entry in entries}  # fmt: skip
-    every |= {table.place for each in images for part in each.parts.values() for table, _ in part}
+    parts = [part for each in images for split in each.parts.values() for part in split]
+    every = {e.file if e.row is not None else e.file.parent for _, entries in parts for e in entries}
+    every |= {table.place for table, _ in parts}
     kept: list[Path] = []
     for place in sorted(every):
         if not any(place.is_relative_to(other) for other in kept):

@@ -184,7 +184,7 @@ def _column(
     if not needed:
         return ""
     raise UserError(
-        f"{shown(place)} has the columns {', '.join(heading) or 'none'}, of which none is called {', '.join(usual[:4])}",
+        f"{shown(place)} has the columns {', '.join(heading) or 'none'}; none is called {', '.join(usual[:4])}",
         f"Write {what}: COLUMN in the task.",
     )
 

@@ -50,7 +50,7 @@ class _Text(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model: Any = model
-        self.logit_scale = self.model.logit_scale.reshape(())
+        self.logit_scale: Any = self.model.logit_scale.reshape(())
 
     def encode_text(self, tokens: Any) -> Tensor:
         features: Any = self.model.get_text_features(**tokens)

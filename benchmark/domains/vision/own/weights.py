@@ -60,7 +60,7 @@ def open_checkpoint(place: Path, what: str, base: Checkpoint | None = None) -> C
     if not place.exists():
         raise UserError(
             f"{what}: there is no {shown(place)}",
-            "Write its path, from the YAML's folder on. Nothing is fetched: download a hub's model, and give its folder.",
+            "Write its path, from the YAML's folder on. Nothing is fetched: download a model, and give its folder.",
         )
     try:
         found = _weights(place)
