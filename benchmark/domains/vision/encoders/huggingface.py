@@ -123,8 +123,9 @@ def _names(model: nn.Module) -> dict[str, str]:
             saved.save_pretrained(folder, state_dict=dict(numbers), safe_serialization=True)
             files = [load_file(path) for path in Path(folder).glob("*.safetensors")]
         except Exception as error:  # a conversion that joins tensors of certain sizes
+            said = " ".join(str(error).split())[:200]
             raise UserError(
-                f"{type(model).__name__}: files hold other tensors than the model: {' '.join(str(error).split())[:200]}",
+                f"{type(model).__name__}: files hold other tensors than the model: {said}",
                 "Save the weights under the library's own names: save_pretrained(..., save_original_format=False)",
             ) from None
     there = {listed[int(value)]: name for file in files for name, value in file.items()}
