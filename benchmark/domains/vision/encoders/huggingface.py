@@ -201,8 +201,8 @@ def of_processor(processor: Any, source: Path) -> Pixels:
     short, exact = size.get("shortest_edge"), ((size["height"], size["width"]) if "height" in size else None)
     cropped = (crop["height"], crop["width"]) if "height" in crop else None
     resize: int | None
-    if (share := say("crop_pct")) and short and short < 384:  # ConvNeXt's own rule
-        cropped, resize = (short, short), int(short / share)
+    if (share := say("crop_pct")) and short:  # ConvNeXt's own rule
+        cropped, resize = (short, short), int(short / share) if short < 384 else None
     elif not say("do_resize", True) or (short is None and exact is None):
         raise UserError(
             f"{source}: its processor does not say to which size pictures are brought",
@@ -221,7 +221,8 @@ def of_processor(processor: Any, source: Path) -> Pixels:
         cropped = exact
     normal = say("do_normalize", True)
     mean, std = (say("image_mean"), say("image_std")) if normal else ((0.0,) * 3, (1.0,) * 3)
-    return Pixels(pair(cropped), resize, tuple(map(float, mean)), tuple(map(float, std)), named(say("resample", 3)))
+    mean, std = tuple(map(float, mean)), tuple(map(float, std))
+    return Pixels(pair(cropped), resize, mean, std, named(say("resample", 3)), first=True)
 
 
 def _numbers(size: Any) -> dict[str, int]:

@@ -26,6 +26,7 @@ class Pixels:
         size: height and width that the encoder takes.
         resize: the shorter side before the crop; None: height and width are brought to ``size``, whatever the ratio.
         mean, std: per channel, of values in [0, 1].
+        first: which pixel begins a middle that lies between two: the first, as in transformers, or the even one.
     """
 
     size: tuple[int, int]
@@ -33,6 +34,7 @@ class Pixels:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     interpolation: str = "bicubic"
+    first: bool = False
 
     def __call__(self, picture: Image.Image) -> np.ndarray:
         """A picture -> RGB uint8 ``[H, W, 3]``."""
@@ -44,7 +46,12 @@ class Pixels:
         if self.resize is None:
             image = F.resize(image, list(self.size), how)
         else:
-            image = F.center_crop(F.resize(image, [self.resize], how), list(self.size))
+            image = F.resize(image, [self.resize], how)
+            (width, height), (high, wide) = image.size, self.size
+            if self.first and height >= high and width >= wide:
+                image = F.crop(image, (height - high) // 2, (width - wide) // 2, high, wide)
+            else:
+                image = F.center_crop(image, [high, wide])
         return np.asarray(image)
 
     @property
@@ -95,7 +102,7 @@ def changed(pixels: Pixels | None, said: Mapping[str, Any]) -> Pixels:
     mean, std = (tuple(map(float, given.get(key, getattr(pixels, key, ())))) for key in ("mean", "std"))
     if len(mean) != 3 or len(std) != 3 or not all(value > 0 for value in std):
         raise UserError(f"mean {list(mean)} and std {list(std)}: three numbers each, std above 0", "Write them so.")
-    return Pixels(size, resize, mean, std, interpolation)
+    return Pixels(size, resize, mean, std, interpolation, pixels.first if pixels else False)
 
 
 def pair(size: Any) -> tuple[int, int]:
