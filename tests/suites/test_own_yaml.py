@@ -42,7 +42,9 @@ def test_a_suites_file_is_a_suite_by_its_path(tmp_path: Path, monkeypatch: pytes
     assert suites.load("suite.yaml") == suites.load("./suite.yaml") == suite and suite.typed == "suite.yaml"
 
 
-def test_paths_are_relative_to_the_file_and_not_to_where_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_are_relative_to_the_file_and_not_to_where_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = write_yaml(tmp_path, base="../weights/base")
     monkeypatch.chdir("/")
     content = own.read(path)
@@ -67,9 +69,15 @@ UNKNOWN = {
         lambda c: c["tasks"]["pets"].update(head={"tensor": "x"}),
         "unknown key tasks.pets.head.tensor; did you mean tensors?",
     ),
-    "data": (lambda c: c["tasks"]["pets"].update(data={"tset": "x"}), "unknown key tasks.pets.data.tset; did you mean test?"),
+    "data": (
+        lambda c: c["tasks"]["pets"].update(data={"tset": "x"}),
+        "unknown key tasks.pets.data.tset; did you mean test?",
+    ),
     "splits": (lambda c: c.update(splits={"seeds": 1}), "unknown key splits.seeds; did you mean seed?"),
-    "preprocessing": (lambda c: c.update(preprocessing={"sise": 1}), "unknown key preprocessing.sise; did you mean size?"),
+    "preprocessing": (
+        lambda c: c.update(preprocessing={"sise": 1}),
+        "unknown key preprocessing.sise; did you mean size?",
+    ),
 }
 
 
@@ -86,7 +94,10 @@ WRONG = {
     "no tasks": (lambda c: c.update(tasks={}), "tasks: Dictionary should have at least 1 item"),
     "a name with a slash": (lambda c: c.update(name="a/b"), "name: String should match pattern"),
     "a task with a slash": (lambda c: c["tasks"].update({"a/b": c["tasks"]["pets"]}), "tasks.a/b"),
-    "a share above one": (lambda c: c.update(splits={"test": 1.5}), "splits.test: Input should be less than 1 (it is '1.5')"),
+    "a share above one": (
+        lambda c: c.update(splits={"test": 1.5}),
+        "splits.test: Input should be less than 1 (it is '1.5')",
+    ),
     "two heads": (
         lambda c: c["tasks"]["pets"].update(head={"tensors": "fc", "file": "x.pt"}),
         "tasks.pets.head: tensors and file exclude each other",
@@ -95,7 +106,10 @@ WRONG = {
         lambda c: c.update(head={"text": "clip", "templates": ["a photo"]}),
         "head: the template 'a photo' has no {}",
     ),
-    "path and test": (lambda c: c["tasks"]["pets"].update(data={"path": "a", "test": "b"}), "tasks.pets.data: either path"),
+    "path and test": (
+        lambda c: c["tasks"]["pets"].update(data={"path": "a", "test": "b"}),
+        "tasks.pets.data: either path",
+    ),
     "train alone": (lambda c: c["tasks"]["pets"].update(data={"train": "a"}), "tasks.pets.data: either path, or test"),
     "an interpolation": (lambda c: c.update(preprocessing={"interpolation": "cubic"}), "preprocessing.interpolation"),
     "a number as a path": (lambda c: c.update(base=3), "base: a path is wanted (it is '3')"),

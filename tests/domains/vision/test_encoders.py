@@ -292,7 +292,9 @@ def test_what_does_not_say_what_it_is_is_refused_in_a_line(tmp_path: Path) -> No
     with pytest.raises(UserError, match="unknown model of torchvision 'resnet19'; did you mean resnet18"):
         open_encoder(file, {}, encoder="torchvision/resnet19")
     shapes = {name: value.shape for name, value in state.items() if "layer.1" not in name}
-    with pytest.raises(UserError, match="is no ViTForImageClassification, which its config.json says: it lacks vit.enc"):
+    with pytest.raises(
+        UserError, match="is no ViTForImageClassification, which its config.json says: it lacks vit.enc"
+    ):
         open_encoder(tmp_path / "vit", shapes, classifier=True)
 
 

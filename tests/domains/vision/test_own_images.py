@@ -29,7 +29,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SYMERGE_CACHE", str(tmp_path / "cache"))
 
 
-def opened(data: Any, said: list[str] | None = NAMES, outputs: int | None = 3, splits: Any = None, **more: Any) -> Images:
+def opened(
+    data: Any, said: list[str] | None = NAMES, outputs: int | None = 3, splits: Any = None, **more: Any
+) -> Images:
     where = Data(**{key: str(place) for key, place in (data if isinstance(data, dict) else {"path": data}).items()})
     task = Task.model_construct(
         expert=Path("e"), data=where, head=None, classes=None, splits=None,

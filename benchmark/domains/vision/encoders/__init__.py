@@ -42,6 +42,7 @@ class Encoder:
             None where it has none.
         pixels: how pictures are made ready, None where nothing beside the weights says it.
         about: what decides what the module computes, as JSON.
+        library_names: ``{the library's own name of a tensor: the checkpoint's}``: adapters may have the library's.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Encoder:
     head: str | None
     pixels: Pixels | None
     about: Mapping[str, Any] = field(repr=False)
+    library_names: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def sha256(self) -> str:

@@ -49,14 +49,16 @@ def build(source: Path, stored: Mapping[str, Any], features: str | None) -> Enco
             f"{source} is no {kind}, which its config.json says: it lacks {some(missing)}; it has {some(stored)}",
             "Fetch config.json and weights again, of one model.",
         )
+    ours = {name: pairs[there] for name, there in names.items()}
     read = READERS[features or _usual(model, names)]
     said = {key: value for key, value in config.to_dict().items() if key not in BESIDE}
     return Encoder(
         name=kind,
-        module=Renamed(model.eval().requires_grad_(False), {ours: pairs[there] for ours, there in names.items()}, read),
+        module=Renamed(model.eval().requires_grad_(False), ours, read),
         head=head,
         pixels=_pixels(source, transformers),
         about={"library": "transformers", "class": kind, "features": read.__name__.strip("_"), "config": _plain(said)},
+        library_names=ours,
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmark.checkpoints.adapters import Adapters
 from benchmark.common.errors import UserError, shown
 from benchmark.domains.vision.backbones import Preprocessing
 from benchmark.domains.vision.bench import Accuracy, ImageSource
@@ -53,6 +54,7 @@ class OwnBench(Bench):
         self.pixels = changed(self.encoder.pixels, own.preprocessing.model_dump())
         self._base = base.state(self.encoder.names(base.shapes, f"base {shown(own.base)}"))
         self._experts: dict[str, Mapping[str, Tensor]] = {}
+        self._adapters: dict[str, Adapters] = {}
         self.heads: dict[str, nn.Module] = {}
         self.images: dict[str, Images] = {}
         self.checkpoints = {"encoder": self.encoder.sha256, "base": base.sha256}
@@ -61,10 +63,14 @@ class OwnBench(Bench):
         for task in suite.tasks:
             about = own.tasks[task]
             if about.expert not in opened:
-                opened[about.expert] = open_checkpoint(about.expert, f"expert of {task}", base)
+                opened[about.expert] = open_checkpoint(
+                    about.expert, f"expert of {task}", base, self.encoder.library_names
+                )
             expert = opened[about.expert]
             names = self.encoder.names(expert.shapes, f"the expert of {task}, {shown(about.expert)},")
             self._experts[task] = expert.state(names)
+            if expert.factors is not None:
+                self._adapters[task] = expert.factors
             if expert.sha256 == base.sha256:
                 raise UserError(
                     f"the expert of {task} is the base: there is nothing to merge", "Give the fine-tuned one."
@@ -111,6 +117,10 @@ class OwnBench(Bench):
 
     def experts(self) -> Experts:
         encoder = copy.deepcopy(self._encoder).to(self.device).eval()
+        if len(self._adapters) == len(self._experts) and all(
+            set(a) <= set(self._base) for a in self._adapters.values()
+        ):
+            return Experts.from_lora(self._base, self._adapters, heads=self.heads, encoder=encoder, device=self.device)
         return Experts.from_state_dicts(
             self._base, self._experts, heads=self.heads, encoder=encoder, device=self.device
         )

@@ -20,6 +20,8 @@ from benchmark.suites.own import Head
 
 #: Tokens of CLIP's own vocabulary, which open_clip's tokenizer has.
 VOCABULARY = 49408
+#: One of these lies beside a model that has a tokenizer. Without, transformers makes an empty one.
+TOKENIZERS = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model")
 
 
 def text_head(task: str, said: Head, classes: Sequence[str], text: Checkpoint, encoder: str | None) -> Found:
@@ -78,17 +80,19 @@ def _transformers(place: Path) -> tuple[nn.Module, Callable[[list[str]], Any]]:
                 f"{shown(place)} is a {type(model).__name__}, without a text tower", "Give a CLIP's folder."
             )
         length = int(model.config.text_config.max_position_embeddings)
+        if not any((place / name).is_file() for name in TOKENIZERS):
+            if model.config.text_config.vocab_size != VOCABULARY or model.config.model_type != "clip":
+                raise UserError(f"{shown(place)} has no tokenizer", "Put its tokenizer.json there.")
+            return _Text(model.eval()), _of_open_clip(length)
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(
                 str(place), local_files_only=True, trust_remote_code=False
             )
         except Exception as error:
-            if model.config.text_config.vocab_size != VOCABULARY or model.config.model_type != "clip":
-                raise UserError(
-                    f"{shown(place)} has no tokenizer ({' '.join(str(error).split())[:200]})",
-                    "Put its tokenizer.json there.",
-                ) from None
-            return _Text(model.eval()), _of_open_clip(length)
+            raise UserError(
+                f"{shown(place)}: its tokenizer cannot be read: {' '.join(str(error).split())[:200]}",
+                "Fetch its tokenizer.json again.",
+            ) from None
 
     def tokens(prompts: list[str]) -> _Tokens:
         return _Tokens(

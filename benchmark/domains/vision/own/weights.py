@@ -13,6 +13,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from benchmark.checkpoints.adapters import Adapters
 from benchmark.checkpoints.families import FamilyError
 from benchmark.checkpoints.files import Weights, read_file, weights
 from benchmark.checkpoints.peft import applied, read_adapter
@@ -20,23 +21,29 @@ from benchmark.checkpoints.views import FileView
 from benchmark.common.errors import UserError, shown
 from benchmark.common.files import read_object
 from benchmark.domains.vision.encoders import OPEN_CLIP_WEIGHTS, Encoder, some
+from benchmark.domains.vision.encoders.names import aligned
 from benchmark.domains.vision.heads import ClassificationHead, LinearHead
 from benchmark.suites.own import Head
 
 #: What classifiers are called, where the library does not say it.
 USUAL = ("classifier", "head", "fc", "heads.head", "heads", "classification_head", "linear")
+HEADS = tuple(f"{name}.{end}" for name in USUAL for end in ("weight", "bias"))
 #: The key of a head's file under which the names of its classes may stand, a list as JSON.
 CLASSES = "classes"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One checkpoint as it lies: its tensors, lazily where they are in safetensors files, and its sha256."""
+    """One checkpoint as it lies: its tensors, lazily where they are in safetensors files, and its sha256.
+
+    ``factors``: of an adapter, by the base's names, where nothing else of the base was trained.
+    """
 
     place: Path
     tensors: Mapping[str, Tensor]
     sha256: str
     files: Mapping[str, tuple[Path, str]] | None
+    factors: Adapters | None = None
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -52,8 +59,12 @@ class Checkpoint:
         return {ours: self.tensors[there] for ours, there in names.items()}
 
 
-def open_checkpoint(place: Path, what: str, base: Checkpoint | None = None) -> Checkpoint:
+def open_checkpoint(
+    place: Path, what: str, base: Checkpoint | None = None, names: Mapping[str, str] | None = None
+) -> Checkpoint:
     """A file, a model's folder or its shards, or an adapter over the ``base``.
+
+    ``names``: of the base's tensors, by the library's own, which an adapter may have.
 
     Raises :class:`UserError` where there is none or it cannot be read; ``what`` it is, for the message.
     """
@@ -65,7 +76,7 @@ def open_checkpoint(place: Path, what: str, base: Checkpoint | None = None) -> C
     try:
         found = _weights(place)
         if found.adapter:
-            return _adapter(found, place, what, base)
+            return _adapter(found, place, what, base, names or {})
         if all(path.suffix == ".safetensors" for path in found.files):
             return _lazy(found, place)
         return Checkpoint(place, found.read().tensors, found.sha256(), None)
@@ -92,15 +103,16 @@ def _lazy(found: Weights, place: Path) -> Checkpoint:
     return Checkpoint(place, FileView(files), found.sha256(), files)
 
 
-def _adapter(found: Weights, place: Path, what: str, base: Checkpoint | None) -> Checkpoint:
+def _adapter(found: Weights, place: Path, what: str, base: Checkpoint | None, names: Mapping[str, str]) -> Checkpoint:
     """A LoRA adapter applied to the base, with what was trained whole beside it."""
     if base is None:
         raise UserError(f"{what}: {shown(place)} is an adapter", "Give the whole model that it adapts.")
     adapter = read_adapter(found, _bases(found, base))
     tensors = dict(base.tensors)
-    by_end = {name: _under(name, tensors) for name in adapter.factors}
-    factors = {by_end[name]: value for name, value in adapter.factors.items()}
-    return Checkpoint(place, {**applied(tensors, factors, found.files[0]), **adapter.whole}, found.sha256(), None)
+    factors = {_under(name, tensors, names): value for name, value in adapter.factors.items()}
+    plain = None if any(name in tensors for name in adapter.whole if not name.endswith(HEADS)) else factors
+    whole = {**applied(tensors, factors, found.files[0]), **adapter.whole}
+    return Checkpoint(place, whole, found.sha256(), None, plain)
 
 
 def _bases(found: Weights, base: Checkpoint) -> list[str]:
@@ -110,10 +122,15 @@ def _bases(found: Weights, base: Checkpoint) -> list[str]:
     return [base.place.name, *([str(said)] if said else [])]
 
 
-def _under(name: str, tensors: Mapping[str, Tensor]) -> str:
-    """The base's name of a weight that an adapter calls by another prefix."""
-    ends = [each for each in tensors if each.endswith(f".{name}") or name.endswith(f".{each}")]
-    return name if name in tensors or len(ends) != 1 else ends[0]
+def _under(name: str, tensors: Mapping[str, Tensor], names: Mapping[str, str]) -> str:
+    """The base's name of a weight that an adapter calls by another prefix, or as the library does."""
+    for known in ({each: each for each in tensors}, names):
+        if name in known:
+            return known[name]
+        ends = [each for each in known if each.endswith(f".{name}") or name.endswith(f".{each}")]
+        if len(ends) == 1:
+            return known[ends[0]]
+    return name
 
 
 @dataclass(frozen=True)
@@ -138,7 +155,7 @@ def read_head(task: str, said: Head, expert: Checkpoint, encoder: Encoder) -> Fo
         name = _ending(expert.shapes, prefix)
         if name is None:
             raise UserError(
-                f"{task}: {shown(expert.place)} has no {prefix}.weight; it has {some(_matrices(expert.shapes))}",
+                f"{task}: {shown(expert.place)} has no {prefix}.weight; it has {some(_matrices(expert.shapes, encoder))}",
                 "Write head: NAME, what stands before .weight of the classifier, or head: FILE.safetensors",
             )
         weight, bias = _pair(task, expert.tensors, f"{name}.", shown(expert.place))
@@ -157,7 +174,7 @@ def _prefix(task: str, expert: Checkpoint, encoder: Encoder) -> str:
         return usual[0]
     raise UserError(
         f"{task}: {'several' if usual else 'no'} tensors of {shown(expert.place)} are called as a classifier is"
-        + (f": {', '.join(usual)}" if usual else f" ({', '.join(USUAL[:4])}); it has {some(_matrices(shapes))}"),
+        + (f": {', '.join(usual)}" if usual else f" ({', '.join(USUAL[:4])}); it has {some(_matrices(shapes, encoder))}"),
         "Write head: NAME, what stands before .weight; head: FILE.safetensors; or head: {text: CLIP}",
     )
 
@@ -169,9 +186,10 @@ def _ending(shapes: Mapping[str, Any], prefix: str) -> str | None:
     return names[0].removesuffix(".weight") if len(names) == 1 else None
 
 
-def _matrices(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
-    """Matrices, the last first: classifiers stand at the end."""
-    return [name for name, shape in reversed(list(shapes.items())) if len(shape) == 2]
+def _matrices(shapes: Mapping[str, tuple[int, ...]], encoder: Encoder) -> list[str]:
+    """Matrices that the encoder does not use, of which a classifier may be one."""
+    used = set(aligned(encoder.module.state_dict(), shapes).values())
+    return [name for name, shape in shapes.items() if len(shape) == 2 and name not in used]
 
 
 def _head_file(task: str, place: Path) -> tuple[Mapping[str, Tensor], list[str] | None]:
