@@ -21,7 +21,14 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 #: In the order in which a reader needs what earlier ones leave behind.
 PAGES = [
-    "README.md", "tutorial.md", "concepts.md", "suites.md", "records.md", "statistics.md", "faq.md", "cluster.md",
+    "README.md",
+    "tutorial.md",
+    "concepts.md",
+    "suites.md",
+    "records.md",
+    "statistics.md",
+    "faq.md",
+    "cluster.md",
     "merging.md",
 ]
 FENCE = re.compile(r"^```(\S+)([^\n]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)

@@ -1,4 +1,5 @@
-"""A checkpoint as a state dict under other names, read lazily: a tensor is mapped from its file when asked for."""
+"""A state dict as places in safetensors files, one or several, each tensor under a name of its own: it can be handed to
+another process, and is mapped there."""
 
 from __future__ import annotations
 
@@ -8,11 +9,12 @@ from typing import Any
 
 from torch import Tensor
 
+from benchmark.checkpoints.models import LazyState
 from methods.core.states import StateFile
 
 
 class FileView(StateFile):
-    """Some tensors of one or several safetensors files, each under a name of its own.
+    """Some tensors of safetensors files, mapped when they are asked for.
 
     Args:
         places: ``{name: (file, its name there)}``.
@@ -25,6 +27,13 @@ class FileView(StateFile):
         self.shapes = {name: files[path].shapes[there] for name, (path, there) in self.places.items()}
         self.floating = {name for name, (path, there) in self.places.items() if there in files[path].floating}
         self.metadata: dict[str, str] = {}
+
+    @classmethod
+    def of(cls, state: LazyState) -> FileView | None:
+        """The view of a model's tensors; None where some are in no safetensors file."""
+        if any(place.file.suffix != ".safetensors" for place in state.places.values()):
+            return None
+        return cls({name: (place.file, place.name) for name, place in state.places.items()})
 
     def __getitem__(self, name: str) -> Tensor:
         path, there = self.places[name]

@@ -32,7 +32,16 @@ MUTATIONS = [Mutation(**entry) for entry in yaml.safe_load((Path(__file__).paren
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the project, in which every test named here passes."""
     copy = tmp_path_factory.mktemp("project")
-    for part in ("benchmark", "methods", "tests", "docs", "results", "pyproject.toml", "run_all.sh", "symerge_bench.py"):
+    for part in (
+        "benchmark",
+        "methods",
+        "tests",
+        "docs",
+        "results",
+        "pyproject.toml",
+        "run_all.sh",
+        "symerge_bench.py",
+    ):
         source = ROOT / part
         if source.is_dir():
             shutil.copytree(source, copy / part, ignore=shutil.ignore_patterns("__pycache__", "local"))

@@ -18,7 +18,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from benchmark.checkpoints.views import place_of
+from benchmark.checkpoints.models import LazyState
+from benchmark.checkpoints.views import FileView, place_of
 from methods.api import Experts
 from methods.core.packed import PackedState
 from methods.core.states import LowRankState, StateFile
@@ -79,6 +80,8 @@ class Folder:
 
     def state(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """A state dict that is in a file, or of adapters that are."""
+        if isinstance(state, LazyState):
+            return FileView.of(state) or StateFile(self.write(state))
         if isinstance(state, StateFile):
             return state
         if isinstance(state, LowRankState):

@@ -26,6 +26,7 @@ from benchmark.domains.vision.own.weights import Checkpoint, Found, check_width,
 from benchmark.suites import Suite
 from benchmark.suites.bench import Bench, Task
 from methods.api import Access, Experts, Source
+from methods.core.states import shapes_of
 
 
 class OwnBench(Bench):
@@ -143,10 +144,7 @@ class OwnBench(Bench):
 
 
 def _check_shapes(task: str, base: Mapping[str, Tensor], expert: Mapping[str, Tensor], place: Path) -> None:
-    shapes: Any = [
-        getattr(state, "shapes", None) or {name: tuple(value.shape) for name, value in state.items()}
-        for state in (base, expert)
-    ]
+    shapes = [shapes_of(state) for state in (base, expert)]
     wrong = [name for name, shape in shapes[0].items() if shapes[1][name] != shape]
     if wrong:
         name = wrong[0]

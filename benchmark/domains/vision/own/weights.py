@@ -16,14 +16,15 @@ from torch import Tensor, nn
 from benchmark.checkpoints.adapters import Adapters
 from benchmark.checkpoints.families import FamilyError
 from benchmark.checkpoints.files import Weights, read_file, weights
+from benchmark.checkpoints.models import LazyState, open_model
 from benchmark.checkpoints.peft import applied, read_adapter
-from benchmark.checkpoints.views import FileView
 from benchmark.common.errors import UserError, shown
 from benchmark.common.files import read_object
 from benchmark.domains.vision.encoders import OPEN_CLIP_WEIGHTS, Encoder, some
 from benchmark.domains.vision.encoders.names import aligned
 from benchmark.domains.vision.heads import ClassificationHead, LinearHead
 from benchmark.suites.own import Head
+from methods.core.states import shapes_of
 
 #: What classifiers are called, where the library does not say it.
 USUAL = ("classifier", "head", "fc", "heads.head", "heads", "classification_head", "linear")
@@ -34,7 +35,7 @@ CLASSES = "classes"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One checkpoint as it lies: its tensors, lazily where they are in safetensors files, and its sha256.
+    """One checkpoint as it lies: its tensors, read when they are asked for, and its sha256.
 
     ``factors``: of an adapter, by the base's names, where nothing else of the base was trained.
     """
@@ -42,20 +43,17 @@ class Checkpoint:
     place: Path
     tensors: Mapping[str, Tensor]
     sha256: str
-    files: Mapping[str, tuple[Path, str]] | None
     factors: Adapters | None = None
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Of every tensor, without reading one where that can be."""
-        if isinstance(self.tensors, FileView):
-            return dict(self.tensors.shapes)
-        return {name: tuple(value.shape) for name, value in self.tensors.items()}
+        return shapes_of(self.tensors)
 
     def state(self, names: Mapping[str, str]) -> Mapping[str, Tensor]:
         """The tensors ``{name here: name there}`` under their names here."""
-        if self.files is not None:
-            return FileView({ours: self.files[there] for ours, there in names.items()})
+        if isinstance(self.tensors, LazyState):
+            return self.tensors.named(dict(names))
         return {ours: self.tensors[there] for ours, there in names.items()}
 
 
@@ -73,53 +71,26 @@ def open_checkpoint(
             f"{what}: there is no {shown(place)}",
             "Write its path, from the YAML's folder on. Nothing is fetched: download a model, and give its folder.",
         )
+    inside = next((place / name for name in OPEN_CLIP_WEIGHTS if (place / name).is_file()), place)
     try:
-        found = _weights(place)
-        if found.adapter:
-            return _adapter(found, place, what, base, names or {})
-        if all(path.suffix == ".safetensors" for path in found.files):
-            return _lazy(found, place)
-        return Checkpoint(place, found.read().tensors, found.sha256(), None)
+        if inside.is_dir() and (files := weights(inside)).adapter:
+            return _adapter(files, place, what, base, names or {})
+        model = open_model(inside)
     except FamilyError as error:
         raise UserError(f"{what}: {error}", "Give a file of weights, or a model's folder.") from None
-
-
-def _weights(place: Path) -> Weights:
-    for name in OPEN_CLIP_WEIGHTS:
-        if (place / name).is_file():
-            return Weights((place / name,))
-    return weights(place)
-
-
-def _lazy(found: Weights, place: Path) -> Checkpoint:
-    """Tensors of safetensors files, none of which is read; a name that a wrapper added for training goes."""
-    files: dict[str, tuple[Path, str]] = {}
-    for path in found.files:
-        try:
-            with safe_open(path, "pt") as opened:
-                files.update((name, (path, name)) for name in opened.keys())
-        except Exception as error:  # safetensors' own, and the system's
-            raise FamilyError(f"{path} cannot be read as safetensors ({error}); fetch it again") from None
-    return Checkpoint(place, FileView(files), found.sha256(), files)
+    return Checkpoint(place, model.state, model.sha256)
 
 
 def _adapter(found: Weights, place: Path, what: str, base: Checkpoint | None, names: Mapping[str, str]) -> Checkpoint:
     """A LoRA adapter applied to the base, with what was trained whole beside it."""
     if base is None:
         raise UserError(f"{what}: {shown(place)} is an adapter", "Give the whole model that it adapts.")
-    adapter = read_adapter(found, _bases(found, base))
+    adapter = read_adapter(found, None, biases=True)
     tensors = dict(base.tensors)
     factors = {_under(name, tensors, names): value for name, value in adapter.factors.items()}
-    plain = None if any(name in tensors for name in adapter.whole if not name.endswith(HEADS)) else factors
-    whole = {**applied(tensors, factors, found.files[0]), **adapter.whole}
-    return Checkpoint(place, whole, found.sha256(), None, plain)
-
-
-def _bases(found: Weights, base: Checkpoint) -> list[str]:
-    """What the adapter may call its base: the user says in the YAML which one it is."""
-    assert found.about is not None
-    said = read_object(found.about).get("base_model_name_or_path")
-    return [base.place.name, *([str(said)] if said else [])]
+    whole = {_under(name, tensors, names): value for name, value in adapter.whole.items()}
+    plain = None if any(name in tensors and not name.endswith(HEADS) for name in whole) else factors
+    return Checkpoint(place, {**applied(tensors, factors, found.files[0]), **whole}, found.sha256(), plain)
 
 
 def _under(name: str, tensors: Mapping[str, Tensor], names: Mapping[str, str]) -> str:
@@ -174,7 +145,11 @@ def _prefix(task: str, expert: Checkpoint, encoder: Encoder) -> str:
         return usual[0]
     raise UserError(
         f"{task}: {'several' if usual else 'no'} tensors of {shown(expert.place)} are called as a classifier is"
-        + (f": {', '.join(usual)}" if usual else f" ({', '.join(USUAL[:4])}); it has {some(_matrices(shapes, encoder))}"),
+        + (
+            f": {', '.join(usual)}"
+            if usual
+            else f" ({', '.join(USUAL[:4])}); it has {some(_matrices(shapes, encoder))}"
+        ),
         "Write head: NAME, what stands before .weight; head: FILE.safetensors; or head: {text: CLIP}",
     )
 
