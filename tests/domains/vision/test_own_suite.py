@@ -4,6 +4,7 @@ the models' own library computes; and what changes of it is another identity."""
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +33,7 @@ from benchmark import suites
 from benchmark.common.errors import UserError
 from benchmark.domains.vision.heads import zero_shot_head
 from benchmark.domains.vision.own.bench import OwnBench
+from benchmark.harness.child import portable
 from benchmark.harness.job import Options
 from benchmark.harness.runner import execute, plan
 from benchmark.records.store import Store
@@ -107,6 +109,7 @@ def run(bench: OwnBench, store: Path, *texts: str) -> dict[str, Any]:
 METHODS = ["ties", "task_arithmetic:scale=val", "symerge:steps=2", "adamerging:steps=2", "surgery:steps=2", "regmean"]
 
 
+@pytest.mark.slow
 def test_methods_of_every_access_run_and_say_what_they_were_handed(root: Path, tmp_path: Path) -> None:
     bench = opened(root / "suite.yaml")
     records = run(bench, tmp_path / "results", *METHODS)
@@ -371,7 +374,9 @@ def test_adapters_are_the_experts_that_peft_would_make_of_them(named: str, root:
         torch.testing.assert_close(features, hidden, rtol=1e-4, atol=1e-4)
 
 
-def test_experts_in_shards_and_in_half_precision(root: Path, tmp_path: Path) -> None:
+def test_experts_in_shards_and_in_half_precision_reach_another_process_as_places_in_files(
+    root: Path, tmp_path: Path
+) -> None:
     model = transformers.AutoModelForImageClassification.from_pretrained(root / "pets")
     shutil.rmtree(root / "pets")
     model.to(torch.bfloat16).save_pretrained(root / "pets", max_shard_size="10KB")
@@ -380,7 +385,19 @@ def test_experts_in_shards_and_in_half_precision(root: Path, tmp_path: Path) -> 
     experts = bench.experts()
     assert experts.expert("pets")["vit.layernorm.weight"].dtype == torch.bfloat16
     assert experts.state("pets")["vit.layernorm.weight"].dtype == torch.float32
-    assert run(bench, tmp_path / "results", "weight_average")["weight_average"].status == "done"
+    packed = portable.pack(experts, tmp_path)
+    text = pickle.dumps(packed)
+    assert len(text) < 300_000  # no weights are in it
+    again = portable.placed(pickle.loads(text), torch.device("cpu"))
+    for name in experts.names:
+        assert torch.equal(again.base[name], experts.base[name])
+        assert torch.equal(again.expert("pets")[name], experts.expert("pets")[name])
+    images = bench.source("pets", "test")[torch.arange(4)][0]
+    for one, other in zip(experts.heads.values(), again.heads.values(), strict=True):
+        assert torch.equal(one.get_parameter("weight"), other.get_parameter("weight"))
+    with torch.no_grad():
+        wanted = experts.forward(experts.state("pets"), "pets", images)
+        assert torch.equal(again.forward(again.state("pets"), "pets", images), wanted)
 
 
 def test_an_unfamiliar_base_without_classifier_and_experts_with_one(root: Path) -> None:
