@@ -16,6 +16,7 @@ from benchmark import suites
 from benchmark.cli import main as arguments
 from benchmark.records import metrics, record
 from benchmark.scores import published
+from benchmark.suites import own
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -30,6 +31,7 @@ PAGES = [
     "faq.md",
     "cluster.md",
     "merging.md",
+    "own-suite.md",
 ]
 FENCE = re.compile(r"^```(\S+)([^\n]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
@@ -78,8 +80,11 @@ def test_what_a_page_says_to_type_works(page: str, checkout: Path) -> None:
     for kind, rest, text in blocks(page):
         if kind == "sh" and rest != "parsed":
             run(["bash", "-euo", "pipefail", "-c", text], checkout)
-        elif kind == "python" and rest:
+        elif kind in ("python", "yaml") and rest:
             (checkout / rest).write_text(text)
+        elif kind == "yaml":
+            (checkout / "suite.yaml").write_text(text)
+            own.read(checkout / "suite.yaml")
         elif kind == "python":
             run([sys.executable, "-P", "-c", text], checkout)
     if page == "tutorial.md":
@@ -102,7 +107,7 @@ def test_commands_that_are_not_executed_are_commands(page: str) -> None:
 def test_every_fenced_block_is_of_a_kind_that_is_checked() -> None:
     for page in PAGES:
         assert (DOCS / page).read_text().count("```") == 2 * len(blocks(page))
-        assert {kind for kind, _, _ in blocks(page)} <= {"sh", "python"}
+        assert {kind for kind, _, _ in blocks(page)} <= {"sh", "python", "yaml"}
 
 
 def test_links_and_names_in_the_pages_exist() -> None:
@@ -113,6 +118,15 @@ def test_links_and_names_in_the_pages_exist() -> None:
         for name in re.findall(r"`((?:benchmark|methods|results|tests|docs)/[\w./-]+)`", text):
             exists = (ROOT / name).exists() or name.startswith(("results/local", "results/submitted", "methods/mine"))
             assert exists, f"{page}: {name}"
+
+
+def test_the_page_on_own_suites_has_every_key_of_its_yaml() -> None:
+    text = (DOCS / "own-suite.md").read_text()
+    keys = re.findall(r"^\| (\w+) \|", text.partition("## Every key")[2], re.M)
+    fields = [*own.Own.model_fields, *own.Task.model_fields]
+    assert [key for key in keys if key != "key"] == fields
+    for part in (own.Pixels, own.Head, own.Splits, own.Data):
+        assert {key for key in part.model_fields if f"`{key}`" not in text and f"{key}:" not in text} <= {"path"}
 
 
 def test_the_pages_know_all_suites_metrics_and_labels() -> None:

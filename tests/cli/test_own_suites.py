@@ -1,4 +1,4 @@
-"""A suite of a user's own goes through every verb as the project's do: run, boards, page, compare, list, plan, clean."""
+"""A suite of a user's own goes through every verb as the project's do: run, board, compare, list, plan, clean."""
 
 from __future__ import annotations
 
@@ -73,8 +73,9 @@ def test_the_same_command_again_runs_nothing(here: Path, capsys: pytest.CaptureF
 
 def test_a_plan_says_what_each_run_takes(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, out, _ = said(
-        capsys, "run", "--suite", "suite.yaml", "--methods", "weight_average", "symerge", "--dry-run", "--results", "results"
-    )
+        capsys, "run", "--suite", "suite.yaml", "--methods", "weight_average", "symerge", "--dry-run",
+        "--results", "results",
+    )  # fmt: skip
     assert status == 0 and out.startswith("own:tiny on ViTForImageClassification, family own: 4 runs")
     lines = {line.split()[1]: line.split() for line in out.splitlines() if line.startswith("  ") and "none" in line}
     assert lines["weight_average"][4] == "done" and "?" not in lines["weight_average"]
@@ -91,7 +92,9 @@ def test_boards_are_written_again_from_records_alone(here: Path, capsys: pytest.
     assert (here / "results" / "boards" / f"{BOARD}.md").read_text() == before
 
 
-def test_methods_are_compared_by_the_file_or_by_the_name_of_records(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_methods_are_compared_by_the_file_or_by_the_name_of_records(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for suite in ("suite.yaml", "own:tiny"):
         status, out, _ = said(
             capsys, "compare", "individual", "weight_average", "--suite", suite, "--results", "results"

@@ -1,4 +1,4 @@
-"""Any encoder that a library builds runs under its checkpoint's names, and gives what the library's own head is handed."""
+"""Any encoder that a library builds runs under its checkpoint's names, and gives what the library's head is handed."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def test_features_can_be_named(features: str, tmp_path: Path) -> None:
 
 
 def test_an_expert_with_a_classifier_has_the_names_of_a_base_without_one(tmp_path: Path) -> None:
-    """The usual case: the base is a ViTModel (``encoder...``), experts are fine-tuned classifiers (``vit.encoder...``)."""
+    """The usual case: the base is a ViTModel (``encoder...``), experts are classifiers (``vit.encoder...``)."""
     model = vit(["a", "b"])
     expert = saved(model, tmp_path / "expert")
     base = saved(seeded(transformers.ViTModel, transformers.ViTConfig(**SMALL)), tmp_path / "base")

@@ -195,25 +195,32 @@ MISTAKES: dict[str, tuple[Callable[[Path], dict[str, Any]], str, str]] = {
     ),
     "an empty folder": (lambda root: {"data": root}, "holds no images", "Write a path of"),
     "a CSV without the column": (
-        lambda root: {"data": as_csv(root), "label": "klass"}, "unknown column of .*table.csv 'klass'", "known: path, label",
+        lambda root: {"data": as_csv(root), "label": "klass"},
+        "unknown column of .*table.csv 'klass'",
+        "known: path, label",
     ),
     "no test images": (
-        lambda root: {"data": {"test": as_folders(root) / "train" / "bird"}}, "bird: 0.png stands in no class", "Expected",
+        lambda root: {"data": {"test": as_folders(root) / "train" / "bird"}},
+        "bird: 0.png stands in no class",
+        "Expected",
     ),
     "training images alone": (
-        lambda root: {"data": class_folders(root / "d" / "train", NAMES, 4).parent}, "there are no test images; the data "
-        "have train", "Write data: {train: PATH, test: PATH}",
+        lambda root: {"data": class_folders(root / "d" / "train", NAMES, 4).parent},
+        "there are no test images; the data have train",
+        "Write data: {train: PATH, test: PATH}",
     ),
     "numbers as names": (
         lambda root: {"data": class_folders(root / "n", list(map(str, range(12))), 6), "said": None, "outputs": 12},
         "the classes are numbers, whose order as text .* and as numbers differ", "Write classes",
     ),
     "a label above the head": (
-        lambda root: {"data": as_numbers(root), "said": None, "outputs": 2}, "the head has 2 outputs, the data labels up to 2",
+        lambda root: {"data": as_numbers(root), "said": None, "outputs": 2},
+        "the head has 2 outputs, the data labels up to 2",
         "Is the head another task's",
     ),
-    "a file of another kind": (lambda root: {"data": note(root)}, "is no folder, CSV or parquet file", "Write a path of"),
-    "a parquet file that is none": (lambda root: {"data": note(root, "x.parquet")}, "x.parquet cannot be read", "again"),
+    "splits within a split": (lambda root: {"data": {"test": as_csv(root)}}, "given for test, has splits", "PATH"),
+    "a file of another kind": (lambda root: {"data": note(root)}, "is no folder, CSV or parquet", "Write a path of"),
+    "no parquet file": (lambda root: {"data": note(root, "x.parquet")}, "x.parquet cannot be read", "again"),
     "a split that is none": (lambda root: {"data": odd_split(root)}, "row 2: the split 'foo' is none", "known: dev"),
 }  # fmt: skip
 

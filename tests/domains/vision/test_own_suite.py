@@ -21,7 +21,6 @@ from helpers.own_suites import (
     class_folders,
     perturbed,
     save_processor,
-    vit,
     write_suite,
     write_yaml,
 )
@@ -184,9 +183,14 @@ def test_data_are_asked_for_by_access_alone(root: Path) -> None:
     assert bench.data_folders() == sorted(root / "data" / task for task in CLASSES)
 
 
+def pets(root: Path, **changed: Any) -> Path:
+    """The suite with other keys of one task."""
+    return write_yaml(root, tasks={"pets": changed})
+
+
 def other_width(root: Path) -> Path:
     save_file({"weight": torch.randn(3, 7)}, root / "head.safetensors")
-    return write_yaml(root, tasks={"pets": {"head": "head.safetensors"}})
+    return pets(root, head="head.safetensors")
 
 
 def other_shape(root: Path) -> Path:
@@ -223,22 +227,20 @@ def not_finite(root: Path) -> Path:
 
 MISTAKES: dict[str, tuple[Callable[[Path], Path], str, str]] = {
     "no base": (lambda r: write_yaml(r, base="nowhere"), "base: there is no ", "Nothing is fetched"),
-    "no expert": (lambda r: write_yaml(r, tasks={"pets": {"expert": "pats"}}), "expert of pets: there is no ", "Write its path"),
-    "no weights": (lambda r: write_yaml(r, tasks={"pets": {"expert": "data"}}), "expert of pets: ", "a model's folder"),
+    "no expert": (lambda r: pets(r, expert="pats"), "expert of pets: there is no ", "Write its path"),
+    "no weights": (lambda r: pets(r, expert="data"), "expert of pets: ", "a model's folder"),
     "no safetensors": (unreadable, "expert of pets: ", "Give a file of weights"),
-    "no images": (lambda r: write_yaml(r, tasks={"pets": {"data": "images"}}), "pets: there is no ", "Write a path of"),
-    "the base as an expert": (lambda r: write_yaml(r, tasks={"pets": {"expert": "base"}}), "pets is the base", "fine-tuned"),
-    "another head's name": (
-        lambda r: write_yaml(r, tasks={"pets": {"head": "fc"}}), "has no fc.weight; it has classifier.weight", "head: NAME",
-    ),
-    "a head of another width": (other_width, "pets: the head takes 7 features, ViTForImageClassification gives 16", "features"),
-    "a head that is not there": (lambda r: write_yaml(r, tasks={"pets": {"head": "h.pt"}}), "pets: there is no head", "path"),
+    "no images": (lambda r: pets(r, data="images"), "pets: there is no ", "Write a path of"),
+    "the base as an expert": (lambda r: pets(r, expert="base"), "pets is the base", "fine-tuned"),
+    "another head's name": (lambda r: pets(r, head="fc"), "has no fc.weight; it has classifier.weight", "head: NAME"),
+    "a head of another width": (other_width, "the head takes 7 features, ViTForImageClassification gives", "features"),
+    "a head that is not there": (lambda r: pets(r, head="h.pt"), "pets: there is no head", "path"),
     "a head with NaN": (not_finite, "NaN or Inf in classifier.bias", "Save it again"),
     "another architecture": (shorter, "is no ViTForImageClassification: it lacks vit.encoder.layer.1", "architecture"),
     "another shape": (other_shape, "vit.layernorm.weight is [4]; the base's is [16]", "another base"),
-    "a class without images": (fewer_classes, "pets: the data have no class 'cat', which the head has", "absent: [cat]"),
+    "a class without images": (fewer_classes, "the data have no class 'cat', which the head has", "absent: [cat]"),
     "another order by mistake": (
-        lambda r: write_yaml(r, tasks={"pets": {"classes": ["cat", "dog"]}}), "the head has 3 outputs, and 2 classes", "classes",
+        lambda r: pets(r, classes=["cat", "dog"]), "the head has 3 outputs, and 2 classes", "classes",
     ),
     "images of another size": (
         lambda r: write_yaml(r, preprocessing={"size": 56}), "takes no images of 56 x 56", "preprocessing",

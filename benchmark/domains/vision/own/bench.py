@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +27,9 @@ from benchmark.suites.bench import Bench, Task
 from methods.api import Access, Experts, Source
 from methods.core.states import shapes_of
 
+#: What boards say of encoders with batch normalisations.
+AVERAGED = "Running means and variances of batch normalisations are merged as if they were weights."
+
 
 class OwnBench(Bench):
     """See the module's docstring. Raises :class:`UserError` for whatever of the files is not as it should be."""
@@ -40,7 +42,11 @@ class OwnBench(Bench):
         except UserError as error:
             raise UserError(f"{suite.typed}: {error.message}", error.hint) from None
         self.tasks = {task: Task(task, "classification", "accuracy") for task in suite.tasks}
-        self.notes = tuple(note for images in self.images.values() for note in images.notes)
+        averaged = any(name.endswith("running_var") for name in self._base)
+        self.notes = (
+            *(note for images in self.images.values() for note in images.notes),
+            *([AVERAGED] if averaged else []),
+        )
         # Missing images are told before anything else is done.
         self.data_of(Access())
 

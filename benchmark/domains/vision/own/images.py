@@ -173,18 +173,24 @@ def open_images(name: str, task: Task, splits: Splits, said: Sequence[str] | Non
         else:
             given = {split: getattr(task.data, split) for split in SPLITS}
             opened = {split: open_table(place, columns, whole=False) for split, place in given.items() if place}
+            for split, table in opened.items():
+                if table.splits:
+                    raise UserError(
+                        f"{shown(table.place)}, given for {split}, has splits of its own: {', '.join(table.splits)}",
+                        "Write data: PATH, or the place of one split for each.",
+                    )
             tables = list(opened.values())
             parts = {split: [(table, table.entries)] for split, table in opened.items()}
     except UserError as error:
         raise UserError(f"{name}: {error.message}", error.hint) from None
     classes = matched(name, tables, said, outputs, task.absent)
     if "val" not in parts and "train" in parts and splits.val:
-        ((table, entries),) = parts["train"]
-        kept, held = _share(entries, splits.val, splits.seed, name)
+        ((table, whole),) = parts["train"]
+        kept, held = _share(whole, splits.val, splits.seed, name)
         if kept and held:
             parts["train"], parts["val"] = [(table, kept)], [(table, held)]
             notes.append(
-                f"{name}: val are {len(held):,} of {len(entries):,} training images, drawn within each class by seed "
+                f"{name}: val are {len(held):,} of {len(whole):,} training images, drawn within each class by seed "
                 f"{splits.seed}."
             )
     images = Images(name, parts, classes, tuple(filter(None, (*notes, classes.note))))

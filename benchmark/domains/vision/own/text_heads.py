@@ -55,7 +55,8 @@ class _Text(nn.Module):
         self.logit_scale: Any = self.model.logit_scale.reshape(())
 
     def encode_text(self, tokens: Any) -> Tensor:
-        features: Any = self.model.get_text_features(**tokens)
+        model: Any = self.model
+        features: Any = model.get_text_features(**tokens)
         return features if isinstance(features, Tensor) else features.pooler_output
 
 

@@ -125,8 +125,9 @@ def read_head(task: str, said: Head, expert: Checkpoint, encoder: Encoder) -> Fo
         prefix = said.tensors or _prefix(task, expert, encoder)
         name = _ending(expert.shapes, prefix)
         if name is None:
+            listed = some(_matrices(expert.shapes, encoder))
             raise UserError(
-                f"{task}: {shown(expert.place)} has no {prefix}.weight; it has {some(_matrices(expert.shapes, encoder))}",
+                f"{task}: {shown(expert.place)} has no {prefix}.weight; it has {listed}",
                 "Write head: NAME, what stands before .weight of the classifier, or head: FILE.safetensors",
             )
         weight, bias = _pair(task, expert.tensors, f"{name}.", shown(expert.place))
