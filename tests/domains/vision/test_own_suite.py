@@ -379,10 +379,12 @@ def test_adapters_are_the_experts_that_peft_would_make_of_them(named: str, root:
 def test_experts_in_shards_and_in_half_precision_reach_another_process_as_places_in_files(
     root: Path, tmp_path: Path
 ) -> None:
-    model = transformers.AutoModelForImageClassification.from_pretrained(root / "pets")
-    shutil.rmtree(root / "pets")
-    model.to(torch.bfloat16).save_pretrained(root / "pets", max_shard_size="10KB")
-    assert len(list((root / "pets").glob("*.safetensors"))) > 1
+    for name in ("pets", "base"):
+        model = transformers.AutoModelForImageClassification.from_pretrained(root / name)
+        shutil.rmtree(root / name)
+        model.to(torch.bfloat16).save_pretrained(root / name, max_shard_size="10KB")
+        assert len(list((root / name).glob("*.safetensors"))) > 1
+    save_processor(root / "base")
     bench = opened(root / "suite.yaml")
     experts = bench.experts()
     assert experts.expert("pets")["vit.layernorm.weight"].dtype == torch.bfloat16
@@ -415,3 +417,20 @@ def test_an_unfamiliar_base_without_classifier_and_experts_with_one(root: Path) 
     bench = opened(root / "suite.yaml")
     assert not any(name.startswith("vit.") for name in bench.experts().base)
     torch.testing.assert_close(logits_of(bench, "pets"), before)
+
+
+def test_of_batch_normalisations_boards_say_that_their_statistics_are_merged(tmp_path: Path) -> None:
+    config = transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], num_labels=3)
+    torch.manual_seed(0)
+    base = transformers.ResNetForImageClassification(config).eval()
+    tasks: dict[str, Any] = {}
+    for seed, name in enumerate(("base", *CLASSES)):
+        (perturbed(base, seed) if seed else base).save_pretrained(tmp_path / name)
+        if seed:
+            class_folders(tmp_path / "data" / name, ["a", "b", "c"], 5)
+            tasks[name] = {"classes": ["a", "b", "c"]}
+    pixels = {"size": 64, "mean": [0.5] * 3, "std": [0.5] * 3}
+    bench = opened(write_yaml(tmp_path, preprocessing=pixels, tasks=tasks))
+    assert bench.notes[-1].startswith("Running means and variances of batch normalisations are merged")
+    record = run(bench, tmp_path / "results", "weight_average")["weight_average"]
+    assert bench.notes[-1] in record.provenance.notes
