@@ -79,7 +79,7 @@ def read(folder: Path, config: str | None = None) -> Layout:
         below = config
     prefix = f"{PurePosixPath(below)}/" if below else ""
     try:
-        names = sorted(name for name in _files(folder, ()) if name.startswith(prefix))
+        names = sorted(name for name in files_below(folder) if name.startswith(prefix))
     except NotRegular as error:
         raise UserError(f"{error.filename} cannot be read: {error.strerror}", "Move it away.") from None
     except OSError as error:
@@ -96,7 +96,7 @@ def read(folder: Path, config: str | None = None) -> Layout:
     return Layout(kind, {split: splits[split] for split in ordered if splits[split]}, info, options)
 
 
-def _files(folder: Path, above: Sequence[str]) -> Iterator[str]:
+def files_below(folder: Path, above: Sequence[str] = ()) -> Iterator[str]:
     """Names of all files below, through links; without hidden ones and such as ``__MACOSX``.
 
     Raises NotRegular for a pipe or a device.
@@ -109,7 +109,7 @@ def _files(folder: Path, above: Sequence[str]) -> Iterator[str]:
             if entry.name.startswith((".", "__")):
                 continue
             if entry.is_dir():
-                yield from (f"{entry.name}/{name}" for name in _files(Path(entry.path), (*above, itself)))
+                yield from (f"{entry.name}/{name}" for name in files_below(Path(entry.path), (*above, itself)))
             elif os.path.exists(entry.path):
                 check_regular(entry.path)
                 yield entry.name

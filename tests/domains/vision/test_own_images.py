@@ -12,12 +12,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from helpers.hub_data import damaged_images, parquet
 from helpers.own_suites import class_folders, picture, split_folders
+from PIL import Image
 
 from benchmark.common.errors import UserError
 from benchmark.domains.vision.encoders.pixels import Pixels
 from benchmark.domains.vision.own.images import Images, open_images
+from benchmark.domains.vision.own.unlabelled import open_unlabelled
 from benchmark.suites.own import Data, Splits, Task
 
 NAMES = ["bird", "cat", "dog"]
@@ -290,3 +293,21 @@ def test_a_picture_is_cut_and_resized_as_the_recipe_says(tmp_path: Path) -> None
     folder = as_folders(tmp_path)
     for pixels in (PIXELS, Pixels((8, 8), None, (0.5,) * 3, (0.5,) * 3), Pixels((6, 10), 12, (0.0,) * 3, (1.0,) * 3)):
         assert opened(folder).load("test", pixels).images.shape == (12, *pixels.size, 3)
+
+
+def test_images_without_labels_are_all_below_a_folder_and_have_none(tmp_path: Path) -> None:
+    folder = as_folders(tmp_path)
+    source = open_unlabelled(folder, PIXELS)
+    images, labels = source[torch.arange(5)]
+    assert len(source) == 42 and labels is None and source.stored(torch.tensor([3]))[1] is None
+    assert images.shape == (5, 3, 8, 8) and images.dtype == torch.float32 and images.abs().max() <= 1
+    first = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.png"))[:2]
+    wanted = np.stack([PIXELS(Image.open(folder / name)) for name in first])
+    assert np.array_equal(source.stored(torch.arange(2))[0].numpy(), wanted)
+    (folder / "loose.png").write_bytes(b"no picture")
+    with pytest.raises(UserError, match="1 damaged sample") as raised:
+        open_unlabelled(folder, PIXELS)
+    assert "loose.png: " in str(raised.value)
+    for wrong, said in ((tmp_path / "nowhere", "there is no folder"), (tmp_path / "cache", "holds no images")):
+        with pytest.raises(UserError, match=said):
+            open_unlabelled(wrong, PIXELS)

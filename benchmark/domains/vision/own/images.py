@@ -6,7 +6,7 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,7 +88,7 @@ class Images:
                 files += dict.fromkeys(entry.file for entry in entries)
             what = hashlib.sha256(json.dumps(lines).encode()).hexdigest()
             try:
-                self._sums[split] = facts.remembered(f"own images {what}", files, lambda: _sum(what, files))
+                self._sums[split] = sum_of(what, files)
             except OSError as error:
                 missing = error.filename or ""
                 raise UserError(
@@ -107,7 +107,9 @@ class Images:
         key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:20]
         try:
             images, labels = cache.load(
-                f"own-{self.task}-{split}-{key}", (count, *pixels.size, 3), lambda: self._decode(split, pixels)
+                f"own-{self.task}-{split}-{key}",
+                (count, *pixels.size, 3),
+                lambda: decoded(lambda: self._samples(split), count, pixels, f"{self.task}, {split}"),
             )
         except cache.CacheError as error:
             raise UserError(str(error)) from None
@@ -117,37 +119,48 @@ class Images:
         for table, entries in self._part(split):
             yield from samples(table, entries, self._labels(table, entries))
 
-    def _decode(self, split: str, pixels: Pixels) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        from tqdm import tqdm
 
-        def usable(sample: Sample) -> tuple[np.ndarray, int]:
+def decoded(
+    samples: Callable[[], Iterator[Sample]], count: int, pixels: Pixels, what: str
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Blocks of pixels and labels of ``count`` samples; ``samples`` may be asked for again, to name all damage.
+
+    Raises UserError with the name of every image that cannot be used; ``what`` they are, for the message.
+    """
+    from tqdm import tqdm
+
+    def usable(sample: Sample) -> tuple[np.ndarray, int]:
+        try:
+            return pixels(picture(sample.encoded())), int(sample.label)
+        except (Damage, OSError, ValueError) as error:
+            raise Damage(f"{sample.name}: {error}") from None
+
+    with (
+        ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool,
+        tqdm(total=count, desc=f"decoding {what}", unit="image", delay=2, disable=None) as bar,
+    ):
+        for block in batched(samples(), 256):
             try:
-                return pixels(picture(sample.encoded())), int(sample.label)
-            except (Damage, OSError, ValueError) as error:
-                raise Damage(f"{sample.name}: {error}") from None
-
-        with (
-            ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool,
-            tqdm(total=self.count(split), desc=f"decoding {self.task}", unit="image", delay=2, disable=None) as bar,
-        ):
-            for block in batched(self._samples(split), 256):
-                try:
-                    images, labels = zip(*pool.map(usable, block), strict=True)
-                except Damage as error:
-                    lines = of_samples(self._samples(split), int, f"looking at {self.task}, {split}") or [str(error)]
-                    raise damage.error(
-                        f"{self.task}, {split}", lines, "Restore these images, or remove them."
-                    ) from None
-                yield np.stack(images), np.array(labels, dtype=np.int64)
-                bar.update(len(block))
+                images, labels = zip(*pool.map(usable, block), strict=True)
+            except Damage as error:
+                lines = of_samples(samples(), int, f"looking at {what}") or [str(error)]
+                raise damage.error(what, lines, "Restore these images, or remove them.") from None
+            yield np.stack(images), np.array(labels, dtype=np.int64)
+            bar.update(len(block))
 
 
-def _sum(what: str, files: Sequence[Path]) -> str:
-    digest = hashlib.sha256(what.encode())
-    for file in files:
-        with open_regular(file) as opened:
-            digest.update(hashlib.file_digest(opened, "sha256").digest())
-    return digest.hexdigest()
+def sum_of(what: str, files: Sequence[Path]) -> str:
+    """sha256 of files and of ``what`` they hold; remembered while they stay as they are. Raises OSError."""
+
+    def read() -> str:
+        digest = hashlib.sha256(what.encode())
+        for file in files:
+            with open_regular(file) as opened:
+                digest.update(hashlib.file_digest(opened, "sha256").digest())
+        return digest.hexdigest()
+
+    digest: str = facts.remembered(f"own images {what}", files, read)
+    return digest
 
 
 def open_images(name: str, task: Task, splits: Splits, said: Sequence[str] | None, outputs: int | None) -> Images:

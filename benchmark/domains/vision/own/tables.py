@@ -94,7 +94,7 @@ def open_table(place: Path, columns: Columns = Columns(), *, whole: bool = True)
 
 
 def _folder(place: Path, columns: Columns, whole: bool) -> Table:
-    names = sorted(layout._files(place, ()))
+    names = sorted(layout.files_below(place))
     if any(name.lower().endswith((".parquet", ".tar")) for name in names) or _has_configs(place, names):
         found = layout.read(place)
         if found.kind != "parquet":
