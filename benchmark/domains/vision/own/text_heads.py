@@ -51,8 +51,8 @@ class _Text(nn.Module):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model: Any = model
-        self.logit_scale: Any = self.model.logit_scale.reshape(())
+        self.model = model
+        self.logit_scale = model.get_parameter("logit_scale").detach().reshape(())
 
     def encode_text(self, tokens: Any) -> Tensor:
         model: Any = self.model
