@@ -27,8 +27,11 @@ if TYPE_CHECKING:
     from methods.core.declarations import BrokenFile
     from methods.core.discovery import Discovery
 
-#: What a method may need of the experts: tasks with classes; linear layers in the encoder; LoRA adapters.
-NEEDS = ("classes", "matrices", "adapters")
+#: What a method may need of the experts: tasks with classes; linear layers in the encoder; LoRA adapters; exactly one
+#: of them, or two.
+NEEDS = ("classes", "matrices", "adapters", "single", "pair")
+#: How many experts the last two are.
+COUNTS = {"single": (1, "one expert"), "pair": (2, "two experts")}
 #: The folder of the papers, one file a method.
 PACKAGE = Path(__file__).parents[1]
 
@@ -152,7 +155,7 @@ class Method:
                 f"{self.name} takes a number"
             )
         for need in self.needs:
-            if why := experts.lacks(need):
+            if why := lacking(experts, need):
                 raise NotApplicable(f"{self.name} {why}")
         takes_stream = "stream" in inspect.signature(self.function).parameters
         if access and stream is None and takes_stream:
@@ -168,6 +171,15 @@ class Method:
                 )
             return self.function(experts, stream, **keywords)
         return self.function(experts, **keywords)
+
+
+def lacking(experts: Any, need: str) -> str | None:
+    """Why experts do not have what a method ``needs``, in one line; ``None`` where they have it."""
+    if need not in COUNTS:
+        why: str | None = experts.lacks(need)
+        return why
+    count, words = COUNTS[need]
+    return None if len(experts) == count else f"merges {words} and these are {len(experts)}"
 
 
 def method(
