@@ -144,10 +144,10 @@ def test_dc_merge_refuses_more_directions_than_a_matrix_has() -> None:
 
 
 def test_ties_in_memory_elects_over_all_parts() -> None:
-    one = torch.tensor([[5.0, -1.0, 0.5], [-5.0, -4.0, 0.2]])
+    one = torch.tensor([[5.0, -1.0, 0.5], [-5.0, -4.0, 0.25]])
     two = torch.tensor([[3.0], [2.0]])
     # The two largest of four entries stay, and the one at the limit; 5 and -5 cancel, and of all signs one is + and one
     # is -: neither, so the negative.
     found = elected([one, two], 0.5)
     assert found[0].tolist() == [[0.0, -1.0, 0.0], [-5.0, -4.0, 0.0]] and found[1].tolist() == [[3.0], [2.0]]
-    assert elected([one, two], 1.0)[0].tolist() == [[5.0, -1.0, 0.5], [0.0, -4.0, 0.2]]
+    assert elected([one, two], 1.0)[0].tolist() == [[5.0, -1.0, 0.5], [0.0, -4.0, 0.25]]
