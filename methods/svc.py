@@ -32,7 +32,10 @@ ARBITRARY = 0.1
 
 
 @method(
-    title="SVC", paper="arXiv:2602.05536", needs=("matrices",), footprint=Footprint(passes=1, decompositions=(1, 0))
+    title="SVC",
+    paper="arXiv:2602.05536",
+    needs=("matrices",),
+    footprint=Footprint(passes=1, decompositions=(1, 0), products=(2, 1)),
 )
 def svc(
     experts: Experts,

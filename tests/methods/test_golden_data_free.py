@@ -10,7 +10,7 @@ from helpers.support import about, assert_state, golden, golden_experts, golden_
 from torch import Tensor
 
 import methods
-from methods.api import Experts
+from methods.api import Experts, Stream
 
 #: Of entries next to a threshold, which another processor's rounding puts on its other side.
 FLIPS = {"arcee_fusion": 3e-4, "sce": 1e-4, "dc_merge": 1e-4, "knots": 1e-4, "core_space": 1e-4}
@@ -39,6 +39,7 @@ FULL: list[tuple[str, dict[str, Any], str]] = [
     ),
     ("fr_merging", {}, "fr_merging__ratio0.7_align_lam0.7__seed0"),
     ("fr_merging", {"align": False, "scale": 0.15}, "fr_merging__ratio0.7_noalign_lam0.15__seed0"),
+    ("localize_stitch", {}, "localize_stitch__dataless_top0.05__seed0"),
 ]
 
 
@@ -117,6 +118,37 @@ def test_della_has_mergekits_probabilities_and_merges_what_its_masks_leave() -> 
         for name, expected in part(stored, f"prob{k}").items():
             found = probabilities(experts.task_vector(name, task), 0.5, 0.15)
             torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+
+
+def test_free_merging_gives_each_task_the_model_that_its_router_would() -> None:
+    stem = "free_merging__ratio0.7_keep0.1_lam0.5__seed0"
+    stored, merged = golden(stem), methods.get("free_merging")(golden_experts(), keep=0.1)
+    torch.testing.assert_close(merged.trace["rescalers"], stored["rescalers"].float(), atol=1e-5, rtol=0)
+    for k in range(4):
+        state = merged.state_dict(f"t{k}")
+        assert_state(state, part(stored, f"model{k}"), golden_states()[0], about(stem)["tolerance"])
+    assert merged.needs_task and 0 < merged.storage < merged.experts.nbytes()
+
+
+def test_localize_stitch_trains_masks_as_in_the_authors_code() -> None:
+    from methods.localize_stitch import limit, train
+    from methods.tools.activations import samples
+
+    stem = "localize_stitch__fewshot_top0.05_bias3_lr10_5ep__seed0"
+    stored = golden(stem)
+    heads = {n.removesuffix(".weight"): t for n, t in part(stored, "head_init").items()}
+    experts = golden_experts(heads=heads)
+    how: dict[str, Any] = {"epochs": 5, "lr": 10.0, "l1": 0.1, "bias": 3.0}
+
+    def stream() -> Stream:
+        return Stream.from_batches(part(stored, "batches"), labels=part(stored, "labels"), split="train")
+
+    merged = methods.get("localize_stitch")(experts, stream(), labels=True, examples=16, batch_size=8, **how)
+    holds(merged, "localize_stitch", stem)
+    for k, task in enumerate(experts.tasks):
+        batches = list(samples(stream(), task, 16, 8))
+        found = train(experts, experts.names, task, batches, limit(experts, experts.names, task, 0.05), **how)
+        assert_state(found, part(stored, f"mask_logit{k}"), {n: t.sign() * 3.0 for n, t in found.items()}, 1e-4)
 
 
 LORA: list[tuple[str, dict[str, Any], str]] = [

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.support import assert_same, golden_experts, golden_states, merge, random_experts
+from helpers.support import assert_same, golden_experts, golden_states, random_experts, random_stream
 from torch import Tensor
 
 import methods
-from methods.api import Experts, Merged, MergingError, NotApplicable
+from methods.api import Experts, Merged, MergingError, NotApplicable, Stream
 from methods.svc import calibrated
 
 SVD = torch.linalg.svd
@@ -40,6 +40,8 @@ MANY: list[tuple[str, dict[str, Any]]] = [
     ("ram", {"floor": 1e-3, "plus": True}),
     ("fr_merging", {}),
     ("fr_merging", {"align": False}),
+    ("localize_stitch", {}),
+    ("localize_stitch", {"keep": 1.0}),
 ]
 #: Methods that merge one expert, or two.
 FEW: list[tuple[str, dict[str, Any], int]] = [("slerp", {}, 2), ("slerp", {"t": 0.2}, 2), ("arcee_fusion", {}, 1)]
@@ -49,8 +51,9 @@ ROUNDED = ("karcher", "slerp")
 STRICT = ("star", "fr_merging")
 
 
-def label(case: tuple[Any, ...]) -> str:
-    return " ".join([case[0], *map(str, case[1].values())])
+def merge(name: str, experts: Experts, stream: Stream | None = None, **keywords: Any) -> Merged:
+    found: Merged = methods.get(name)(experts, stream, **keywords)
+    return found
 
 
 def cases(count: int) -> list[tuple[str, dict[str, Any]]]:
@@ -194,6 +197,9 @@ def test_a_merge_survives_its_file_and_runs(name: str, keywords: dict[str, Any],
         ("sce", {"keep": 2}, "keep is 2"),
         ("ram", {"floor": -1}, "floor is -1"),
         ("fr_merging", {"ratio": -1}, "ratio is -1"),
+        ("localize_stitch", {"keep": 1e-6}, "less than one of 32384 entries"),
+        ("localize_stitch", {"labels": True}, "labelled train"),
+        ("free_merging", {"keep": 0}, "keep is 0"),
         ("slerp", {}, "slerp merges two experts and these are 4"),
         ("arcee_fusion", {}, "arcee_fusion merges one expert and these are 4"),
         ("knots", {}, "LoRA"),
@@ -411,6 +417,48 @@ def test_fr_merging_adds_up_what_its_disc_leaves_of_matrices_and_the_first_tasks
     inner = (rows[:, None] ** 2 + rows**2 < 9) * -1.0 + (rows[:, None] ** 2 + rows**2 <= 9) * 1.0
     expected = torch.fft.ifft2(torch.fft.fft2(total) * (1 + inner)).real
     torch.testing.assert_close(state[weight] - experts.base[weight], expected, atol=1e-5, rtol=0)
+
+
+def test_localize_stitch_averages_where_masks_meet_and_leaves_the_texts_tensors() -> None:
+    base = {n: torch.zeros(4) for n in ("w", "model.positional_embedding", "model.logit_scale")}
+    ones = torch.tensor([9.0, 8.0, 1.0, 0.5])
+    tuned = {"a": {n: ones for n in base}, "b": {n: -ones.flip(0) for n in base}, "c": {n: 2 * ones for n in base}}
+    # Three of four are the largest, and the comparison is strict: two stay.
+    state = merge("localize_stitch", Experts.from_state_dicts(base, tuned), keep=0.75).state_dict()
+    assert state["w"].tolist() == [13.5, 12.0, -8.0, -9.0]
+    assert torch.equal(state["model.logit_scale"], base["w"])
+    assert torch.equal(state["model.positional_embedding"], base["w"])
+
+
+def test_localize_stitch_draws_its_samples_once_and_trains_masks_on_labels() -> None:
+    experts = random_experts(tasks=2)
+    stream = random_stream(experts.tasks, draws=4, size=8, classes=5)
+    about = methods.describe("localize_stitch")
+    assert not about.access and about.access_for({"labels": True}).describe() == "labelled train"
+    trained = merge("localize_stitch", experts, stream, labels=True, examples=16, batch_size=8, epochs=3)
+    assert stream.drawn == 2 * 16
+    plain = merge("localize_stitch", experts)
+    assert any(not torch.equal(t, plain.state_dict()[n]) for n, t in trained.state_dict().items())
+
+
+def test_free_merging_puts_each_tasks_largest_entries_over_the_shared_ones(tmp_path: Path) -> None:
+    experts = golden_experts()
+    merged = merge("free_merging", experts, keep=0.1)
+    weight = "model.visual.transformer.resblocks.0.mlp.c_fc.weight"
+    shared = merged.shared[weight] - experts.base[weight]
+    for k, task in enumerate(experts.tasks):
+        found = merged.state_dict(task)[weight] - experts.base[weight]
+        own = (found - shared).abs() > 1e-6
+        vector = experts.task_vector(weight, task)
+        assert torch.equal(own.sum(1), torch.full((128,), 3))
+        torch.testing.assert_close(found[own], 0.5 * merged.trace["rescalers"][k] * vector[own], atol=1e-6, rtol=1e-4)
+        assert float(vector.abs().where(own, 9.0).amin(1).min()) >= float(vector.abs().where(~own, 0.0).max(1)[0].min())
+    merged.save(tmp_path / "merged.safetensors")
+    loaded = Merged.load(tmp_path / "merged.safetensors", experts)
+    assert_same(loaded.state_dict("t2"), merged.state_dict("t2"), atol=0)
+    base = dict(experts.base)
+    still = merge("free_merging", Experts.from_state_dicts(base, {"a": base, "b": base}))
+    assert_same(still.state_dict("b"), base, atol=0)
 
 
 def test_every_method_here_is_registered_with_what_it_needs() -> None:
