@@ -20,7 +20,6 @@ from torch import Tensor
 
 from methods.api import Experts, Merged, method
 from methods.core.stream import derive
-from methods.tools.vectors import weight
 
 #: The most entries that quartiles are taken of, and what is added to probabilities.
 SAMPLE, TINY = 1_000_000, 1e-8
@@ -36,7 +35,7 @@ def arcee_fusion(experts: Experts, *, seed: int = 0) -> Merged:
     (task,) = experts.tasks
     merged = {}
     for name in experts.names:
-        base, tuned = experts.base_tensor(name), weight(experts, name, task)
+        base, tuned = experts.base_tensor(name), experts.expert_tensor(name, task)
         scores = importance(tuned, base)
         generator = torch.Generator().manual_seed(derive(seed, task, name))
         merged[name] = base + (tuned - base) * (scores >= threshold(scores, generator))

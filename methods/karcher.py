@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 
 from methods.api import Experts, Merged, MergingError, Natural, method
-from methods.tools.vectors import weight
 
 
 @method(title="Karcher mean", paper="doi:10.1002/cpa.3160300502")
@@ -41,7 +40,7 @@ def karcher(experts: Experts, *, steps: Natural = 10, tolerance: Annotated[float
         )
     merged = {}
     for name in experts.names:
-        points = torch.stack([weight(experts, name, task).flatten() for task in experts.tasks]).double()
+        points = torch.stack([experts.expert_tensor(name, task).flatten() for task in experts.tasks]).double()
         found = sphere_mean(points, steps, tolerance)
         if found is None:
             raise MergingError(

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from methods.api import Experts, Merged, Portion, method
-from methods.tools.vectors import fraction, weight
+from methods.tools.vectors import fraction
 
 #: Above this cosine two vectors count as parallel; shorter ones than that have no direction.
 PARALLEL, SHORT = 0.9995, 1e-8
@@ -33,7 +33,9 @@ def slerp(experts: Experts, *, t: Portion = 0.5) -> Merged:
     """
     fraction("t", t, zero=True)
     first, second = experts.tasks
-    return Merged(experts, {n: arc(weight(experts, n, first), weight(experts, n, second), t) for n in experts.names})
+    return Merged(
+        experts, {n: arc(experts.expert_tensor(n, first), experts.expert_tensor(n, second), t) for n in experts.names}
+    )
 
 
 def arc(first: Tensor, second: Tensor, t: float) -> Tensor:

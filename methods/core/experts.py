@@ -210,6 +210,10 @@ class Experts:
         """``base[name]`` as float32 on the device. Raises :class:`MergingError` when it is not finite."""
         return self._finite(name, "base", self.base[name].to(self.device, torch.float32))
 
+    def expert_tensor(self, name: str, task: str) -> Tensor:
+        """``expert(task)[name]`` as float32 on the device. Raises :class:`MergingError` when it is not finite."""
+        return self._finite(name, f"expert {task}", self.expert(task)[name].to(self.device, torch.float32))
+
     def task_vector(self, name: str, task: str, base: Tensor | None = None) -> Tensor:
         """``expert(task)[name] - base[name]``, float32 on the device, ``[*shape]``."""
         tuned = self._finite(name, f"expert {task}", self.expert(task)[name].to(self.device, torch.float32))

@@ -19,11 +19,6 @@ def per_tensor(experts: Experts, combine: Callable[[Tensor], Tensor]) -> dict[st
     return {n: experts.base_tensor(n) + combine(experts.task_vectors(n)) for n in experts.names}
 
 
-def weight(experts: Experts, name: str, task: str) -> Tensor:
-    """A task's own weights of one tensor, as they are and not as base and task vector: float32 on the device."""
-    return experts.expert(task)[name].to(experts.device, torch.float32).detach()
-
-
 def fraction(name: str, value: float, *, zero: bool = False) -> float:
     """``value`` if it is a number in (0, 1] (or [0, 1]); else an error that names the keyword."""
     if (

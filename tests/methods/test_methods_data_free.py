@@ -235,6 +235,16 @@ def test_a_division_by_the_size_of_a_zero_task_vector_is_refused(name: str) -> N
     assert torch.equal(state[weight], base[weight]) and not torch.equal(state["model.visual.proj"], 0 * base[weight])
 
 
+@pytest.mark.parametrize(("name", "count"), [("karcher", 3), ("slerp", 2), ("arcee_fusion", 1), ("metagpt", 3)])
+def test_an_expert_that_is_not_finite_is_named(name: str, count: int) -> None:
+    base, tuned = golden_states()
+    weight = "model.visual.proj"
+    damaged = {**tuned["t0"], weight: tuned["t0"][weight].clone().index_fill_(0, torch.tensor([2]), torch.nan)}
+    experts = Experts.from_state_dicts(base, {**dict(list(tuned.items())[:count]), "t0": damaged})
+    with pytest.raises(MergingError, match=f"expert t0: {weight} holds 16 NaN"):
+        merge(name, experts)
+
+
 OPPOSITE = {"a": {"w": torch.tensor([3.0, 1.0])}, "b": {"w": torch.tensor([-3.0, -1.0])}}
 
 
