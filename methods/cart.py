@@ -1,6 +1,6 @@
 """CART: low-rank task vectors around the average of the experts.
 
-Revisiting Weight Averaging for Model Merging. Choi, Kim, Lee, Lee, Ro, arXiv:2412.12153.
+Revisiting Weight Averaging for Model Merging. Choi, Kim, Lee, Hong, arXiv:2412.12153.
 
     theta = c + scale * sum_k SVD_r(theta_k - c),    c = mean_k theta_k,   r = max(1, int(rank * min(m, n)))
 

@@ -2,7 +2,8 @@
 
 Model merging with SVD to tie the Knots. Stoica, Ramesh, Ecsedi, Choshen, Hoffman, ICLR 2025, arXiv:2410.19735.
 
-    theta = theta0 + U merged(S V_1, .., S V_K),    [Delta_1 .. Delta_K] = U S [V_1 .. V_K],   Delta_k = scale_k B_k A_k
+    theta = theta0 + scale * U merged(S V_1, .., S V_K)
+    [Delta_1 .. Delta_K] = U S [V_1 .. V_K],   Delta_k = scale_k B_k A_k
 
 Reference: gstoica27/KnOTS task_merger.py, SVDMerger, which we follow: the decomposition in float64, directions of
 singular values up to 1e-5 dropped, and the rule applied to all layers together as one vector of a task, so that TIES

@@ -1,6 +1,6 @@
 """RAM: what one expert alone changed is kept whole, what several changed is averaged.
 
-Reinforced Agent Merging, arXiv:2601.13572.
+Behavior Knowledge Merge in Reinforced Agentic Models. Yuan, Shi, Zhang, Liu, Yao, Vosoughi, Lee, arXiv:2601.13572.
 
     theta = theta0 + sum_k tau_k [|tau_k| > floor] * (lambda_k where k is the only such task, else 1 / number of them)
     lambda_k = 1;   with plus:  1 + strength * min(shared_k / alone_k, limit), entries counted tensor by tensor

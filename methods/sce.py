@@ -1,6 +1,6 @@
 """SCE: the entries that experts differ most in, weighted by each expert's energy, merged by their elected sign.
 
-FuseChat: Knowledge Fusion of Chat Models. Wan, Zhong, Yang, Chen, Quan, arXiv:2408.07990 (select, calculate, erase).
+FuseChat: Knowledge Fusion of Chat Models. Wan, Zhong, Yang, Chen, Quan, EMNLP 2025, arXiv:2408.07990.
 
     theta = theta0 + sum_k w_k tau^_k [sign(tau^_k) = s] / sum_k w_k [sign(tau^_k) = s],   s = sign(sum_k tau^_k), 0: +
     tau^_k: the int(keep * n) entries of each tensor of the largest variance over tasks, n those of any

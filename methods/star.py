@@ -1,6 +1,7 @@
 """STAR: task vectors truncated in their spectrum, rescaled to their nuclear norm, and averaged.
 
-STAR: Spectral Truncation and Rescale for Model Merging. Lee, Cheng, Zhang, Chen, NAACL 2025, arXiv:2502.10339.
+STAR: Spectral Truncation and Rescale for Model Merging. Lee, Ko, Pedapati, Chung, Yeh, Chen, NAACL 2025,
+arXiv:2502.10339.
 
     theta = theta0 + mean_k (|S_k|_1 / |S_k[:r]|_1) SVD_r(tau_k),   r the first with  |S_k[:r]|_1 >= energy % of |S_k|_1
 

@@ -1,6 +1,7 @@
 """SVC: the singular values of a merge are divided by how often the tasks' shared directions were counted.
 
-When Shared Knowledge Hurts: Spectral Over-Accumulation in Model Merging. arXiv:2602.05536.
+When Shared Knowledge Hurts: Spectral Over-Accumulation in Model Merging. Li, Peng, Zhang, Guo, Duan, Shi, ICML 2026,
+arXiv:2602.05536.
 
     theta = theta0 + sum_r (sigma_r / eta_r) u_r v_r^T,    theta_inner - theta0 = sum_r sigma_r u_r v_r^T
     eta_r = mean_k max(s_rk, alpha),    s_rk = <a_r, a_rk> / |a_rk|^2,  a_r = sigma_r v_r^T,  a_rk = u_r^T tau_k
