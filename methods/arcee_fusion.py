@@ -18,14 +18,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from methods.api import Experts, Merged, method
+from methods.api import Experts, Footprint, Merged, method
 from methods.core.stream import derive
 
 #: The most entries that quartiles are taken of, and what is added to probabilities.
 SAMPLE, TINY = 1_000_000, 1e-8
 
 
-@method(title="Arcee Fusion", paper="mergekit", needs=("single",))
+@method(title="Arcee Fusion", paper="mergekit", needs=("single",), footprint=Footprint(local=True))
 def arcee_fusion(experts: Experts, *, seed: int = 0) -> Merged:
     """Keep the most important changes of one expert.
 

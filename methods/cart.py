@@ -28,7 +28,7 @@ from methods.tools.vectors import fraction
     paper="arXiv:2412.12153",
     grids={"scale": (0.1, 3.0, 30)},
     needs=("matrices",),
-    footprint=Footprint(decompositions=(0, 1)),
+    footprint=Footprint(local=True, decompositions=(0, 1)),
 )
 def cart(experts: Experts, *, scale: float = 2.0, rank: Portion = 0.12) -> Merged:
     """Add the leading directions of every expert's distance from the average to the average.

@@ -33,7 +33,7 @@ from methods.tools.vectors import choice, fraction
     paper="arXiv:2509.17786",
     grids={"scale": (0.1, 10.0, 100)},
     needs=("adapters",),
-    footprint=Footprint(decompositions=(1, 0)),
+    footprint=Footprint(local=True, decompositions=(1, 0)),
 )
 def core_space(
     experts: Experts,

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from methods.api import Experts, Merged, MergingError, NonNegative, Portion, method
+from methods.api import Experts, Footprint, Merged, MergingError, NonNegative, Portion, method
 from methods.core.stream import derive
 from methods.tools.activations import per_task
 from methods.tools.vectors import fraction, total
@@ -33,7 +33,7 @@ from methods.tools.vectors import fraction, total
 SHORT = 1e-7
 
 
-@method(title="DELLA", paper="arXiv:2406.11617")
+@method(title="DELLA", paper="arXiv:2406.11617", footprint=Footprint(local=True))
 def della(
     experts: Experts,
     *,

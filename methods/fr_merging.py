@@ -33,7 +33,7 @@ from methods.tools.selection import attention_and_mlp
 from methods.tools.vectors import fraction
 
 
-@method(title="FR-Merging", paper="arXiv:2411.16815", needs=("matrices",))
+@method(title="FR-Merging", paper="arXiv:2411.16815", needs=("matrices",), footprint=Footprint(local=True))
 def fr_merging(experts: Experts, *, ratio: NonNegative = 0.7, align: bool = True, scale: float = 0.7) -> Merged:
     """Filter the task vectors of attention and MLP, align their sizes, and add them to the base.
 

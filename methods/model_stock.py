@@ -18,13 +18,13 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from methods.api import Experts, Merged, MergingError, NotApplicable, method
+from methods.api import Experts, Footprint, Merged, MergingError, NotApplicable, method
 
 #: What the code raises products of norms to, and the least of the ratio's denominator that is no rounding noise.
 LEAST = 1e-6
 
 
-@method(title="Model Stock", paper="arXiv:2403.19522")
+@method(title="Model Stock", paper="arXiv:2403.19522", footprint=Footprint(local=True))
 def model_stock(experts: Experts, *, filterwise: bool = False) -> Merged:
     """Interpolate between base and average, tensor by tensor.
 

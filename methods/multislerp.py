@@ -18,13 +18,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from methods.api import Experts, Merged, MergingError, NonNegative, method
+from methods.api import Experts, Footprint, Merged, MergingError, NonNegative, method
 
 #: A weighted mean of unit vectors that is shorter has no direction.
 SHORT = 1e-8
 
 
-@method(title="Multi-SLERP", paper="goddard.blog")
+@method(title="Multi-SLERP", paper="goddard.blog", footprint=Footprint(local=True))
 def multislerp(experts: Experts, *, weights: Sequence[NonNegative] | None = None) -> Merged:
     """Average the directions and the lengths of the task vectors.
 

@@ -16,11 +16,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from methods.api import Experts, Merged, MergingError, NonNegative, method
+from methods.api import Experts, Footprint, Merged, MergingError, NonNegative, method
 from methods.tools.vectors import per_tensor
 
 
-@method(title="RAM", paper="arXiv:2601.13572")
+@method(title="RAM", paper="arXiv:2601.13572", footprint=Footprint(local=True))
 def ram(
     experts: Experts,
     *,

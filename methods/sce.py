@@ -16,11 +16,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from methods.api import Experts, Merged, Portion, method
+from methods.api import Experts, Footprint, Merged, Portion, method
 from methods.tools.vectors import fraction, per_tensor, total
 
 
-@method(title="SCE", paper="arXiv:2408.07990")
+@method(title="SCE", paper="arXiv:2408.07990", footprint=Footprint(local=True))
 def sce(experts: Experts, *, keep: Portion = 1.0) -> Merged:
     """Select entries by variance, weigh experts by energy, erase minority signs.
 

@@ -17,14 +17,14 @@ import math
 import torch
 from torch import Tensor
 
-from methods.api import Experts, Merged, Portion, method
+from methods.api import Experts, Footprint, Merged, Portion, method
 from methods.tools.vectors import fraction
 
 #: Above this cosine two vectors count as parallel; shorter ones than that have no direction.
 PARALLEL, SHORT = 0.9995, 1e-8
 
 
-@method(title="SLERP", paper="doi:10.1145/325165.325242", needs=("pair",))
+@method(title="SLERP", paper="doi:10.1145/325165.325242", needs=("pair",), footprint=Footprint(local=True))
 def slerp(experts: Experts, *, t: Portion = 0.5) -> Merged:
     """Interpolate two experts on the sphere, tensor by tensor.
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from methods.api import Experts, Footprint, Merged, MethodName, Portion, method
 from methods.core.states import shapes_of
 from methods.tools.inner import run, shared_state
-from methods.tools.selection import attention_and_mlp_weights, named
+from methods.tools.selection import attention_and_mlp_weights, holds
 from methods.tools.spectral import significant, svd
 from methods.tools.vectors import fraction
 
@@ -33,7 +33,7 @@ CLIP = ("in_proj", "out_proj", "c_fc", "c_proj", "visual.proj")
     paper="arXiv:2506.16506",
     grids={"scale": (0.05, 1.0, 20)},
     needs=("matrices",),
-    footprint=Footprint(passes=0, decompositions=(1, 0)),
+    footprint=Footprint(local=True, passes=0, decompositions=(1, 0)),
 )
 def subspace_boosting(
     experts: Experts, *, inner: MethodName = "task_arithmetic", scale: float = 0.3, share: Portion = 0.01
@@ -59,8 +59,9 @@ def subspace_boosting(
 def boosted_weights(experts: Experts) -> tuple[str, ...]:
     """The matrices that are treated."""
     shapes = shapes_of(experts.base)
-    names = tuple(n for n in named(experts, CLIP) if len(shapes[n]) == 2 and 0 not in shapes[n])
-    return names or attention_and_mlp_weights(experts)
+    if not any(holds(n, CLIP) and len(shapes[n]) == 2 for n in experts.base):
+        return attention_and_mlp_weights(experts)
+    return tuple(n for n in experts.names if holds(n, CLIP) and len(shapes[n]) == 2 and 0 not in shapes[n])
 
 
 def boosted(vector: Tensor, share: float) -> Tensor:

@@ -15,7 +15,7 @@ from methods.core.blocks import last_block
 from methods.core.encoders import batch_statistics, evaluating, valid
 from methods.core.errors import MergingError, NotApplicable, nearest
 from methods.core.packed import open_state
-from methods.core.registry import NEEDS
+from methods.core.registry import COUNTS, NEEDS
 from methods.core.states import Edit, EditedState, LowRankState, StateFile, is_floating, not_finite, shapes_of
 
 KINDS = ("classification", "regression", "segmentation", "depth", "normals")
@@ -363,6 +363,13 @@ class Experts:
 
     def lacks(self, need: str) -> str | None:
         """Why these experts do not have what a method ``needs``, in one line; ``None`` where they have it."""
+        if need not in COUNTS:
+            return self.lacks_part(need)
+        count, words = COUNTS[need]
+        return None if len(self) == count else f"merges {words} and these are {len(self)}"
+
+    def lacks_part(self, need: str) -> str | None:
+        """:meth:`lacks` of classes, matrices and adapters."""
         if need == "classes":
             other = [t for t in self.tasks if self.kind(t) not in ("classification", "segmentation")]
             kind = self.kind(other[0]) if other else ""

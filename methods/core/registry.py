@@ -155,7 +155,7 @@ class Method:
                 f"{self.name} takes a number"
             )
         for need in self.needs:
-            if why := lacking(experts, need):
+            if why := experts.lacks(need):
                 raise NotApplicable(f"{self.name} {why}")
         takes_stream = "stream" in inspect.signature(self.function).parameters
         if access and stream is None and takes_stream:
@@ -171,15 +171,6 @@ class Method:
                 )
             return self.function(experts, stream, **keywords)
         return self.function(experts, **keywords)
-
-
-def lacking(experts: Any, need: str) -> str | None:
-    """Why experts do not have what a method ``needs``, in one line; ``None`` where they have it."""
-    if need not in COUNTS:
-        why: str | None = experts.lacks(need)
-        return why
-    count, words = COUNTS[need]
-    return None if len(experts) == count else f"merges {words} and these are {len(experts)}"
 
 
 def method(
