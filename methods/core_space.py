@@ -31,7 +31,7 @@ from methods.tools.vectors import choice, fraction
 @method(
     title="Core Space",
     paper="arXiv:2509.17786",
-    grids={"scale": (0.1, 10.0, 100)},
+    grids={"scale": (0.1, 9.9, 99)},
     needs=("adapters",),
     footprint=Footprint(local=True, decompositions=(1, 0)),
 )

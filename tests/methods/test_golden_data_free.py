@@ -65,7 +65,7 @@ def test_full_fine_tunings_merge_as_in_the_authors_code(name: str, keywords: dic
     assert merged.storage == 0 and not merged.needs_task
 
 
-def test_svc_calibrates_tsv_m_as_in_the_authors_code() -> None:
+def test_svc_calibrates_another_merge_as_the_authors_code_does() -> None:
     stem = "svc__TSV-M_alpha1.0__seed0"
     given = part(golden(stem), "uncalibrated_tv")
     holds(methods.get("svc").from_vectors(golden_experts(), given, alpha=1.0), "svc", stem)

@@ -11,6 +11,7 @@ from helpers.support import assert_same, golden_experts, golden_states, random_e
 from torch import Tensor
 
 import methods
+from methods.ace import HETEROGENEITY, heterogeneity
 from methods.api import Experts, Merged, MergingError, NotApplicable, Stream
 from methods.svc import calibrated
 
@@ -302,6 +303,16 @@ def test_svc_for_one_task_leaves_directions_that_it_opposes() -> None:
     # Along the first axis the merge has 3 of the task's 4, along the second 2 against its -1.
     torch.testing.assert_close(found, torch.diag(torch.tensor([4.0, 2.0])))
     assert share < 1e-3
+
+
+def test_ace_refines_no_direction_of_a_matrix_too_small_for_one() -> None:
+    generator = torch.Generator().manual_seed(0)
+    small, large = (size * torch.randn(3, 3, generator=generator) for size in (1e-2, 10.0))
+    assert heterogeneity(torch.stack([small.square().sum(), large.square().sum()])) > HETEROGENEITY
+    experts = Experts.from_state_dicts({"w": torch.zeros(3, 3)}, {"a": {"w": small}, "b": {"w": large}})
+    plain = merge("ace", experts).state_dict()["w"]
+    assert plain.isfinite().all() and torch.equal(plain, merge("ace", experts, fraction=0.0).state_dict()["w"])
+    assert not torch.equal(plain, merge("ace", experts, fraction=0.4).state_dict()["w"])
 
 
 def test_dc_merge_of_tasks_that_do_not_divide_the_rank_is_the_papers_rule() -> None:
