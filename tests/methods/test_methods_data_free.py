@@ -407,6 +407,13 @@ def test_della_keeps_the_share_it_was_asked_to_keep_and_the_length() -> None:
     assert not torch.equal(again - experts.base[weight], state)
 
 
+@pytest.mark.parametrize("name", ["della", "sce"])
+def test_where_vectors_cancel_the_positive_one_is_elected(name: str) -> None:
+    tuned = {"a": {"w": torch.tensor([1.0, -2.0, 3.0])}, "b": {"w": torch.tensor([-1.0, 2.0, 3.0])}}
+    experts = Experts.from_state_dicts({"w": torch.zeros(3)}, tuned)
+    assert merge(name, experts).state_dict()["w"].tolist() == [1.0, 2.0, 3.0]
+
+
 def test_ram_keeps_what_is_a_tasks_own_and_averages_the_rest() -> None:
     tuned = {"a": {"w": torch.tensor([1.0, 2.0, 0.005, 0.0])}, "b": {"w": torch.tensor([3.0, 0.01, 0.005, 4.0])}}
     experts = Experts.from_state_dicts({"w": torch.zeros(4)}, tuned)
