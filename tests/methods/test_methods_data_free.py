@@ -266,6 +266,12 @@ def test_multislerp_of_two_opposite_vectors_is_linear_and_of_more_refused() -> N
         merge("multislerp", twice)
 
 
+def test_multislerp_weighs_directions_and_lengths() -> None:
+    tuned = {"a": {"w": torch.tensor([1.0, 0.0])}, "b": {"w": torch.tensor([0.0, 3.0])}}
+    state = merge("multislerp", Experts.from_state_dicts({"w": torch.zeros(2)}, tuned), weights=[6.0, 2.0]).state_dict()
+    torch.testing.assert_close(state["w"], 1.5 * torch.tensor([3.0, 1.0]) / 10**0.5)
+
+
 def test_cart_of_the_whole_rank_is_the_average_whatever_the_scale() -> None:
     mean = merge("weight_average", golden_experts()).state_dict()
     for rank in (1.0, 0.0):
