@@ -94,6 +94,35 @@ def test_the_sum_in_a_shared_space_is_the_sum(name: str) -> None:
         torch.testing.assert_close(state[each] - experts.base[each], change, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("name", "keywords"),
+    [("knots", {}), ("core_space", {"inner": "task_arithmetic"}), ("dc_merge", CASES[-1][1])],
+    ids=str,
+)
+def test_a_module_that_a_task_does_not_adapt_counts_as_one_that_it_left_at_zero(
+    name: str, keywords: dict[str, Any]
+) -> None:
+    missing, zero = adapters(), adapters()
+    del missing["t1"]["down"]
+    a, b, scale = zero["t1"]["down"]
+    zero["t1"]["down"] = (a, torch.zeros_like(b), scale)
+    found, expected = (merge(name, lora_experts(each), **keywords).state_dict() for each in (missing, zero))
+    assert_same(found, expected, atol=1e-5)
+
+
+def test_cart_in_core_space_adds_the_leading_directions_around_the_mean() -> None:
+    experts = lora_experts(adapters())
+    state = merge("core_space", experts, inner="cart", keep=0.3, cart_scale=0.7).state_dict()
+    for name in ("up.weight", "down.weight"):
+        changes = vectors(experts, name)
+        expected = changes.mean(0)
+        for change in changes - changes.mean(0):
+            u, s, vh = torch.linalg.svd(change)
+            expected = expected + 0.7 * (u[:, :2] * s[:2]) @ vh[:2]  # ceil(0.3 * 6) directions
+        found = (state[name] - experts.base[name]).double()
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
 def test_one_adapter_in_a_shared_space_is_itself() -> None:
     experts = lora_experts(adapters(1))
     for name, keywords in (("knots", {"keep": 1.0, "scale": 1.0}), ("core_space", {"keep": 1.0}),
