@@ -110,6 +110,12 @@ def test_a_module_that_a_task_does_not_adapt_counts_as_one_that_it_left_at_zero(
     assert_same(found, expected, atol=1e-5)
 
 
+def test_tsv_m_in_core_space_is_tsv_m_where_nothing_is_lost() -> None:
+    experts = lora_experts(adapters(3, rank=3))  # more directions than a matrix has, so that two of three a task stay
+    core = merge("core_space", experts, inner="tsv_m").state_dict()
+    assert_same(core, merge("tsv_m", experts).state_dict(), atol=1e-4)
+
+
 def test_cart_in_core_space_adds_the_leading_directions_around_the_mean() -> None:
     experts = lora_experts(adapters())
     state = merge("core_space", experts, inner="cart", keep=0.3, cart_scale=0.7).state_dict()
