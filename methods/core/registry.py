@@ -173,6 +173,12 @@ class Method:
         return self.function(experts, **keywords)
 
 
+def wrong_number(count: int, need: str) -> str | None:
+    """Why so many experts are not as many as a need of ``COUNTS`` says, in one line; ``None`` where they are."""
+    wanted, words = COUNTS[need]
+    return None if count == wanted else f"merges {words} and these are {count}"
+
+
 def method(
     *,
     title: str,
