@@ -93,7 +93,7 @@ def doge(
     if coefficients == "fixed":
         return Merged(experts, {n: vector + experts.base_tensor(n) for n, vector in modified.items()})
     assert stream is not None
-    if why := experts.lacks("classes"):
+    if why := experts.lacks_part("classes"):
         raise NotApplicable(f"doge with coefficients='adamerging' {why}")
     merge = LayerwiseMerge(experts, vectors=modified, skip=tuple(set(experts.names) - set(names)))
     merge.raw.data.copy_(torch.stack([weights[n] for n in merge.names]))

@@ -26,6 +26,7 @@ from benchmark.common.tables import markdown
 from benchmark.harness import runner, tuning
 from benchmark.harness.job import Job
 from benchmark.records.store import Store
+from methods.core import registry
 
 MEASURED = ("vision-mini-8", "vision-mini-14", "vision-mini-20")
 #: Of GPUs in a schedule, and of one GPU's TFLOP/s, TB/s or GiB: far above what there is.
@@ -163,7 +164,7 @@ def board(question: Question, scale: Measured) -> list[Timed]:
             asked = question.methods or [*bench.suite.methods, *runner.suite_methods(bench.suite, ["all"])]
             for job in runner.plan(bench, asked, seeds=question.seeds):
                 method, parameters = job.spec.method, job.spec.parameters
-                if "adapters" in job.method.needs or method in question.without:
+                if {"adapters", *registry.COUNTS}.intersection(job.method.needs) or method in question.without:
                     continue
                 factor = scale.factors.get(method, scale.usual)
                 seconds = factor * work(method, parameters, around, flops, bandwidth)

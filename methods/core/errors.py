@@ -25,3 +25,9 @@ def nearest(kind: str, name: str, names: list[str], hint: str = "") -> UnknownNa
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     offer = f"Did you mean {' or '.join(close)}?" if close else f"Known: {', '.join(sorted(names)) or 'none'}."
     return UnknownName(f"unknown {kind} {name!r}. {offer}{' ' + hint if hint else ''}")
+
+
+def some(names: set[str], most: int = 4) -> str:
+    """The first of these names, and how many more there are."""
+    shown = sorted(names)[:most]
+    return (", ".join(shown) + (f" and {len(names) - most} more" if len(names) > most else "")) or "none"

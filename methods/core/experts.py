@@ -13,10 +13,19 @@ from torch import Tensor, nn
 
 from methods.core.blocks import last_block
 from methods.core.encoders import batch_statistics, evaluating, valid
-from methods.core.errors import MergingError, NotApplicable, nearest
+from methods.core.errors import MergingError, NotApplicable, nearest, some
 from methods.core.packed import open_state
-from methods.core.registry import NEEDS
-from methods.core.states import Edit, EditedState, LowRankState, StateFile, is_floating, not_finite, shapes_of
+from methods.core.registry import COUNTS, NEEDS, wrong_number
+from methods.core.states import (
+    Edit,
+    EditedState,
+    LowRankState,
+    StateFile,
+    is_floating,
+    not_finite,
+    number_of,
+    shapes_of,
+)
 
 KINDS = ("classification", "regression", "segmentation", "depth", "normals")
 
@@ -176,7 +185,7 @@ class Experts:
             missing, extra = shapes.keys() - state.keys(), state.keys() - shapes.keys()
             if missing or extra:
                 raise MergingError(
-                    f"expert {task!r} does not match the base: missing {_some(missing)}; extra {_some(extra)}. "
+                    f"expert {task!r} does not match the base: missing {some(missing)}; extra {some(extra)}. "
                     "Expected the same keys; import it again from the same family as the base."
                 )
             if isinstance(state, LowRankState):
@@ -210,6 +219,10 @@ class Experts:
         """``base[name]`` as float32 on the device. Raises :class:`MergingError` when it is not finite."""
         return self._finite(name, "base", self.base[name].to(self.device, torch.float32))
 
+    def expert_tensor(self, name: str, task: str) -> Tensor:
+        """``expert(task)[name]`` as float32 on the device. Raises :class:`MergingError` when it is not finite."""
+        return self._finite(name, f"expert {task}", self.expert(task)[name].to(self.device, torch.float32))
+
     def task_vector(self, name: str, task: str, base: Tensor | None = None) -> Tensor:
         """``expert(task)[name] - base[name]``, float32 on the device, ``[*shape]``."""
         tuned = self._finite(name, f"expert {task}", self.expert(task)[name].to(self.device, torch.float32))
@@ -232,7 +245,7 @@ class Experts:
     def numel(self) -> int:
         """Number of merged parameters, P."""
         shapes = shapes_of(self.base)
-        return sum(_count(shapes[name]) for name in self.names)
+        return sum(number_of(shapes[name]) for name in self.names)
 
     def nbytes(self) -> int:
         """Bytes of one model in float32."""
@@ -359,6 +372,10 @@ class Experts:
 
     def lacks(self, need: str) -> str | None:
         """Why these experts do not have what a method ``needs``, in one line; ``None`` where they have it."""
+        return wrong_number(len(self), need) if need in COUNTS else self.lacks_part(need)
+
+    def lacks_part(self, need: str) -> str | None:
+        """:meth:`lacks` of classes, matrices and adapters."""
         if need == "classes":
             other = [t for t in self.tasks if self.kind(t) not in ("classification", "segmentation")]
             kind = self.kind(other[0]) if other else ""
@@ -380,15 +397,3 @@ def _known_tensors(base: Mapping[str, Tensor], adaptable: Mapping[str, Sequence[
             if name not in base:
                 raise nearest(f"tensor of adaptable {part!r}", name, list(base))
     return {part: tuple(tensors) for part, tensors in adaptable.items()}
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    total = 1
-    for size in shape:
-        total *= size
-    return total
-
-
-def _some(names: set[str], most: int = 4) -> str:
-    shown = sorted(names)[:most]
-    return (", ".join(shown) + (f" and {len(names) - most} more" if len(names) > most else "")) or "none"

@@ -27,8 +27,11 @@ if TYPE_CHECKING:
     from methods.core.declarations import BrokenFile
     from methods.core.discovery import Discovery
 
-#: What a method may need of the experts: tasks with classes; linear layers in the encoder; LoRA adapters.
-NEEDS = ("classes", "matrices", "adapters")
+#: What a method may need of the experts: tasks with classes; linear layers in the encoder; LoRA adapters; exactly one
+#: of them, or two.
+NEEDS = ("classes", "matrices", "adapters", "single", "pair")
+#: How many experts the last two are.
+COUNTS = {"single": (1, "one expert"), "pair": (2, "two experts")}
 #: The folder of the papers, one file a method.
 PACKAGE = Path(__file__).parents[1]
 
@@ -168,6 +171,12 @@ class Method:
                 )
             return self.function(experts, stream, **keywords)
         return self.function(experts, **keywords)
+
+
+def wrong_number(count: int, need: str) -> str | None:
+    """Why so many experts are not as many as a need of ``COUNTS`` says, in one line; ``None`` where they are."""
+    wanted, words = COUNTS[need]
+    return None if count == wanted else f"merges {words} and these are {count}"
 
 
 def method(

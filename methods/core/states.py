@@ -94,6 +94,14 @@ def shapes_of(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {n: tuple(t.shape) for n, t in state.items()}
 
 
+def number_of(shape: tuple[int, ...]) -> int:
+    """How many entries a tensor of this shape has."""
+    total = 1
+    for size in shape:
+        total *= size
+    return total
+
+
 def is_floating(state: Mapping[str, Tensor], name: str) -> bool:
     """Whether a tensor holds floating numbers; of a file without reading it."""
     if isinstance(state, LowRankState):

@@ -77,3 +77,9 @@ def test_the_command_names_the_longest_run_and_what_is_assumed(capsys: pytest.Ca
     assert said.startswith("5 runs: vision-mini-8 on ViT-mini. The longest, `symerge`")
     assert "it bounds the whole from" in said and "Assumed: a GPU of 0.03 TFLOP/s" in said
     assert cli.main(["schedule", "--gpus", "0"]) == 2 and "--gpus is 0; a number from 1" in capsys.readouterr().err
+
+
+def test_what_merges_adapters_one_expert_or_two_is_no_part_of_a_board(capsys: pytest.CaptureFixture) -> None:
+    words = ["schedule", "--suite", "vision-mini-8", "--methods", "ties", "robustmerge", "slerp", "arcee_fusion"]
+    assert cli.main([*words, "--seeds", "0", "--gpus", "1"]) == 0
+    assert capsys.readouterr().out.startswith("3 runs: vision-mini-8")

@@ -15,7 +15,7 @@ from helpers.support import random_experts
 from helpers.tiny import TinySource
 
 import methods
-from methods.api import Merged, NotApplicable, Stream
+from methods.api import Experts, Merged, NotApplicable, Stream
 
 NAMES = methods.names()
 #: Methods that adapt on a stream, batch by batch.
@@ -54,6 +54,50 @@ def test_a_method_makes_on_cuda_what_it_makes_on_the_cpu(name: str, cuda: Machin
         assert {output.device for output in found} == {device}
         outputs.append([output.cpu() for output in found])
     torch.testing.assert_close(outputs[0], outputs[1], rtol=0.02, atol=0.02)
+
+
+#: What merges adapters, one expert or two, or trains on labels where a keyword says so: ``(name, keywords, experts)``.
+SPECIAL = [
+    ("knots", {}, 3),
+    ("core_space", {}, 3),
+    ("core_space", {"inner": "tsv_m", "isotropic": True}, 3),
+    ("dc_merge", {"smoothing": "linear", "keep": 0.1}, 3),
+    ("robustmerge", {}, 3),
+    ("slerp", {}, 2),
+    ("arcee_fusion", {}, 1),
+    ("localize_stitch", {"labels": True, "examples": 8, "epochs": 2}, 3),
+]
+
+
+def special_experts(name: str, count: int, device: torch.device) -> Experts:
+    """Random experts, of what merges adapters as adapters of their two MLPs."""
+    experts = random_experts(count)
+    if "adapters" in methods.describe(name).needs or name == "dc_merge":
+        generator = torch.Generator().manual_seed(0)
+        weights = {n: experts.base[n].shape for n in experts.names if ".mlp." in n and n.endswith("weight")}
+        adapters = {
+            task: {n: (torch.randn(2, columns, generator=generator), torch.randn(rows, 2, generator=generator), 0.1)
+                   for n, (rows, columns) in weights.items()}
+            for task in experts.tasks
+        }  # fmt: skip
+        experts = Experts.from_lora(experts.base, adapters, heads=experts.heads, encoder=experts.encoder)
+    return moved(experts, device)
+
+
+@pytest.mark.parametrize(("name", "keywords", "count"), SPECIAL)
+def test_what_merges_adapters_one_expert_or_two_makes_on_cuda_what_it_makes_on_the_cpu(
+    name: str, keywords: dict[str, Any], count: int, cuda: Machine | None
+) -> None:
+    states = []
+    for device in (CUDA, CPU):
+        experts = special_experts(name, count, device)
+        access = methods.describe(name).access_for(keywords)
+        sources = {s: {t: TinySource(k) for k, t in enumerate(experts.tasks)} for s, _ in access.items()}
+        stream = [Stream(sources, access, device=device)] if access else []
+        states.append(methods.get(name)(experts, *stream, **keywords).state_dict())
+    for tensor, value in states[1].items():
+        assert states[0][tensor].device in (CUDA, CPU)
+        torch.testing.assert_close(states[0][tensor].cpu(), value, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ADAPTING)

@@ -18,8 +18,8 @@ from methods.tools.activations import grams, layers
 
 pytest.importorskip("transformers", reason=lacks_package("transformers", "glue"))
 
-#: Methods that cannot take these experts: an entropy for a regression, or a graph of convolutions.
-LEFT_OUT = {"adamerging", "adarank", "wemoe", "zipit"}
+#: Methods that cannot take these experts: an entropy for a regression, a graph of convolutions, one expert or two.
+LEFT_OUT = {"adamerging", "adarank", "wemoe", "zipit", "slerp", "arcee_fusion"}
 
 
 @pytest.mark.parametrize("name", [n for n in methods.names() if n not in ("pretrained", "individual")])
