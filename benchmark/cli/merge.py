@@ -18,8 +18,11 @@ from benchmark.records.spec import checked_parameters, parse_method, parse_value
 
 if TYPE_CHECKING:
     from benchmark.checkpoints.alignment import Aligned
+    from benchmark.merging.data import Given, Sight
     from benchmark.merging.merge import Plan
+    from methods.api import Merged
 
+BOARD = "board.md"
 EXAMPLE = "--base ./base --experts cats=./cats dogs=./dogs --out ./merged"
 
 
@@ -42,6 +45,26 @@ experts may be LoRA adapters of PEFT. docs/merging.md has the rest."""
     add("--heads", nargs="+", default=[], metavar="NAME", help="modules that stay each task's own, such as classifier")
     add("--dtype", choices=["float32", "bfloat16", "float16"], help="of the weights written; default: the base's")
     add("--overwrite", action="store_true", help="replace what --out holds")
+    add(
+        "--images",
+        nargs="+",
+        default=[],
+        metavar="NAME=FOLDER",
+        help="unlabelled images of tasks, for methods that adapt",
+    )
+    add(
+        "--labelled",
+        nargs="+",
+        default=[],
+        metavar="NAME=PATH",
+        help="the same with labels: class folders, CSV, parquet",
+    )
+    add(
+        "--encoder", metavar="LIBRARY/NAME", help="with images: what the base is, where no configuration lies beside it"
+    )
+    add("--features", metavar="KIND", help="with images, of transformers' models: pooled, cls, mean or projected")
+    add("--head", metavar="NAME", help="with images: what stands before .weight of the experts' classifiers")
+    add("--advise", action="store_true", help="score the data-free methods on the images, write the best one to --out")
     add("--which", action="store_true", help="print which methods can merge these, and why the others cannot")
     add_device(parser)
 
@@ -49,16 +72,35 @@ experts may be LoRA adapters of PEFT. docs/merging.md has the rest."""
 def command(arguments: argparse.Namespace) -> int:
     """``merge``. Returns 0. Raises UserError, MergingError for what the user can mend."""
     experts = named(arguments.experts, "--experts")
-    if arguments.method is None and not arguments.which:
+    given = _given(arguments)
+    if arguments.method is None and not (arguments.which or arguments.advise):
         raise UserError("no method was named", f"Type e.g. symerge-bench merge ties {EXAMPLE}")
-    if arguments.out is None and not arguments.which:
+    if arguments.method is not None and arguments.advise:
+        raise UserError("--advise chooses the method", f"Leave {arguments.method} out.")
+    if arguments.out is None and not (arguments.which or arguments.advise):
         raise UserError("--out is missing", f"Type e.g. symerge-bench merge {arguments.method} {EXAMPLE}")
+    if arguments.advise and not given:
+        raise UserError(
+            "--advise has nothing to score methods on",
+            "Give --labelled NAME=FOLDER (or --images NAME=FOLDER) for each task; without data see results/leaderboard.md",
+        )
     keywords = _keywords(arguments)
     _check(arguments, keywords, len(experts))
-    aligned = _opened(arguments.base, experts, arguments.heads)
+    aligned, sight = _opened(arguments.base, experts, arguments.heads, given)
     if arguments.which:
-        return _which(aligned)
-    return _merge(arguments, aligned, keywords)
+        return _which(aligned, given, sight)
+    if arguments.advise:
+        return _advise(arguments, aligned, sight)
+    return _merge(arguments, aligned, sight, given, keywords)
+
+
+def _given(arguments: argparse.Namespace) -> Given:
+    from benchmark.merging.data import Given
+
+    return Given(
+        named(arguments.images, "--images"), named(arguments.labelled, "--labelled"), arguments.encoder,
+        arguments.features, arguments.head,
+    )  # fmt: skip
 
 
 def _check(arguments: argparse.Namespace, keywords: dict[str, Any], count: int) -> None:
@@ -99,18 +141,24 @@ def _keywords(arguments: argparse.Namespace) -> dict[str, Any]:
     return keywords
 
 
-def _opened(base: Path, experts: dict[str, Path], heads: Sequence[str]) -> Aligned:
+def _opened(base: Path, experts: dict[str, Path], heads: Sequence[str], given: Given) -> tuple[Aligned, Sight | None]:
     from benchmark.checkpoints.alignment import align
     from benchmark.checkpoints.families import FamilyError
     from benchmark.checkpoints.models import open_model
 
     try:
-        return align(open_model(base), experts, heads)
+        if given:
+            from benchmark.merging.data import look
+
+            return look(open_model(base), experts, given, heads)
+        return align(open_model(base), experts, heads), None
     except FamilyError as error:
         raise UserError(str(error)) from None
 
 
-def _merge(arguments: argparse.Namespace, aligned: Aligned, keywords: dict[str, Any]) -> int:
+def _merge(
+    arguments: argparse.Namespace, aligned: Aligned, sight: Sight | None, given: Given, keywords: dict[str, Any]
+) -> int:
     import torch
 
     from benchmark.merging import card, merge
@@ -118,15 +166,18 @@ def _merge(arguments: argparse.Namespace, aligned: Aligned, keywords: dict[str, 
 
     plan = merge.Plan(aligned, arguments.name, keywords, arguments.weights)
     merge.check(plan)
-    _check_data(plan)
+    if plan.access:
+        _check_data(plan, given, sight)
     device = resolve_device(arguments.device)
-    notes = [*aligned.notes, *plan.said]
+    notes = [*aligned.notes, *(sight.notes if sight else []), *plan.said]
     for note in notes:
         print(terminal(note))
     begin = time.monotonic()
     with merge.new_folder(arguments.out, arguments.overwrite) as place:
         dtype = getattr(torch, arguments.dtype) if arguments.dtype else None
-        merge.write(plan, place, dtype=dtype, device=device)
+        merged = _adapted(plan, sight, device) if plan.access and sight else None
+        names = sight.head_names if sight else {}
+        merge.write(plan, place, dtype=dtype, merged=merged, device=device, head_names=names)
         about = card.describe(plan, f"symerge-bench {shlex.join(arguments.argv)}", notes)
         card.write_card(place, about, aligned.base.config)
     seconds = time.monotonic() - begin
@@ -139,17 +190,50 @@ def _merge(arguments: argparse.Namespace, aligned: Aligned, keywords: dict[str, 
     return 0
 
 
-def _check_data(plan: Plan) -> None:
-    if plan.access:
-        raise UserError(
-            f"{plan.method} needs data ({plan.access.describe()})",
-            "Choose one that needs none (--which lists them), or use a suite of your own: docs/own-suite.md",
-        )
+def _check_data(plan: Plan, given: Given, sight: Sight | None) -> None:
+    """Raise UserError where a method is not given the images that it needs."""
+    if lacking := given.lacking(plan.access, plan.tasks):
+        raise UserError(f"{plan.method} {lacking}", "Or choose a method that needs none: --which lists them.")
+    if sight is None:
+        raise UserError(f"{plan.method} needs images of each task", "Type --images NAME=FOLDER ...")
 
 
-def _which(aligned: Aligned) -> int:
+def _adapted(plan: Plan, sight: Sight, device: Any) -> Merged:
+    """The merge of a method that is handed images."""
+    from benchmark.merging import merge
+
+    experts = sight.experts(plan, device)
+    seed = int(plan.parameters.get("seed") or 0)
+    return merge.merge_experts(plan, experts, sight.stream(plan.access, plan.tasks, device, seed))
+
+
+def _which(aligned: Aligned, given: Given, sight: Sight | None) -> int:
     from benchmark.merging.which import table
 
-    for line in table(aligned):
+    for line in table(aligned, given, sight):
         print(terminal(line))
     return 0
+
+
+def _advise(arguments: argparse.Namespace, aligned: Aligned, sight: Sight | None) -> int:
+    from benchmark.merging import advice
+    from benchmark.suites.bench import resolve_device
+
+    assert sight is not None
+    for note in [*aligned.notes, *sight.notes]:
+        print(terminal(note))
+    rows = advice.advise(
+        aligned, sight, resolve_device(arguments.device), lambda text: print(terminal(text), flush=True)
+    )
+    labelled = len(sight.labelled) == len(aligned.experts)
+    lines = advice.board(rows, aligned, labelled)
+    print()
+    for line in lines:
+        print(terminal(line))
+    if arguments.out is None:
+        print(f"\nTo write it: symerge-bench merge {rows[0].name} ... --out DIR")
+        return 0
+    arguments.name = rows[0].name
+    status = _merge(arguments, aligned, sight, _given(arguments), {})
+    (arguments.out / BOARD).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return status

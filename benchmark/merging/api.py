@@ -137,14 +137,18 @@ class _Absent(LowRankState):
         )
 
 
-def load_merge(folder: str | Path) -> Merged:
+def load_merge(
+    folder: str | Path, *, heads: Mapping[str, nn.Module] | None = None, encoder: nn.Module | None = None
+) -> Merged:
     """A merge whose tasks have models of their own, from the folder that ``symerge-bench merge`` wrote.
+
+    With ``encoder`` (its parameters under the base's names) and ``heads``, ``load_merge(...).model(task)`` runs.
 
     ``load_merge(folder).state_dict(task)`` is the task's whole model, under the base's names.
 
     Raises :class:`UserError` for a folder that holds no such merge.
     """
-    return _load(Path(folder))[1]
+    return _load(Path(folder), heads=heads, encoder=encoder)[1]
 
 
 def write_task(folder: str | Path, task: str, out: str | Path) -> None:
@@ -165,14 +169,14 @@ def write_task(folder: str | Path, task: str, out: str | Path) -> None:
         copy_beside(base, place)
 
 
-def _load(folder: Path) -> tuple[Model, Merged]:
+def _load(folder: Path, **keywords: Any) -> tuple[Model, Merged]:
     if not (folder / MERGED).is_file() or not (folder / card.RECORD).is_file():
         raise UserError(
             f"{shown(folder)} holds no {MERGED}", "A merge that is one model for all tasks loads as its base does."
         )
     about = json.loads((folder / card.RECORD).read_text(encoding="utf-8"))
     base = open_model(_weights_beside(folder))
-    whole = Experts(base.state, {task: _Absent(task, base.state) for task in about["tasks"]})
+    whole = Experts(base.state, {task: _Absent(task, base.state) for task in about["tasks"]}, **keywords)
     return base, Merged.load(folder / MERGED, within(whole, about["names"]))
 
 

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -214,11 +215,13 @@ def write(
     dtype: torch.dtype | None = None,
     merged: Merged | None = None,
     device: torch.device | str = "cpu",
+    head_names: Mapping[str, str] = MappingProxyType({}),
 ) -> list[Path]:
     """Write the merge into the folder ``out``, which exists: weights, what lies beside the base's, heads.
 
     Args:
         dtype: of the weights, by default the base's.
+        head_names: what stands before ``weight`` and ``bias`` of a task's head in its expert.
         merged: what the method returned, where it needed data; by default it is made here, in pieces.
     """
     base, files = plan.aligned.base, list[Path]()
@@ -238,7 +241,7 @@ def write(
         merged.shared = {}
         files += write_like(base, out, _with(_one_by_one(shared), averages(plan)), dtype)
     copy_beside(base, out)
-    files += _write_heads(plan, out, merged.heads if merged is not None else {})
+    files += _write_heads(plan, out, merged.heads if merged is not None else {}, head_names)
     return files
 
 
@@ -254,14 +257,17 @@ def _with(pieces: Iterable[Mapping[str, Tensor]], more: Mapping[str, Tensor]) ->
         yield more
 
 
-def _write_heads(plan: Plan, out: Path, adapted: Mapping[str, Mapping[str, Tensor]]) -> list[Path]:
+def _write_heads(
+    plan: Plan, out: Path, adapted: Mapping[str, Mapping[str, Tensor]], names: Mapping[str, str]
+) -> list[Path]:
     """``heads/TASK.safetensors`` of each task that has tensors of its own, and the names of its classes."""
     files = []
     for task in plan.tasks:
         expert = plan.aligned.experts[task]
         own = {name: value.contiguous() for name, value in expert.own.items()}
         if task in adapted:
-            own = {name: value.detach().cpu().contiguous() for name, value in adapted[task].items()}
+            ahead = f"{names[task]}." if names.get(task) else ""
+            own |= {f"{ahead}{name}": value.detach().cpu().contiguous() for name, value in adapted[task].items()}
         if not own:
             continue
         (out / HEADS).mkdir(exist_ok=True)

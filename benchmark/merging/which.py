@@ -1,17 +1,28 @@
-"""Which methods can merge some experts, and why each of the others cannot."""
+"""Which methods can merge some experts with what is given, and why each of the others cannot."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import methods
 from benchmark.checkpoints.alignment import Aligned
 from benchmark.common.tables import padded
 
+if TYPE_CHECKING:
+    from benchmark.merging.data import Given, Sight
 
-def reason(name: str, aligned: Aligned) -> str:
+
+def reason(name: str, aligned: Aligned, given: Given | None = None, sight: Sight | None = None) -> str:
     """Why a method cannot merge these experts with what is given, in one line; empty where it can."""
     about = methods.describe(name)
-    if about.access_for({}):
-        return f"needs data: {about.access_for({}).describe()}"
+    access = about.access_for({})
+    if access:
+        if given is None or not given:
+            return f"needs data: {access.describe()} (--images, --labelled)"
+        if lacking := given.lacking(access, list(aligned.experts)):
+            return lacking
+        if sight is not None and (without := [task for task in aligned.experts if task not in sight.heads]):
+            return f"runs heads, and {without[0]} has none" if about.footprint.teacher else ""
     experts = aligned.open()
     for need in about.needs:
         if why := experts.lacks(need):
@@ -19,11 +30,11 @@ def reason(name: str, aligned: Aligned) -> str:
     return ""
 
 
-def table(aligned: Aligned) -> list[str]:
+def table(aligned: Aligned, given: Given | None = None, sight: Sight | None = None) -> list[str]:
     """One line a method: those that can first."""
     rows = []
     for name in methods.names():
         about = methods.describe(name)
-        why = reason(name, aligned)
+        why = reason(name, aligned, given, sight)
         rows.append((bool(why), [name, "no" if why else "yes", why or about.summary]))
     return padded(["method", "can", "why not, or what it does"], [row for _, row in sorted(rows)], "<<<")

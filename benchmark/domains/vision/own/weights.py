@@ -122,8 +122,8 @@ def read_head(task: str, said: Head, expert: Checkpoint, encoder: Encoder) -> Fo
         place, tensors, classes = said.file, *_head_file(task, said.file)
         weight, bias = _pair(task, tensors, "", shown(place))
     else:
-        prefix = said.tensors or _prefix(task, expert, encoder)
-        name = _ending(expert.shapes, prefix)
+        prefix = said.tensors or prefix_of(task, expert, encoder)
+        name = ending_of(expert.shapes, prefix)
         if name is None:
             listed = some(_matrices(expert.shapes, encoder))
             raise UserError(
@@ -136,10 +136,10 @@ def read_head(task: str, said: Head, expert: Checkpoint, encoder: Encoder) -> Fo
     return Found(kind(weight, bias), classes, _sha256(weight, bias, bool(said.normalise)))
 
 
-def _prefix(task: str, expert: Checkpoint, encoder: Encoder) -> str:
+def prefix_of(task: str, expert: Checkpoint, encoder: Encoder) -> str:
     """What the classifier in an expert is called, as its library or many call it."""
     shapes = expert.shapes
-    if encoder.head is not None and _ending(shapes, encoder.head):
+    if encoder.head is not None and ending_of(shapes, encoder.head):
         return encoder.head
     usual = [name for name in USUAL if f"{name}.weight" in shapes and len(shapes[f"{name}.weight"]) == 2]
     if len(usual) == 1:
@@ -155,7 +155,7 @@ def _prefix(task: str, expert: Checkpoint, encoder: Encoder) -> str:
     )
 
 
-def _ending(shapes: Mapping[str, Any], prefix: str) -> str | None:
+def ending_of(shapes: Mapping[str, Any], prefix: str) -> str | None:
     """The name under which the tensors of this prefix stand, whatever stands before it; None where they do not."""
     wanted = f"{prefix}.weight"
     names = [n for n in shapes if n == wanted] or [n for n in shapes if n.endswith(f".{wanted}")]
