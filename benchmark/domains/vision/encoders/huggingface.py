@@ -41,8 +41,9 @@ def build(source: Path, stored: Mapping[str, Any], features: str | None) -> Enco
         names = _names(model)
     kind, pairs = type(model).__name__, aligned(names.values(), stored)
     if not pairs and (spared := {name: there for name, there in names.items() if not name.startswith("pooler.")}):
-        # A pooler may be left out where nothing reads it.
+        # A pooler may be left out where nothing reads it; then it is not run either.
         names, pairs = spared, aligned(spared.values(), stored)
+        model.pooler = None  # type: ignore[assignment]
     if not pairs:
         missing = sorted(set(names.values()) - set(stored)) or list(names)
         raise UserError(
