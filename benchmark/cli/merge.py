@@ -82,7 +82,7 @@ def command(arguments: argparse.Namespace) -> int:
     if arguments.advise and not given:
         raise UserError(
             "--advise has nothing to score methods on",
-            "Give --labelled NAME=FOLDER (or --images NAME=FOLDER) for each task; without data see results/leaderboard.md",
+            "Give --labelled NAME=FOLDER, or --images, for each task; without data see results/leaderboard.md",
         )
     keywords = _keywords(arguments)
     _check(arguments, keywords, len(experts))

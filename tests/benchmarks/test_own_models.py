@@ -1,4 +1,4 @@
-"""`merge` on a random model of a language model's shapes in bfloat16 shards, beside mergekit on the same files, in turns.
+"""`merge` on a random language model in bfloat16 shards, beside mergekit on the same files, in turns.
 
     SYMERGE_BENCH_PARAMETERS=1.5e9 ./run_all.sh --bench -k own_models -s
 
