@@ -1,4 +1,4 @@
-"""A user's encoder goes to the device as a whole: what is no tensor of its checkpoint, such as tables of positions, too."""
+"""A user's encoder of each library on an emulated CUDA device: all that it holds goes there."""
 
 from __future__ import annotations
 
