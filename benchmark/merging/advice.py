@@ -63,12 +63,12 @@ def advise(
             f"nothing to score {missing} on: it has no {'head' if missing in sight.sources else 'images'}",
             f"Give every task its images: --labelled {missing}=FOLDER, or --images without labels.",
         )
-    first = Plan(aligned, "weight_average")
-    experts = sight.experts(first, device)
+    names = candidates(aligned)
+    experts = sight.experts(Plan(aligned, names[0]), device)
     own = {task: predictions(individual(experts, task), sight, task, device) for task in tasks}
     answers = {task: _labels(sight, task) if task in sight.labelled else own[task] for task in tasks}
     rows = []
-    for name in candidates(aligned):
+    for name in names:
         began, row = time.monotonic(), Row(name)
         try:
             merged = merge_experts(Plan(aligned, name), experts)
@@ -89,8 +89,8 @@ def advise(
 
 def individual(experts: Experts, task: str) -> nn.Module:
     """The task's own expert with its head."""
-    merged: Merged = methods.get("weight_average")(experts.subset([task]))
-    return merged.model(task)
+    weights = experts.state(task)
+    return Merged(experts.subset([task]), {name: weights[name] for name in experts.names}).model(task)
 
 
 def predictions(model: nn.Module, sight: Sight, task: str, device: torch.device | str) -> np.ndarray:
