@@ -269,7 +269,6 @@ def surroundings(what: Rehearsal) -> Setting:
     """What the estimates of a rehearsal start from: its few images in place of the suite's."""
     planned = SimpleNamespace(suite=what.suite, backbone=what.backbone, family=FAMILY)
     around = dry_run.setting(planned, what.device, what.options)
-    assert around is not None
     tasks = len(what.suite.tasks)
     samples = {"train": TRAIN * tasks, "val": TRAIN * tasks // 10, "test": TEST * tasks}
     return replace(around.at(what.precision), samples=samples, eval_batch=min(around.eval_batch, TEST))

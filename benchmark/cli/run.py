@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import methods
@@ -124,6 +125,12 @@ def _add_how(parser: argparse.ArgumentParser) -> None:
     add("--memory-limit", type=float, metavar="GIB", help="of a method's process; default 90 %% of what is free")
     add("--unchecked", action="store_true", help="run what cannot fit by estimate all the same")
     add("--dry-run", action="store_true", help="print the plan with each run's memory, disk and time, and stop")
+    add(
+        "--limit",
+        type=int,
+        metavar="N",
+        help="a trial: at most N samples of a task in every split; no result, in no row of a board",
+    )
 
 
 def command(arguments: argparse.Namespace) -> int:
@@ -171,8 +178,16 @@ def _check(arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
     check_threads(arguments)
     for what in ("batch_size", "time_limit", "memory_limit"):
         check_range(f"--{what.replace('_', '-')}", getattr(arguments, what), 0, LARGEST, open_below=True)
+    _check_limit(arguments)
     _check_executor(arguments)
     return sets
+
+
+def _check_limit(arguments: argparse.Namespace) -> None:
+    check_range("--limit", arguments.limit, 1, LARGEST)
+    for what in ("reference", "rehearse"):
+        if arguments.limit is not None and getattr(arguments, what):
+            raise UserError(f"--limit makes a trial, which gives no result, and --{what} is not for one", "Leave one out.")
 
 
 def _check_executor(arguments: argparse.Namespace) -> None:
@@ -245,39 +260,72 @@ def _plan(arguments: argparse.Namespace, device: torch.device, sets: dict[str, d
     plans = []
     for name in arguments.suite:
         suite = suites.load(name)
-        bench = _open(arguments, suite, device)
-        jobs = runner.plan(
-            bench,
-            runner.suite_methods(suite, arguments.methods),
+        plan = functools.partial(
+            runner.plan,
+            texts=runner.suite_methods(suite, arguments.methods),
             seeds=arguments.seeds,
             sets=sets,
             precision=Precision(arguments.dtype, arguments.autocast, arguments.vectors),
             without_data=arguments.dry_run,
         )
-        plans.append((bench, jobs))
+        bench = _open(arguments, suite, device, plan)
+        plans.append((bench, plan(bench)))
     return plans
 
 
-def _open(arguments: argparse.Namespace, suite: suites.Suite, device: torch.device) -> Any:
-    """The suite's bench; for a dry run of a full suite without its files, what a plan needs of it."""
-    try:
-        return suites.open_bench(
-            suite,
-            backbone=arguments.backbone,
-            family=arguments.family,
-            device=device,
-            dtype=arguments.dtype,
-            data_root=arguments.data_root,
-            checkpoints=arguments.checkpoints,
-        )
-    except UserError as error:
-        if not arguments.dry_run or suite.scale != "full":
-            raise
-        from benchmark.budget.dry_run import Planned
+def _open(
+    arguments: argparse.Namespace,
+    suite: suites.Suite,
+    device: torch.device,
+    plan: Callable[[Any], list[Job]],
+) -> Any:
+    """The suite's bench. Of a full suite all that it needs is looked at first, and shown where something is lacking.
 
-        planned = Planned(suite, arguments.backbone, arguments.family, str(device))
-        print(f"note: {error}\n", file=sys.stderr)
-        return planned
+    A dry run of a full suite without its files gets what a plan needs of it.
+    """
+    if suite.scale == "full" and not arguments.worker:
+        planned = _look(arguments, suite, device, plan)
+        if planned is not None:
+            return planned
+    return suites.open_bench(
+        suite,
+        backbone=arguments.backbone,
+        family=arguments.family,
+        device=device,
+        dtype=arguments.dtype,
+        data_root=arguments.data_root,
+        checkpoints=arguments.checkpoints,
+        limit=arguments.limit,
+    )
+
+
+def _look(
+    arguments: argparse.Namespace, suite: suites.Suite, device: torch.device, plan: Callable[[Any], list[Job]]
+) -> Any:
+    """None where all that the suite needs is there; else the table of it is printed.
+
+    Raises UserError then, or, for a dry run, gives what a plan needs of the suite.
+    """
+    from benchmark.budget import dry_run, estimate, readiness
+
+    planned = dry_run.Planned(suite, arguments.backbone, arguments.family, str(device), arguments.limit)
+    results, _ = folders(arguments.results, arguments.reference)
+    ready = readiness.inspect(
+        planned,
+        plan(planned),
+        data_root=arguments.data_root,
+        checkpoints=arguments.checkpoints,
+        machine=estimate.look(device, results, estimate.cache_folder(), measure=device.type == "cuda"),
+        options=_options(arguments),
+    )
+    if not ready.lacking:
+        print(f"{suite.name}: all {len(ready.findings)} data sets and checkpoints are there", file=sys.stderr)
+        return None
+    print(readiness.show(ready), flush=True)
+    if not arguments.dry_run:
+        raise ready.error()
+    print(f"note: {ready.error()}\n", file=sys.stderr)
+    return planned
 
 
 def _tell_of_other_data(plans: Plans, store: Store) -> None:
@@ -309,11 +357,10 @@ def _print_plan(plans: Plans, store: Store, settings: Options) -> int:
     status = 0
     for bench, jobs in plans:
         device = jobs[0].device
-        around, machine = dry_run.setting(bench, device, settings), None
-        if around is not None:
-            machine = estimate.look(torch.device(device), store.root, estimate.cache_folder())
+        around = dry_run.setting(bench, device, settings)
+        machine = estimate.look(torch.device(device), store.root, estimate.cache_folder())
         print(dry_run.show(bench, jobs, store, around, machine))
-        lines = dry_run.misfits(jobs, around, machine) if around and machine else []
+        lines = dry_run.misfits(jobs, around, machine)
         for line in lines:
             print(f"  cannot fit: {line}")
         status = status or int(bool(lines) and bench.suite.scale == "full")
@@ -344,7 +391,7 @@ def _share_out(
 
 def _carry_out(arguments: argparse.Namespace, plans: Plans, store: Store, settings: Options) -> list[Record]:
     """All records, plan after plan; after each the boards are written and the plan's own is printed."""
-    from benchmark.board import leaderboard
+    from benchmark.board import leaderboard, trials
 
     _, out = folders(arguments.results, arguments.reference)
     records, executed = [], _execute(arguments, plans, store, settings)
@@ -359,7 +406,10 @@ def _carry_out(arguments: argparse.Namespace, plans: Plans, store: Store, settin
             raise
         for board in [] if arguments.worker else boards.write(store, out):
             if (board.suite, board.backbone, board.family) == (bench.suite.name, bench.backbone, bench.family):
-                leaderboard.print_board(board)
+                if arguments.limit is None:
+                    leaderboard.print_board(board)
+        if arguments.limit is not None and not arguments.worker:
+            print(trials.text(records, bench.suite.name))
     return records
 
 

@@ -28,12 +28,13 @@ class Opening:
     dtype: str
     data_root: Path | None = None
     checkpoints: Path | None = None
+    limit: int | None = None
 
     @classmethod
     def of(cls, job: Job, *, data_root: Path | None, checkpoints: Path | None) -> Opening:
         """What opens the bench that a job wants."""
         spec = job.spec
-        return cls(spec.suite, spec.backbone, spec.family, job.device, spec.dtype, data_root, checkpoints)
+        return cls(spec.suite, spec.backbone, spec.family, job.device, spec.dtype, data_root, checkpoints, spec.limit)
 
     def open(self) -> Bench:
         """The bench. Raises UserError as :func:`benchmark.suites.open_bench` does."""
@@ -45,6 +46,7 @@ class Opening:
             dtype=self.dtype,
             data_root=self.data_root,
             checkpoints=self.checkpoints,
+            limit=self.limit,
         )
 
 

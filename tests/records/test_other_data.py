@@ -149,7 +149,9 @@ def test_a_plan_is_refused_before_anything_runs_where_data_of_a_method_are_missi
 def test_a_dry_run_without_any_files_has_no_ids(capsys: Any, tmp_path: Path) -> None:
     argv = ["run", "--suite", "glue", "--methods", "ties", "--dry-run", "--results", str(tmp_path), "--data-root"]
     assert cli.main([*argv, str(tmp_path)]) == 0
-    assert all(line.split()[0] in ("run", "-") for line in capsys.readouterr().out.splitlines()[1:4])
+    plan_of_runs = capsys.readouterr().out.partition("family ovo: 3 runs\n")[2].splitlines()
+    assert [line.split()[0] for line in plan_of_runs[:5]] == ["run", "-", "-", "-", "total"]
+    assert "?" not in "".join(plan_of_runs[:5])
 
 
 def test_a_worker_with_other_data_or_checkpoints_refuses_the_run() -> None:
