@@ -75,7 +75,7 @@ def inspect(
 
 def _import(part: Part, bench: dry_run.Planned, checkpoints: Path | None) -> str:
     """What makes base, experts or heads of a public vision family."""
-    family, more = importers.get(bench.family), ["--backbone", bench.backbone]
+    family, more = importers.get(bench.family), ["--backbone", bench.backbone, "--suite", bench.suite.name]
     if checkpoints is not None:
         more += ["--out", shown(checkpoints)]
     verb = ["./run_all.sh", "assets", "checkpoints"]
@@ -171,7 +171,7 @@ def estimates(ready: Readiness) -> list[str]:
     where = "this GPU" if here else f"a GPU of {ASSUMED[0] / 1e12:g} TFLOP/s and {ASSUMED[1] / 1e12:g} TB/s (assumed)"
     hours = (together.seconds or 0.0) / 3600
     lines = [
-        f"  {len(ready.jobs)} runs on {where}: about {hours:.1f} GPU hours",
+        f"  {len(ready.jobs)} runs on {where}: about {hours:.{1 if hours >= 1 else 2}f} GPU hours",
         f"  memory: {amount(most.device)} GiB of the GPU ({largest.variant}), {amount(together.host)} GiB of the host",
         f"  disk beside the above: {amount(together.disk)} GiB of results, {amount(together.cache)} GiB of decoded samples",
     ]

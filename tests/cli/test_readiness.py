@@ -95,8 +95,8 @@ def test_with_nothing_there_every_part_is_listed_with_what_mends_it(
     assert max(map(len, said.out.splitlines())) <= 100
     assert rows["data", "Cars"] == ["missing", "~1.82", "~1.82", "(2)"] and rows["expert", "DTD"][-1] == "(9)"
     assert "(2) ./run_all.sh assets data fetch Cars --root DIR --revision Cars=main --download" in said.out
-    assert f"(9) ./run_all.sh assets checkpoints import {FAMILY} PATH --backbone ViT-B-32" in said.out
-    assert re.search(r"4 runs on a GPU .*: about \d+\.\d GPU hours\n  memory: \d+\.\d GiB of the GPU \(symerge\)", said.out)
+    assert f"(9) ./run_all.sh assets checkpoints import {FAMILY} PATH --backbone ViT-B-32 --suite vision-8" in said.out
+    assert re.search(r"4 runs on a GPU .*: about \d+\.\d+ GPU hours\n  memory: \d+\.\d GiB of the GPU \(symerge\)", said.out)
     assert "of 25 data sets and checkpoints 25 missing" in said.err and not (place / "results").exists()
 
 
@@ -173,9 +173,10 @@ def test_a_families_missing_heads_are_made_from_prompts_where_it_has_none(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("run", "--suite", "vision-8", "--family", "fusionbench", "--methods", "ties") == 2
-    said = capsys.readouterr().out
-    assert "assets checkpoints import fusionbench --download --revision main --backbone ViT-B-32" in said
-    assert "assets checkpoints heads fusionbench --backbone ViT-B-32 --text CLIP" in said
+    said = re.sub(r" \\\n +", " ", capsys.readouterr().out)
+    more = "--backbone ViT-B-32 --suite vision-8"
+    assert f"assets checkpoints import fusionbench --download --revision main {more}\n" in said
+    assert f"assets checkpoints heads fusionbench {more} --text CLIP\n" in said
 
 
 def test_nyuv2_and_glue_are_looked_at_alike(
