@@ -18,6 +18,7 @@ from benchmark.suites.extent import Extent
 from methods.core.registry import Access
 
 USUAL = Options()
+HEADER = ("run", "method", "seed", "access", "status", "device GiB", "host GiB", "disk GiB", "time")
 
 
 class Planned:
@@ -78,7 +79,9 @@ def show(bench: Any, jobs: Sequence[Job], store: Any, around: Setting | None, ma
     if (limit := getattr(bench, "limit", None)) is not None:
         head += f"; a trial on at most {limit:,} samples a task, which gives no result"
     needs = [_need(job, around, machine) if around else None for job in jobs]
-    rows = [("run", "method", "seed", "access", "status", "device GiB", "host GiB", "disk GiB", "time")]
+    rows: list[tuple[str, ...]] = [
+        ("run", "method", "seed", "access", "status", "device GiB", "host GiB", "disk GiB", "time")
+    ]
     open_needs = []
     for job, need in zip(jobs, needs, strict=True):
         # Without its checkpoints and data a run has no id.

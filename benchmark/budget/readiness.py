@@ -90,7 +90,9 @@ def show(ready: Readiness) -> str:
     """The table of all parts, what mends them, and what the plan takes by estimate; no line wider than `WIDTH`."""
     mends = list(dict.fromkeys(finding.part.mend for finding in ready.lacking))
     rows = [HEADER, *(_row(finding, mends) for finding in ready.findings)]
-    disk = [part.disk if (stored := each.stored) is None else stored for each in ready.findings for part in (each.part,)]
+    disk = [
+        part.disk if (stored := each.stored) is None else stored for each in ready.findings for part in (each.part,)
+    ]
     rows.append(("total", "", "", _sum(disk), _sum(each.part.download for each in ready.lacking), ""))
     wide = [max(len(row[i]) for row in rows) for i in range(len(HEADER))]
     aligned = ["<", "<", "<", ">", ">", "<"]
@@ -170,15 +172,16 @@ def estimates(ready: Readiness) -> list[str]:
     largest, most = max(needs, key=lambda pair: pair[1].device)
     where = "this GPU" if here else f"a GPU of {ASSUMED[0] / 1e12:g} TFLOP/s and {ASSUMED[1] / 1e12:g} TB/s (assumed)"
     hours = (together.seconds or 0.0) / 3600
-    lines = [
-        f"  {len(ready.jobs)} runs on {where}: about {hours:.{1 if hours >= 1 else 2}f} GPU hours",
-        f"  memory: {amount(most.device)} GiB of the GPU ({largest.variant}), {amount(together.host)} GiB of the host",
-        f"  disk beside the above: {amount(together.disk)} GiB of results, {amount(together.cache)} GiB of decoded samples",
+    said = [
+        f"{len(ready.jobs)} runs on {where}: about {hours:.{1 if hours >= 1 else 2}f} GPU hours",
+        f"memory: {amount(most.device)} GiB of the GPU ({largest.variant}), {amount(together.host)} GiB of the host",
+        f"disk beside the above: {amount(together.disk)} GiB of results, {amount(together.cache)} GiB of decoded "
+        "samples",
     ]
     if together.unknown:
-        lines.append(f"  not counted, since no source says how many: {', '.join(together.unknown)}")
-    lines += _wrapped("estimates from shapes, times within a factor of a few; --dry-run shows each run", "  ")
-    return lines
+        said.append(f"not counted, since no source says how many: {', '.join(together.unknown)}")
+    said.append("estimates from shapes, times within a factor of a few; --dry-run shows each run")
+    return [line for text in said for line in _wrapped(text, "  ")]
 
 
 def _need(job: Job, around: Setting, machine: Machine) -> estimate.Need:

@@ -12,7 +12,7 @@ import heapq
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from typing import Any
 import methods
 from benchmark import suites
 from benchmark.budget import dry_run, estimate
-from benchmark.budget.estimate import GIB, Setting, duration
+from benchmark.budget.estimate import GIB, duration
 from benchmark.common.errors import UserError, check_range, check_seeds
 from benchmark.common.tables import markdown
 from benchmark.harness import runner
@@ -96,7 +96,9 @@ def measured(store: Store, names: Sequence[str] = MEASURED) -> Measured:
     for around, record in records:
         cost, spec = record.cost, record.spec
         seconds = (cost.merge_seconds or 0.0) + (cost.adapt_seconds or 0.0) + (cost.evaluate_seconds or 0.0)
-        factors[spec.method].append(seconds / estimate.work(spec.method, spec.parameters, around, flops, CORE_BANDWIDTH))
+        factors[spec.method].append(
+            seconds / estimate.work(spec.method, spec.parameters, around, flops, CORE_BANDWIDTH)
+        )
     return Measured(flops, {name: statistics.median(each) for name, each in factors.items()}, len(records))
 
 

@@ -187,7 +187,9 @@ def _check_limit(arguments: argparse.Namespace) -> None:
     check_range("--limit", arguments.limit, 1, LARGEST)
     for what in ("reference", "rehearse"):
         if arguments.limit is not None and getattr(arguments, what):
-            raise UserError(f"--limit makes a trial, which gives no result, and --{what} is not for one", "Leave one out.")
+            raise UserError(
+                f"--limit makes a trial, which gives no result, and --{what} is not for one", "Leave one out."
+            )
 
 
 def _check_executor(arguments: argparse.Namespace) -> None:

@@ -70,7 +70,7 @@ class RunSpec(BaseModel):
 
     @model_serializer(mode="wrap")
     def _without_limit(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """A run on all samples says nothing of a limit, so that its identity is what it was before there were trials."""
+        """A run on all samples says nothing of a limit: its identity is what it was before there were trials."""
         fields: dict[str, Any] = handler(self)
         if fields.get("limit") is None:
             fields.pop("limit", None)

@@ -1,4 +1,4 @@
-"""What a run needs that is not the project's: data sets and checkpoints, each with the check that the run makes of it."""
+"""What a run needs beside the project: data sets and checkpoints, each with the check that the run makes of it."""
 
 from __future__ import annotations
 

@@ -79,7 +79,9 @@ def test_each_task_stands_beside_the_printed_one_with_the_interval_of_that_task(
         assert lines["gap"][task] == pytest.approx(record.tasks[task].value - printed[task]["accuracy"])
         of_task = stats.interval([{task: scores(record)[task]}])  # type: ignore[index]
         assert (lines["low"][task], lines["high"][task]) == pytest.approx(of_task[1:])
-    assert lines["within"]["MNIST"] == "yes" and lines["within"]["SVHN"] == "yes" and abs(lines["gap"]["SVHN"] - 2) < 0.1
+    assert (
+        lines["within"]["MNIST"] == "yes" and lines["within"]["SVHN"] == "yes" and abs(lines["gap"]["SVHN"] - 2) < 0.1
+    )
     wide = board_of(fabricated("ties", {"SVHN": 6.0}), place=tmp_path / "far")[1]
     assert "+6.0*" in wide and "*" not in page.partition("A star:")[2].partition("## ")[0]
     table = pd.read_csv(io.StringIO((tmp_path / f"boards/{board.name}--published.csv").read_text()))

@@ -62,7 +62,11 @@ def test_nyuv2_is_known_without_its_files() -> None:
     _, jobs, around = planned("nyuv2", "symerge", "ties")
     encoder, heads = sizes(around)
     # ResNet-50 without its classifier has 23,508,032 weights; each DeepLab head about 16 million.
-    assert around.shapes.parameters == sum(p.numel() for p in Encoder(get_backbone("ResNet-50")).parameters()) == 23_508_032
+    assert (
+        around.shapes.parameters
+        == sum(p.numel() for p in Encoder(get_backbone("ResNet-50")).parameters())
+        == 23_508_032
+    )
     with torch.device("meta"):
         one = sum(p.numel() for p in Decoder(get_backbone("ResNet-50"), 13).parameters())
     assert heads == pytest.approx(3 * one * 4 / 2**20, rel=0.01) and 3 * one > 40_000_000

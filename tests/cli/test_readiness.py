@@ -76,9 +76,7 @@ def rows_of(text: str) -> dict[tuple[str, str], list[str]]:
 def found(place: Path, methods: list[str]) -> dict[tuple[str, str], Finding]:
     bench = dry_run.Planned(suites.load("vision-8"), "ViT-B-32", FAMILY)
     jobs = runner.plan(bench, methods, seeds=[0])  # type: ignore[arg-type]
-    ready = readiness.inspect(
-        bench, jobs, data_root=place / "data", checkpoints=place / "own", machine=ROOM
-    )
+    ready = readiness.inspect(bench, jobs, data_root=place / "data", checkpoints=place / "own", machine=ROOM)
     text = readiness.show(ready)
     assert max(map(len, text.splitlines())) <= readiness.WIDTH
     return {(finding.part.kind, finding.part.name): finding for finding in ready.findings}
@@ -90,13 +88,20 @@ def test_with_nothing_there_every_part_is_listed_with_what_mends_it(
     assert run("run", "--suite", "vision-8", "--family", FAMILY, "--methods", "symerge", "ties") == 2
     said = capsys.readouterr()
     rows = rows_of(said.out)
-    names = [*(("data", t) for t in TASKS), ("base", ""), *(("expert", t) for t in TASKS), *(("head", t) for t in TASKS)]
+    names = [
+        *(("data", t) for t in TASKS),
+        ("base", ""),
+        *(("expert", t) for t in TASKS),
+        *(("head", t) for t in TASKS),
+    ]
     assert list(rows) == names and {row[0] for row in rows.values()} == {"missing"}
     assert max(map(len, said.out.splitlines())) <= 100
     assert rows["data", "Cars"] == ["missing", "~1.82", "~1.82", "(2)"] and rows["expert", "DTD"][-1] == "(9)"
     assert "(2) ./run_all.sh assets data fetch Cars --root DIR --revision Cars=main --download" in said.out
     assert f"(9) ./run_all.sh assets checkpoints import {FAMILY} PATH --backbone ViT-B-32 --suite vision-8" in said.out
-    assert re.search(r"4 runs on a GPU .*: about \d+\.\d+ GPU hours\n  memory: \d+\.\d GiB of the GPU \(symerge\)", said.out)
+    assert re.search(
+        r"4 runs on a GPU .*: about \d+\.\d+ GPU hours\n  memory: \d+\.\d GiB of the GPU \(symerge\)", said.out
+    )
     assert "of 25 data sets and checkpoints 25 missing" in said.err and not (place / "results").exists()
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from helpers.hub_data import parquet
 from helpers.public_sets import small as small
-from helpers.tiny import CLASSES, TASKS, TinyBench, TinySource
+from helpers.tiny import TinyBench, TinySource
 from helpers.tiny import run as run_tiny
 
 from benchmark import suites
@@ -23,14 +23,13 @@ from benchmark.common import cache
 from benchmark.common.errors import UserError
 from benchmark.common.project import REFERENCE
 from benchmark.domains.vision import public as full
-from benchmark.harness.runner import execute, plan
 from benchmark.harness.job import Options
+from benchmark.harness.runner import execute, plan
 from benchmark.records.record import Record
 from benchmark.records.spec import RunSpec
 from benchmark.records.store import Store
 from benchmark.submissions.package import pack
 from benchmark.submissions.validation import check
-from benchmark.suites.bench import Bench
 from benchmark.suites.trial import Few, spread_over
 from methods.api import Source
 
@@ -85,9 +84,15 @@ def test_samples_of_a_trial_are_different_and_spread_over_the_split(total: int, 
 
 def test_a_trials_identity_is_its_own_and_without_one_nothing_changes(tmp_path: Path) -> None:
     (whole, *_), (few, *_) = plan(TinyBench(), ["ties"], seeds=[0]), plan(Tried(), ["ties"], seeds=[0])
-    assert whole.spec.limit is None and "limit" not in whole.spec.model_dump() and "limit" not in whole.spec.model_dump_json()
+    assert (
+        whole.spec.limit is None
+        and "limit" not in whole.spec.model_dump()
+        and "limit" not in whole.spec.model_dump_json()
+    )
     assert whole.id != few.id and few.spec.model_copy(update={"limit": None}).run_id == whole.id
-    assert RunSpec.model_validate(few.spec.model_dump()) == few.spec and "seed" not in few.spec.model_dump(exclude={"seed"})
+    assert RunSpec.model_validate(few.spec.model_dump()) == few.spec and "seed" not in few.spec.model_dump(
+        exclude={"seed"}
+    )
     # The project's own records are read back under the ids that they were written under.
     path = next(iter(sorted(REFERENCE.glob("vision-mini-8/*/*/record.json"))))
     record = Record.model_validate_json(path.read_text())
@@ -142,7 +147,9 @@ def test_clean_removes_trials_where_they_are_named(tmp_path: Path, capsys: pytes
     kinds = [each.kind for each in clean.leftovers(store.all(trials=True))]
     assert kinds.count("trial") == 3
     assert cli.main(["clean", "--results", str(tmp_path), "--yes"]) == 0
-    assert len(store.all(trials=True)) == 6 and "3 runs, which stay unless named: clean trial" in capsys.readouterr().out
+    assert (
+        len(store.all(trials=True)) == 6 and "3 runs, which stay unless named: clean trial" in capsys.readouterr().out
+    )
     assert cli.main(["clean", "trial", "--results", str(tmp_path), "--yes"]) == 0
     assert {r.run_id for r in store.all(trials=True)} == {r.run_id for r in whole}
 
@@ -167,9 +174,7 @@ def test_a_full_splits_few_images_are_decoded_alone_and_kept_apart(
     assert len(names) >= 3 and sum("-trial" in name for name in names) >= 2, names
 
 
-def test_the_command_runs_a_trial_and_says_that_it_is_none(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_runs_a_trial_and_says_that_it_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["run", "--suite", "vision-mini-8", "--methods", "ties", "--results", str(tmp_path), "--limit", "10"]
     assert cli.main([*command, "--dry-run"]) == 0
     assert "a trial on at most 10 samples a task, which gives no result" in capsys.readouterr().out

@@ -152,7 +152,8 @@ class DenseBench(Bench):
             device=self.device,
         )
 
-    def source(self, task: str, split: str, dtype: torch.dtype = torch.float32) -> Source:
+    def source(self, task: str, split: str, dtype: torch.dtype = torch.float32) -> Any:
+        """A `DenseSource`, or of a trial a few samples of one."""
         ready = Normalisation(self.shape.mean, self.shape.std, self.device, dtype)
         if self.nyuv2 is not None:
             data = self.nyuv2

@@ -112,7 +112,9 @@ def checks(
     towers = ("base.safetensors", *(f"{task}.safetensors" for task in channels))
     return {
         **{name: partial(check, name, encoder) for name in towers},
-        **{f"heads/{task}.safetensors": partial(check, f"heads/{task}.safetensors", decoder(task)) for task in channels},
+        **{
+            f"heads/{task}.safetensors": partial(check, f"heads/{task}.safetensors", decoder(task)) for task in channels
+        },
     }
 
 

@@ -136,9 +136,7 @@ class VisionBench(Bench):
         if self.embedded:
             return data.load_split(task, split)
         size = get_backbone(self.backbone).image_size
-        return full.load_split(
-            task, split, root=self.data_root, image_size=size, family=self.family, limit=self.limit
-        )
+        return full.load_split(task, split, root=self.data_root, image_size=size, family=self.family, limit=self.limit)
 
     def experts(self) -> Experts:
         encoder = create_encoder(self.backbone, quick_gelu=self._family.quick_gelu, device=self.device).eval()

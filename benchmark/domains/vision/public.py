@@ -136,7 +136,11 @@ def copy_of(about: SetInfo, root: str | os.PathLike | None = None) -> Copy:
     folder = data_root(root) / about.folder
     if not folder.is_dir():
         root = shlex.quote(shown(folder.parent))
-        where = f"hub id {about.hub}, {about.pinned}\n  {fetch_command(about, root)}" if about.hub else "no hub copy is known"
+        where = (
+            f"hub id {about.hub}, {about.pinned}\n  {fetch_command(about, root)}"
+            if about.hub
+            else "no hub copy is known"
+        )
         where += f"\n  or, as its authors publish it: {convert_command(about, root)}"
         raise Missing(f"no data of {about.name}: {shown(folder)} does not exist", where)
     return open_copy(folder.resolve(), about.config)
