@@ -67,6 +67,11 @@ def run(*words: object) -> int:
     return cli.main([str(word) for word in words])
 
 
+def unbroken(text: str) -> str:
+    """Commands in one line each."""
+    return re.sub(r" \\\n +", " ", text)
+
+
 def rows_of(text: str) -> dict[tuple[str, str], list[str]]:
     """The cells of the table's rows by kind and task."""
     lines = re.findall(r"^  (data|base|expert|head) +(\S+)? +(there|missing|wrong) +(.*)$", text, re.MULTILINE)
@@ -98,7 +103,8 @@ def test_with_nothing_there_every_part_is_listed_with_what_mends_it(
     assert max(map(len, said.out.splitlines())) <= 100
     assert rows["data", "Cars"] == ["missing", "~1.82", "~1.82", "(2)"] and rows["expert", "DTD"][-1] == "(9)"
     assert "(2) ./run_all.sh assets data fetch Cars --root DIR --revision Cars=main --download" in said.out
-    assert f"(9) ./run_all.sh assets checkpoints import {FAMILY} PATH --backbone ViT-B-32 --suite vision-8" in said.out
+    command = f"./run_all.sh assets checkpoints import {FAMILY} PATH --backbone ViT-B-32 --suite vision-8"
+    assert f"(9) {command}\n" in unbroken(said.out)
     assert re.search(
         r"4 runs on a GPU .*: about \d+\.\d+ GPU hours\n  memory: \d+\.\d GiB of the GPU \(symerge\)", said.out
     )
@@ -178,7 +184,7 @@ def test_a_families_missing_heads_are_made_from_prompts_where_it_has_none(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("run", "--suite", "vision-8", "--family", "fusionbench", "--methods", "ties") == 2
-    said = re.sub(r" \\\n +", " ", capsys.readouterr().out)
+    said = unbroken(capsys.readouterr().out)
     more = "--backbone ViT-B-32 --suite vision-8"
     assert f"assets checkpoints import fusionbench --download --revision main {more}\n" in said
     assert f"assets checkpoints heads fusionbench {more} --text CLIP\n" in said
