@@ -111,7 +111,7 @@ def show(bench: Any, jobs: Sequence[Job], store: Any, around: Setting | None, ma
 def _amounts(need: Need | None) -> tuple[str, ...]:
     if need is None:
         return ("?",) * 4
-    return amount(need.device), amount(need.host), amount(need.disk), duration(need.seconds)
+    return amount(need.device), amount(need.together), amount(need.disk), duration(need.seconds)
 
 
 def total(needs: Sequence[Need]) -> Need:
@@ -125,6 +125,7 @@ def total(needs: Sequence[Need]) -> Need:
         seconds=sum(seconds) if len(seconds) == len(needs) else None,
         phase="",
         unknown=tuple(sorted({what for need in needs for what in need.unknown})),
+        together=max((need.together for need in needs), default=0.0),
     )
 
 

@@ -24,6 +24,8 @@ from methods.core.footprint import COUNTS, Footprint, Pair
 GIB = float(2**30)
 # Of a process that has imported everything and computed nothing: measured in anonymous memory, and a CUDA context.
 RUNTIME, CONTEXT = 0.55 * GIB, 0.5 * GIB
+# Of the server that methods' processes are forked from; it and the harness's own process are there beside them.
+SERVER = 0.4 * GIB
 # Samples that methods run together: see methods/tools/adaptation.py, activations.py, fisher_information.py.
 OUTPUTS, OBSERVED = 256, 32
 
@@ -63,6 +65,8 @@ class Need:
     """The part of the run that takes the most memory on the device."""
     unknown: tuple[str, ...] = ()
     """What no source says and is left out."""
+    together: float = 0.0
+    """Of the host, all processes of the run at once; ``host`` is the largest of them."""
 
 
 @dataclass(frozen=True)
@@ -183,7 +187,9 @@ def need(name: str, parameters: Mapping[str, Any], s: Setting, machine: Machine 
     if machine is not None and machine.flops and machine.bandwidth:
         seconds = work(name, parameters, s, machine.flops, machine.bandwidth)
     disk = result if s.keep_merged or result == 0 else result
-    return Need(device, host, disk + 2**20 * k, cache, seconds, phase, unknown)
+    # The harness judges merges on an encoder of its own.
+    together = host + RUNTIME + SERVER + m
+    return Need(device, host, disk + 2**20 * k, cache, seconds, phase, unknown, together)
 
 
 def work(name: str, parameters: Mapping[str, Any], s: Setting, flops: float, bandwidth: float) -> float:
@@ -279,7 +285,7 @@ def lacking(wants: Need, machine: Machine) -> dict[str, tuple[float, float]]:
     """``{resource: (bytes needed, bytes free)}`` of everything that does not fit."""
     pairs = {
         "device memory": (wants.device, machine.device),
-        "host memory": (wants.host, machine.host),
+        "host memory": (wants.together, machine.host),
         "disk of the results": (wants.disk, machine.disk),
         "disk of the cache": (wants.cache, machine.cache),
     }

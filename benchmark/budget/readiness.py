@@ -35,7 +35,6 @@ class Readiness:
     bench: dry_run.Planned
     jobs: Sequence[Job]
     findings: Sequence[Finding]
-    machine: Machine
     options: Options = Options()
 
     @property
@@ -59,7 +58,6 @@ def inspect(
     *,
     data_root: Path | None,
     checkpoints: Path | None,
-    machine: Machine,
     options: Options = dry_run.USUAL,
 ) -> Readiness:
     """Check every part that the jobs of a full suite read. Nothing is fetched or changed."""
@@ -70,7 +68,7 @@ def inspect(
         suite, bench.backbone, bench.family, splits, data_root=data_root, checkpoints=checkpoints
     )
     parts = [part if part.mend else replace(part, mend=_import(part, bench, checkpoints)) for part in parts]
-    return Readiness(bench, jobs, [look(part) for part in parts], machine, options)
+    return Readiness(bench, jobs, [look(part) for part in parts], options)
 
 
 def _import(part: Part, bench: dry_run.Planned, checkpoints: Path | None) -> str:
@@ -86,8 +84,12 @@ def _import(part: Part, bench: dry_run.Planned, checkpoints: Path | None) -> str
     return shlex.join([*verb, "import", family.name, *source, *more, *activation])
 
 
-def show(ready: Readiness) -> str:
-    """The table of all parts, what mends them, and what the plan takes by estimate; no line wider than `WIDTH`."""
+def show(ready: Readiness, machine: Machine) -> str:
+    """The table of all parts, what mends them, and what the plan takes by estimate; no line wider than `WIDTH`.
+
+    Args:
+        machine: this one; its speed where it has a GPU.
+    """
     mends = list(dict.fromkeys(finding.part.mend for finding in ready.lacking))
     rows = [HEADER, *(_row(finding, mends) for finding in ready.findings)]
     disk = [
@@ -107,7 +109,7 @@ def show(ready: Readiness) -> str:
         lines += ["", "  to mend:"]
         lines += [line for number, mend in enumerate(mends, 1) for line in _command(mend, f"  ({number}) ")]
         lines += _sources(ready)
-    lines += ["", *estimates(ready)]
+    lines += ["", *estimates(ready, machine)]
     return "\n".join(lines)
 
 
@@ -160,13 +162,13 @@ def _where(bench: dry_run.Planned) -> str:
     return ""
 
 
-def estimates(ready: Readiness) -> list[str]:
+def estimates(ready: Readiness, machine: Machine) -> list[str]:
     """GPU hours and memory of the plan, one run after another."""
     around = dry_run.setting(ready.bench, "cuda", ready.options)
-    speed = (ready.machine.flops, ready.machine.bandwidth)
-    here = all(speed) and ready.machine.device > 0
+    speed = (machine.flops, machine.bandwidth)
+    here = all(speed) and machine.device > 0
     flops, bandwidth = speed if here else ASSUMED
-    gpu = replace(ready.machine, flops=flops, bandwidth=bandwidth)
+    gpu = replace(machine, flops=flops, bandwidth=bandwidth)
     needs = [(job, _need(job, around, gpu)) for job in ready.jobs]
     together = dry_run.total([need for _, need in needs])
     largest, most = max(needs, key=lambda pair: pair[1].device)
@@ -174,7 +176,7 @@ def estimates(ready: Readiness) -> list[str]:
     hours = (together.seconds or 0.0) / 3600
     said = [
         f"{len(ready.jobs)} runs on {where}: about {hours:.{1 if hours >= 1 else 2}f} GPU hours",
-        f"memory: {amount(most.device)} GiB of the GPU ({largest.variant}), {amount(together.host)} GiB of the host",
+        f"memory: {amount(most.device)} GiB of the GPU ({largest.variant}), {amount(together.together)} GiB of the host",
         f"disk beside the above: {amount(together.disk)} GiB of results, {amount(together.cache)} GiB of decoded "
         "samples",
     ]

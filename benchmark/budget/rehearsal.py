@@ -61,14 +61,14 @@ class Outcome:
     seconds: float
     """From the plan to the record."""
     estimate: float | None = None
-    """The process's peak in bytes as ``--dry-run`` estimates it, for these images and updates."""
+    """``together`` in bytes as ``--dry-run`` estimates it, for these images and updates."""
     together: int | None = None
     """Of all processes at once."""
 
     @property
     def ratio(self) -> float | None:
-        """The peak of the largest process over its estimate."""
-        return self.peak / self.estimate if self.peak and self.estimate else None
+        """The peak of all processes over its estimate."""
+        return self.together / self.estimate if self.together and self.estimate else None
 
     @property
     def off(self) -> bool:
@@ -291,10 +291,10 @@ def surroundings(what: Rehearsal) -> Setting:
 
 
 def estimated(record: Record | None, around: Setting) -> float | None:
-    """Bytes that the run's process was estimated to take at its peak; None without a merge."""
+    """Bytes that the run's processes were estimated to take at their peak; None without a merge."""
     if record is None or record.status != "done":
         return None
-    return estimate.need(record.spec.method, record.spec.parameters, around).host
+    return estimate.need(record.spec.method, record.spec.parameters, around).together
 
 
 def _status(record: Record) -> str:
@@ -304,21 +304,21 @@ def _status(record: Record) -> str:
 
 
 HEADER = (
-    "method", "outcome", "merge s", "adapt s", "evaluate s", "process s", "merge GiB", "all GiB", "process GiB",
+    "method", "outcome", "merge s", "adapt s", "evaluate s", "process s", "merge GiB", "process GiB", "all GiB",
     "estimated", "share",
 )  # fmt: skip
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
     """The outcomes in Markdown, in the order they were run. GiB are peaks of anonymous memory: of what the merge adds,
-    of all processes at once, of the largest, and that as estimated; a star marks more than a quarter off."""
+    of the largest process, of all at once, and that as estimated; a star marks more than a quarter off."""
     rows = []
     for one in outcomes:
         cost = one.record.cost if one.record else None
         merged = None if cost is None or cost.peak_anonymous_mb is None else cost.peak_anonymous_mb / 1024
         spent = (cost.merge_seconds, cost.adapt_seconds, cost.evaluate_seconds) if cost else (None,) * 3
         cells = ["–" if n is None else f"{n:.1f}" for n in (*spent, one.seconds)]
-        held = (merged, *(size and size / GIB for size in (one.together, one.peak, one.estimate)))
+        held = (merged, *(size and size / GIB for size in (one.peak, one.together, one.estimate)))
         peaks = ["–" if n is None else f"{n:.2f}" for n in held]
         share = "–" if one.ratio is None else f"{one.ratio:.2f}{'*' if one.off else ''}"
         rows.append([f"`{one.variant}`", one.status, *cells, *peaks, share])

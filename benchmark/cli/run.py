@@ -311,19 +311,19 @@ def _look(
     from benchmark.budget import dry_run, estimate, readiness
 
     planned = dry_run.Planned(suite, arguments.backbone, arguments.family, str(device), arguments.limit)
-    results, _ = folders(arguments.results, arguments.reference)
     ready = readiness.inspect(
         planned,
         plan(planned),
         data_root=arguments.data_root,
         checkpoints=arguments.checkpoints,
-        machine=estimate.look(device, results, estimate.cache_folder(), measure=device.type == "cuda"),
         options=_options(arguments),
     )
     if not ready.lacking:
         print(f"{suite.name}: all {len(ready.findings)} data sets and checkpoints are there", file=sys.stderr)
         return None
-    print(readiness.show(ready), flush=True)
+    results, _ = folders(arguments.results, arguments.reference)
+    machine = estimate.look(device, results, estimate.cache_folder(), measure=device.type == "cuda")
+    print(readiness.show(ready, machine), flush=True)
     if not arguments.dry_run:
         raise ready.error()
     print(f"note: {ready.error()}\n", file=sys.stderr)

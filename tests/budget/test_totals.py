@@ -41,12 +41,22 @@ def test_a_scale_chosen_on_validation_costs_a_merge_and_a_validation_for_each_va
 
 
 def test_runs_one_after_another_take_the_largest_memory_and_all_the_time() -> None:
-    needs = [Need(3.0, 5.0, 10.0, 7.0, 60.0, "a"), Need(4.0, 2.0, 1.0, 9.0, 40.0, "b", ("images of train",))]
+    train = ("images of train",)
+    needs = [Need(3.0, 5.0, 10.0, 7.0, 60.0, "a", (), 8.0), Need(4.0, 2.0, 1.0, 9.0, 40.0, "b", train, 6.0)]
     together = dry_run.total(needs)
+    assert together.together == 8.0
     assert (together.device, together.host, together.disk, together.cache) == (4.0, 5.0, 11.0, 9.0)
-    assert together.seconds == 100.0 and together.unknown == ("images of train",)
+    assert together.seconds == 100.0 and together.unknown == train
     assert dry_run.total([*needs, replace(needs[0], seconds=None)]).seconds is None
     assert dry_run.total([]).seconds == 0.0
+
+
+def test_all_processes_of_a_run_count_beside_its_largest() -> None:
+    need = estimate.need("ties", methods.describe("ties").parameters, CPU)
+    assert need.together - need.host == pytest.approx(estimate.RUNTIME + estimate.SERVER + CPU.shapes.bytes)
+    tight = Machine(device=0, host=need.together - 1, disk=1e12, cache=1e12)
+    assert list(estimate.lacking(need, tight)) == ["host memory"]
+    assert not estimate.lacking(need, replace(tight, host=need.together))
 
 
 def planned(name: str, *texts: str, limit: int | None = None) -> tuple[dry_run.Planned, list, estimate.Setting]:

@@ -81,8 +81,8 @@ def rows_of(text: str) -> dict[tuple[str, str], list[str]]:
 def found(place: Path, methods: list[str]) -> dict[tuple[str, str], Finding]:
     bench = dry_run.Planned(suites.load("vision-8"), "ViT-B-32", FAMILY)
     jobs = runner.plan(bench, methods, seeds=[0])  # type: ignore[arg-type]
-    ready = readiness.inspect(bench, jobs, data_root=place / "data", checkpoints=place / "own", machine=ROOM)
-    text = readiness.show(ready)
+    ready = readiness.inspect(bench, jobs, data_root=place / "data", checkpoints=place / "own")
+    text = readiness.show(ready, ROOM)
     assert max(map(len, text.splitlines())) <= readiness.WIDTH
     return {(finding.part.kind, finding.part.name): finding for finding in ready.findings}
 
@@ -178,6 +178,17 @@ def test_what_only_some_methods_read_is_checked_for_them_alone(whole: Path) -> N
     finding = found(whole, ["task_arithmetic:scale=val"])["data", "DTD"]
     assert finding.state == "wrong" and "ten or more are needed" in finding.why
     assert finding.part.mend.startswith("mv data/DTD data/DTD.before && ./run_all.sh assets data fetch DTD")
+
+
+def test_a_data_set_that_only_one_family_means_is_fetched_for_it(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("run", "--suite", "vision-20", "--family", "fusionbench", "--methods", "ties") == 2
+    said = unbroken(capsys.readouterr().out)
+    letters = "assets data fetch EMNIST --root DIR --family fusionbench --revision EMNIST=main --download\n"
+    assert letters in said and "fetch MNIST --root DIR --download\n" in said
+    assert run("run", "--suite", "vision-20", "--family", "tall", "--methods", "ties") == 2
+    assert "assets data convert EMNIST FROM DIR\n" in unbroken(capsys.readouterr().out)
 
 
 def test_a_families_missing_heads_are_made_from_prompts_where_it_has_none(

@@ -74,6 +74,7 @@ class SetInfo(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(description="the task's name in the suites")
+    family: str | None = Field(default=None, description="the one family that means this data set by the name")
     hub: str | None = Field(description="id of the copy on the hub, if one is known")
     config: str | None = Field(default=None, description="the hub copy's configuration")
     revision: str | None = Field(default=None, description="pinned commit of the hub copy; None: unpinned")
@@ -114,8 +115,10 @@ def info(task: str, family: str | None = None) -> SetInfo:
     if task not in names():
         raise unknown("data set", task, names())
     own = SETS / f"{task}@{family}.yaml"
-    path = own if family and own.is_file() else SETS / f"{task}.yaml"
-    return SetInfo.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    apart = bool(family) and own.is_file()
+    path = own if apart else SETS / f"{task}.yaml"
+    about = SetInfo.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    return about.model_copy(update={"family": family}) if apart else about
 
 
 def data_root(root: str | os.PathLike | None = None) -> Path:
@@ -149,12 +152,16 @@ def copy_of(about: SetInfo, root: str | os.PathLike | None = None) -> Copy:
 def fetch_command(about: SetInfo, root: str, revision: str = "COMMIT") -> str:
     """What fetches the hub's copy; ``root`` as a shell takes it, ``revision`` for a set that is not pinned."""
     pin = "" if about.revision else f" --revision {about.name}={revision}"
-    return f"./run_all.sh assets data fetch {about.name} --root {root}{pin} --download"
+    return f"./run_all.sh assets data fetch {about.name} --root {root}{_of_family(about)}{pin} --download"
 
 
 def convert_command(about: SetInfo, root: str) -> str:
     """What converts a set as its authors publish it."""
-    return f"./run_all.sh assets data convert {about.name} FROM {root}"
+    return f"./run_all.sh assets data convert {about.name} FROM {root}{_of_family(about)}"
+
+
+def _of_family(about: SetInfo) -> str:
+    return f" --family {about.family}" if about.family else ""
 
 
 def split_notes(tasks: Sequence[str], root: str | os.PathLike | None = None, family: str | None = None) -> list[str]:
