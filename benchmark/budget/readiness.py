@@ -173,10 +173,10 @@ def estimates(ready: Readiness, machine: Machine) -> list[str]:
     together = dry_run.total([need for _, need in needs])
     largest, most = max(needs, key=lambda pair: pair[1].device)
     where = "this GPU" if here else f"a GPU of {ASSUMED[0] / 1e12:g} TFLOP/s and {ASSUMED[1] / 1e12:g} TB/s (assumed)"
-    hours = (together.seconds or 0.0) / 3600
+    hours, host = (together.seconds or 0.0) / 3600, amount(together.together)
     said = [
         f"{len(ready.jobs)} runs on {where}: about {hours:.{1 if hours >= 1 else 2}f} GPU hours",
-        f"memory: {amount(most.device)} GiB of the GPU ({largest.variant}), {amount(together.together)} GiB of the host",
+        f"memory: {amount(most.device)} GiB of the GPU ({largest.variant}), {host} GiB of the host",
         f"disk beside the above: {amount(together.disk)} GiB of results, {amount(together.cache)} GiB of decoded "
         "samples",
     ]

@@ -15,7 +15,7 @@ from benchmark.board import comparison as compare
 from benchmark.board import leaderboard, rows, selection
 from benchmark.budget import dry_run
 from benchmark.cli import main as cli
-from benchmark.cli import run as command
+from benchmark.cli import plans
 from benchmark.common.errors import UserError
 from benchmark.harness import runner
 from benchmark.harness.runner import plan
@@ -78,11 +78,11 @@ def test_after_another_test_set_a_run_is_done_again_and_its_old_record_stays(tmp
 def test_the_command_says_that_records_were_made_on_other_data(tmp_path: Path, capsys: Any) -> None:
     store, bench = Store(tmp_path), TinyBench()
     run(bench, store, "ties")
-    command._tell_of_other_data([(bench, plan(bench, ["ties", "emr"], seeds=[0]))], store)
+    plans.tell_of_other_data([(bench, plan(bench, ["ties", "emr"], seeds=[0]))], store)
     assert "other data" not in capsys.readouterr().err
     bench = TinyBench()
     bench.data = {**bench.data, "t0": "2" * 64}
-    command._tell_of_other_data([(bench, plan(bench, ["ties"], seeds=[0]))], store)
+    plans.tell_of_other_data([(bench, plan(bench, ["ties"], seeds=[0]))], store)
     said = capsys.readouterr().err
     assert "note: 3 records of tiny" in said and "t0 (test) had sha256 111111111111, now 222222222222" in said
 
