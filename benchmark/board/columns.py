@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from benchmark.board.rows import INCOMPLETE, Board
+from benchmark.board.beside import within
+from benchmark.board.rows import INCOMPLETE, TRIAL, Board
 from benchmark.records import metrics
 from benchmark.records.record import SOURCES
 
@@ -46,6 +47,7 @@ MEANING = {
     "published": "what a paper or repository prints for the same suite, backbone and checkpoint family; * a secondary "
     "summary, ‡ not printed but the mean of the tasks that are",
     "gap": "measured less published, in points",
+    "within": "whether what is published lies within the 95 % interval of what was measured, to a tenth of a point",
     "storage": "what must be kept, in models (1 is a single merged model, heads of the tasks left out)",
     "merge, adapt, evaluate": "wall seconds, mean over seeds, on the machine that ran them",
     "peak memory": "largest anonymous memory beyond that at the start of the run; CUDA: largest allocation there",
@@ -128,6 +130,7 @@ PUBLISHED = [
     Column("measured", ">", _spread("mean")),
     _number("published", "published"),
     Column("gap", ">", lambda row: NONE if pd.isna(row["published_gap"]) else f"{row['published_gap']:+.1f}"),
+    Column("within", "<", lambda row: within(row["low"], row["high"], row["published"]) or NONE),
     Column("source", "<", lambda row: row["published_source"]),
     Column("others print", "<", lambda row: row["published_others"] or NONE),
 ]
@@ -138,6 +141,7 @@ def _text(name: str) -> Column:
 
 
 MISSING = [_text(name) for name in INCOMPLETE]
+TRIALS = [_text(name) if name != "limit" else _number("limit", "limit", 0) for name in TRIAL]
 
 
 def unlike(board: Board) -> bool:

@@ -11,7 +11,7 @@ from typing import TextIO
 import pandas as pd
 
 from benchmark import suites
-from benchmark.board import columns, validity
+from benchmark.board import beside, columns, validity
 from benchmark.board.columns import MEANING, Column
 from benchmark.board.rows import Board
 from benchmark.board.rows import boards as boards
@@ -21,7 +21,10 @@ from benchmark.common.tables import padded
 from benchmark.records import metrics
 from benchmark.records.record import Record
 from benchmark.records.store import Store
+from benchmark.scores.published import AVERAGE
 
+#: Ends the name of the file with what papers print of a board's rows.
+PAPERS = "--published.csv"
 OVERVIEW = [
     "suite", "scale", "suite_version", "backbone", "family", "rank", "method", "row", "mean", "low", "high",
     "normalised", "delta", "n", "access",
@@ -44,12 +47,15 @@ def publish(records: Iterable[Record], reference: Iterable[Record], root: str | 
 def write(found: Sequence[Board], root: str | Path) -> list[Path]:
     """Write `leaderboard.{md,csv}` and `boards/<suite>--<backbone>--<family>.{md,csv}` below `root`; their paths.
 
+    What papers print of a board's rows lies beside it, in `...--published.csv`.
+
     Each file is replaced whole. CSV holds full precision. Raises UserError where they cannot be written.
     """
     root = Path(root)
     paths = []
     for board in found:
-        for suffix, text in ((".md", markdown(board)), (".csv", board_csv(board))):
+        files = [(".md", markdown(board)), (".csv", board_csv(board))]
+        for suffix, text in [*files, *([(PAPERS, csv(board.beside))] if len(board.beside) else [])]:
             paths.append(root / "boards" / (board.name + suffix))
             write_atomic(paths[-1], text)
     for suffix, text in ((".md", overview_markdown(found)), (".csv", csv(overview(found)))):
@@ -92,6 +98,8 @@ def overview_markdown(found: Sequence[Board]) -> str:
         lines += [*_table(board.rows, columns.summary(board)), ""]
         if len(board.incomplete):
             lines += [f"Incomplete runs, listed on the board: {len(board.incomplete)}.", ""]
+        if len(board.trials):
+            lines += [f"Trials on a few samples, which are no results, listed on the board: {len(board.trials)}.", ""]
     return "\n".join([*lines, *_footer({column.name for board in found for column in columns.summary(board)})]) + "\n"
 
 
@@ -115,8 +123,12 @@ def markdown(board: Board) -> str:
         lines += ["## Incomplete", ""]
         lines += ["These runs are in no mean above: they lack tasks, or were made on other data or samples.", ""]
         lines += [*_table(board.incomplete, columns.MISSING), ""]
+    if len(board.trials):
+        lines += ["## Trials", ""]
+        lines += ["Runs with `--limit`, on a few samples of each task: no results, in no row and no mean above.", ""]
+        lines += [*_table(board.trials, columns.TRIALS), ""]
     absent = {"Δm", "mean"} - {each.name for each in first}
-    absent |= set() if board.rows["published"].notna().any() else {"published", "gap"}
+    absent |= set() if board.rows["published"].notna().any() else {"published", "gap", "within"}
     lines += ["## Where the numbers come from", ""]
     lines += [f"- Command: {code(command)}" for command in board.commands]
     lines += [f"- Commit: {inline(', '.join(board.commits))}"] if board.commits else []
@@ -148,18 +160,32 @@ def _differences(board: Board) -> list[str]:
 
 def _published(board: Board) -> list[str]:
     """What papers print for the same methods, where they do."""
-    papers = board.rows[board.rows["published"].notna()]
-    if not len(papers):
+    if not len(board.beside):
         return []
-    return [
+    lines = [
         "## Published beside measured",
         "",
         f"Only numbers on the same suite, backbone and checkpoint family ({code(board.family)}). All of them, with the "
         "traps in comparing them, are in `results/published.md`.",
         "",
-        *_table(papers, columns.PUBLISHED),
-        "",
     ]
+    papers = board.rows[board.rows["published"].notna()]
+    if len(papers):
+        lines += [*_table(papers, columns.PUBLISHED), "", _far(board), ""]
+    heading, cells = beside.by_task(board.beside, board.tasks)
+    if cells:
+        lines += ["A star: what is printed lies outside of the run's 95 % interval.", ""]
+        lines += [*padded(heading, cells, "<<" + ">" * (len(heading) - 2)), ""]
+    return lines
+
+
+def _far(board: Board) -> str:
+    """Which rows are more than half a point from what is printed, and where it says what to look at."""
+    rows = beside.far(board.beside).to_dict("records")
+    if not rows:
+        return "No row is more than half a point from what is published."
+    named = ", ".join(f"{inline(row['method'])} ({row['gap']:+.1f})" for row in rows)
+    return f"More than half a point from what is published: {named}. What to look at: `docs/full-scale.md`."
 
 
 def _metrics(board: Board) -> list[str]:
@@ -182,6 +208,14 @@ def print_board(board: Board, file: TextIO | None = None, width: int | None = No
         seed = f" seed {row['seed']}" if row["seed"] else ""
         line = f"incomplete: {row['method']}{seed}: {row['status']}, {row['tasks_done']} tasks. {row['reason']}"
         print(terminal(line).rstrip(), file=out)
+    for _, row in board.trials.iterrows():
+        seed = f" seed {row['seed']}" if row["seed"] else ""
+        line = f"trial on {row['limit']} samples a task, no result: {row['method']}{seed}: {row['status']}"
+        print(terminal(f"{line}, {row['tasks_done']} tasks. {row['reason']}").rstrip(), file=out)
+    for row in board.beside[board.beside["task"] == AVERAGE].to_dict("records"):
+        where = {"yes": "within its 95 % interval", "no": "outside of its 95 % interval"}.get(row["within"], "")
+        line = f"published: {row['method']} {row['published']:.1f}, measured {row['measured']:.1f} ({row['gap']:+.1f})"
+        print(terminal(f"{line}, {where}".rstrip(", ")), file=out)
 
 
 def print_table(

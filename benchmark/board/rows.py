@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from benchmark import suites
+from benchmark.board.beside import BESIDE, beside_table
 from benchmark.board.selection import Current, by_time, by_trust, complete, current, generation, label
 from benchmark.board.table import Table, commit, grouped, unique
 from benchmark.board.validity import Validity, validity
@@ -35,11 +36,14 @@ LAST = [
     "autocast", "source", "commit", "runs",
 ]  # fmt: skip
 INCOMPLETE = ["method", "seed", "status", "tasks_done", "missing", "reason", "run"]
+TRIAL = ["method", "seed", "limit", "status", "tasks_done", "reason", "run"]
 
 
 @dataclass(frozen=True)
 class Board:
     """One suite, backbone and checkpoint family: `rows` with FIRST + tasks + LAST, `incomplete` with INCOMPLETE.
+
+    `trials` (TRIAL) are runs on a few samples, which are no results; `beside` (BESIDE) what papers print of the rows.
 
     `rows.row` is "method", or, not ranked, "reference" or "oracle" (it saw test labels). `metrics` names each task's.
     `averaged`: rows have a mean and are ranked by it; else, metrics being unlike, by the expert-normalised mean.
@@ -60,6 +64,8 @@ class Board:
     commits: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     validity: Validity | None = None
+    trials: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=TRIAL))
+    beside: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=BESIDE))
 
     @property
     def name(self) -> str:
@@ -89,7 +95,7 @@ def boards(records: Iterable[Record], reference: Iterable[Record] = ()) -> list[
 
     Of several versions of the suite or its checkpoints, and of several versions of one method's code, the one that ran
     last is shown, and a note counts the others; of several data the last, and the others are listed apart. Missing
-    reference rows are taken from `reference`.
+    reference rows are taken from `reference`. Trials on a few samples are in no row: they are listed apart.
     """
     groups: dict[tuple[str, str, str], list[Record]] = defaultdict(list)
     for record in records:
@@ -101,9 +107,11 @@ def boards(records: Iterable[Record], reference: Iterable[Record] = ()) -> list[
 
 
 def _board(records: list[Record], reference: list[Record]) -> Board:
-    chosen = current(records)
+    whole = [record for record in records if not record.trial]
+    chosen = current(whole)
     shown, notes = chosen.records, _notes(chosen)
-    first = (shown or records)[0]
+    first = (shown or whole or records)[0]
+    reference = [r for r in reference if not r.trial]
     reference = [r for r in reference if not any(other_data(r.spec.data, each.spec.data) for each in shown)]
     same = [record for record in reference if generation(record) == generation(first)]
     finished = [record for record in shown if complete(record)]
@@ -130,6 +138,8 @@ def _board(records: list[Record], reference: list[Record]) -> Board:
     notes += unique(note for record in finished for note in record.provenance.notes)
     if table.averaged:
         _beside(rows, first.spec)
+    of_row = {" ".join(record.run_id for record in group): group for group in groups.values()}
+    papers = beside_table(table, rows, of_row, first.spec)
     frame = pd.DataFrame(rows, columns=[*FIRST, *tasks, *LAST])
     frame = frame.astype({"rank": "Int64", "rank_low": "Int64", "rank_high": "Int64"})
     left_out = [_incomplete(record) for record in shown if not complete(record)]
@@ -152,6 +162,10 @@ def _board(records: list[Record], reference: list[Record]) -> Board:
         commits=unique(commit(record) for record in by_time(finished)),
         notes=notes,
         validity=validity(finished),
+        trials=pd.DataFrame([_trial(record) for record in records if record.trial], columns=TRIAL).sort_values(
+            ["method", "seed", "limit"], kind="stable", ignore_index=True
+        ),
+        beside=papers,
     )
 
 
@@ -214,6 +228,10 @@ def _of_other_samples(records: Sequence[Record]) -> dict[str, str]:
             if (other := record.tasks[task].metric) != metric:
                 oddities.setdefault(record.run_id, f"{task} was measured by {other}, in other runs by {metric}")
     return oddities
+
+
+def _trial(record: Record) -> dict[str, Any]:
+    return {key: value for key, value in _incomplete(record).items() if key in TRIAL} | {"limit": record.spec.limit}
 
 
 def _incomplete(record: Record) -> dict[str, Any]:

@@ -76,7 +76,7 @@ class Table:
             worst, worst_value = stats.worst_task(values)
         elif shares:
             worst, worst_value = stats.worst_task(shares)
-        low, high = self._interval(records) if self.averaged else (np.nan, np.nan)
+        low, high = self.interval(records) if self.averaged else (np.nan, np.nan)
         own = {record.spec.seed for record in records}
         beside = [value for seed, value in references.get(place, {}).items() if seed in own]
         return {
@@ -106,11 +106,13 @@ class Table:
             "runs": " ".join(record.run_id for record in records),
         }
 
-    def _interval(self, records: Sequence[Record]) -> tuple[float, float]:
-        samples = [scores(record) for record in records]
-        if any(each is None for each in samples):
+    def interval(self, records: Sequence[Record], task: str | None = None) -> tuple[float, float]:
+        """The 95 % interval of the mean over tasks, or of one task's score; NaN where samples are not kept."""
+        samples = [each for record in records if (each := scores(record)) is not None]
+        if len(samples) < len(records):
             return np.nan, np.nan
-        _, low, high = stats.interval([self._pooled(each) for each in samples if each is not None])
+        chosen = [self._pooled(each) if task is None else {task: each[task]} for each in samples]
+        _, low, high = stats.interval(chosen)
         return low, high
 
     def _pooled(self, each: stats.Scores) -> stats.Scores:

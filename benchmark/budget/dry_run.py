@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -9,17 +10,15 @@ from typing import Any
 
 from benchmark.budget import estimate
 from benchmark.budget.estimate import Machine, Need, Setting, amount, duration
-from benchmark.budget.shapes import Shapes
+from benchmark.budget.shapes import Shapes, outline
 from benchmark.common.errors import UserError
-from benchmark.domains.vision import embedded as vision
-from benchmark.domains.vision import public as full
 from benchmark.harness.job import Job, Options
-from benchmark.suites import Suite
+from benchmark.suites import Suite, chosen
+from benchmark.suites.extent import Extent
 from methods.core.registry import Access
 
-# What a validation split holds at most; its true size follows from that of train.
-VALIDATION = full.VALIDATION_MOST
 USUAL = Options()
+HEADER = ("run", "method", "seed", "access", "status", "device GiB", "host GiB", "disk GiB", "time")
 
 
 class Planned:
@@ -31,57 +30,57 @@ class Planned:
         """Nothing: no run of it has an id."""
         return {}
 
-    def __init__(self, suite: Suite, backbone: str | None, family: str | None, device: Any = "cpu") -> None:
-        self.device = device
-        self.suite, self.backbone, self.family = suite, backbone or suite.backbones[0], family or suite.families[0]
-        if self.backbone not in suite.backbones or self.family not in suite.families:
-            raise UserError(
-                f"{suite.name} has no backbone {self.backbone} or family {self.family}",
-                f"Backbones: {', '.join(suite.backbones)}; families: {', '.join(suite.families)}",
-            )
+    def __init__(
+        self, suite: Suite, backbone: str | None, family: str | None, device: Any = "cpu", limit: int | None = None
+    ) -> None:
+        self.device, self.limit, self.suite = device, limit, suite
+        self.backbone, self.family = chosen(suite, backbone, family)
 
 
-def setting(
-    bench: Any, device: str = "cpu", options: Options = USUAL, *, shapes: Shapes | None = None
-) -> Setting | None:
-    """What surrounds a run of this bench in float32, from shapes; None for a domain whose encoders have no outline.
+def setting(bench: Any, device: str = "cpu", options: Options = USUAL, *, shapes: Shapes | None = None) -> Setting:
+    """What surrounds a run of this bench in float32, from the suite's size as its domain tells it.
 
     Args:
         device: where the runs compute; its type alone matters.
         shapes: of the backbone, where they are known already.
+
+    Raises:
+        UserError: a package that the domain's encoders need is not installed; an encoder of a user's own that does not
+            run without values.
     """
+    known = setting_if_known(bench, device, options, shapes=shapes)
+    if known is None:
+        raise UserError(
+            f"{bench.suite.typed}: its encoder does not run without values", "Run it: nothing is estimated."
+        )
+    return known
+
+
+def setting_if_known(
+    bench: Any, device: str = "cpu", options: Options = USUAL, *, shapes: Shapes | None = None
+) -> Setting | None:
+    """The same; None for an encoder of a user's own that does not run without values."""
     suite: Suite = bench.suite
-    if suite.domain != "vision":
-        return None
     if suite.own is not None:
         return _of_own(bench, device, options)
-    import torch
-
-    from benchmark.budget.shapes import outline
-    from benchmark.domains.vision.backbones import create_encoder, get_backbone
-
-    size = get_backbone(bench.backbone).image_size
+    extent: Extent = importlib.import_module(f"benchmark.domains.{suite.domain}.extent").extent(
+        suite, bench.backbone, bench.family
+    )
     if shapes is None:
-        encoder = create_encoder(bench.backbone, device="meta")
-        shapes = outline(encoder, lambda n: torch.empty(n, 3, size, size, device="meta"))
-    samples: dict[str, int | None]
-    if suite.scale == "full":
-        tests = sum(full.info(task, bench.family).test.n for task in suite.tasks)
-        samples = {"test": tests, "val": VALIDATION * len(suite.tasks), "train": None}
-        image = size * size * 3
-    else:
-        about = [vision.info(task) for task in suite.tasks]
-        names = {"train": "train", "val": "validation", "test": "test"}
-        samples = {split: sum(a.counts[name] for a in about) for split, name in names.items()}
-        image = max(3 * size * size if len(a.shape) == 3 else size * size for a in about)
+        shapes = outline(extent.model, extent.inputs, extent.merged)
+    samples = dict(extent.samples)
+    if (limit := getattr(bench, "limit", None)) is not None:
+        most = limit * len(suite.tasks)
+        samples = {split: most if count is None else min(most, count) for split, count in samples.items()}
     return Setting(
         shapes=shapes,
         tasks=len(suite.tasks),
         samples=samples,
-        image_bytes=image,
+        image_bytes=extent.sample_bytes,
         eval_batch=options.batch_size or suite.batch_size,
         cuda=device.startswith("cuda"),
         keep_merged=options.keep_merged,
+        beside=extent.beside,
     )
 
 
@@ -113,17 +112,25 @@ def _of_own(bench: Any, device: str, options: Options) -> Setting | None:
 
 
 def show(bench: Any, jobs: Sequence[Job], store: Any, around: Setting | None, machine: Machine | None) -> str:
-    """The plan of one suite as text: a line a run, with estimates where they can be made."""
+    """The plan of one suite as text: a line a run with its estimates, and what all that are to do take together.
+
+    Args:
+        around: None for a bench of no registered suite, of which nothing can be estimated.
+    """
     head = f"{bench.suite.name} on {bench.backbone}, family {bench.family}: {len(jobs)} runs"
+    if (limit := getattr(bench, "limit", None)) is not None:
+        head += f"; a trial on at most {limit:,} samples a task, which gives no result"
     needs = [_need(job, around, machine) if around else None for job in jobs]
-    rows = [("run", "method", "seed", "access", "status", "device GiB", "host GiB", "disk GiB", "time")]
+    rows: list[tuple[str, ...]] = [
+        ("run", "method", "seed", "access", "status", "device GiB", "host GiB", "disk GiB", "time")
+    ]
+    open_needs = []
     for job, need in zip(jobs, needs, strict=True):
         # Without its checkpoints and data a run has no id.
         has_id = bool(job.spec.checkpoints and job.spec.data)
         record = store.load(job.spec) if has_id else None
-        cells = ("?",) * 4 if need is None else (
-            amount(need.device), amount(need.host), amount(need.disk), duration(need.seconds)
-        )  # fmt: skip
+        if need is not None and (record is None or record.status != "done"):
+            open_needs.append(need)
         rows.append(
             (
                 job.id if has_id else "-",
@@ -131,13 +138,37 @@ def show(bench: Any, jobs: Sequence[Job], store: Any, around: Setting | None, ma
                 "-" if job.spec.seed is None else str(job.spec.seed),
                 job.access.describe(),
                 record.status if record else "to do" if has_id or not job.spec.checkpoints else "lacks data",
-                *cells,
+                *_amounts(need),
             )
         )
+    if around:
+        together = f"{len(open_needs)} to do, one after another"
+        rows.append(("total", together, "", "", "", *_amounts(total(open_needs))))
     wide = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  " + "  ".join(c.ljust(w) for c, w in zip(row, wide, strict=True)).rstrip() for row in rows]
-    tail = [] if around is None or machine is None else _notes(around, machine, [n for n in needs if n])
+    tail = [] if around is None or machine is None else _notes(around, machine, [need for need in needs if need])
     return "\n".join([head, *lines, *tail])
+
+
+def _amounts(need: Need | None) -> tuple[str, ...]:
+    if need is None:
+        return ("?",) * 4
+    return amount(need.device), amount(need.together), amount(need.disk), duration(need.seconds)
+
+
+def total(needs: Sequence[Need]) -> Need:
+    """What runs take one after another: the largest memory and cache, the disk and the time of all."""
+    seconds = [need.seconds for need in needs if need.seconds is not None]
+    return Need(
+        device=max((need.device for need in needs), default=0.0),
+        host=max((need.host for need in needs), default=0.0),
+        disk=sum(need.disk for need in needs),
+        cache=max((need.cache for need in needs), default=0.0),
+        seconds=sum(seconds) if len(seconds) == len(needs) else None,
+        phase="",
+        unknown=tuple(sorted({what for need in needs for what in need.unknown})),
+        together=max((need.together for need in needs), default=0.0),
+    )
 
 
 def _notes(around: Setting, machine: Machine, needs: Sequence[Need]) -> list[str]:
@@ -146,7 +177,8 @@ def _notes(around: Setting, machine: Machine, needs: Sequence[Need]) -> list[str
         free.insert(0, ("device memory", machine.device))
     lines = ["  free now: " + ", ".join(f"{what} {amount(size)} GiB" for what, size in free)]
     cached = max((need.cache for need in needs), default=0.0)
-    lines.append(f"  decoded images, once for all runs: {amount(cached)} GiB of the cache")
+    if cached:
+        lines.append(f"  decoded samples, once for all runs: {amount(cached)} GiB of the cache")
     if left := sorted({what for need in needs for what in need.unknown}):
         lines.append(f"  not counted, since no source says how many: {', '.join(left)}")
     lines.append("  estimates from shapes; times within a factor of a few, at the device's speed a moment ago")
@@ -187,7 +219,7 @@ def refuse(
     """
     for bench, jobs in plans:
         device = jobs[0].device if jobs else "cpu"
-        if bench.suite.embedded or (around := setting(bench, device, options)) is None:
+        if bench.suite.embedded or (around := setting_if_known(bench, device, options)) is None:
             continue
         open_jobs = [job for job in jobs if (record := store.load(job.spec)) is None or record.status != "done"]
         room = machine or estimate.look(bench.device, results, estimate.cache_folder(), measure=False)

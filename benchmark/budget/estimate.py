@@ -17,12 +17,15 @@ from typing import Any
 import methods
 from benchmark.budget.shapes import Shapes
 from benchmark.records.precision import Precision
+from benchmark.records.spec import REFERENCE_ROWS
 from methods.core.access import Access
 from methods.core.footprint import COUNTS, Footprint, Pair
 
 GIB = float(2**30)
 # Of a process that has imported everything and computed nothing: measured in anonymous memory, and a CUDA context.
 RUNTIME, CONTEXT = 0.55 * GIB, 0.5 * GIB
+# Of the server that methods' processes are forked from; it and the harness's own process are there beside them.
+SERVER = 0.4 * GIB
 # Samples that methods run together: see methods/tools/adaptation.py, activations.py, fisher_information.py.
 OUTPUTS, OBSERVED = 256, 32
 
@@ -41,6 +44,8 @@ class Setting:
     cuda: bool = False
     precision: Precision = Precision()
     keep_merged: bool = True
+    beside: int = 0
+    """Bytes that lie beside the models and are not merged: heads, embeddings."""
 
     def at(self, precision: Precision) -> Setting:
         """The same for a run in another precision."""
@@ -60,6 +65,8 @@ class Need:
     """The part of the run that takes the most memory on the device."""
     unknown: tuple[str, ...] = ()
     """What no source says and is left out."""
+    together: float = 0.0
+    """Of the host, all processes of the run at once; ``host`` is the largest of them."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +171,7 @@ def need(name: str, parameters: Mapping[str, Any], s: Setting, machine: Machine 
     k, m = s.tasks, float(s.shapes.bytes)
     peaks = phases(name, parameters, s)
     phase = max(peaks, key=peaks.__getitem__)
-    computing = m + peaks[phase]
+    computing = m + s.beside + peaks[phase]
     footprints = [each.footprint for each in parts(name, parameters)]
     result = max(_times(each.keeps, k) * m + (k * m / 32 if each.masks else 0.0) for each in footprints)
     # Saving copies the result; on the CPU it lies in the same memory as the rest.
@@ -178,9 +185,31 @@ def need(name: str, parameters: Mapping[str, Any], s: Setting, machine: Machine 
     cache = float(sum((s.samples.get(split) or 0) * s.image_bytes for split in wanted))
     seconds = None
     if machine is not None and machine.flops and machine.bandwidth:
-        seconds = operations(name, parameters, s) / machine.flops + traffic(name, parameters, s) / machine.bandwidth
+        seconds = work(name, parameters, s, machine.flops, machine.bandwidth)
     disk = result if s.keep_merged or result == 0 else result
-    return Need(device, host, disk + 2**20 * k, cache, seconds, phase, unknown)
+    # The harness judges merges on an encoder of its own.
+    together = host + RUNTIME + SERVER + m
+    return Need(device, host, disk + 2**20 * k, cache, seconds, phase, unknown, together)
+
+
+def work(name: str, parameters: Mapping[str, Any], s: Setting, flops: float, bandwidth: float) -> float:
+    """Seconds of a run at a speed, in float operations and bytes a second.
+
+    A coefficient chosen on validation data (``scale=val``) costs a merge and a validation for each value of its grid,
+    and once the validation of the experts, by which scores are normalised.
+    """
+
+    def once(which: str, values: Mapping[str, Any], setting: Setting) -> float:
+        return operations(which, values, setting) / flops + traffic(which, values, setting) / bandwidth
+
+    about = methods.describe(name)
+    searched = [key for key in about.grids if parameters.get(key) == "val"]
+    plain = {**parameters, **{key: about.grids[key][0] for key in searched}}
+    total = once(name, plain, s)
+    validation = replace(s, samples={**s.samples, "test": s.samples.get("val")})
+    for key in searched:
+        total += about.grids[key][2] * once(name, plain, validation) + once(REFERENCE_ROWS[-1], {}, validation)
+    return total
 
 
 def operations(name: str, parameters: Mapping[str, Any], s: Setting) -> float:
@@ -256,7 +285,7 @@ def lacking(wants: Need, machine: Machine) -> dict[str, tuple[float, float]]:
     """``{resource: (bytes needed, bytes free)}`` of everything that does not fit."""
     pairs = {
         "device memory": (wants.device, machine.device),
-        "host memory": (wants.host, machine.host),
+        "host memory": (wants.together, machine.host),
         "disk of the results": (wants.disk, machine.disk),
         "disk of the cache": (wants.cache, machine.cache),
     }

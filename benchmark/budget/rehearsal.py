@@ -44,6 +44,8 @@ SIZES = {
     "PCAM": (96, 96), "STL10": (96, 96), "RESISC45": (256, 256), "RenderedSST2": (448, 448),
 }  # fmt: skip
 PHOTO = (375, 500)
+#: How far a peak may lie from its estimate, as a share of that.
+NEAR = 0.25
 GIB = float(2**30)
 
 
@@ -59,7 +61,19 @@ class Outcome:
     seconds: float
     """From the plan to the record."""
     estimate: float | None = None
-    """The process's peak in bytes as ``--dry-run`` estimates it, for these images and updates."""
+    """``together`` in bytes as ``--dry-run`` estimates it, for these images and updates."""
+    together: int | None = None
+    """Of all processes at once."""
+
+    @property
+    def ratio(self) -> float | None:
+        """The peak of all processes over its estimate."""
+        return self.together / self.estimate if self.together and self.estimate else None
+
+    @property
+    def off(self) -> bool:
+        """Whether the peak lies further than a quarter from its estimate."""
+        return self.ratio is not None and abs(self.ratio - 1) > NEAR
 
 
 def write_family(folder: Path, backbone: str, suite: Suite, dtype: str = "float32") -> None:
@@ -179,10 +193,10 @@ class Rehearsal:
 
 
 class Peak:
-    """The largest anonymous memory of this process and of each that it started, in bytes, of a ``with`` block."""
+    """The most anonymous memory of a ``with`` block in bytes: of this process or one that it started, and of all."""
 
     def __enter__(self) -> Peak:
-        self.bytes, self._stop = 0, threading.Event()
+        self.bytes, self.together, self._stop = 0, 0, threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
         self._thread.start()
         return self
@@ -195,7 +209,8 @@ class Peak:
         own = psutil.Process()
         while not self._stop.wait(0.05):
             with contextlib.suppress(psutil.Error):
-                self.bytes = max(self.bytes, *(anonymous(p.pid) for p in [own, *own.children(recursive=True)]))
+                sizes = [anonymous(process.pid) for process in (own, *own.children(recursive=True))]
+                self.bytes, self.together = max(self.bytes, *sizes), max(self.together, sum(sizes))
 
 
 def anonymous(pid: int) -> int:
@@ -262,24 +277,24 @@ def rehearse(
                 with Peak() as peak:
                     (record,) = runner.execute(chosen, bench, Store(what.results), options)
                 seconds = time.monotonic() - began
-                yield Outcome(text, _status(record), record, peak.bytes or None, seconds, estimated(record, around))
+                guess = estimated(record, around)
+                yield Outcome(text, _status(record), record, peak.bytes or None, seconds, guess, peak.together or None)
 
 
 def surroundings(what: Rehearsal) -> Setting:
     """What the estimates of a rehearsal start from: its few images in place of the suite's."""
     planned = SimpleNamespace(suite=what.suite, backbone=what.backbone, family=FAMILY)
     around = dry_run.setting(planned, what.device, what.options)
-    assert around is not None
     tasks = len(what.suite.tasks)
     samples = {"train": TRAIN * tasks, "val": TRAIN * tasks // 10, "test": TEST * tasks}
     return replace(around.at(what.precision), samples=samples, eval_batch=min(around.eval_batch, TEST))
 
 
 def estimated(record: Record | None, around: Setting) -> float | None:
-    """Bytes that the run's process was estimated to take at its peak; None without a merge."""
+    """Bytes that the run's processes were estimated to take at their peak; None without a merge."""
     if record is None or record.status != "done":
         return None
-    return estimate.need(record.spec.method, record.spec.parameters, around).host
+    return estimate.need(record.spec.method, record.spec.parameters, around).together
 
 
 def _status(record: Record) -> str:
@@ -288,21 +303,34 @@ def _status(record: Record) -> str:
     return record.status
 
 
-HEADER = ("method", "outcome", "merge s", "adapt s", "evaluate s", "process s", "merge GiB", "process GiB", "estimated")
+HEADER = (
+    "method", "outcome", "merge s", "adapt s", "evaluate s", "process s", "merge GiB", "process GiB", "all GiB",
+    "estimated", "share",
+)  # fmt: skip
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
-    """The outcomes in Markdown, in the order they were run. GiB are peaks of anonymous memory, the last estimated."""
+    """The outcomes in Markdown, in the order they were run. GiB are peaks of anonymous memory: of what the merge adds,
+    of the largest process, of all at once, and that as estimated; a star marks more than a quarter off."""
     rows = []
     for one in outcomes:
         cost = one.record.cost if one.record else None
         merged = None if cost is None or cost.peak_anonymous_mb is None else cost.peak_anonymous_mb / 1024
         spent = (cost.merge_seconds, cost.adapt_seconds, cost.evaluate_seconds) if cost else (None,) * 3
         cells = ["–" if n is None else f"{n:.1f}" for n in (*spent, one.seconds)]
-        held = (merged, one.peak and one.peak / GIB, one.estimate and one.estimate / GIB)
+        held = (merged, *(size and size / GIB for size in (one.peak, one.together, one.estimate)))
         peaks = ["–" if n is None else f"{n:.2f}" for n in held]
-        rows.append([f"`{one.variant}`", one.status, *cells, *peaks])
+        share = "–" if one.ratio is None else f"{one.ratio:.2f}{'*' if one.off else ''}"
+        rows.append([f"`{one.variant}`", one.status, *cells, *peaks, share])
     return "\n".join(markdown(HEADER, rows, "<<" + ">" * (len(HEADER) - 2))) + "\n"
+
+
+def verdict(outcomes: Sequence[Outcome]) -> str:
+    """How many peaks are as estimated, and which are not."""
+    known = [one for one in outcomes if one.ratio is not None]
+    off = [f"{one.variant} ({one.ratio:.2f} of its estimate)" for one in known if one.off]
+    said = f"{len(known) - len(off)} of {len(known)} peaks lie within a quarter of the estimate of --dry-run"
+    return f"{said}; not: {', '.join(off)}" if off else said
 
 
 def check(suite: Suite) -> None:
@@ -315,8 +343,10 @@ def check(suite: Suite) -> None:
 
 
 def main(what: Rehearsal, asked: Sequence[str] | None) -> int:
-    """``run --rehearse``: rehearse a suite, and print the table, which is also written beside the records; 1 if a run
-    failed."""
+    """``run --rehearse``: rehearse a suite, and print the table, which is also written beside the records.
+
+    1 where a run failed, or took memory more than a quarter off its estimate.
+    """
     check(what.suite)
     outcomes = []
     for one in rehearse(what, asked=asked):
@@ -325,4 +355,5 @@ def main(what: Rehearsal, asked: Sequence[str] | None) -> int:
         page = what.results / f"{what.suite.name}--{what.backbone}.md"
         page.write_text(table(outcomes), encoding="utf-8")
     print(table(outcomes), end="")
-    return 0 if all(one.status in ("done", "left out") for one in outcomes) else 1
+    print(verdict(outcomes))
+    return 0 if all(one.status in ("done", "left out") and not one.off for one in outcomes) else 1

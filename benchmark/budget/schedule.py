@@ -12,7 +12,7 @@ import heapq
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,10 @@ from typing import Any
 import methods
 from benchmark import suites
 from benchmark.budget import dry_run, estimate
-from benchmark.budget.estimate import GIB, Setting, duration
+from benchmark.budget.estimate import GIB, duration
 from benchmark.common.errors import UserError, check_range, check_seeds
 from benchmark.common.tables import markdown
-from benchmark.harness import runner, tuning
+from benchmark.harness import runner
 from benchmark.harness.job import Job
 from benchmark.records.store import Store
 from methods.core import registry
@@ -61,22 +61,6 @@ def makespan(seconds: Sequence[float], workers: int) -> float:
     return max((slot.end for slot in simulate(seconds, workers)), default=0.0)
 
 
-def work(name: str, parameters: Mapping[str, Any], s: Setting, flops: float, bandwidth: float) -> float:
-    """Seconds of a run at a speed; a scale chosen on validation images costs a merge and a validation a value."""
-
-    def once(setting: Setting, values: Mapping[str, Any]) -> float:
-        operations = estimate.operations(name, values, setting)
-        return operations / flops + estimate.traffic(name, values, setting) / bandwidth
-
-    about = methods.describe(name)
-    searched = [key for key in about.grids if parameters.get(key) == "val"]
-    plain = {**parameters, **{key: about.grids[key][0] for key in searched}}
-    total = once(s, plain)
-    for key in searched:
-        total += len(tuning.grid(about, key)) * once(replace(s, samples={**s.samples, "test": s.samples["val"]}), plain)
-    return total
-
-
 @dataclass(frozen=True)
 class Measured:
     """What the records say: the speed of the core they were made on, and each method's factor."""
@@ -98,7 +82,7 @@ def measured(store: Store, names: Sequence[str] = MEASURED) -> Measured:
     """
     settings = {name: dry_run.setting(dry_run.Planned(suites.load(name), None, None)) for name in names}
     records = [
-        (around, record) for name, around in settings.items() if around is not None
+        (around, record) for name, around in settings.items()
         for record in store.all(name) if record.status == "done" and record.cost.evaluate_seconds
     ]  # fmt: skip
     if not records:
@@ -113,7 +97,9 @@ def measured(store: Store, names: Sequence[str] = MEASURED) -> Measured:
     for around, record in records:
         cost, spec = record.cost, record.spec
         seconds = (cost.merge_seconds or 0.0) + (cost.adapt_seconds or 0.0) + (cost.evaluate_seconds or 0.0)
-        factors[spec.method].append(seconds / work(spec.method, spec.parameters, around, flops, CORE_BANDWIDTH))
+        factors[spec.method].append(
+            seconds / estimate.work(spec.method, spec.parameters, around, flops, CORE_BANDWIDTH)
+        )
     return Measured(flops, {name: statistics.median(each) for name, each in factors.items()}, len(records))
 
 
@@ -159,7 +145,6 @@ def board(question: Question, scale: Measured) -> list[Timed]:
         for name in question.suites:
             bench: Any = dry_run.Planned(suites.load(name), backbone, None)
             around = dry_run.setting(bench, "cuda", shapes=outlined)
-            assert around is not None
             outlined = around.shapes
             asked = question.methods or [*bench.suite.methods, *runner.suite_methods(bench.suite, ["all"])]
             for job in runner.plan(bench, asked, seeds=question.seeds):
@@ -167,7 +152,7 @@ def board(question: Question, scale: Measured) -> list[Timed]:
                 if {"adapters", *registry.COUNTS}.intersection(job.method.needs) or method in question.without:
                     continue
                 factor = scale.factors.get(method, scale.usual)
-                seconds = factor * work(method, parameters, around, flops, bandwidth)
+                seconds = factor * estimate.work(method, parameters, around, flops, bandwidth)
                 jobs.append(Timed(job, seconds, estimate.need(method, parameters, around).device))
     return jobs
 
@@ -261,10 +246,6 @@ def main(question: Question, reference: Path) -> int:
     check_range("--longest", question.longest, 0, MOST_GPUS)
     check_seeds(question.seeds)
     chosen = [suites.load(name) for name in question.suites]
-    if any(suite.domain != "vision" for suite in chosen):
-        raise UserError(
-            f"only vision suites can be estimated, not all of {', '.join(question.suites)}", "See list suites."
-        )
     for name in question.without:
         methods.describe(name)
     question = replace(question, backbones=question.backbones or chosen[0].backbones)

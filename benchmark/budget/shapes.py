@@ -63,16 +63,21 @@ class Live(TorchDispatchMode):
         return out
 
 
-def outline(encoder: nn.Module, inputs: Callable[[int], Tensor]) -> Shapes:
+def outline(
+    encoder: nn.Module, inputs: Callable[[int], Any], merged: Callable[[str], bool] = lambda name: True
+) -> Shapes:
     """The sizes of an encoder on the meta device.
 
     Args:
-        encoder: images to features; nothing is computed.
+        encoder: samples to features, or to what a head makes of them; nothing is computed.
         inputs: a batch of so many samples, on the meta device.
+        merged: whether a weight is one of the encoder that is merged, by its name; passes go through all.
     """
-    weights = list(encoder.parameters())
+    weights = [weight for name, weight in encoder.named_parameters() if merged(name)]
     linear = []
-    for module in encoder.modules():
+    for path, module in encoder.named_modules():
+        if not merged(f"{path}.weight"):
+            continue
         if isinstance(module, nn.Linear):
             linear.append((module.out_features, module.in_features))
         elif isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None:
@@ -85,18 +90,18 @@ def outline(encoder: nn.Module, inputs: Callable[[int], Tensor]) -> Shapes:
         matrices=tuple((w.shape[0], w.shape[1]) for w in weights if w.ndim == 2),
         linear=tuple(linear),
         flops=float(counted.get_total_flops()),
-        inputs=float(inputs(1).numel() * 4),
+        inputs=float(sum(tensor.numel() * tensor.element_size() for tensor in tree_leaves(inputs(1)))),
         forward=_grows(encoder, inputs, training=False),
         training=_grows(encoder, inputs, training=True),
     )
 
 
-def _grows(encoder: nn.Module, inputs: Callable[[int], Tensor], training: bool) -> float:
+def _grows(encoder: nn.Module, inputs: Callable[[int], Any], training: bool) -> float:
     few, many = (_peak(encoder, inputs, n, training) for n in (2, 10))
     return (many - few) / 8
 
 
-def _peak(encoder: nn.Module, inputs: Callable[[int], Tensor], batch: int, training: bool) -> int:
+def _peak(encoder: nn.Module, inputs: Callable[[int], Any], batch: int, training: bool) -> int:
     """Peak bytes of a pass over ``batch`` samples, weights and (in training) their gradients left out."""
     weights = list(encoder.parameters())
     hooks = [weight.register_post_accumulate_grad_hook(_forget) for weight in weights]

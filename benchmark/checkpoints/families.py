@@ -27,6 +27,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from benchmark.common import facts
+from benchmark.common.errors import Missing, UserError
 from benchmark.common.files import check_regular, read_object, replacing
 from benchmark.common.paths import in_home, of_variable, resolved
 from benchmark.common.project import ROOT
@@ -41,6 +42,15 @@ FLOATING = {"F16", "BF16", "F32", "F64"}
 
 class FamilyError(ValueError):
     """A family folder that is not what it should be: what was found, what was expected, what to type."""
+
+
+class MissingFile(FamilyError):
+    """A family, or a file of one, that is not there at all."""
+
+
+def told(error: FamilyError) -> UserError:
+    """The error as a user is told it: `Missing` where nothing is there."""
+    return Missing(str(error)) if isinstance(error, MissingFile) else UserError(str(error))
 
 
 class _File(BaseModel):
@@ -89,7 +99,7 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     try:
         manifest = read_object(path)
     except FileNotFoundError:
-        raise FamilyError(f"{path} does not exist. {remedy(Path(folder))}") from None
+        raise MissingFile(f"{path} does not exist. {remedy(Path(folder))}") from None
     except OSError as error:
         raise FamilyError(f"{path} cannot be read: {error.strerror}. {remedy(Path(folder))}") from None
     except ValueError as error:
@@ -240,7 +250,7 @@ def regular(path: Path, mend: str) -> int:
     try:
         return check_regular(path)
     except FileNotFoundError:
-        raise FamilyError(f"{path} is missing. {mend}") from None
+        raise MissingFile(f"{path} is missing. {mend}") from None
     except OSError as error:
         raise FamilyError(f"{path} cannot be read: {error.strerror}. {mend}") from None
 

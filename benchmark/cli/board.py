@@ -34,7 +34,7 @@ def write(store: Any, out: Path) -> list[Any]:
     from benchmark.report import page
     from benchmark.submissions.package import accepted
 
-    records = store.all() + (accepted(SUBMITTED) if out.resolve() == RESULTS else [])
+    records = store.all(trials=True) + (accepted(SUBMITTED) if out.resolve() == RESULTS else [])
     boards = leaderboard.publish(records, reference_records(store), out)
     page.write(boards, out, [store.root, REFERENCE, SUBMITTED])
     return boards

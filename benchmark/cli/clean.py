@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import methods
 from benchmark import suites
+from benchmark.board.leaderboard import PAPERS
 from benchmark.board.rows import name_of
 from benchmark.board.selection import label, left_out
 from benchmark.cli import board as boards
@@ -28,7 +29,7 @@ from benchmark.records.spec import checked_parameters, present_version
 from benchmark.records.store import Store
 from benchmark.suites.own import is_own
 
-KINDS = ("failed", "superseded", "stale")
+KINDS = ("failed", "superseded", "stale", "trial")
 #: What is removed where no kind is named: nothing of it is a row of a board.
 USUAL = ("failed", "superseded")
 
@@ -42,12 +43,14 @@ class Leftover(NamedTuple):
 
 
 def leftovers(records: Iterable[Record]) -> list[Leftover]:
-    """Those of the records that are failed, superseded or stale, in their order."""
+    """Those of the records that are failed, superseded, stale or trials, in their order."""
     every = list(records)
-    gone = {id(each.record): each.why for each in left_out(every)}
+    gone = {id(each.record): each.why for each in left_out(record for record in every if not record.trial)}
     rest = []
     for record in every:
-        if id(record) in gone:
+        if record.trial:
+            rest.append(Leftover(record, "trial", record.trial))
+        elif id(record) in gone:
             rest.append(Leftover(record, "superseded", gone[id(record)]))
         elif record.status == "failed":
             rest.append(Leftover(record, "failed", record.error.line(160) if record.error else ""))
@@ -81,10 +84,10 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "kinds",
         nargs="*",
-        metavar="failed|superseded|stale",
+        metavar="failed|superseded|stale|trial",
         type=_kind,
         help="default: failed (and not put right since) and superseded (no board shows them). stale: of code or a "
-        "suite that has changed; a board may show them, so they go only where named",
+        "suite that has changed; a board may show them, so they go only where named, as trials do (run --limit)",
     )
     parser.add_argument("--results", type=resolved, metavar="DIR", help="default results/local")
     parser.add_argument("--suite", nargs="+", metavar="NAME", help="only these suites' runs; default: all")
@@ -107,7 +110,7 @@ def command(arguments: argparse.Namespace) -> int:
     if not folder.is_dir() and arguments.results:
         raise UserError(f"no records under {shown(folder)}", "Name a results folder: --results DIR")
     store = Store(folder)
-    records = store.all()
+    records = store.all(trials=True)
     names = {record.spec.suite for record in records}
     for name in arguments.suite or []:
         if name not in names:
@@ -167,9 +170,9 @@ def _agreed(question: str) -> bool:
 def _write_boards(store: Store, before: Iterable[Record]) -> None:
     """The boards of what is left; those of places without any run go."""
     out = RESULTS if store.root.resolve() == REFERENCE else store.root
-    left = {_board(record) for record in store.all()}
+    left = {_board(record) for record in store.all(trials=True)}
     for name in {_board(record) for record in before} - left:
-        for suffix in (".md", ".csv"):
+        for suffix in (".md", ".csv", PAPERS):
             (out / "boards" / f"{name}{suffix}").unlink(missing_ok=True)
     boards.write(store, out)
 

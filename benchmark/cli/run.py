@@ -24,12 +24,13 @@ from benchmark.cli.options import (
     check_threads,
     folders,
 )
+from benchmark.cli.plans import plan, print_plan, tell_of_other_data
 from benchmark.common.errors import UserError, check_range, check_seeds, shown
 from benchmark.common.escapes import terminal
 from benchmark.common.paths import resolved
 from benchmark.harness.job import DAY
 from benchmark.records.precision import Precision
-from benchmark.records.spec import check_texts, other_data, parse_set
+from benchmark.records.spec import check_texts, parse_set
 
 if TYPE_CHECKING:
     import torch
@@ -130,6 +131,12 @@ def _add_how(parser: argparse.ArgumentParser) -> None:
     add("--memory-limit", type=float, metavar="GIB", help="of a method's process; default 90 %% of what is free")
     add("--unchecked", action="store_true", help="run what cannot fit by estimate all the same")
     add("--dry-run", action="store_true", help="print the plan with each run's memory, disk and time, and stop")
+    add(
+        "--limit",
+        type=int,
+        metavar="N",
+        help="a trial: at most N samples of a task in every split; no result, in no row of a board",
+    )
 
 
 def command(arguments: argparse.Namespace) -> int:
@@ -145,13 +152,13 @@ def command(arguments: argparse.Namespace) -> int:
 
     from benchmark.records.store import Store
 
-    plans = _plan(arguments, devices[0], sets)
+    settings = _options(arguments)
+    plans = plan(arguments, devices[0], sets, settings)
     store = Store(folders(arguments.results, arguments.reference)[0])
     if not arguments.worker:
-        _tell_of_other_data(plans, store)
-    settings = _options(arguments)
+        tell_of_other_data(plans, store)
     if arguments.dry_run:
-        return _print_plan(plans, store, settings)
+        return print_plan(plans, store, settings)
     settings = _share_out(arguments, plans, store, settings, devices)
     records = _carry_out(arguments, plans, store, settings)
     failed = [record for record in records if record.status != "done"]
@@ -177,8 +184,18 @@ def _check(arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
     check_threads(arguments)
     for what in ("batch_size", "time_limit", "memory_limit"):
         check_range(f"--{what.replace('_', '-')}", getattr(arguments, what), 0, LARGEST, open_below=True)
+    _check_limit(arguments)
     _check_executor(arguments)
     return sets
+
+
+def _check_limit(arguments: argparse.Namespace) -> None:
+    check_range("--limit", arguments.limit, 1, LARGEST)
+    for what in ("reference", "rehearse"):
+        if arguments.limit is not None and getattr(arguments, what):
+            raise UserError(
+                f"--limit makes a trial, which gives no result, and --{what} is not for one", "Leave one out."
+            )
 
 
 def _check_executor(arguments: argparse.Namespace) -> None:
@@ -240,92 +257,6 @@ def _rehearse(arguments: argparse.Namespace, device: torch.device) -> int:
     return max(statuses)
 
 
-def _plan(arguments: argparse.Namespace, device: torch.device, sets: dict[str, dict[str, Any]]) -> Plans:
-    """The jobs of each suite, with the bench that they are planned on."""
-    import torch
-
-    from benchmark.harness import runner
-
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
-    plans = []
-    for name in arguments.suite:
-        suite = suites.load(name)
-        bench = _open(arguments, suite, device)
-        jobs = runner.plan(
-            bench,
-            runner.suite_methods(suite, arguments.methods),
-            seeds=arguments.seeds,
-            sets=sets,
-            precision=Precision(arguments.dtype, arguments.autocast, arguments.vectors),
-            without_data=arguments.dry_run,
-        )
-        plans.append((bench, jobs))
-    return plans
-
-
-def _open(arguments: argparse.Namespace, suite: suites.Suite, device: torch.device) -> Any:
-    """The suite's bench; for a dry run of a full suite without its files, what a plan needs of it."""
-    try:
-        return suites.open_bench(
-            suite,
-            backbone=arguments.backbone,
-            family=arguments.family,
-            device=device,
-            dtype=arguments.dtype,
-            data_root=arguments.data_root,
-            checkpoints=arguments.checkpoints,
-        )
-    except UserError as error:
-        if not arguments.dry_run or suite.scale != "full":
-            raise
-        from benchmark.budget.dry_run import Planned
-
-        planned = Planned(suite, arguments.backbone, arguments.family, str(device))
-        print(f"note: {error}\n", file=sys.stderr)
-        return planned
-
-
-def _tell_of_other_data(plans: Plans, store: Store) -> None:
-    """Say of records that they were made on other data than the plan's, where some of its runs are still to do."""
-    for bench, jobs in plans:
-        if all(job.spec.data and store.load(job.spec) for job in jobs):
-            continue
-        place = (bench.backbone, bench.family)
-        others = [
-            said
-            for record in store.all(bench.suite.name)
-            if (record.spec.backbone, record.spec.family) == place
-            and (said := next(filter(None, (other_data(record.spec.data, job.spec.data) for job in jobs)), None))
-        ]
-        if others:
-            print(
-                f"note: {len(others)} records of {bench.suite.name} in {shown(store.root)} were made on other data: "
-                f"{others[0]}. They stay, count for no run of this plan, and are listed apart on boards.",
-                file=sys.stderr,
-            )
-
-
-def _print_plan(plans: Plans, store: Store, settings: Options) -> int:
-    """``--dry-run``: print the plan; 1 where a run on a user's files cannot fit."""
-    import torch
-
-    from benchmark.budget import dry_run, estimate
-
-    status = 0
-    for bench, jobs in plans:
-        device = jobs[0].device
-        around, machine = dry_run.setting(bench, device, settings), None
-        if around is not None:
-            machine = estimate.look(torch.device(device), store.root, estimate.cache_folder())
-        print(dry_run.show(bench, jobs, store, around, machine))
-        lines = dry_run.misfits(jobs, around, machine) if around and machine else []
-        for line in lines:
-            print(f"  cannot fit: {line}")
-        status = status or int(bool(lines) and not bench.suite.embedded)
-    return status
-
-
 def _share_out(
     arguments: argparse.Namespace, plans: Plans, store: Store, settings: Options, devices: Sequence[torch.device]
 ) -> Options:
@@ -350,7 +281,7 @@ def _share_out(
 
 def _carry_out(arguments: argparse.Namespace, plans: Plans, store: Store, settings: Options) -> list[Record]:
     """All records, plan after plan; after each the boards are written and the plan's own is printed."""
-    from benchmark.board import leaderboard
+    from benchmark.board import leaderboard, trials
 
     _, out = folders(arguments.results, arguments.reference)
     records, executed = [], _execute(arguments, plans, store, settings)
@@ -365,7 +296,10 @@ def _carry_out(arguments: argparse.Namespace, plans: Plans, store: Store, settin
             raise
         for board in [] if arguments.worker else boards.write(store, out):
             if (board.suite, board.backbone, board.family) == (bench.suite.name, bench.backbone, bench.family):
-                leaderboard.print_board(board)
+                if arguments.limit is None:
+                    leaderboard.print_board(board)
+        if arguments.limit is not None and not arguments.worker:
+            print(trials.text(records, bench.suite.name))
     return records
 
 

@@ -24,6 +24,10 @@ class UserError(Exception):
         return f"{self.message}\n  {self.hint}" if self.hint else self.message
 
 
+class Missing(UserError):
+    """Something that is not there at all, and so is neither damaged nor of another kind: it is yet to be fetched."""
+
+
 def shown(path: Path) -> str:
     """A path as short as it can be said from here."""
     with contextlib.suppress(ValueError):

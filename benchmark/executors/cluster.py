@@ -84,7 +84,7 @@ def demand(job: Job, around: estimate.Setting | None, *, threads: int, gpu_bytes
     if gpu_bytes is not None:
         gpus = min(1.0, math.ceil(need.device / (USABLE * gpu_bytes) / STEP) * STEP) if gpu_bytes else 1.0
     weight = estimate.operations(name, parameters, around) / 1e12 + estimate.traffic(name, parameters, around) / 1e10
-    return Demand(threads, round(gpus, 2), need.host, weight)
+    return Demand(threads, round(gpus, 2), need.together, weight)
 
 
 def load_ray() -> Any:

@@ -31,12 +31,14 @@ class Opening:
     dtype: str
     data_root: Path | None = None
     checkpoints: Path | None = None
+    limit: int | None = None
 
     @classmethod
     def of(cls, job: Job, *, data_root: Path | None, checkpoints: Path | None, file: Path | None = None) -> Opening:
         """What opens the bench that a job wants; ``file``: that of a user's own suite."""
         spec = job.spec
-        return cls(str(file or spec.suite), spec.backbone, spec.family, job.device, spec.dtype, data_root, checkpoints)
+        suite = str(file or spec.suite)
+        return cls(suite, spec.backbone, spec.family, job.device, spec.dtype, data_root, checkpoints, spec.limit)
 
     def open(self) -> Bench:
         """The bench. Raises UserError as :func:`benchmark.suites.open_bench` does."""
@@ -48,6 +50,7 @@ class Opening:
             dtype=self.dtype,
             data_root=self.data_root,
             checkpoints=self.checkpoints,
+            limit=self.limit,
         )
 
 

@@ -98,6 +98,7 @@ def plan(
                 method_version=present_version(name, parameters),
                 parameters=parameters,
                 seed=seed,
+                limit=bench.limit,
                 **precision.identity(holds_vectors=about.holds_vectors(parameters)),
             )
             if spec.run_id not in seen:
@@ -113,10 +114,15 @@ def plan(
 
 
 def check_same(job: Job, bench: Bench) -> None:
-    """Raise UserError where the bench's checkpoints or data are not those that the job was planned with.
+    """Raise UserError where the bench's checkpoints, data or limit are not those that the job was planned with.
 
     A plan may be made on one machine and carried out on another, which reads its own files.
     """
+    if job.spec.limit != bench.limit:
+        raise UserError(
+            f"{job.variant} was planned with --limit {job.spec.limit}, and is to be carried out with {bench.limit}",
+            "Open the bench with the job's limit.",
+        )
     where = "Make --data-root and --checkpoints the same files on every machine (docs/cluster.md)."
     said = other_data(job.spec.data, bench.data_of(job.access))
     if said is not None:
@@ -136,6 +142,8 @@ def execute(jobs: Sequence[Job], bench: Bench, store: Store, options: Options) -
     another process is doing is left for last, so that several processes on one results folder share a plan.
     """
     records: dict[str, Record] = {}
+    if odd := next((job for job in jobs if job.spec.limit != bench.limit), None):
+        check_same(odd, bench)
     if options.before is None:
         options = dataclasses.replace(options, before=before(jobs, store))
     if bench.device.type == "cuda":

@@ -251,6 +251,12 @@ class Record(_Model):
         return self
 
     @property
+    def trial(self) -> str:
+        """What boards say of a trial on some of the samples, which is no result; empty for a run on all of them."""
+        limit = self.spec.limit
+        return "" if limit is None else f"a trial on at most {limit:,} samples a task (--limit {limit}): no result"
+
+    @property
     def missing(self) -> list[str]:
         """Tasks of the suite without a result, in the suite's order."""
         return [task for task in self.suite_tasks if task not in self.tasks]

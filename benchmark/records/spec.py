@@ -11,7 +11,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+)
 
 import methods
 from benchmark.common.canonical import canonical_json
@@ -54,6 +61,20 @@ class RunSpec(BaseModel):
     vectors: Literal["float32", "float16", "bfloat16"] = Field(
         default="float32", description="dtype in which adaptation holds the task vectors"
     )
+
+    limit: int | None = Field(
+        default=None,
+        ge=1,
+        description="of a trial: at most so many samples of a task in every split; None (then not written): all",
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_limit(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A run on all samples says nothing of a limit: its identity is what it was before there were trials."""
+        fields: dict[str, Any] = handler(self)
+        if fields.get("limit") is None:
+            fields.pop("limit", None)
+        return fields
 
     @field_validator("suite_version", mode="before")
     @classmethod

@@ -177,10 +177,11 @@ class Store:
         record = self._read(self.folder(spec) / RECORD)
         return record if record is not None and record.provenance.source == SOURCES[0] else None
 
-    def all(self, suite: str | None = None) -> list[Record]:
+    def all(self, suite: str | None = None, *, trials: bool = False) -> list[Record]:
         """Every readable record, or those of one suite, sorted by path; damaged ones are moved aside with a warning.
 
-        Those of earlier versions of the program are among them, brought to the present one.
+        Those of earlier versions of the program are among them, brought to the present one; trials (``spec.limit``),
+        which are no results, only where they are asked for.
         """
         pattern = f"{safe_name(suite) if suite else '*'}/*/*/{RECORD}"
         records = []
@@ -190,7 +191,7 @@ class Store:
             except UserError as error:
                 warnings.warn(str(error), stacklevel=2)
                 continue
-            if record is not None:
+            if record is not None and (trials or not record.trial):
                 records.append((path.parent.name != record.run_id, record))
         # A run that was brought over and then done again counts once, as it was done again.
         again = {record.run_id for earlier, record in records if not earlier}

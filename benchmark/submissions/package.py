@@ -56,7 +56,10 @@ def pack(
     chosen = [
         labelled(record, SOURCES[2])
         for record in records
-        if record.status == "done" and not record.missing and record.spec.method not in REFERENCE_ROWS
+        if record.status == "done"
+        and not record.missing
+        and not record.trial
+        and record.spec.method not in REFERENCE_ROWS
     ]
     if not chosen:
         raise UserError("no complete record to submit", "Run the suite first: ./run_all.sh --methods NAME")

@@ -100,6 +100,8 @@ def _name(record: Record) -> str:
 
 
 def _check_complete(record: Record, add: _Add) -> None:
+    if record.trial:
+        add("error", f"is {record.trial}")
     if record.status != "done" or record.missing:
         missing = f", without {', '.join(record.missing)}" if record.missing else ""
         add("error", f"is {record.status}{missing}; only complete records are ranked")

@@ -182,6 +182,16 @@ def read_named(
     return content
 
 
+def chosen(suite: Suite, backbone: str | None, family: str | None) -> tuple[str, str]:
+    """Backbone and family, those of the suite by default. Raises :class:`UserError` for what it is not defined for."""
+    backbone, family = backbone or suite.backbones[0], family or suite.families[0]
+    if backbone not in suite.backbones:
+        raise unknown(f"backbone of {suite.name}", backbone, suite.backbones)
+    if family not in suite.families:
+        raise unknown(f"family of {suite.name}", family, suite.families)
+    return backbone, family
+
+
 def open_bench(
     suite: Suite,
     *,
@@ -191,6 +201,7 @@ def open_bench(
     dtype: str = "float32",
     data_root: Path | None = None,
     checkpoints: Path | None = None,
+    limit: int | None = None,
 ) -> Bench:
     """Experts, data and metrics of a suite.
 
@@ -200,12 +211,9 @@ def open_bench(
     Args:
         data_root: folder of a full suite's data sets, where the domain reads them from one.
         checkpoints: folder of a full suite's checkpoint families.
+        limit: of a trial: at most so many samples of a task in every split.
     """
-    backbone, family = backbone or suite.backbones[0], family or suite.families[0]
-    if backbone not in suite.backbones:
-        raise unknown(f"backbone of {suite.name}", backbone, suite.backbones)
-    if family not in suite.families:
-        raise unknown(f"family of {suite.name}", family, suite.families)
+    backbone, family = chosen(suite, backbone, family)
     domain = importlib.import_module(f"benchmark.domains.{suite.domain}.bench")
     folders = {"data_root": data_root, "checkpoints": checkpoints}
     roots = {name: folder for name, folder in folders.items() if folder is not None}
@@ -216,4 +224,5 @@ def open_bench(
             "Leave them out, or name a full suite: " + ", ".join(n for n in names() if not load(n).embedded),
         )
     bench: Bench = domain.bench_class(suite).of_names(suite, backbone, family, device, dtype, **roots)
+    bench.limit = limit
     return bench

@@ -18,6 +18,7 @@ from benchmark.common import determinism
 from benchmark.common.errors import UserError
 from benchmark.records.record import TaskResult
 from benchmark.suites import Suite
+from benchmark.suites.trial import Few
 from methods.api import Access, Experts, Merged, Source
 
 
@@ -59,6 +60,9 @@ class Bench(ABC):
     notes: tuple[str, ...] = ()
     """What boards must say of these checkpoints, e.g. an order of classes that was assumed."""
 
+    limit: int | None = None
+    """Of a trial: at most so many samples of a task in every split; None: all of them."""
+
     protocol: tuple[str, ...] = ()
     """Splits that the suite's protocol reads for every method, whatever that is handed."""
 
@@ -72,6 +76,13 @@ class Bench(ABC):
         """A bench on the device and in the dtype of these names; see :func:`resolve_device`, :func:`resolve_dtype`."""
         build: Any = cls
         return build(suite, backbone, family, resolve_device(device), resolve_dtype(dtype), **folders)
+
+    def limited(self, source: Source) -> Source:
+        """The source, or of a trial at most ``limit`` of its samples; every domain's ``source`` goes through this."""
+        if self.limit is None or len(source) <= self.limit:
+            return source
+        few: Source = Few(source, self.limit)
+        return few
 
     def stream_source(self, task: str, split: str) -> Source:
         """What the stream of a method that has access to a split reads: the split."""

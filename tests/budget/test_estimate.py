@@ -92,8 +92,8 @@ def test_vectors_concern_runs_that_hold_all_task_vectors_while_they_adapt() -> N
         ({"device": 5.4 * GIB}, True, "--autocast bfloat16"),
         ({"device": 4.7 * GIB}, True, "--vectors bfloat16"),
         ({"device": 1 * GIB}, True, "--device cpu"),
-        ({"device": 1 * GIB, "host": 5.2 * GIB}, True, None),
-        ({"host": 5.5 * GIB}, False, "--autocast bfloat16"),
+        ({"device": 1 * GIB, "host": 6.4 * GIB}, True, None),
+        ({"host": 6.75 * GIB}, False, "--autocast bfloat16"),
         ({"cache": 1 * GIB}, False, "SYMERGE_CACHE"),
         ({"disk": 0.1 * GIB}, False, "--results"),
         ({}, True, ""),
@@ -152,7 +152,7 @@ def test_a_full_run_that_cannot_fit_is_refused_before_it_starts(
     bench.device = torch.device("cpu")  # type: ignore[attr-defined]
     runs = runner.plan(bench, ["symerge", "ties"], seeds=[0])  # type: ignore[arg-type]
     monkeypatch.setattr(dry_run, "setting", lambda bench, *_, **__: full)
-    monkeypatch.setattr(estimate, "look", lambda *_, **__: replace(ROOMY, host=5.5 * GIB))
+    monkeypatch.setattr(estimate, "look", lambda *_, **__: replace(ROOMY, host=6.75 * GIB))
     with pytest.raises(UserError, match=r"(?s)1 of 4 runs.*symerge needs \d\.\d GiB of host.*bfloat16.*--unchecked"):
         dry_run.refuse([(bench, runs)], Store(tmp_path), tmp_path)
     monkeypatch.setattr(estimate, "look", lambda *_, **__: ROOMY)

@@ -80,7 +80,7 @@ def test_a_method_nobody_knows_is_estimated_by_its_declaration_alone(declare) ->
         for work in (estimate.operations, estimate.traffic):
             assert work("strange", unknown, setting) == work("symerge", known, setting)
     assert methods.describe("strange").holds_vectors({})
-    tight = estimate.Machine(device=0, host=5.9e9, disk=1e12, cache=1e12)
+    tight = estimate.Machine(device=0, host=7.25e9, disk=1e12, cache=1e12)
     assert any("--set strange.images=16 " in text for text in estimate.remedies("strange", unknown, CPU, tight))
     # By hand: two models a task and one; eight kept with their masks; ten passes forward a task beside the test's.
     parts = estimate.phases("stranger", {"shots": 10}, CPU)

@@ -51,13 +51,31 @@ def test_a_rehearsal_goes_the_whole_way_and_its_records_lie_apart(suite: suites.
     assert all(one.peak and one.peak > 50e6 for one in made)
     # The tiny tower lies below what a process takes anyhow; docs/rehearsal.md compares at the size of ViT-B-32.
     assert [one.estimate is not None for one in made] == [True, True, True, False]
-    assert all(0.3 < one.estimate / one.peak < 3 for one in made if one.estimate and one.peak)
+    assert all(0.3 < one.estimate / one.together < 3 for one in made if one.estimate and one.together)
     # Nothing lies where boards look, and the temporary files are gone.
     assert Store(tmp_path, read_only=True).all() == [] and len(Store(tmp_path / "rehearsal", read_only=True).all()) == 4
     folder = told[0].split(" to ")[-1]
     assert "symerge-rehearsal" in folder and not os.path.exists(folder)
     lines = rehearse.table(made).splitlines()
     assert len(lines) == 6 and lines[4].startswith("| `symerge:steps=1` | done |")
+    assert all(one.together and one.peak and one.together > one.peak for one in made), "a method has its own process"
+
+
+def test_a_peak_further_than_a_quarter_from_its_estimate_is_named_and_the_command_says_so(
+    suite: suites.Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def ended(name: str, share: float | None) -> rehearse.Outcome:
+        return rehearse.Outcome(name, "done", None, 80, 1.0, share and 100 / share, 100)
+
+    near, over, under = ended("near", 1.2), ended("over", 1.3), ended("under", 0.7)
+    assert [one.off for one in (near, over, under, ended("none", None))] == [False, True, True, False]
+    said = rehearse.verdict([near, over, under, ended("none", None)])
+    assert said.startswith("1 of 3 peaks lie within a quarter") and "over (1.30 of its estimate), under (0.70" in said
+    for ends, status in (([near], 0), ([near, over], 1), ([rehearse.Outcome("x", "timeout", None, None, 1.0)], 1)):
+        monkeypatch.setattr(rehearse, "rehearse", lambda *_, ends=ends, **__: iter(ends))
+        assert rehearse.main(rehearse.Rehearsal(suite, "ViT-mini", tmp_path), None) == status
+        assert f"{rehearse.verdict(ends)}\n" in capsys.readouterr().out
+    assert "1.30*" in rehearse.table([over]) and "*" not in rehearse.table([near])
 
 
 def test_a_run_beyond_the_memory_limit_is_ended_and_the_next_goes_on(suite: suites.Suite, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import methods
 from benchmark import suites
-from benchmark.budget import dry_run, schedule
+from benchmark.budget import dry_run, estimate, schedule
 from benchmark.budget.schedule import Slot, makespan, simulate
 from benchmark.cli import main as cli
 from benchmark.common.project import REFERENCE
@@ -49,7 +49,7 @@ def test_the_records_of_the_small_suite_come_out_as_they_were_measured(measured:
     records = Store(REFERENCE, read_only=True).all("vision-mini-8")
     for record in (r for r in records if r.spec.method in ("emr", "wudi") and r.status == "done"):
         method, speed = record.spec.method, (measured.flops, schedule.CORE_BANDWIDTH)
-        count = schedule.work(method, record.spec.parameters, around, *speed)
+        count = estimate.work(method, record.spec.parameters, around, *speed)
         cost = record.cost
         taken = cost.merge_seconds + cost.adapt_seconds + cost.evaluate_seconds  # type: ignore[operator]
         assert measured.factors[method] * count == pytest.approx(taken)
@@ -61,7 +61,7 @@ def test_work_grows_with_steps_images_and_the_grid_that_is_searched() -> None:
     assert around is not None
 
     def work(name: str, setting: dry_run.Setting = around, **changed: object) -> float:
-        return schedule.work(name, {**methods.describe(name).parameters, **changed}, setting, 1e10, 1e10)
+        return estimate.work(name, {**methods.describe(name).parameters, **changed}, setting, 1e10, 1e10)
 
     assert work("symerge", steps=200) > 1.8 * work("symerge", steps=100)
     more = replace(around, samples={**around.samples, "test": 2 * (around.samples["test"] or 0)})

@@ -15,7 +15,7 @@ from benchmark.board import comparison as compare
 from benchmark.board import leaderboard, rows, selection
 from benchmark.budget import dry_run
 from benchmark.cli import main as cli
-from benchmark.cli import run as command
+from benchmark.cli import plans
 from benchmark.common.errors import UserError
 from benchmark.harness import runner
 from benchmark.harness.runner import plan
@@ -78,11 +78,11 @@ def test_after_another_test_set_a_run_is_done_again_and_its_old_record_stays(tmp
 def test_the_command_says_that_records_were_made_on_other_data(tmp_path: Path, capsys: Any) -> None:
     store, bench = Store(tmp_path), TinyBench()
     run(bench, store, "ties")
-    command._tell_of_other_data([(bench, plan(bench, ["ties", "emr"], seeds=[0]))], store)
+    plans.tell_of_other_data([(bench, plan(bench, ["ties", "emr"], seeds=[0]))], store)
     assert "other data" not in capsys.readouterr().err
     bench = TinyBench()
     bench.data = {**bench.data, "t0": "2" * 64}
-    command._tell_of_other_data([(bench, plan(bench, ["ties"], seeds=[0]))], store)
+    plans.tell_of_other_data([(bench, plan(bench, ["ties"], seeds=[0]))], store)
     said = capsys.readouterr().err
     assert "note: 3 records of tiny" in said and "t0 (test) had sha256 111111111111, now 222222222222" in said
 
@@ -149,7 +149,9 @@ def test_a_plan_is_refused_before_anything_runs_where_data_of_a_method_are_missi
 def test_a_dry_run_without_any_files_has_no_ids(capsys: Any, tmp_path: Path) -> None:
     argv = ["run", "--suite", "glue", "--methods", "ties", "--dry-run", "--results", str(tmp_path), "--data-root"]
     assert cli.main([*argv, str(tmp_path)]) == 0
-    assert all(line.split()[0] in ("run", "-") for line in capsys.readouterr().out.splitlines()[1:4])
+    plan_of_runs = capsys.readouterr().out.partition("family ovo: 3 runs\n")[2].splitlines()
+    assert [line.split()[0] for line in plan_of_runs[:5]] == ["run", "-", "-", "-", "total"]
+    assert "?" not in "".join(plan_of_runs[:5])
 
 
 def test_a_worker_with_other_data_or_checkpoints_refuses_the_run() -> None:

@@ -152,13 +152,14 @@ class DenseBench(Bench):
             device=self.device,
         )
 
-    def source(self, task: str, split: str, dtype: torch.dtype = torch.float32) -> DenseSource:
+    def source(self, task: str, split: str, dtype: torch.dtype = torch.float32) -> Any:
+        """A `DenseSource`, or of a trial a few samples of one."""
         ready = Normalisation(self.shape.mean, self.shape.std, self.device, dtype)
         if self.nyuv2 is not None:
             data = self.nyuv2
-            return DenseSource(lambda i: data.read(split, i), len(data.numbers(split)), task, ready)
+            return self.limited(DenseSource(lambda i: data.read(split, i), len(data.numbers(split)), task, ready))
         rows = scenes_data.load_split(split)
-        return DenseSource(rows.rows, len(rows), task, ready)
+        return self.limited(DenseSource(rows.rows, len(rows), task, ready))
 
     def finishing(self) -> tuple[Callable[[Merged, Source], Merged], Source] | None:
         """Statistics estimated again on unlabelled training images, where the suite says so."""

@@ -7,8 +7,9 @@ file's sha256.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,15 @@ from benchmark.checkpoints.families import (
     MINI,
     FamilyError,
     Listed,
+    MissingFile,
     check_file,
     check_manifest,
     describe_files,
     save_json,
     save_state,
+    told,
 )
-from benchmark.common.errors import UserError
+from benchmark.common.errors import Missing, UserError
 from benchmark.common.files import read_object
 from benchmark.common.project import ROOT
 from benchmark.domains.dense.model import Backbone, Decoder, Encoder
@@ -57,39 +60,20 @@ def load_dense_family(
     """Base, experts and decoders of the tasks of ``channels`` (predicted channels by task).
 
     Raises:
-        UserError: a missing, truncated or altered file, other keys, shapes or backbone, NaN or Inf; what mends it.
+        UserError: a missing (`Missing`), truncated or altered file, other keys, shapes or backbone, NaN or Inf; what
+            mends it.
     """
     folder = Path(folder)
-    mend = _mend(folder)
-    try:
-        manifest = read_object(folder / "manifest.json")
-        check_manifest(folder / "manifest.json", manifest, Listed, mend)
-    except FileNotFoundError:
-        raise UserError(f"no experts in {folder}: manifest.json is missing", mend) from None
-    except FamilyError as error:
-        raise UserError(str(error)) from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder / 'manifest.json'} cannot be read: {error}", mend) from None
-    if manifest.get("backbone") != shape.name:
-        raise UserError(f"{folder} holds {manifest.get('backbone')} weights; asked for {shape.name}", mend)
-    encoder = {n: tuple(t.shape) for n, t in tensors(_meta(lambda: Encoder(shape))).items()}
-    names = ["base.safetensors", *(f"{t}.safetensors" for t in channels)]
+    for check in checks(folder, shape, channels, kinds).values():
+        check()
+    manifest = _read(folder)
     heads: dict[str, nn.Module] = {}
-    try:
-        for name in (*names, *(f"heads/{t}.safetensors" for t in channels)):
-            if name not in manifest["files"]:
-                raise FamilyError(f"{folder}/manifest.json names no {name}. {mend}")
-        for name in names:
-            check_file(folder / name, encoder, manifest["files"][name], mend=mend)
-        for task, count in channels.items():
-            name = f"heads/{task}.safetensors"
-            head = Decoder(shape, count, unit=kinds[task] == "normals")
-            wanted = {n: tuple(t.shape) for n, t in tensors(head).items()}
-            check_file(folder / name, wanted, manifest["files"][name], mend=mend)
-            head.load_state_dict({n: t.float() for n, t in load_file(folder / name).items()}, strict=False)
-            heads[task] = head.eval()
-    except FamilyError as error:
-        raise UserError(str(error)) from None
+    for task, count in channels.items():
+        head = Decoder(shape, count, unit=kinds[task] == "normals")
+        stored = load_file(folder / f"heads/{task}.safetensors")
+        head.load_state_dict({n: t.float() for n, t in stored.items()}, strict=False)
+        heads[task] = head.eval()
+    names = ["base.safetensors", *(f"{t}.safetensors" for t in channels)]
     files = [*names, *(f"heads/{t}.safetensors" for t in channels)]
     return DenseFamily(
         manifest["name"],
@@ -99,6 +83,54 @@ def load_dense_family(
         {n: manifest["files"][n]["sha256"] for n in files},
         manifest,
     )
+
+
+def checks(
+    folder: Path, shape: Backbone, channels: Mapping[str, int], kinds: Mapping[str, str]
+) -> dict[str, Callable[[], None]]:
+    """What `load_dense_family` holds each file against, by the file's name: base, experts, decoders.
+
+    Each raises UserError, `Missing` for a file that is not there; so does this for a manifest that is unusable.
+    """
+    mend, manifest = _mend(folder), _read(folder)
+    if manifest.get("backbone") != shape.name:
+        raise UserError(f"{folder} holds {manifest.get('backbone')} weights; asked for {shape.name}", mend)
+    encoder = {n: tuple(t.shape) for n, t in tensors(_meta(lambda: Encoder(shape))).items()}
+
+    def check(name: str, wanted: Mapping[str, tuple[int, ...]]) -> None:
+        try:
+            if name not in manifest["files"]:
+                raise MissingFile(f"{folder}/manifest.json names no {name}. {mend}")
+            check_file(folder / name, wanted, manifest["files"][name], mend=mend)
+        except FamilyError as error:
+            raise told(error) from None
+
+    def decoder(task: str) -> dict[str, tuple[int, ...]]:
+        head = _meta(lambda: Decoder(shape, channels[task], unit=kinds[task] == "normals"))
+        return {n: tuple(t.shape) for n, t in tensors(head).items()}
+
+    towers = ("base.safetensors", *(f"{task}.safetensors" for task in channels))
+    return {
+        **{name: partial(check, name, encoder) for name in towers},
+        **{
+            f"heads/{task}.safetensors": partial(check, f"heads/{task}.safetensors", decoder(task)) for task in channels
+        },
+    }
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    """`manifest.json`. Raises UserError, `Missing` where there is none."""
+    mend = _mend(folder)
+    try:
+        manifest = read_object(folder / "manifest.json")
+        check_manifest(folder / "manifest.json", manifest, Listed, mend)
+    except FileNotFoundError:
+        raise Missing(f"no experts in {folder}: manifest.json is missing", mend) from None
+    except FamilyError as error:
+        raise UserError(str(error)) from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder / 'manifest.json'} cannot be read: {error}", mend) from None
+    return manifest
 
 
 def save_part(folder: Path, name: str, module: nn.Module, dtype: torch.dtype) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmark.common import damage, facts
-from benchmark.common.errors import UserError
+from benchmark.common.errors import Missing, UserError
 from benchmark.common.files import open_regular
 from benchmark.domains.dense.scenes import DenseSplit
 
@@ -105,7 +105,7 @@ def open_root(root: str | Path, *, size: tuple[int, int] | None = None, counts: 
     """
     root, wanted = Path(root).expanduser(), counts or COUNTS
     if not root.is_dir():
-        raise UserError(f"no folder {root}", EXPECTED)
+        raise Missing(f"no folder {root}", EXPECTED)
     for folder, count in wanted.items():
         for part in PARTS:
             where = root / folder / part

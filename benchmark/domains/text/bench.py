@@ -61,7 +61,7 @@ class GlueMiniBench(Bench):
         return sha256
 
     def source(self, task: str, split: str, dtype: torch.dtype = torch.float32) -> Source:
-        return TextSource(glue_mini.tokens_of(task, split, self.tokenizer), self.device)
+        return self.limited(TextSource(glue_mini.tokens_of(task, split, self.tokenizer), self.device))
 
     def meter(self, task: str) -> TextMeter:
         return meter(self.about[task]["metric"], task, self.outputs[task])
@@ -120,7 +120,7 @@ class GlueBench(Bench):
         return glue.tokens(self.root, task, split, self.tokenizer)
 
     def source(self, task: str, split: str, dtype: torch.dtype = torch.float32) -> Source:
-        return TextSource(self.tokens(task, split), self.device)
+        return self.limited(TextSource(self.tokens(task, split), self.device))
 
     def data_folders(self) -> list[Path]:
         return [self.root] if self.root is not None else []

@@ -80,6 +80,37 @@ def empty_encoder(folder: str | Path, pooling: str) -> TextEncoder:
     return TextEncoder(model, pooling).eval().requires_grad_(False)
 
 
+def outlined(about: Path | Mapping[str, Any]) -> nn.Module:
+    """The encoder of a folder's `config.json`, or of what such a file says, on the meta device: shapes without values.
+
+    Raises :class:`UserError` as :func:`empty_encoder` does.
+    """
+    transformers = _transformers()
+    try:
+        if isinstance(about, Path):
+            _check(about)
+            config = transformers.AutoConfig.from_pretrained(str(about), local_files_only=True)
+        else:
+            config = transformers.AutoConfig.for_model(**about)
+        with torch.device("meta"):
+            model = transformers.AutoModel.from_config(config, add_pooling_layer=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"no text model in {about}: {error}", f"Install it again: {NEEDED}") from None
+    return _Whole(model).eval()
+
+
+class _Whole(nn.Module):
+    """Features of token ids without padding: a mask would be looked at, and on the meta device it has no values."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids: Tensor) -> Tensor:
+        hidden: Tensor = self.model(input_ids=ids).last_hidden_state
+        return hidden.mean(1)
+
+
 def load_tokenizer(folder: str | Path) -> Any:
     """The fast tokenizer of a model folder. Raises :class:`UserError`."""
     transformers = _transformers()

@@ -7,8 +7,9 @@ experts that are whole fine-tunings or adapters.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ from pydantic import BaseModel, ConfigDict
 from safetensors.torch import load_file
 
 from benchmark.checkpoints.adapters import Adapters, load_adapters
-from benchmark.checkpoints.families import MINI, FamilyError, Listed, check_file, check_manifest, sha256
-from benchmark.common.errors import UserError
+from benchmark.checkpoints.families import MINI, FamilyError, Listed, check_file, check_manifest, sha256, told
+from benchmark.common.errors import Missing, UserError
 from benchmark.common.files import read_object
 from benchmark.domains.text.encoder import TextEncoder, empty_encoder
 from benchmark.domains.text.heads import ClassificationHead, LinearHead
@@ -60,7 +61,8 @@ def read_manifest(folder: Path, mend: str) -> dict[str, Any]:
     except FamilyError as error:
         raise UserError(str(error)) from None
     except (OSError, ValueError) as error:
-        raise UserError(f"no family of text experts in {folder}: {error}", mend) from None
+        kind = Missing if isinstance(error, FileNotFoundError) else UserError
+        raise kind(f"no family of text experts in {folder}: {error}", mend) from None
     return content
 
 
@@ -133,37 +135,59 @@ def load_family(folder: Path, name: str, tasks: Sequence[str], outputs: Mapping[
     Raises:
         UserError: no family there, another family, missing or damaged files, heads with another number of outputs.
     """
-    mend = f"Type: ./run_all.sh assets checkpoints import {name} PATH"
+    known = checks(folder, name, tasks, outputs)
+    manifest, mend = read_manifest(folder, _import(name)), _import(name)
+    listed = [n.removesuffix(".safetensors") for n in manifest["files"] if "/" not in n and n != BASE]
+    if absent := [task for task in tasks if task not in listed]:
+        raise Missing(f"{folder} has no expert for {', '.join(absent)}; it has {', '.join(listed)}", mend)
+    for check in known.values():
+        check()
+    hashes = {file: sha256(folder / file) for file in known}
+    heads = {task: ClassificationHead.of(load_file(folder / f"heads/{task}.safetensors")) for task in tasks}
+    experts = {task: folder / f"{task}.safetensors" for task in tasks}
+    return TextFamily(folder, folder / BASE, experts, heads, hashes, manifest)
+
+
+def checks(folder: Path, name: str, tasks: Sequence[str], outputs: Mapping[str, int]) -> dict[str, Callable[[], None]]:
+    """What `load_family` holds each file against, by the file's name: base, experts and heads. Arguments are its.
+
+    Each raises UserError, `Missing` for a file that is not there; so does this for a manifest that is unusable.
+    """
+    mend = _import(name)
     manifest = read_manifest(folder, mend)
     if manifest.get("name") != name:
         raise UserError(f"{folder} holds the family {manifest.get('name')!r}; asked for {name!r}", mend)
-    available = [n.removesuffix(".safetensors") for n in manifest["files"] if "/" not in n and n != BASE]
-    if absent := [task for task in tasks if task not in available]:
-        raise UserError(f"{folder} has no expert for {', '.join(absent)}; it has {', '.join(available)}", mend)
-    files = [BASE, *(n for t in tasks for n in (f"{t}.safetensors", f"heads/{t}.safetensors"))]
-    hashes = {}
-    for file in files:
+
+    def check(file: str) -> None:
         if file not in manifest["files"]:
-            raise UserError(f"{folder}/manifest.json names no {file}", mend)
+            raise Missing(f"{folder}/manifest.json names no {file}", mend)
         shapes = {n: tuple(s) for n, s in manifest["files"][file].get("shapes", {}).items()}
         try:
             check_file(folder / file, shapes, manifest["files"][file], mend=mend)
         except FamilyError as error:
-            raise UserError(str(error)) from None
-        hashes[file] = sha256(folder / file)
-    heads = {task: ClassificationHead.of(load_file(folder / f"heads/{task}.safetensors")) for task in tasks}
-    for task, head in heads.items():
-        if head.out_proj.out_features != outputs[task]:
-            width = head.out_proj.out_features
+            raise told(error) from None
+
+    def head(task: str) -> None:
+        check(f"heads/{task}.safetensors")
+        width = ClassificationHead.of(load_file(folder / f"heads/{task}.safetensors")).out_proj.out_features
+        if width != outputs[task]:
             raise UserError(f"the head of {task} has {width} outputs, the task {outputs[task]}", mend)
-    if unread := [task for task in tasks if outputs[task] > 1 and task not in manifest.get("labels", {})]:
-        raise UserError(
-            f"{folder} does not say which outputs of the heads of {', '.join(unread)} are which classes: "
-            "it was imported before this was read",
-            mend,
-        )
-    experts = {task: folder / f"{task}.safetensors" for task in tasks}
-    return TextFamily(folder, folder / BASE, experts, heads, hashes, manifest)
+        if outputs[task] > 1 and task not in manifest.get("labels", {}):
+            raise UserError(
+                f"{folder} does not say which outputs of the heads of {task} are which classes: "
+                "it was imported before this was read",
+                mend,
+            )
+
+    return {
+        BASE: partial(check, BASE),
+        **{f"{task}.safetensors": partial(check, f"{task}.safetensors") for task in tasks},
+        **{f"heads/{task}.safetensors": partial(head, task) for task in tasks},
+    }
+
+
+def _import(name: str) -> str:
+    return f"Type: ./run_all.sh assets checkpoints import {name} PATH"
 
 
 def create_encoder(folder: Path, device: torch.device | str = "cpu") -> TextEncoder:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from benchmark.common import damage, facts
-from benchmark.common.errors import UserError
+from benchmark.common.errors import Missing, UserError
 from benchmark.common.files import open_regular
 from benchmark.domains.text.tokens import Texts, Tokens, cached, tokenise, tokenizer_sha256
 
@@ -59,6 +59,12 @@ TASKS = {
     "RTE": GlueTask("rte", ("sentence1", "sentence2"), 2, "accuracy", (2490, 277), ("entailment", "not_entailment")),
 }
 
+#: Bytes of each configuration as the card of nyu-mll/glue has them, as remembered; not read there.
+SIZES = {
+    "CoLA": 326_394, "SST-2": 3_331_080, "MRPC": 1_033_400, "STS-B": 766_983, "QQP": 73_982_265,
+    "MNLI": 57_168_425, "QNLI": 19_278_324, "RTE": 1_274_409,
+}  # fmt: skip
+
 
 def folder(root: Path | None) -> Path | None:
     """The folder of GLUE's files under a data root (or the root itself); None: the cache of `datasets`."""
@@ -66,7 +72,7 @@ def folder(root: Path | None) -> Path | None:
         return None
     home = root / "glue" if (root / "glue").is_dir() else root
     if not any((home / task.config).is_dir() for task in TASKS.values()):
-        raise UserError(f"no GLUE data in {root}", expected(root))
+        raise Missing(f"no GLUE data in {root}", expected(root))
     return home
 
 
@@ -85,7 +91,7 @@ def files(root: Path, task: str, split: str) -> list[Path]:
         (root / about.config).glob(f"{split}.parquet")
     )
     if not parts:
-        raise UserError(f"{root / about.config} has no {split}-*.parquet", expected(root.parent))
+        raise Missing(f"{root / about.config} has no {split}-*.parquet", expected(root.parent))
     return parts
 
 
@@ -146,10 +152,14 @@ def load(root: Path | None, task: str, split: str) -> Texts:
     if damaged := _damaged(about, table):
         raise damage.error(f"{task}, {own} (rows counted from 0)", damaged, expected(root), "row")
     if split == "val":
-        step = -(-len(rows) // MOST_VAL)
-        table = {column: values[:: max(step, 2)] for column, values in table.items()}
+        table = {column: values[:: step_of_val(len(rows))] for column, values in table.items()}
     texts: list[Sequence[str]] = [table[column] for column in about.columns]
     return Texts(texts[0], texts[1] if len(texts) > 1 else None, np.asarray(table["label"], dtype=np.float64))
+
+
+def step_of_val(rows: int) -> int:
+    """Every how many of the training rows one stands for validation."""
+    return max(-(-rows // MOST_VAL), 2)
 
 
 def _damaged(about: GlueTask, table: dict[str, list[Any]]) -> list[str]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torchmetrics.functional.classification import multiclass_accuracy
 
 from benchmark.checkpoints.adapters import open_experts
-from benchmark.checkpoints.families import FamilyError, checkpoint_folder
+from benchmark.checkpoints.families import FamilyError, checkpoint_folder, told
 from benchmark.common.errors import UserError
 from benchmark.domains.vision import embedded as data
 from benchmark.domains.vision import public as full
@@ -96,7 +96,9 @@ class VisionBench(Bench):
         try:
             self.classes = {task: self._classes(task) for task in suite.tasks}
             self._family = self._load_family(checkpoints)
-        except (data.DataError, FamilyError) as error:
+        except FamilyError as error:
+            raise told(error) from None
+        except data.DataError as error:
             raise UserError(str(error)) from None
         self.checkpoints = dict(self._family.hashes)
         self.notes = () if self.embedded else self._notes()
@@ -119,13 +121,7 @@ class VisionBench(Bench):
         if self.embedded:
             return load_embedded(self.family, self.backbone, self.suite.tasks, class_counts=counts)
         folder = checkpoint_folder(self.family, self.backbone, checkpoints)
-        family = load_family(folder, self.backbone, self.suite.tasks, class_counts=counts)
-        if family.name != self.family:
-            raise FamilyError(
-                f"{folder} holds the family {family.name!r}; asked for {self.family!r}. Families never share a table: "
-                f"type --family {family.name}, or move the folder to where that family's files belong"
-            )
-        return family
+        return load_family(folder, self.backbone, self.suite.tasks, class_counts=counts, name=self.family)
 
     def _classes(self, task: str) -> list[str]:
         return list(data.info(task).classes if self.embedded else full.info(task, self.family).classes)
@@ -140,7 +136,7 @@ class VisionBench(Bench):
         if self.embedded:
             return data.load_split(task, split)
         size = get_backbone(self.backbone).image_size
-        return full.load_split(task, split, root=self.data_root, image_size=size, family=self.family)
+        return full.load_split(task, split, root=self.data_root, image_size=size, family=self.family, limit=self.limit)
 
     def experts(self) -> Experts:
         encoder = create_encoder(self.backbone, quick_gelu=self._family.quick_gelu, device=self.device).eval()
@@ -152,7 +148,8 @@ class VisionBench(Bench):
         shape = get_backbone(self.backbone)
         try:
             images = self._split(task, SPLITS[split])
-            return ImageSource(images, Preprocessing(shape.mean, shape.std, self.device, dtype, shape.image_size))
+            ready = Preprocessing(shape.mean, shape.std, self.device, dtype, shape.image_size)
+            return self.limited(ImageSource(images, ready))
         except data.DataError as error:
             raise UserError(str(error)) from None
 

@@ -5,15 +5,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file
 
 from benchmark.checkpoints import families
-from benchmark.checkpoints.families import FamilyError, check_file, checkpoint_folder, read_manifest, remedy
+from benchmark.checkpoints.families import (
+    FamilyError,
+    MissingFile,
+    check_file,
+    checkpoint_folder,
+    read_manifest,
+    remedy,
+)
 from benchmark.domains.vision.backbones import Backbone, create_encoder, get_backbone
 from benchmark.domains.vision.heads import ClassificationHead
 
@@ -43,6 +51,7 @@ def load_family(
     *,
     verify: bool = True,
     class_counts: Mapping[str, int] | None = None,
+    name: str | None = None,
 ) -> Family:
     """The base, experts and heads of ``tasks`` in ``folder``, checked against the manifest and the backbone.
 
@@ -54,48 +63,25 @@ def load_family(
             not read again, a large one not by later processes either. Names, shapes and dtypes are always checked,
             from the file's header.
         class_counts: classes each head must have, where the caller knows.
+        name: the family that was asked for; None: whichever it is.
 
     Raises:
-        FamilyError: a missing, truncated or altered file, missing or extra keys, a wrong shape, dtype or class count,
-            NaN or Inf.
+        FamilyError: a missing (`MissingFile`), truncated or altered file, missing or extra keys, a wrong shape, dtype
+            or class count, NaN or Inf, another family.
     """
     folder, backbone = Path(folder), get_backbone(backbone)
     manifest = read_manifest(folder)
-    how = remedy(folder)
-    if manifest["backbone"] != backbone.name:
-        raise FamilyError(
-            f"{folder} holds {manifest['backbone']} weights; asked for {backbone.name}. "
-            f"Type --backbone {manifest['backbone']}, or give another --family"
-        )
-    stems = [n.removesuffix(".safetensors") for n in manifest["files"] if "/" not in n]
-    absent = [t for t in tasks if t not in stems]
-    if absent:
-        raise FamilyError(
-            f"{folder} has no expert for {', '.join(absent)}; it has "
-            f"{', '.join(k for k in stems if k not in ('base', 'text'))}. {how}"
-        )
-    if "base" not in stems:
-        raise FamilyError(f"{folder}/manifest.json names no base.safetensors. {how}")
-    expected = {k: tuple(v.shape) for k, v in create_encoder(backbone, device="meta").state_dict().items()}
-    names = ["base.safetensors", *(f"{t}.safetensors" for t in tasks)]
+    known = checks(folder, backbone, tasks, verify=verify, class_counts=class_counts, name=name)
+    listed = experts_of(manifest)
+    if absent := [task for task in tasks if task not in listed]:
+        raise _without(folder, absent, listed)
+    for check in known.values():
+        check()
     heads: dict[str, ClassificationHead] = {}
-    for name in names:
-        entry = manifest["files"][name]
-        if entry.get("bits") and (of := entry.get("base")) != (base := manifest["files"][names[0]]["sha256"]):
-            raise FamilyError(f"{folder / name} is a task vector over the base {of}; the base here is {base}. {how}")
-        factors = {key: tuple(shape) for key, shape in entry.get("adapter", {}).items()}
-        check_file(folder / name, factors or expected, entry, verify=verify, mend=how)
     for task in tasks:
-        name = f"heads/{task}.safetensors"
-        if name not in manifest["files"]:
-            raise FamilyError(f"{folder}/manifest.json names no {name}. {how}")
-        wanted = (class_counts or {}).get(task) or len(manifest["classes"].get(task, ()))
-        if not wanted:
-            raise FamilyError(f"{folder}/manifest.json names no classes of {task}. {how}")
-        shapes = {"weight": (wanted, backbone.embed_dim), "bias": (wanted,)}
-        check_file(folder / name, shapes, manifest["files"][name], verify=verify, mend=how)
-        tensors = load_file(folder / name)
+        tensors = load_file(folder / f"heads/{task}.safetensors")
         heads[task] = ClassificationHead(tensors["weight"].float(), tensors["bias"].float())
+    names = ["base.safetensors", *(f"{t}.safetensors" for t in tasks)]
     files = [*names, *(f"heads/{t}.safetensors" for t in tasks)]
     return Family(
         name=manifest["name"],
@@ -106,6 +92,73 @@ def load_family(
         hashes={n: manifest["files"][n]["sha256"] for n in files},
         manifest=manifest,
     )
+
+
+def checks(
+    folder: Path,
+    backbone: Backbone,
+    tasks: Sequence[str],
+    *,
+    verify: bool = True,
+    class_counts: Mapping[str, int] | None = None,
+    name: str | None = None,
+    mend: str | None = None,
+) -> dict[str, Callable[[], None]]:
+    """What `load_family` holds each file against, by the file's name: base, experts, heads. Arguments are its.
+
+    Args:
+        mend: ends every message; None: what to type where the folder is not what it should be.
+
+    Each raises FamilyError, `MissingFile` for a file that is not there; so does this for a manifest that is unusable.
+    """
+    manifest, how = read_manifest(folder), remedy(folder) if mend is None else mend
+    if manifest["backbone"] != backbone.name:
+        raise FamilyError(
+            f"{folder} holds {manifest['backbone']} weights; asked for {backbone.name}. "
+            f"Type --backbone {manifest['backbone']}, or give another --family"
+        )
+    if name is not None and manifest["name"] != name:
+        raise FamilyError(
+            f"{folder} holds the family {manifest['name']!r}; asked for {name!r}. Families never share a table: "
+            f"type --family {manifest['name']}, or move the folder to where that family's files belong"
+        )
+    expected = {k: tuple(v.shape) for k, v in create_encoder(backbone, device="meta").state_dict().items()}
+    base = "base.safetensors"
+
+    def listed(file: str) -> Mapping[str, Any]:
+        if file not in manifest["files"]:
+            raise MissingFile(f"{folder}/manifest.json names no {file}. {how}")
+        entry: Mapping[str, Any] = manifest["files"][file]
+        return entry
+
+    def tower(file: str) -> None:
+        entry = listed(file)
+        if entry.get("bits") and (of := entry.get("base")) != (own := listed(base)["sha256"]):
+            raise FamilyError(f"{folder / file} is a task vector over the base {of}; the base here is {own}. {how}")
+        factors = {key: tuple(shape) for key, shape in entry.get("adapter", {}).items()}
+        check_file(folder / file, factors or expected, entry, verify=verify, mend=how)
+
+    def head(task: str, file: str) -> None:
+        entry = listed(file)
+        wanted = (class_counts or {}).get(task) or len(manifest["classes"].get(task, ()))
+        if not wanted:
+            raise FamilyError(f"{folder}/manifest.json names no classes of {task}. {how}")
+        shapes = {"weight": (wanted, backbone.embed_dim), "bias": (wanted,)}
+        check_file(folder / file, shapes, entry, verify=verify, mend=how)
+
+    towers = {file: partial(tower, file) for file in (base, *(f"{task}.safetensors" for task in tasks))}
+    heads = {file: partial(head, task, file) for task in tasks for file in (f"heads/{task}.safetensors",)}
+    return {**towers, **heads}
+
+
+def experts_of(manifest: Mapping[str, Any]) -> list[str]:
+    """The tasks whose experts a manifest lists."""
+    stems = [file.removesuffix(".safetensors") for file in manifest["files"] if "/" not in file]
+    return [stem for stem in stems if stem not in ("base", "text")]
+
+
+def _without(folder: Path, absent: Sequence[str], listed: Sequence[str]) -> MissingFile:
+    return MissingFile(f"{folder} has no expert for {', '.join(absent)}; it has {', '.join(listed)}. {remedy(folder)}")
 
 
 def head_notes(manifest: Mapping[str, Any], tasks: Sequence[str]) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ import shlex
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,18 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from benchmark.common import cache, damage
 from benchmark.common.damage import Damage
-from benchmark.common.errors import UserError, shown, unknown
+from benchmark.common.errors import Missing, UserError, shown, unknown
 from benchmark.common.files import read_object
 from benchmark.common.paths import of_variable, resolved
 from benchmark.domains.vision import inspection
 from benchmark.domains.vision.archives import COPY_AGAIN
 from benchmark.domains.vision.embedded import ImageSplit
+from benchmark.domains.vision.expected import compare_classes as compare_classes
+from benchmark.domains.vision.expected import compare_count as compare_count
+from benchmark.domains.vision.expected import plain as plain
 from benchmark.domains.vision.images import picture
 from benchmark.domains.vision.local import Copy, Sample, batched, open_copy
+from benchmark.suites.trial import spread_over
 
 SETS = Path(__file__).resolve().parent / "sets"
 UNPINNED = "unpinned: give --revision"
@@ -53,18 +58,30 @@ class Test(BaseModel):
     source: str = Field(description="where the number stands")
 
 
+class Download(BaseModel):
+    """What is fetched of a data set, and about what it takes on the disk."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    gib: float = Field(description="size in GiB")
+    verified: bool = Field(description="read in the named source")
+    source: str = Field(description="where the number stands")
+
+
 class SetInfo(BaseModel):
     """One data set as its manifest says."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(description="the task's name in the suites")
+    family: str | None = Field(default=None, description="the one family that means this data set by the name")
     hub: str | None = Field(description="id of the copy on the hub, if one is known")
     config: str | None = Field(default=None, description="the hub copy's configuration")
     revision: str | None = Field(default=None, description="pinned commit of the hub copy; None: unpinned")
     folder: str = Field(description="its folder under the data root")
     splits: dict[str, str] = Field(description="the data set's own names of our train and test split")
     label: str = Field(default="label", description="the label column")
+    download: Download | None = Field(default=None, description="how much is fetched; None: no source says")
     test: Test = Field(description="size of the test split")
     wrong_sizes: dict[int, str] = Field(default_factory=dict, description="what another size of the test split means")
     split: dict[str, str] = Field(
@@ -98,20 +115,22 @@ def info(task: str, family: str | None = None) -> SetInfo:
     if task not in names():
         raise unknown("data set", task, names())
     own = SETS / f"{task}@{family}.yaml"
-    path = own if family and own.is_file() else SETS / f"{task}.yaml"
-    return SetInfo.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    apart = bool(family) and own.is_file()
+    path = own if apart else SETS / f"{task}.yaml"
+    about = SetInfo.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    return about.model_copy(update={"family": family}) if apart else about
 
 
 def data_root(root: str | os.PathLike | None = None) -> Path:
     """``root``, else ``$SYMERGE_DATA``, resolved. Raises UserError where neither names a folder."""
     chosen = resolved(root) if root is not None else of_variable("SYMERGE_DATA")
     if chosen is None:
-        raise UserError(
+        raise Missing(
             "the full suites read their images from a folder, and none was named",
             "Type --data-root DIR (or set SYMERGE_DATA). To fill one: ./run_all.sh assets data --help",
         )
     if not chosen.is_dir():
-        raise UserError(f"the data root {shown(chosen)} is not a folder", "Type --data-root DIR with an existing one.")
+        raise Missing(f"the data root {shown(chosen)} is not a folder", "Type --data-root DIR with an existing one.")
     return chosen
 
 
@@ -120,12 +139,29 @@ def copy_of(about: SetInfo, root: str | os.PathLike | None = None) -> Copy:
     folder = data_root(root) / about.folder
     if not folder.is_dir():
         root = shlex.quote(shown(folder.parent))
-        revision = "" if about.revision else f" --revision {about.name}=COMMIT"
-        fetch = f"./run_all.sh assets data fetch {about.name} --root {root}{revision} --download"
-        where = f"hub id {about.hub}, {about.pinned}\n  {fetch}" if about.hub else "no hub copy is known"
-        where += f"\n  or, as its authors publish it: ./run_all.sh assets data convert {about.name} FROM {root}"
-        raise UserError(f"no data of {about.name}: {shown(folder)} does not exist", where)
+        where = (
+            f"hub id {about.hub}, {about.pinned}\n  {fetch_command(about, root)}"
+            if about.hub
+            else "no hub copy is known"
+        )
+        where += f"\n  or, as its authors publish it: {convert_command(about, root)}"
+        raise Missing(f"no data of {about.name}: {shown(folder)} does not exist", where)
     return open_copy(folder.resolve(), about.config)
+
+
+def fetch_command(about: SetInfo, root: str, revision: str = "COMMIT") -> str:
+    """What fetches the hub's copy; ``root`` as a shell takes it, ``revision`` for a set that is not pinned."""
+    pin = "" if about.revision else f" --revision {about.name}={revision}"
+    return f"./run_all.sh assets data fetch {about.name} --root {root}{_of_family(about)}{pin} --download"
+
+
+def convert_command(about: SetInfo, root: str) -> str:
+    """What converts a set as its authors publish it."""
+    return f"./run_all.sh assets data convert {about.name} FROM {root}{_of_family(about)}"
+
+
+def _of_family(about: SetInfo) -> str:
+    return f" --family {about.family}" if about.family else ""
 
 
 def split_notes(tasks: Sequence[str], root: str | os.PathLike | None = None, family: str | None = None) -> list[str]:
@@ -167,6 +203,7 @@ def load_split(
     image_size: int = 224,
     family: str | None = None,
     counted: bool = True,
+    limit: int | None = None,
 ) -> ImageSplit:
     """One split, resized and cropped for the backbone, from the cache if it is there, else decoded now.
 
@@ -177,45 +214,80 @@ def load_split(
         root: the data root, else ``$SYMERGE_DATA``.
         counted: compare the size of the test split with the manifest's; a rehearsal's few images are not.
         image_size: of the backbone; images are uint8 ``[N, image_size, image_size, 3]``.
+        limit: of a trial: at most so many images, spread over the split, kept under a name of their own.
 
     Raises:
         UserError: no or unreadable data, with the name of every damaged sample of the split; a class order or a count
             that the manifest contradicts; a split without images.
     """
-    about = info(task, family)
     split = "validation" if split == "val" else split
-    copy, own = copy_of(about, root), _own_split(about, split)
-    image, label, classes = copy.columns(own, about.label)
-    level, message = compare_classes(about, classes)
-    if level == "error":
-        raise UserError(f"{task} in {copy.folder}: {message}", _cite(about))
-    if level == "warning":
-        _warn(f"{task} in {copy.folder}: {message}")
-    total, data_hash = copy.facts(own)
-    if split == "test" and counted:
-        level, message = compare_count(about, total)
-        if level == "error":
-            raise UserError(f"{task} in {copy.folder}: {message}", _cite(about))
-        if level == "warning":
-            _warn(f"{task} in {copy.folder}: {message}")
+    ready = usable(task, split, root=root, family=family, counted=counted)
+    about, copy, own, total = ready.about, ready.copy, ready.own, ready.total
     chosen = None if split == "test" else part_of_train(total, split)
     rows = total if chosen is None else len(chosen)
-    if not rows:
-        few = f"it is a tenth of the training images, which are {total}; ten or more are needed"
-        raise UserError(
-            f"{task} in {copy.folder}: the {split} split has no image{f': {few}' if split == 'validation' else ''}",
-            _cite(about),
-        )
-    key = hashlib.sha256(f"{data_hash}\n{image}\n{label}\n{RECIPE}\n{split}".encode()).hexdigest()[:20]
+    share = ""
+    if limit is not None and limit < rows:
+        spread = spread_over(rows, limit)
+        chosen = spread if chosen is None else chosen[spread]
+        rows, share = limit, f"\nlimit {limit}"
+    key = hashlib.sha256(
+        f"{ready.sha256}\n{ready.image}\n{ready.label}\n{RECIPE}\n{split}{share}".encode()
+    ).hexdigest()[:20]
     try:
         images, labels = cache.load(
-            f"{about.folder}-{split}-{image_size}-{key}",
+            f"{about.folder}-{split}-{image_size}-{key}{'-trial' if share else ''}",
             (rows, image_size, image_size, 3),
             lambda: _decode(about, copy, own, chosen, image_size, total),
         )
     except cache.CacheError as error:
         raise UserError(str(error)) from None
     return ImageSplit(images, labels, about.classes)
+
+
+@dataclass(frozen=True)
+class Usable:
+    """A split of a local copy that a run can read, as far as that is seen without decoding its images."""
+
+    about: SetInfo
+    copy: Copy
+    own: str
+    """The copy's name of the split that it is cut from."""
+    image: str
+    label: str
+    total: int
+    sha256: str
+
+
+def usable(
+    task: str, split: str, *, root: str | os.PathLike | None = None, family: str | None = None, counted: bool = True
+) -> Usable:
+    """What every run holds a split against before it decodes it: files, columns, order of classes, number of images.
+
+    Arguments are those of :func:`load_split`. Raises :class:`Missing` for a data set that is not there, UserError for
+    one that is not what the manifest says; what may be wrong is warned of.
+    """
+    about = info(task, family)
+    copy, own = copy_of(about, root), _own_split(about, split)
+    image, label, classes = copy.columns(own, about.label)
+    _heed(*compare_classes(about, classes), about, copy)
+    total, sha256 = copy.facts(own)
+    part = "validation" if split == "val" else split
+    if part == "test" and counted:
+        _heed(*compare_count(about, total), about, copy)
+    if not (total if part == "test" else len(part_of_train(total, part))):
+        few = f"it is a tenth of the training images, which are {total}; ten or more are needed"
+        raise UserError(
+            f"{task} in {copy.folder}: the {part} split has no image{f': {few}' if part == 'validation' else ''}",
+            _cite(about),
+        )
+    return Usable(about, copy, own, image, label, total, sha256)
+
+
+def _heed(level: str, message: str, about: SetInfo, copy: Copy) -> None:
+    if level == "error":
+        raise UserError(f"{about.name} in {copy.folder}: {message}", _cite(about))
+    if level == "warning":
+        _warn(f"{about.name} in {copy.folder}: {message}")
 
 
 def _own_split(about: SetInfo, split: str) -> str:
@@ -232,59 +304,6 @@ def part_of_train(total: int, split: str) -> np.ndarray:
     size = min(int(total * VALIDATION_FRACTION), VALIDATION_MOST)
     order = torch.randperm(total, generator=torch.Generator().manual_seed(VALIDATION_SEED)).numpy()
     return np.sort(order[total - size :] if split == "validation" else order[: total - size])
-
-
-def compare_count(about: SetInfo, count: int) -> tuple[str, str]:
-    """``("ok" | "warning" | "error", message)`` for a test split of ``count`` images."""
-    expected = about.test
-    if count == expected.n:
-        return "ok", f"{count:,} test images"
-    message = f"{count:,} test images, expected {expected.n:,} ({expected.source})"
-    if count in about.wrong_sizes:
-        return "error", f"{message}; {count:,} is {about.wrong_sizes[count]}"
-    return ("error", message) if expected.verified else ("warning", f"{message}; not verified, so not refused")
-
-
-def compare_classes(about: SetInfo, classes: list[str] | None) -> tuple[str, str]:
-    """``("ok" | "warning" | "error", message)`` for the class names in a data set's own features, in label order.
-
-    A head knows classes by their index only, so a data set with the same classes in another order gives wrong scores
-    and no error of its own. Where the names are other words altogether only their number can be compared.
-    """
-    wanted = about.classes
-    if classes is None:
-        return "ok", f"{len(wanted)} classes, unnamed in the data"
-    if len(classes) != len(wanted):
-        return "error", f"{len(classes)} classes, the head has {len(wanted)}"
-    lists = [[plain(word) for word in words] for words in (wanted, *about.also)]
-    own = [plain(word) for word in classes]
-    if own in lists:
-        return "ok", f"{len(wanted)} classes in the head's order"
-    if all(name.isdecimal() for name in own) and not any(word.isdecimal() for words in lists for word in words):
-        wrong = [name for index, name in enumerate(classes) if int(name) != index]
-        if wrong:
-            return "error", f"label {classes.index(wrong[0])} is named {wrong[0]!r}: names were sorted as text"
-        return "ok", f"{len(wanted)} classes, numbered in the data"
-    alike = [words for words in lists if len(words) == len(wanted)]
-    if all(any(words[i] == name for words in alike) for i, name in enumerate(own)):
-        return "ok", f"{len(wanted)} classes in the head's order, in spellings of several copies"
-    for words in lists:
-        moved = [i for i, name in enumerate(own) if name in words and words.index(name) != i]
-        if moved:
-            return "error", (
-                f"label {moved[0]} is {classes[moved[0]]!r}, the head has {wanted[moved[0]]!r} there "
-                f"and {classes[moved[0]]!r} at {words.index(own[moved[0]])}: another class order"
-            )
-    at = next(i for i, name in enumerate(own) if all(words[i] != name for words in lists))
-    return "warning", (
-        f"the data call class {at} {classes[at]!r}, the manifest {wanted[at]!r}; "
-        "the order could not be compared in full"
-    )
-
-
-def plain(word: str) -> str:
-    """A class's name in lower case, of letters and digits alone."""
-    return "".join(char for char in word.lower() if char.isalnum())
 
 
 def _cite(about: SetInfo) -> str:

@@ -134,7 +134,8 @@ class OwnBench(Bench):
 
     def source(self, task: str, split: str, dtype: torch.dtype = torch.float32) -> Source:
         images = self.images[task].load(split, self.pixels)
-        return ImageSource(images, Preprocessing(self.pixels.mean, self.pixels.std, self.device, dtype))
+        ready = Preprocessing(self.pixels.mean, self.pixels.std, self.device, dtype)
+        return self.limited(ImageSource(images, ready))
 
     def data_folders(self) -> list[Path]:
         return folders_of(list(self.images.values()))
