@@ -11,6 +11,7 @@ import pytest
 import torch
 from helpers.dense import SHAPE
 from helpers.hub_data import parquet
+from helpers.lacking import lacks_package
 from helpers.nyuv2_files import COUNTS, SIZE, write_root
 from helpers.towers import tiny, write_family
 from safetensors.torch import load_file, save_file
@@ -218,7 +219,7 @@ def test_nyuv2_and_glue_are_looked_at_alike(
     assert run(*command, "--data-root", place / "data") == 2
     said = capsys.readouterr().out
     assert rows_of(said)["data", "nyuv2"][0] == "wrong" and "3.npy" in said
-    pytest.importorskip("transformers")
+    pytest.importorskip("transformers", reason=lacks_package("transformers", "glue"))
     assert run("run", "--suite", "glue", "--methods", "ties") == 2
     rows = rows_of(capsys.readouterr().out)
     assert len(rows) == 25 and {row[0] for row in rows.values()} == {"missing"}
