@@ -11,6 +11,7 @@ from typing import Any
 
 import methods
 from benchmark import suites
+from benchmark.common.errors import UserError
 from benchmark.common.escapes import terminal
 from benchmark.records.spec import format_value, variant_label
 from benchmark.suites import own as owned
@@ -96,7 +97,10 @@ def method(name: str) -> Iterator[str]:
 
 
 def own_suite(file: str) -> Iterator[str]:
-    """A suite of the user's own, all of its files looked at: encoder, images, and each task's classes and splits."""
+    """A suite of the user's own: encoder, images, and each task's classes and splits.
+
+    Raises UserError for whatever of its files is not as it should be, every picture that cannot be read among it.
+    """
     suite = suites.load(file)
     bench: Any = suites.open_bench(suite)
     yield f"{suite.name}: {suite.title}"
@@ -105,10 +109,24 @@ def own_suite(file: str) -> Iterator[str]:
     yield f"  methods  {', '.join(suite.methods)}"
     width = max(len("task"), *map(len, suite.tasks))
     yield f"  {'task':<{width}}  {'classes':>7}{'train':>8}{'val':>8}{'test':>8}"
+    _look(bench)
     for task, images in bench.images.items():
         counts = "".join(f"{images.count(split) or '-':>8}" for split in ("train", "val", "test"))
         yield f"  {task:<{width}}  {len(images.classes.names):>7}{counts}"
     yield from (f"  {note}" for note in bench.notes)
+
+
+def _look(bench: Any) -> None:
+    """Every picture, which is then kept for the runs to come. Raises UserError that names all that cannot be read."""
+    damage: list[UserError] = []
+    for task, images in bench.images.items():
+        for split in filter(images.count, ("train", "val", "test")):
+            try:
+                bench.source(task, split)
+            except UserError as error:
+                damage.append(error)
+    if damage:
+        raise UserError("\n  ".join(error.message for error in damage), damage[0].hint)
 
 
 def _meanings(about: methods.Method) -> dict[str, str]:

@@ -113,6 +113,13 @@ def test_list_opens_the_suite_and_says_what_it_found(here: Path, capsys: pytest.
     assert "pets: val are 3 of 30 training images" in out
 
 
+def test_list_names_every_picture_that_cannot_be_read(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("0.png", "1.png"):
+        (here / "data" / "food" / "train" / "rice" / name).write_bytes(b"no picture")
+    status, _, err = said(capsys, "list", "./suite.yaml")
+    assert status == 2 and "food, " in err and "rice/0.png: Pillow sees no image in it" in err and "rice/1.png: " in err
+
+
 def test_clean_keeps_what_is_done_of_a_suite_whose_file_it_does_not_know(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -92,7 +92,7 @@ WRONG = {
     "no base": (lambda c: c.pop("base"), "lacks base"),
     "no expert": (lambda c: c["tasks"]["pets"].pop("expert"), "lacks tasks.pets.expert"),
     "no tasks": (lambda c: c.update(tasks={}), "tasks: Dictionary should have at least 1 item"),
-    "a name with a slash": (lambda c: c.update(name="a/b"), "name: String should match pattern"),
+    "a name with a slash": (lambda c: c.update(name="a/b"), "name: a name of letters, digits and . _ + - is wanted"),
     "a task with a slash": (lambda c: c["tasks"].update({"a/b": c["tasks"]["pets"]}), "tasks.a/b"),
     "a share above one": (
         lambda c: c.update(splits={"test": 1.5}),

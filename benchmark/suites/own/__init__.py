@@ -250,7 +250,7 @@ def read(path: Path) -> Own:
     except FileNotFoundError:
         raise UserError(f"there is no {place}", f"Type the path of the suite's YAML. {example}") from None
     except OSError as error:
-        raise UserError(f"{place} cannot be read: {error.strerror}", "Mend its permissions.") from None
+        raise UserError(f"{place} cannot be read: {error.strerror}", f"Type the path of a YAML. {example}") from None
     except (yaml.YAMLError, RecursionError, UnicodeError) as error:
         mark = getattr(error, "problem_mark", None)
         at = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
@@ -280,6 +280,8 @@ def _mistake(place: str, error: ValidationError) -> tuple[str, str]:
         about = _part_at(where[:-1]).model_fields.get(where[-1])
         return f"{place} lacks {key}{more}", f"Write {where[-1]}: {about.description if about else '...'}"
     said = each["msg"].removeprefix("Value error, ")
+    if each["type"] == "string_pattern_mismatch":
+        said = "a name of letters, digits and . _ + - is wanted, no longer than 60"
     value = each.get("input")
     seen = "" if isinstance(value, (Mapping, list)) else f" (it is {str(value)[:60]!r})"
     return (

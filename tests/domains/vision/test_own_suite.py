@@ -32,10 +32,13 @@ from benchmark import suites
 from benchmark.common.errors import UserError
 from benchmark.domains.vision.heads import zero_shot_head
 from benchmark.domains.vision.own.bench import OwnBench
+from benchmark.domains.vision.own.text_heads import text_head
+from benchmark.domains.vision.own.weights import open_checkpoint
 from benchmark.harness.child import portable
 from benchmark.harness.job import Options
 from benchmark.harness.runner import execute, plan
 from benchmark.records.store import Store
+from benchmark.suites.own import Head
 from methods.api import UNLABELLED, Access
 
 
@@ -308,6 +311,15 @@ def test_heads_are_made_of_class_names_by_a_clip_of_transformers(tmp_path: Path)
     assert logits_of(bench, "pets").shape == (3, 3) and bench.encoder.name == "CLIPVisionModelWithProjection"
 
 
+def test_a_clip_that_says_what_it_is_makes_heads_for_a_base_of_another_library(tmp_path: Path) -> None:
+    write_clip(tmp_path)
+    clip = open_checkpoint(tmp_path / "base", "text tower")
+    said = Head(templates=["a {}."])
+    names = ["cat", "dog"]
+    made = [text_head("pets", said, names, clip, encoder).head for encoder in (None, "open_clip/ViT-B-32")]
+    assert torch.equal(made[0].get_parameter("weight"), made[1].get_parameter("weight"))
+
+
 def write_open_clip(root: Path) -> CLIP:
     """A CLIP of open_clip; experts are state dicts of ``torch.save``, wrapped as training scripts do."""
     torch.manual_seed(0)
@@ -434,3 +446,13 @@ def test_of_batch_normalisations_boards_say_that_their_statistics_are_merged(tmp
     assert bench.notes[-1].startswith("Running means and variances of batch normalisations are merged")
     record = run(bench, tmp_path / "results", "weight_average")["weight_average"]
     assert bench.notes[-1] in record.provenance.notes
+
+
+def test_names_that_say_nothing_are_none(root: Path) -> None:
+    path = root / "pets" / "config.json"
+    about = json.loads(path.read_text())
+    path.write_text(json.dumps({**about, "id2label": {"0": "LABEL_0", "1": "LABEL_1", "2": "LABEL_2"}}))
+    bench = opened(root / "suite.yaml")
+    assert any("pets: nothing names the outputs of the head; the order" in note for note in bench.notes)
+    path.write_text(json.dumps({**about, "id2label": {"0": "fish", "1": "dog", "2": "cat"}}))
+    assert opened(root / "suite.yaml").images["pets"].classes.names == ["fish", "dog", "cat"]

@@ -131,12 +131,12 @@ def library_of(source: Path, encoder: str | None) -> tuple[str, str]:
             raise unknown("library of encoders", library, LIBRARIES, "Write LIBRARY/NAME, e.g. open_clip/ViT-B-32")
         if library == "transformers" and not (source / "config.json").is_file():
             raise UserError(f"{source} has no config.json, which transformers builds from", "Give the model's folder.")
-        if library != "transformers" and (not slash or not name) and library != _said(source):
+        if library != "transformers" and (not slash or not name) and library != described(source):
             raise UserError(
                 f"encoder: {encoder} names no architecture", f"Write it, e.g. {library}/{EXAMPLES[library]}"
             )
         return library, name
-    said = _said(source)
+    said = described(source)
     if said is None:
         raise UserError(
             f"{source} does not say what it is: there is no config.json beside the weights",
@@ -149,8 +149,8 @@ def library_of(source: Path, encoder: str | None) -> tuple[str, str]:
 EXAMPLES = {"open_clip": "ViT-B-32", "timm": "vit_base_patch16_224", "torchvision": "resnet50"}
 
 
-def _said(source: Path) -> str | None:
-    """The library that a folder's configuration is of."""
+def described(source: Path) -> str | None:
+    """The library that a folder's configuration is of; None where nothing in it says one."""
     if (source / OPEN_CLIP_CONFIG).is_file():
         return "open_clip"
     if not (source / "config.json").is_file():

@@ -165,7 +165,7 @@ def _config(source: Path, transformers: Any) -> Any:
         return transformers.AutoConfig.from_pretrained(str(source), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # whatever its checks of a foreign configuration raise
         remote = " It comes with code of its own, which is not run." if "auto_map" in said else ""
-        line = " ".join(str(error).split())[:300]
+        line = " ".join(str(error).split()).partition(". ")[0][:300]
         raise UserError(
             f"{source}/config.json is no model of transformers {transformers.__version__}: {line}{remote}",
             "Install the version that the model was saved with, or give weights of a model that it has.",

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.common.errors import UserError, shown
-from benchmark.domains.vision.encoders import library_of, some
+from benchmark.domains.vision.encoders import described, library_of, some
 from benchmark.domains.vision.encoders.names import aligned
 from benchmark.domains.vision.heads import LinearHead, zero_shot_head
 from benchmark.domains.vision.own.weights import Checkpoint, Found
@@ -35,7 +35,7 @@ def text_head(task: str, said: Head, classes: Sequence[str], text: Checkpoint, e
     """
     words = [said.words.get(name, name.replace("_", " ")) for name in classes]
     place = text.place
-    library, name = library_of(place, encoder)
+    library, name = library_of(place, None if described(place) else encoder)
     if library not in ("transformers", "open_clip"):
         raise UserError(f"{task}: {shown(place)} is of {library}, which has no text towers", "Give a CLIP.")
     with torch.random.fork_rng(devices=[]):
