@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -109,19 +109,26 @@ def _patched(expert: Expert) -> bool:
     return isinstance(expert.weights, Patched) and bool(expert.weights.whole)
 
 
-def align(base: Model, paths: Mapping[str, Path], heads: Sequence[str] = ()) -> Aligned:
+def align(
+    base: Model,
+    paths: Mapping[str, Path],
+    heads: Sequence[str] = (),
+    library_names: Callable[[], Mapping[str, str]] | None = None,
+) -> Aligned:
     """Open experts and settle their names.
 
     Args:
         paths: ``{task: file or folder}`` of whole models or of PEFT adapters.
         heads: beginnings of names that are each task's own although base and experts have them alike.
+        library_names: gives ``{the library's own name of a tensor: the base's}``, for an adapter that does not have the
+            base's names: a library may call its modules otherwise than its files.
 
     Raises:
         FamilyError: files that cannot be read; experts of another architecture, size or vocabulary; an adapter that
             matches nothing; an expert equal to the base; a tied tensor that is untied.
     """
     notes: list[str] = []
-    opened = {task: _open(base, task, path, notes) for task, path in paths.items()}
+    opened = {task: _open(base, task, path, notes, library_names) for task, path in paths.items()}
     unlike = set[str]().union(*(expert.unlike for expert in opened.values()))
     floating = [n for n in base.state if n in base.state.floating and n not in unlike]
     lacking = {task: [n for n in floating if n not in expert.weights] for task, expert in opened.items()}
@@ -155,10 +162,12 @@ def align(base: Model, paths: Mapping[str, Path], heads: Sequence[str] = ()) -> 
     return Aligned(base, opened, names, statistics, notes)
 
 
-def _open(base: Model, task: str, path: Path, notes: list[str]) -> Expert:
+def _open(
+    base: Model, task: str, path: Path, notes: list[str], library_names: Callable[[], Mapping[str, str]] | None
+) -> Expert:
     files = weights(path)
     if files.adapter:
-        return _adapter(base, task, path, notes)
+        return _adapter(base, task, path, notes, library_names)
     model = open_model(path)
     _check_vocabulary(base, model, task)
     state = model.state
@@ -184,7 +193,9 @@ def _open(base: Model, task: str, path: Path, notes: list[str]) -> Expert:
     return Expert(task, path, model.sha256, state.named(chosen), heads, None, model.config, unlike, matched)
 
 
-def _adapter(base: Model, task: str, path: Path, notes: list[str]) -> Expert:
+def _adapter(
+    base: Model, task: str, path: Path, notes: list[str], library_names: Callable[[], Mapping[str, str]] | None
+) -> Expert:
     """An adapter over the base. Raises :class:`FamilyError` where it matches nothing of it."""
     files = weights(path)
     adapter: Adapter = read_adapter(files, None, biases=True)
@@ -194,6 +205,11 @@ def _adapter(base: Model, task: str, path: Path, notes: list[str]) -> Expert:
     flat = {n: (s[0], torch.Size(s[1:]).numel()) if len(s) > 1 else s for n, s in base.state.shapes.items()}
     names, _ = matching(base.state, flat, shapes, flatten=True)
     unmatched = [n for n in adapter.factors if n not in names]
+    if unmatched and library_names is not None and (known := library_names()):
+        library = {name: flat[there] for name, there in known.items() if there in flat}
+        ours, _ = matching(library, library, shapes, flatten=True)
+        names = {name: known[there] for name, there in ours.items()} | names
+        unmatched = [n for n in adapter.factors if n not in names]
     if unmatched:
         raise FamilyError(
             f"{path}: the adapter changes {unmatched[0]} {list(shapes[unmatched[0]])} and {len(unmatched) - 1} more "

@@ -142,16 +142,16 @@ def _keywords(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _opened(base: Path, experts: dict[str, Path], heads: Sequence[str], given: Given) -> tuple[Aligned, Sight | None]:
-    from benchmark.checkpoints.alignment import align
     from benchmark.checkpoints.families import FamilyError
     from benchmark.checkpoints.models import open_model
+    from benchmark.merging.opening import open_aligned
 
     try:
         if given:
             from benchmark.merging.data import look
 
             return look(open_model(base), experts, given, heads)
-        return align(open_model(base), experts, heads), None
+        return open_aligned(base, experts, heads), None
     except FamilyError as error:
         raise UserError(str(error)) from None
 

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 import methods
-from benchmark.checkpoints.alignment import align
 from benchmark.checkpoints.families import FamilyError
 from benchmark.checkpoints.models import Model, open_model
 from benchmark.checkpoints.writing import copy_beside, write_like
 from benchmark.common.errors import UserError, shown
 from benchmark.merging import card
 from benchmark.merging.merge import MERGED, Plan, check, merge_experts, new_folder, open_experts, within, write
+from benchmark.merging.opening import open_aligned
 from methods.api import Experts, Merged, MergingError, Stream
 from methods.core.states import LowRankState
 
@@ -78,7 +78,7 @@ def _of_paths(
     device: torch.device | str, keywords: dict[str, Any],
 ) -> Merged:  # fmt: skip
     try:
-        aligned = align(open_model(base), {task: Path(path) for task, path in experts.items()})
+        aligned = open_aligned(base, {task: Path(path) for task, path in experts.items()})
     except FamilyError as error:
         raise UserError(str(error)) from None
     plan = Plan(aligned, method, dict(keywords), weights)

@@ -110,7 +110,7 @@ def look(base: Model, paths: Mapping[str, Path], given: Given, heads: Sequence[s
             "Put its preprocessor_config.json beside it, or describe it in a suite of your own: docs/own-suite.md",
         )
     own = [encoder.head] if encoder.head and any(n.startswith(f"{encoder.head}.") for n in shapes) else []
-    aligned = align(base, paths, [*heads, *own])
+    aligned = align(base, paths, [*heads, *own], lambda: encoder.library_names)
     module = encoder.module
     pairs = encoder.names(shapes, f"base {shown(base.path)}")
     module.load_state_dict({name: _float(base.state[there]) for name, there in pairs.items()})

@@ -65,6 +65,34 @@ def test_one_adapter_at_weight_1_equals_that_expert(kind: str, base: Any, tmp_pa
     assert not torch.allclose(logits(base), logits(expert), atol=1e-3)
 
 
+@pytest.mark.parametrize("kind", ["ViTModel", "ViTForImageClassification"])
+def test_an_adapter_of_a_model_whose_library_calls_its_parts_otherwise_than_its_files(
+    kind: str, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    model = own_models.vit() if kind == "ViTModel" else own_models.vit_classifier(3)
+    model.save_pretrained(tmp_path / "base")
+    whole = own_models.vit_classifier(3) if kind == "ViTModel" else model
+    if kind == "ViTModel":
+        whole.vit.load_state_dict(model.state_dict())
+    named = [n for n, part in whole.named_modules() if isinstance(part, torch.nn.Linear) and "attention" in n]
+    tuned = peft.get_peft_model(copy.deepcopy(whole), peft.LoraConfig(target_modules=named, r=3, lora_alpha=6))
+    with torch.no_grad():
+        for parameter in tuned.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    tuned.save_pretrained(tmp_path / "a")
+    words = ("--weights", "1")
+    assert own_models.merge("task_arithmetic", tmp_path / "base", {"a": tmp_path / "a"}, tmp_path / "out", *words) == 0
+    without = {"add_pooling_layer": False} if kind == "ViTModel" else {}
+    merged = type(model).from_pretrained(tmp_path / "out", **without)
+    expert = tuned.eval().merge_and_unload()
+    state = (expert.vit if kind == "ViTModel" else expert).state_dict()
+    for name, value in merged.state_dict().items():
+        torch.testing.assert_close(value, state[name], atol=1e-6, rtol=1e-5)
+    assert any(not torch.equal(value, model.state_dict()[name]) for name, value in merged.state_dict().items())
+
+
 def test_adapters_of_unlike_rank_and_a_whole_model_combine_as_by_hand(base: Any, tmp_path: Path) -> None:
     experts = [
         adapter(base, tmp_path / "a", 1, r=2).merge_and_unload(),
