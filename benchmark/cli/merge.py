@@ -60,6 +60,13 @@ experts may be LoRA adapters of PEFT. docs/merging.md has the rest."""
         help="the same with labels: class folders, CSV, parquet",
     )
     add(
+        "--texts",
+        nargs="+",
+        default=[],
+        metavar="NAME=FILE[:COLUMN]",
+        help="unlabelled texts of tasks; of pairs NAME=FILE:FIRST+SECOND",
+    )
+    add(
         "--encoder", metavar="LIBRARY/NAME", help="with images: what the base is, where no configuration lies beside it"
     )
     add("--features", metavar="KIND", help="with images, of transformers' models: pooled, cls, mean or projected")
@@ -97,10 +104,25 @@ def command(arguments: argparse.Namespace) -> int:
 def _given(arguments: argparse.Namespace) -> Given:
     from benchmark.merging.data import Given
 
+    if arguments.texts and (arguments.images or arguments.labelled):
+        raise UserError("--texts and images exclude each other", "Give one kind of data.")
     return Given(
-        named(arguments.images, "--images"), named(arguments.labelled, "--labelled"), arguments.encoder,
-        arguments.features, arguments.head,
-    )  # fmt: skip
+        named(arguments.images, "--images"),
+        named(arguments.labelled, "--labelled"),
+        text_files(arguments.texts),
+        arguments.encoder,
+        arguments.features,
+        arguments.head,
+    )
+
+
+def text_files(words: Sequence[str]) -> dict[str, tuple[Path, str]]:
+    """``{name: (file, column)}`` of ``NAME=FILE[:COLUMN]`` words, the column ``""`` where none is named."""
+    found = {}
+    for name, path in named(words, "--texts").items():
+        file, _, column = str(path).rpartition(":")
+        found[name] = (path, "") if path.is_file() or not file else (Path(file), column)
+    return found
 
 
 def _check(arguments: argparse.Namespace, keywords: dict[str, Any], count: int) -> None:
@@ -148,8 +170,9 @@ def _opened(base: Path, experts: dict[str, Path], heads: Sequence[str], given: G
 
     try:
         if given:
-            from benchmark.merging.data import look
+            from benchmark.merging import data, texts
 
+            look = texts.look if given.texts else data.look
             return look(open_model(base), experts, given, heads)
         return open_aligned(base, experts, heads), None
     except FamilyError as error:

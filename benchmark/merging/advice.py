@@ -23,7 +23,7 @@ from benchmark.merging.data import Sight
 from benchmark.merging.merge import Plan, merge_experts
 from benchmark.merging.which import reason
 from benchmark.scores.statistics import bootstrap_interval, paired_difference
-from methods.api import Experts, Merged, MergingError
+from methods.api import Experts, Merged, MergingError, place
 
 BATCH = 64
 
@@ -98,7 +98,7 @@ def predictions(model: nn.Module, sight: Sight, task: str, device: torch.device 
     source, made = sight.sources[task], []
     with torch.inference_mode():
         for index in torch.arange(len(source)).split(BATCH):
-            made.append(model(source[index][0].to(device)).argmax(-1).cpu())
+            made.append(model(place(source[index][0], torch.device(device))).argmax(-1).cpu())
     return torch.cat(made).numpy()
 
 

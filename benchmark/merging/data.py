@@ -30,50 +30,56 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Given:
-    """What the user gave: ``{task: folder}`` of images without and with labels, and what says how they are seen.
+    """What the user gave: ``{task: folder}`` of images without and with labels, or ``{task: (file, column)}`` of texts,
+    and what says how they are seen.
 
     ``encoder`` and ``features`` are those of a suite's YAML; ``head`` is what stands before ``.weight`` of classifiers.
     """
 
     images: Mapping[str, Path] = field(default_factory=dict)
     labelled: Mapping[str, Path] = field(default_factory=dict)
+    texts: Mapping[str, tuple[Path, str]] = field(default_factory=dict)
     encoder: str | None = None
     features: str | None = None
     head: str | None = None
 
     def __bool__(self) -> bool:
-        return bool(self.images or self.labelled)
+        return bool(self.images or self.labelled or self.texts)
 
     def lacking(self, access: Access, tasks: Sequence[str]) -> str:
         """Which tasks lack the data of an access, in words; empty where none does."""
-        for level, have in (("labelled", self.labelled), ("unlabelled", {**self.images, **self.labelled})):
+        any_data = {**self.images, **self.labelled, **self.texts}
+        for level, have in (("labelled", self.labelled), ("unlabelled", any_data)):
             wanted = any(given == level for _, given in access.items())
             if wanted and (missing := [task for task in tasks if task not in have]):
-                option = "--labelled" if level == "labelled" else "--images"
-                return f"needs {access.describe()} images: {' '.join(f'{option} {task}=FOLDER' for task in missing)}"
+                option, what = ("--labelled", "FOLDER") if level == "labelled" else ("--images", "FOLDER")
+                if self.texts:
+                    option, what = "--texts", "FILE:COLUMN"
+                return f"needs {access.describe()} data: {option} {' '.join(f'{task}={what}' for task in missing)}"
         return ""
 
 
 @dataclass
 class Sight:
-    """The encoder over the base's weights, the heads, and the images of each task.
+    """The encoder over the base's weights, the heads, and the images (or texts) of each task.
 
     Attributes:
+        module: the encoder.
         head_names: ``{task: what stands before weight and bias in the expert}``.
         labelled: tasks whose images have labels.
     """
 
-    encoder: Encoder
+    module: nn.Module
     heads: dict[str, nn.Module]
     head_names: dict[str, str]
-    sources: dict[str, ImageSource | Unlabelled]
+    sources: Mapping[str, Source]
     labelled: tuple[str, ...]
     notes: list[str]
 
     def experts(self, plan: Plan, device: torch.device | str) -> Experts:
         """The plan's experts with encoder and heads on the device."""
         heads = {task: head.to(device) for task, head in self.heads.items() if task in plan.tasks}
-        return open_experts(plan, heads=heads, encoder=self.encoder.module.to(device), device=device)
+        return open_experts(plan, heads=heads, encoder=self.module.to(device), device=device)
 
     def stream(self, access: Access, tasks: Sequence[str], device: torch.device | str, seed: int = 0) -> Stream:
         """A stream of the images; those given stand for every split that the access names."""
@@ -113,7 +119,7 @@ def look(base: Model, paths: Mapping[str, Path], given: Given, heads: Sequence[s
     aligned = align(base, paths, [*heads, *own], lambda: encoder.library_names)
     module = encoder.module
     pairs = encoder.names(shapes, f"base {shown(base.path)}")
-    module.load_state_dict({name: _float(base.state[there]) for name, there in pairs.items()})
+    module.load_state_dict({name: to_float(base.state[there]) for name, there in pairs.items()})
     notes: list[str] = []
     found = {task: _head(task, expert, encoder, given.head, notes) for task, expert in aligned.experts.items()}
     heads_of = {task: head for task, (head, _, _) in found.items() if head is not None}
@@ -126,7 +132,7 @@ def look(base: Model, paths: Mapping[str, Path], given: Given, heads: Sequence[s
         elif task in given.images:
             sources[task] = _unlabelled(task, given.images[task], encoder.pixels)
     names = {task: prefix for task, (_, prefix, _) in found.items()}
-    return aligned, Sight(encoder, heads_of, names, sources, tuple(given.labelled), notes)
+    return aligned, Sight(module, heads_of, names, sources, tuple(given.labelled), notes)
 
 
 def _names_of(paths: Mapping[str, Path], base: Model) -> list[str]:
@@ -138,7 +144,7 @@ def _names_of(paths: Mapping[str, Path], base: Model) -> list[str]:
     return list(base.state if files_of(first).adapter else open_model(first).state)
 
 
-def _float(value: Tensor) -> Tensor:
+def to_float(value: Tensor) -> Tensor:
     return value.float() if value.is_floating_point() else value
 
 

@@ -35,10 +35,10 @@ BESIDE = {
 def build(source: Path, stored: Mapping[str, Any], features: str | None) -> Encoder:
     """See :func:`benchmark.domains.vision.encoders.open_encoder`."""
     transformers = library()
-    config = _config(source, transformers)
+    config = read_config(source, transformers)
     with quietly(transformers):
         model, head = _model(config, stored, features, transformers, source)
-        names = _names(model)
+        names = file_names(model)
     kind, pairs = type(model).__name__, aligned(names.values(), stored)
     if not pairs and (spared := {name: there for name, there in names.items() if not name.startswith("pooler.")}):
         # A pooler may be left out where nothing reads it; then it is not run either.
@@ -116,7 +116,7 @@ def _remove_classifier(model: nn.Module, source: Path) -> str:
     return layers[0]
 
 
-def _names(model: nn.Module) -> dict[str, str]:
+def file_names(model: nn.Module) -> dict[str, str]:
     """``{tensor: its name in files}`` as the library itself saves them: it may call them otherwise in its modules."""
     numbers = {name: torch.tensor([float(place)]) for place, name in enumerate(model.state_dict())}
     listed = list(numbers)
@@ -158,7 +158,7 @@ def _mean(model: nn.Module, images: Tensor) -> Tensor:
 READERS = {"classifier": _classifier, "projected": _projected, "pooled": _pooled, "cls": _cls, "mean": _mean}
 
 
-def _config(source: Path, transformers: Any) -> Any:
+def read_config(source: Path, transformers: Any) -> Any:
     said = configuration(source / "config.json")
     try:
         check_folder(source)

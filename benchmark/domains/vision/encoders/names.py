@@ -8,6 +8,7 @@ that is run has these.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -62,7 +63,7 @@ class Renamed(nn.Module):
         UserError: where the checkpoint joins or splits what one layer of the model holds.
     """
 
-    def __init__(self, model: nn.Module, names: Mapping[str, str], read: Callable[[nn.Module, Tensor], Tensor]) -> None:
+    def __init__(self, model: nn.Module, names: Mapping[str, str], read: Callable[[nn.Module, Any], Tensor]) -> None:
         super().__init__()
         self._model, self._read = (model,), read  # a tuple, so that its parts are not registered under its own names
         for path, part in model.named_modules():
@@ -93,9 +94,9 @@ class Renamed(nn.Module):
         for table in _SHARED:
             at.__dict__[table] = part.__dict__[table]
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Images ``[B, 3, H, W]`` as the model takes them -> features ``[B, D]``."""
-        return self._read(self._model[0], images)
+    def forward(self, inputs: Any) -> Tensor:
+        """Images ``[B, 3, H, W]``, or a tokenizer's batch, as the model takes them -> features ``[B, D]``."""
+        return self._read(self._model[0], inputs)
 
 
 def _child(module: nn.Module, name: str) -> nn.Module:
