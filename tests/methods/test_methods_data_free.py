@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.odd import hard_experts
 from helpers.support import assert_same, golden_experts, golden_states, random_experts
-from torch import Tensor
 
 import methods
 from methods.api import Experts, Merged, MergingError, NotApplicable, Stream
@@ -58,41 +58,6 @@ def cases(count: int) -> list[tuple[str, dict[str, Any]]]:
     """The methods that merge so many experts."""
     many = [c for c in MANY if count > 1 or c[0] != "model_stock"]
     return many + [(name, keywords) for name, keywords, wanted in FEW if wanted == count]
-
-
-def hard_experts(count: int, dtype: torch.dtype = torch.float32, idle: bool = True, width: int = 12) -> Experts:
-    """Two blocks and what breaks merges: low rank, a task without a part, a scalar, a kernel, a buffer, strides."""
-    generator = torch.Generator().manual_seed(count)
-
-    def noise(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator)
-
-    shapes = {
-        "conv.weight": (4, 3, 3, 3),
-        "blocks.0.attn.qkv.weight": (3 * width, width),
-        "pos_embed": (1, width),
-        "blocks.0.mlp.fc1.weight": (width, 2 * width),
-        "blocks.1.mlp.fc1.weight": (width, 2 * width),
-        "blocks.1.mlp.fc1.bias": (width,),
-        "blocks.1.norm.weight": (width,),
-        "tau": (),
-        "still": (3, 4),
-    }
-    base = {n: noise(*s).to(dtype) for n, s in shapes.items()}
-    base["blocks.1.mlp.fc1.weight"] = base["blocks.1.mlp.fc1.weight"].t().contiguous().t()
-    tuned = {
-        f"t{k}": {n: t + (n != "still") * 0.1 * noise(*t.shape).to(dtype) for n, t in base.items()}
-        for k in range(count)
-    }
-    name = "blocks.0.mlp.fc1.weight"
-    for k, state in enumerate(tuned.values()):
-        state[name] = base[name] + (0.1 * noise(width, 1) @ noise(1, 2 * width)).to(dtype)
-        state["tau"] = base["tau"] + 0.1 * (k + 1)  # two opposite numbers have no angle but the straight one
-    if idle and count > 1:
-        tuned["t0"]["blocks.1.mlp.fc1.weight"] = base["blocks.1.mlp.fc1.weight"]
-    for k, state in enumerate([base, *tuned.values()]):
-        state["steps"] = torch.tensor(k)
-    return Experts.from_state_dicts(base, tuned)
 
 
 HARD = [

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.odd import hard_experts
 from helpers.support import golden_experts, random_experts, random_stream
 from torch import Tensor, nn
 
@@ -43,38 +44,6 @@ def states(merged: Merged) -> list[dict[str, Tensor]]:
     return [merged.state_dict(task) for task in merged.experts.tasks]
 
 
-def block_experts(count: int, dtype: torch.dtype = torch.float32, width: int = 6) -> Experts:
-    """Two blocks and what breaks decompositions: low rank, a task without a part, a scalar, a kernel, a buffer."""
-    generator = torch.Generator().manual_seed(count)
-
-    def noise(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator)
-
-    shapes = {
-        "conv.weight": (4, 3, 3, 3),
-        "blocks.0.attn.qkv.weight": (3 * width, width),
-        "pos_embed": (1, width),
-        "blocks.0.mlp.fc1.weight": (width, 2 * width),
-        "blocks.1.mlp.fc1.weight": (width, 2 * width),
-        "blocks.1.mlp.fc1.bias": (width,),
-        "blocks.1.norm.weight": (width,),
-        "tau": (),
-        "still": (3, 4),
-    }
-    base = {n: noise(*s).to(dtype) for n, s in shapes.items()}
-    tuned = {
-        f"t{k}": {n: t + (n != "still") * 0.1 * noise(*t.shape).to(dtype) for n, t in base.items()}
-        for k in range(count)
-    }
-    name = "blocks.0.mlp.fc1.weight"
-    for state in tuned.values():
-        state[name] = base[name] + (0.1 * noise(width, 1) @ noise(1, 2 * width)).to(dtype)
-    tuned["t0"]["blocks.1.mlp.fc1.weight"] = base["blocks.1.mlp.fc1.weight"]
-    for k, state in enumerate([base, *tuned.values()]):
-        state["steps"] = torch.tensor(k)
-    return Experts.from_state_dicts(base, tuned)
-
-
 @pytest.mark.parametrize(("name", "keywords"), DATA_FREE, ids=IDS)
 @pytest.mark.parametrize(
     ("count", "dtype"), [(1, torch.float32), (2, torch.float16), (3, torch.float32), (9, torch.bfloat16)]
@@ -82,7 +51,7 @@ def block_experts(count: int, dtype: torch.dtype = torch.float32, width: int = 6
 def test_odd_tensors_and_any_number_of_tasks_give_finite_models(
     name: str, keywords: dict[str, Any], count: int, dtype: torch.dtype
 ) -> None:
-    experts = block_experts(count, dtype)
+    experts = hard_experts(count, dtype, width=6)
     for state in states(merge(name, experts, **keywords)):
         assert all(torch.isfinite(t.float()).all() for t in state.values())
         assert state["steps"].item() == 0
@@ -91,7 +60,7 @@ def test_odd_tensors_and_any_number_of_tasks_give_finite_models(
 
 @pytest.mark.parametrize(("name", "keywords"), DATA_FREE, ids=IDS)
 def test_experts_equal_to_the_base_give_the_base(name: str, keywords: dict[str, Any]) -> None:
-    base = dict(block_experts(3).base)
+    base = dict(hard_experts(3, width=6).base)
     for state in states(merge(name, Experts.from_state_dicts(base, {f"t{k}": base for k in range(3)}), **keywords)):
         assert all(torch.equal(state[n].float(), t.float()) for n, t in base.items())
 
@@ -326,7 +295,7 @@ def gradient(vectors: Tensor) -> Tensor:
 
 
 def test_only_what_a_rule_names_is_merged() -> None:
-    experts = block_experts(3)
+    experts = hard_experts(3, width=6)
     base = experts.base
     wrote = {
         name: {
