@@ -17,6 +17,7 @@ from benchmark.checkpoints.alignment import align
 from benchmark.checkpoints.models import open_model
 from benchmark.checkpoints.writing import StateWriter
 from benchmark.merging import merge
+from methods.api import Experts
 
 LOCAL = [name for name in methods.names() if methods.describe(name).footprint.local]
 
@@ -121,3 +122,31 @@ def test_a_local_merge_holds_a_piece_and_not_the_model(tmp_path: Path, monkeypat
     with Measure() as measure:
         merge.write(plan, tmp_path / "out")
     assert measure.peak_anonymous_mb is not None and measure.peak_anonymous_mb < 0.5 * 4 * count * size * size / 2**20
+
+
+@pytest.mark.parametrize("method", ["task_arithmetic", "weight_average", "ties", "dare", "tsv_m", "iso_c"])
+def test_a_bfloat16_merge_is_the_float32_merge_rounded_once(method: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    narrow = own_models.vit().to(torch.bfloat16)
+    (tmp_path / "narrow").mkdir()
+    base, experts, tuned = own_models.family(narrow, tmp_path / "narrow", count=2)
+    (tmp_path / "wide").mkdir()
+    narrow.float().save_pretrained(tmp_path / "wide/base")
+    for i, expert in enumerate(tuned):
+        expert.float().save_pretrained(tmp_path / f"wide/expert{i}")
+    wide = {task: tmp_path / "wide" / path.name for task, path in experts.items()}
+    assert own_models.merge(method, base, experts, tmp_path / "out") == 0
+    assert own_models.merge(method, tmp_path / "wide/base", wide, tmp_path / "whole") == 0
+    merged, whole = (load_file(tmp_path / out / "model.safetensors") for out in ("out", "whole"))
+    assert all(merged[name].dtype == torch.bfloat16 for name in merged)
+    assert all(torch.equal(merged[name], whole[name].to(torch.bfloat16)) for name in whole)
+    assert any(not torch.equal(merged[name], value) for name, value in load_file(base / "model.safetensors").items())
+
+
+def test_emr_takes_the_largest_entry_of_the_elected_sign_and_not_the_sum() -> None:
+    base = {"w": torch.zeros(1, 3)}
+    experts = {"a": {"w": torch.tensor([[1.0, -3.0, 0.5]])}, "b": {"w": torch.tensor([[2.0, 1.0, -2.0]])}}
+    merged = methods.get("emr")(Experts.from_state_dicts(base, experts))
+    # Signs of the sums: +, -, -; the largest entries of these: 2, -3, -2.
+    unified = next(value for name, value in merged.tensors() if value.shape == (1, 3) and value.is_floating_point())
+    assert torch.equal(unified, torch.tensor([[2.0, -3.0, -2.0]]))
