@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 
 from benchmark import suites
-from benchmark.cli.options import DEFAULT_SUITE, SEVERAL_METHODS
+from benchmark.cli.options import SEVERAL_METHODS
 from benchmark.common.escapes import terminal
 from benchmark.common.paths import resolved
-from benchmark.common.project import LOCAL, REFERENCE
+from benchmark.common.project import DEFAULT_SUITE, LOCAL, REFERENCE
 from benchmark.suites import own as owned
 
 

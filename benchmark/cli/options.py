@@ -14,7 +14,6 @@ from benchmark.common.paths import resolved
 from benchmark.common.project import LOCAL, REFERENCE, RESULTS
 
 GIB = 2**30
-DEFAULT_SUITE = "vision-small-8"
 SEVERAL_METHODS = "NAME[:key=value,...]"
 #: In one range of --seeds.
 MOST_SEEDS = 1000

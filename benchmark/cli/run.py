@@ -12,7 +12,6 @@ import methods
 from benchmark import suites
 from benchmark.cli import board as boards
 from benchmark.cli.options import (
-    DEFAULT_SUITE,
     EXAMPLES,
     GIB,
     SEVERAL_METHODS,
@@ -28,6 +27,7 @@ from benchmark.cli.plans import plan, print_plan, tell_of_other_data
 from benchmark.common.errors import UserError, check_range, check_seeds, shown
 from benchmark.common.escapes import terminal
 from benchmark.common.paths import resolved
+from benchmark.common.project import DEFAULT_SUITE
 from benchmark.harness.job import DAY
 from benchmark.records.precision import Precision
 from benchmark.records.spec import check_texts, parse_set

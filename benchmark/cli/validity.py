@@ -7,11 +7,10 @@ from pathlib import Path
 
 from benchmark import suites
 from benchmark.board import leaderboard, validity
-from benchmark.cli.options import DEFAULT_SUITE
 from benchmark.common.errors import UserError, shown
 from benchmark.common.escapes import terminal
 from benchmark.common.paths import resolved
-from benchmark.common.project import LOCAL, REFERENCE
+from benchmark.common.project import DEFAULT_SUITE, LOCAL, REFERENCE
 from benchmark.records.record import distrust
 from benchmark.records.store import Store
 from benchmark.scores.agreement import GAP

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+#: What is run, compared and shown first where no suite is named.
+DEFAULT_SUITE = "vision-small-8"
 #: Embedded data sets and embedded weights: files only, no code.
 DATA = ROOT / "benchmark" / "data" / "mini"
 WEIGHTS = ROOT / "benchmark" / "models" / "mini"

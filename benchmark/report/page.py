@@ -20,6 +20,7 @@ from benchmark.board.columns import MEANING
 from benchmark.board.rows import Board
 from benchmark.common.canonical import canonical_json
 from benchmark.common.files import write_atomic
+from benchmark.common.project import DEFAULT_SUITE
 from benchmark.records import access as accesses
 from benchmark.records import metrics
 from benchmark.records.store import RECORD, safe_name
@@ -40,8 +41,11 @@ COSTS = [
 
 
 def html(boards: Sequence[Board], links: Mapping[str, str]) -> str:
-    """The page. `links` gives each run's record as a path relative to the page; a run without one is not linked."""
-    order = suites.names()
+    """The page, which opens on the default suite.
+
+    `links` gives each run's record as a path relative to the page; a run without one is not linked.
+    """
+    order = [DEFAULT_SUITE, *(name for name in suites.names() if name != DEFAULT_SUITE)]
     listed = sorted((board for board in boards if len(board.rows)), key=lambda board: _place(board.suite, order))
     shown = [_board(board, links) for board in listed]
     data = {

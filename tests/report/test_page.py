@@ -12,6 +12,7 @@ from helpers.pages import HOSTILE, some_records
 from helpers.tables import assert_same_but_for_rounding
 
 from benchmark.board import leaderboard, rows
+from benchmark.common.project import DEFAULT_SUITE
 from benchmark.report import page
 
 ROOT = Path(__file__).parents[2]
@@ -81,3 +82,8 @@ def test_the_committed_page_is_what_the_records_say() -> None:
 
 def test_without_records_there_is_still_the_published_tab(tmp_path: Path) -> None:
     assert [board["name"] for board in data_of(page.write([], tmp_path, []).read_text())["boards"]] == ["published"]
+
+
+def test_the_committed_page_opens_on_the_default_suite() -> None:
+    first = data_of((ROOT / "results" / "leaderboard.html").read_text())["boards"][0]
+    assert first["name"].startswith(f"{DEFAULT_SUITE}--")
