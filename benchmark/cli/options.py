@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from benchmark.common.errors import UserError, check_range, nearest, unknown
+from benchmark.common.errors import LARGEST_SEED, UserError, check_range, nearest, unknown
 from benchmark.common.paths import resolved
 from benchmark.common.project import LOCAL, REFERENCE, RESULTS
 
@@ -68,9 +68,13 @@ class Seeds(argparse.Action):
         """Put the list in its place. Raises :class:`UserError` for what is no whole number and no range."""
         seeds: list[int] = []
         for word in [part for value in values for part in str(value).split(",") if part]:
-            ends = re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", word)
+            ends = re.fullmatch(r"(\d{1,16})(?:-(\d{1,16}))?", word)
             if ends is None or (ends[2] and not 0 <= int(ends[2]) - int(ends[1]) < MOST_SEEDS):
-                raise UserError(f"{option} {word}: expected whole numbers", f"Type e.g. {option} 0 1 2 or {option} 0-4")
+                said = word if len(word) < 40 else "a word of many characters"
+                raise UserError(
+                    f"{option} {said}: different whole numbers from 0 to {LARGEST_SEED:,} are wanted",
+                    f"Type e.g. {option} 0 1 2, or a range of them: {option} 0-4",
+                )
             seeds += range(int(ends[1]), int(ends[2] or ends[1]) + 1)
         setattr(namespace, self.dest, seeds)
 

@@ -32,7 +32,7 @@ def said(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         (["run", "--suite", "vision-8", "--backbone", "ViT-B32"], "did you mean ViT-B-32"),
         (["run", "--seeds", "four"], "--seeds 0-4"),
         (["run", "--seeds", "4-0"], "--seeds 0-4"),
-        (["run", "--seeds", "0-999999999"], "expected whole numbers"),
+        (["run", "--seeds", "0-999999999"], "different whole numbers from 0"),
         (["run", "ties"], "takes no word 'ties' there"),
         ([], "the following arguments are required"),
     ],

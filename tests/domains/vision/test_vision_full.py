@@ -42,7 +42,10 @@ class FakeData:
     def split_notes(self, tasks: list[str], root: Any = None, family: str | None = None) -> list[str]:
         return []
 
-    def load_split(self, task: str, split: str, *, root: Any, image_size: int, family: str | None) -> ImageSplit:
+    def load_split(
+        self, task: str, split: str, *, root: Any, image_size: int, family: str | None, limit: int | None
+    ) -> ImageSplit:
+        assert limit is None
         self.asked.append(("load", task, split, root, image_size, family))
         generator = np.random.default_rng(len(task))
         images = generator.integers(0, 256, (9, image_size, image_size, 3), dtype=np.uint8)
@@ -131,6 +134,8 @@ def test_missing_checkpoints_name_the_command_that_imports_them(data: FakeData, 
 def test_a_head_with_another_number_of_classes_than_the_data_is_refused(data: FakeData, tmp_path: Path) -> None:
     family(tmp_path, data, "fusionbench", "vision-20")
     (tmp_path / "fusionbench").rename(tmp_path / "tall")
+    manifest = tmp_path / "tall/ViT-B-32/manifest.json"
+    manifest.write_text(manifest.read_text().replace('"fusionbench"', '"tall"'))
     with pytest.raises(UserError, match=r"heads/EMNIST.safetensors: weight is \[4, 16\], expected \[3, 16\]"):
         suites.open_bench(suites.load("vision-20"), family="tall", checkpoints=tmp_path)
 
