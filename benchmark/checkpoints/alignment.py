@@ -19,7 +19,7 @@ from torch import Tensor
 
 from benchmark.checkpoints.adapters import Adapters
 from benchmark.checkpoints.families import FamilyError
-from benchmark.checkpoints.files import read_json, weights
+from benchmark.checkpoints.files import Weights, read_json, weights
 from benchmark.checkpoints.models import LazyState, Model, open_model
 from benchmark.checkpoints.peft import Adapter, read_adapter
 from methods.api import Experts
@@ -40,13 +40,18 @@ class Expert:
 
     name: str
     path: Path
-    sha256: str
+    files: Weights
     weights: Mapping[str, Tensor]
     own: dict[str, Tensor] = field(default_factory=dict)
     factors: Adapters | None = None
     config: dict[str, Any] = field(default_factory=dict)
     unlike: frozenset[str] = frozenset()
     names: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def sha256(self) -> str:
+        """Of its file, or of the hashes of its files; an unchanged file is read once."""
+        return self.files.sha256()
 
 
 @dataclass
@@ -74,6 +79,11 @@ class Aligned:
             factors = {expert.name: expert.factors or {} for expert in chosen}
             return Experts.from_lora(base, factors, **keywords)
         return Experts.from_state_dicts(base, {e.name: Restricted(e.weights, base) for e in chosen}, **keywords)
+
+    def hash_files(self) -> None:
+        """Read the files of base and experts once for their hashes, which are then at hand."""
+        for files in (self.base.weights, *(expert.files for expert in self.experts.values())):
+            files.sha256()
 
     @property
     def has_heads(self) -> bool:
@@ -190,7 +200,7 @@ def _open(
     unlike = frozenset(new for new, old in floating.items() if state.shapes[old] != base.state.shapes[new])
     heads = {old: state[old] for old in (*rest, *(matched[new] for new in unlike))}
     chosen = {new: old for new, old in floating.items() if new not in unlike}
-    return Expert(task, path, model.sha256, state.named(chosen), heads, None, model.config, unlike, matched)
+    return Expert(task, path, model.weights, state.named(chosen), heads, None, model.config, unlike, matched)
 
 
 def _adapter(
@@ -229,7 +239,7 @@ def _adapter(
     notes.append(f"{task}: a LoRA adapter of {len(factors)} of {len(wanted)} tensors")
     config = path / "config.json"
     return Expert(
-        task, path, files.sha256(), Patched(base.state, factors, whole), own, factors,
+        task, path, files, Patched(base.state, factors, whole), own, factors,
         read_json(config) if config.is_file() else {}, unlike,
     )  # fmt: skip
 

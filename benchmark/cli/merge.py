@@ -6,6 +6,7 @@ import argparse
 import shlex
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -196,11 +197,14 @@ def _merge(
     for note in notes:
         print(terminal(note))
     begin = time.monotonic()
-    with merge.new_folder(arguments.out, arguments.overwrite) as place:
+    # Hashing frees the interpreter, so it takes another core while tensors are merged on this one.
+    with ThreadPoolExecutor(1) as beside, merge.new_folder(arguments.out, arguments.overwrite) as place:
+        hashed = beside.submit(aligned.hash_files)
         dtype = getattr(torch, arguments.dtype) if arguments.dtype else None
         merged = _adapted(plan, sight, device) if plan.access and sight else None
         names = sight.head_names if sight else {}
         merge.write(plan, place, dtype=dtype, merged=merged, device=device, head_names=names)
+        hashed.result()
         about = card.describe(plan, f"symerge-bench {shlex.join(arguments.argv)}", notes)
         card.write_card(place, about, aligned.base.config)
     seconds = time.monotonic() - begin
