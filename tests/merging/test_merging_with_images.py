@@ -161,7 +161,7 @@ def test_without_labels_a_score_is_agreement_with_the_experts(owned: Owned) -> N
 def test_which_says_what_is_missing_for_each_method(owned: Owned, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["merge", "--which", *owned.words()]) == 0
     table = capsys.readouterr().out
-    assert "| symerge " in table and "needs labelled val images: --labelled t0=FOLDER --labelled t1=FOLDER" in table
+    assert "| symerge " in table and "needs labelled val data: --labelled t0=FOLDER t1=FOLDER" in table
     rows = {
         line.split("|")[1].strip(): line.split("|")[2].strip() for line in table.splitlines() if line.count("|") > 3
     }
