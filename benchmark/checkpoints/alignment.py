@@ -8,7 +8,6 @@ words; what does not is refused by name.
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from torch import Tensor
 from benchmark.checkpoints.adapters import Adapters
 from benchmark.checkpoints.families import FamilyError
 from benchmark.checkpoints.files import Weights, read_json, weights
+from benchmark.checkpoints.matching import matching
 from benchmark.checkpoints.models import LazyState, Model, open_model
 from benchmark.checkpoints.peft import Adapter, read_adapter
 from methods.api import Experts
@@ -256,53 +256,6 @@ def _under_names_of(base: LazyState, state: LazyState, task: str, path: Path) ->
             "Expected fine-tunings of one base, saved by one library"
         )
     return names, leading
-
-
-def matching(
-    base: Iterable[str],
-    base_shapes: Mapping[str, tuple[int, ...]],
-    shapes: Mapping[str, tuple[int, ...]],
-    flatten: bool = False,
-) -> tuple[dict[str, str], str]:
-    """``{name: name of the base}`` for names that are the base's, perhaps all with or without a leading part.
-
-    The leading part is the one under which the most tensors have the base's shapes. ``flatten``: only tensors of equal
-    shape are matched, and a weight's trailing dimensions count as one. Raises :class:`FamilyError` where two fit alike.
-    """
-    known = set(base)
-    added: Counter[str] = Counter()
-    removed: Counter[str] = Counter()
-
-    def vote(counts: Counter[str], long: str, other: Mapping[str, Any], shape: Any) -> None:
-        parts = long.split(".")
-        for i in range(len(parts)):
-            if other.get(".".join(parts[i:])) == shape:
-                counts[".".join(parts[:i])] += 1
-
-    for name, shape in shapes.items():
-        vote(added, name, base_shapes, shape)
-    for name in known:
-        vote(removed, name, shapes, base_shapes[name])
-    ranked = [(n, part, True) for part, n in added.items()] + [(n, p, False) for p, n in removed.items() if p]
-    if not ranked:
-        return {}, ""
-    most = max(n for n, _, _ in ranked)
-    best = [(part, longer) for n, part, longer in ranked if n == most]
-    if len(best) > 1 and ("", True) not in best:
-        raise FamilyError(
-            f"its names fit the base's in {len(best)} ways, under {' and under '.join(repr(p) for p, _ in best[:2])}; "
-            "save it with the whole names"
-        )
-    part, longer = ("", True) if ("", True) in best else best[0]
-    ahead = f"{part}." if part else ""
-    found = {}
-    for name, shape in shapes.items():
-        new = name.removeprefix(ahead) if longer else ahead + name
-        if (longer and not name.startswith(ahead)) or new not in known or (flatten and base_shapes[new] != shape):
-            continue
-        found[name] = new
-    words = "" if not part else f"its names are the base's {'behind' if longer else 'without'} {ahead!r}"
-    return found, words
 
 
 def _copy_of(name: str, state: LazyState, among: Iterable[str]) -> str | None:
