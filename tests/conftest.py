@@ -9,6 +9,11 @@ from typing import Any  # noqa: E402
 import pytest  # noqa: E402
 from helpers.comparing import compares_numbers  # noqa: E402
 from helpers.lacking import lacks, summary  # noqa: E402
+from hypothesis import HealthCheck, settings  # noqa: E402
+
+# How fast inputs are made says something of the machine, which may be busy, and nothing of the project.
+settings.register_profile("busy", suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

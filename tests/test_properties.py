@@ -133,7 +133,9 @@ def test_two_specs_have_one_identity_exactly_if_they_say_the_same(one: RunSpec, 
 
 
 @given(data=st.data())
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 def test_a_family_manifest_of_another_kind_is_refused_or_gives_the_family(data: st.DataObject, tmp_path: Path) -> None:
     folder = families.MINI / "ViT-mini"
     whole = json.loads((folder / "manifest.json").read_text())
@@ -155,7 +157,9 @@ def test_a_family_manifest_of_another_kind_is_refused_or_gives_the_family(data: 
 
 
 @given(data=st.data())
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 def test_a_data_manifest_of_another_kind_is_refused_or_gives_the_data(data: st.DataObject, tmp_path: Path) -> None:
     entry = vision.manifest()["tasks"]["OptDigits"]
     whole: dict[str, Any] = {"tasks": {"OptDigits": entry}}
