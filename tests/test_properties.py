@@ -51,6 +51,8 @@ statistics = st.one_of(
     ),
 )  # fmt: skip
 
+SLOW = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+
 
 @st.composite
 def results(draw: st.DrawFn) -> TaskResult:
