@@ -85,11 +85,6 @@ class Aligned:
         for files in (self.base.weights, *(expert.files for expert in self.experts.values())):
             files.sha256()
 
-    @property
-    def has_heads(self) -> bool:
-        """Whether tasks have tensors of their own."""
-        return any(expert.own for expert in self.experts.values())
-
 
 class Restricted(LowRankState):
     """The tensors of ``names`` alone of a state dict; of a low-rank one, its base tells shapes without multiplying."""
@@ -187,9 +182,10 @@ def _open(
     if leading:
         notes.append(f"{task}: {leading}")
     # A tied tensor that one of the two files holds twice and the other once.
-    for name in [n for n in rest if _copy_of(n, state, matched.values()) is not None]:
-        rest.remove(name)
-        notes.append(f"{task}: {name} is {_copy_of(name, state, matched.values())} once more and is left out")
+    for name, twin in {n: _copy_of(n, state, matched.values()) for n in rest}.items():
+        if twin is not None:
+            rest.remove(name)
+            notes.append(f"{task}: {name} is {twin} once more and is left out")
     for name in (n for n in base.state.floating if n not in matched):
         twin = _copy_of(name, base.state, matched)
         if twin is not None:

@@ -7,7 +7,6 @@ or a folder as transformers writes it, whole or in shards (``files``).
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,14 +73,14 @@ class _File:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.metadata: dict[str, str] = {}
-        self.key = ""
+        self.key = self.module = ""
         self.shared: list[tuple[str, ...]] = []
         self._opened: Opened | None = None
         if path.suffix == ".safetensors":
             self.places = self._safetensors()
         else:
             self._opened = Opened(path)
-            self.key = self._opened.key
+            self.key, self.module = self._opened.key, self._opened.state.classes.get("", "")
             self.places = {n: Place(path, n, r.storage.dtype, r.size) for n, r in self._opened.refs.items()}
             self.shared = _shared(self._opened.refs)
         if odd := next((place for place in self.places.values() if place.dtype not in READ), None):
@@ -142,6 +141,7 @@ class Model:
         config: ``config.json``, of a folder that has one.
         shared: groups of names that are one tensor in the file.
         key: the entry of the file under which the state dict lies, ``""`` for none.
+        module: the class of a pickled module, ``""`` for a state dict.
     """
 
     path: Path
@@ -151,6 +151,7 @@ class Model:
     config: dict[str, Any] = field(default_factory=dict)
     shared: list[tuple[str, ...]] = field(default_factory=list)
     key: str = ""
+    module: str = ""
     metadata: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -168,9 +169,6 @@ class Model:
         """Whether its configuration says that input and output embeddings are one tensor."""
         nested = [value for value in self.config.values() if isinstance(value, dict)]
         return any(part.get("tie_word_embeddings") is True for part in (self.config, *nested))
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.state)
 
 
 def open_model(path: Path | str) -> Model:
@@ -200,6 +198,7 @@ def open_model(path: Path | str) -> Model:
         config=read_json(config) if path.is_dir() and config.is_file() else {},
         shared=[tuple(plain[name] for name in group) for content in opened.values() for group in content.shared],
         key=first.key,
+        module=first.module,
         metadata=first.metadata,
     )
 

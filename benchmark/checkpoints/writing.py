@@ -24,6 +24,8 @@ _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _ALIGNMENT = 8
 #: Files of a model's folder that say how it is used: settings, vocabularies, processors, the licence.
 _BESIDE = {".json", ".txt", ".model", ".jinja", ".md"}
+#: What a configuration calls the dtype of weights.
+_DTYPE_KEYS = ("dtype", "torch_dtype")
 _NOT_BESIDE = (INDEX, "adapter_config.json", "README.md", "training_args.json", "trainer_state.json", "merge.json")
 
 
@@ -142,14 +144,17 @@ def write_like(
     return [out / name for name in shards.values()]
 
 
-def copy_beside(base: Model, out: Path) -> list[str]:
-    """Copy what lies beside the weights of a folder and says how the model is used. Returns the files' names."""
-    names = []
+def copy_beside(base: Model, out: Path, dtype: torch.dtype | None = None) -> None:
+    """Copy what lies beside the weights of a folder and says how the model is used.
+
+    ``dtype``: that weights were written in, where it is not the base's; the configuration then says it.
+    """
     for path in sorted(base.folder.iterdir()) if base.folder else []:
         if path.suffix in _BESIDE and path.is_file() and not path.name.endswith(_NOT_BESIDE):
             shutil.copyfile(path, out / path.name)
-            names.append(path.name)
-    return names
+    if dtype is not None and base.config:
+        said = {key: str(dtype).removeprefix("torch.") for key in _DTYPE_KEYS if key in base.config}
+        (out / "config.json").write_text(json.dumps({**base.config, **said}, indent=2) + "\n")
 
 
 def _is_torch(base: Model) -> bool:
@@ -190,15 +195,8 @@ def _write_index(base: Model, out: Path, shards: Mapping[Path, str], target: Cal
 
 def check_layout(base: Model) -> None:
     """Raises :class:`FamilyError` for a pickled module, whose class cannot be written again."""
-    if not _is_torch(base):
-        return
-    from benchmark.checkpoints.pickles import Opened
-
-    opened = Opened(base.path)
-    opened.checkpoint.close()
-    if opened.state.classes:
-        whose = opened.state.classes.get("", "of an unknown class")
+    if base.module:
         raise FamilyError(
-            f"{base.path} is a whole pickled module ({whose}); a merge is written as a state dict. Where the class is "
-            "at hand save torch.save(model.state_dict(), FILE) and give that"
+            f"{base.path} is a whole pickled module ({base.module}); a merge is written as a state dict. Where the "
+            "class is at hand save torch.save(model.state_dict(), FILE) and give that"
         )

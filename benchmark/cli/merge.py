@@ -15,11 +15,12 @@ from benchmark.common.errors import UserError, shown
 from benchmark.common.escapes import terminal
 from benchmark.common.paths import resolved
 from benchmark.merging.checks import check_free, check_weights
+from benchmark.merging.given import Given
 from benchmark.records.spec import checked_parameters, parse_method, parse_value
 
 if TYPE_CHECKING:
     from benchmark.checkpoints.alignment import Aligned
-    from benchmark.merging.data import Given, Sight
+    from benchmark.merging.data import Sight
     from benchmark.merging.merge import Plan
     from methods.api import Merged
 
@@ -94,17 +95,18 @@ def command(arguments: argparse.Namespace) -> int:
         )
     keywords = _keywords(arguments)
     _check(arguments, keywords, len(experts))
-    aligned, sight = _opened(arguments.base, experts, arguments.heads, given)
-    if arguments.which:
-        return _which(aligned, given, sight)
-    if arguments.advise:
-        return _advise(arguments, aligned, sight)
-    return _merge(arguments, aligned, sight, given, keywords)
+    from benchmark.merging.opening import told
+
+    with told():
+        aligned, sight = _opened(arguments.base, experts, arguments.heads, given)
+        if arguments.which:
+            return _which(aligned, given, sight)
+        if arguments.advise:
+            return _advise(arguments, aligned, sight, given)
+        return _merge(arguments, aligned, sight, given, keywords)
 
 
 def _given(arguments: argparse.Namespace) -> Given:
-    from benchmark.merging.data import Given
-
     if arguments.texts and (arguments.images or arguments.labelled):
         raise UserError("--texts and images exclude each other", "Give one kind of data.")
     return Given(
@@ -165,19 +167,15 @@ def _keywords(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _opened(base: Path, experts: dict[str, Path], heads: Sequence[str], given: Given) -> tuple[Aligned, Sight | None]:
-    from benchmark.checkpoints.families import FamilyError
     from benchmark.checkpoints.models import open_model
     from benchmark.merging.opening import open_aligned
 
-    try:
-        if given:
-            from benchmark.merging import data, texts
+    if given:
+        from benchmark.merging import data, texts
 
-            look = texts.look if given.texts else data.look
-            return look(open_model(base), experts, given, heads)
-        return open_aligned(base, experts, heads), None
-    except FamilyError as error:
-        raise UserError(str(error)) from None
+        look = texts.look if given.texts else data.look
+        return look(open_model(base), experts, given, heads)
+    return open_aligned(base, experts, heads), None
 
 
 def _merge(
@@ -191,7 +189,7 @@ def _merge(
     plan = merge.Plan(aligned, arguments.name, keywords, arguments.weights)
     merge.check(plan)
     if plan.access:
-        _check_data(plan, given, sight)
+        _check_data(plan, given)
     device = resolve_device(arguments.device)
     notes = [*aligned.notes, *(sight.notes if sight else []), *plan.said]
     for note in notes:
@@ -217,12 +215,10 @@ def _merge(
     return 0
 
 
-def _check_data(plan: Plan, given: Given, sight: Sight | None) -> None:
-    """Raise UserError where a method is not given the images that it needs."""
+def _check_data(plan: Plan, given: Given) -> None:
+    """Raise UserError where a method is not given the data that it needs."""
     if lacking := given.lacking(plan.access, plan.tasks):
         raise UserError(f"{plan.method} {lacking}", "Or choose a method that needs none: --which lists them.")
-    if sight is None:
-        raise UserError(f"{plan.method} needs images of each task", "Type --images NAME=FOLDER ...")
 
 
 def _adapted(plan: Plan, sight: Sight, device: Any) -> Merged:
@@ -242,7 +238,7 @@ def _which(aligned: Aligned, given: Given, sight: Sight | None) -> int:
     return 0
 
 
-def _advise(arguments: argparse.Namespace, aligned: Aligned, sight: Sight | None) -> int:
+def _advise(arguments: argparse.Namespace, aligned: Aligned, sight: Sight | None, given: Given) -> int:
     from benchmark.merging import advice
     from benchmark.suites.bench import resolve_device
 
@@ -261,6 +257,6 @@ def _advise(arguments: argparse.Namespace, aligned: Aligned, sight: Sight | None
         print(f"\nTo write it: symerge-bench merge {rows[0].name} ... --out DIR")
         return 0
     arguments.name = rows[0].name
-    status = _merge(arguments, aligned, sight, _given(arguments), {})
+    status = _merge(arguments, aligned, sight, given, {})
     (arguments.out / BOARD).write_text("\n".join(lines) + "\n", encoding="utf-8")
     return status

@@ -1,4 +1,4 @@
-"""Which method to take for some experts: the data-free ones are run, scored on the user's images, and compared.
+"""Which method to take for some experts: the data-free ones are run, scored on the user's data, and compared.
 
 With labels a score is the accuracy; without, the share of samples on which the merge says what the task's own expert
 says. It is the same for all methods, so that they can be ranked, but it is no accuracy.
@@ -46,7 +46,8 @@ class Row:
 def candidates(aligned: Aligned) -> list[str]:
     """Methods without data that apply to these experts, without the two reference rows."""
     references = {name for name in methods.names() if methods.describe(name).path.stem == "reference"}
-    return [name for name in methods.names() if name not in references and not reason(name, aligned)]
+    experts = aligned.open()
+    return [name for name in methods.names() if name not in references and not reason(name, experts)]
 
 
 def advise(
@@ -60,8 +61,8 @@ def advise(
     if len(tasks) < len(aligned.experts):
         missing = next(task for task in aligned.experts if task not in tasks)
         raise UserError(
-            f"nothing to score {missing} on: it has no {'head' if missing in sight.sources else 'images'}",
-            f"Give every task its images: --labelled {missing}=FOLDER, or --images without labels.",
+            f"nothing to score {missing} on: it has no {'head' if missing in sight.sources else 'data'}",
+            f"Give every task its data: --labelled {missing}=FOLDER, --images or --texts without labels.",
         )
     names = candidates(aligned)
     experts = sight.experts(Plan(aligned, names[0]), device)
@@ -94,7 +95,7 @@ def individual(experts: Experts, task: str) -> nn.Module:
 
 
 def predictions(model: nn.Module, sight: Sight, task: str, device: torch.device | str) -> np.ndarray:
-    """The class that a model says of each image of the task, int ``[n]``."""
+    """The class that a model says of each sample of the task, int ``[n]``."""
     source, made = sight.sources[task], []
     with torch.inference_mode():
         for index in torch.arange(len(source)).split(BATCH):
@@ -147,9 +148,9 @@ def sure(scored: Sequence[Row]) -> str:
         return f"{best.name} is the only one that could be scored."
     if not close:
         return (
-            f"{best.name} is ahead of every other on these {count:,} images beyond what their number explains (95 %)."
+            f"{best.name} is ahead of every other on these {count:,} samples beyond what their number explains (95 %)."
         )
     return (
-        f"{best.name} is first, but on these {count:,} images it cannot be told from {', '.join(close[:5])}"
-        f"{f' and {len(close) - 5} more' if len(close) > 5 else ''}: more images would tell (95 %)."
+        f"{best.name} is first, but on these {count:,} samples it cannot be told from {', '.join(close[:5])}"
+        f"{f' and {len(close) - 5} more' if len(close) > 5 else ''}: more of them would tell (95 %)."
     )

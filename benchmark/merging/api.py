@@ -11,13 +11,23 @@ import torch
 from torch import Tensor, nn
 
 import methods
-from benchmark.checkpoints.families import FamilyError
 from benchmark.checkpoints.models import Model, open_model
 from benchmark.checkpoints.writing import copy_beside, write_like
 from benchmark.common.errors import UserError, shown
 from benchmark.merging import card
-from benchmark.merging.merge import MERGED, Plan, check, merge_experts, new_folder, open_experts, within, write
-from benchmark.merging.opening import open_aligned
+from benchmark.merging.merge import (
+    MERGED,
+    Plan,
+    check,
+    merge_experts,
+    multiplied,
+    new_folder,
+    open_experts,
+    weighed,
+    within,
+    write,
+)
+from benchmark.merging.opening import open_aligned, told
 from methods.api import Experts, Merged, MergingError, Stream
 from methods.core.states import LowRankState
 
@@ -63,13 +73,9 @@ def merge(
         return _of_paths(method, base, experts, weights, out, heads, encoder, stream, device, keywords)
     if out is not None or any(isinstance(each, (str, Path)) for each in paths):
         raise UserError("out= needs base and experts as paths", "Give either paths or state dicts, not both.")
-    if weights is not None and len(weights) != len(experts):
-        raise UserError(f"{len(weights)} weights for {len(experts)} experts", "Give one for each.")
+    factors, keywords = weighed(methods.describe(method), list(experts), weights, keywords)
     whole = Experts.from_state_dicts(base, experts, heads=heads, encoder=encoder, device=device)  # type: ignore[arg-type]
-    entry = methods.get(method)
-    if weights is None:
-        return entry(whole, stream, **keywords)
-    raise UserError("weights= needs base and experts as paths", "Multiply the task vectors of state dicts yourself.")
+    return methods.get(method)(multiplied(whole.subset(list(factors)), factors), stream, **keywords)
 
 
 def _of_paths(
@@ -77,20 +83,18 @@ def _of_paths(
     heads: Mapping[str, nn.Module] | None, encoder: nn.Module | None, stream: Stream | None,
     device: torch.device | str, keywords: dict[str, Any],
 ) -> Merged:  # fmt: skip
-    try:
+    with told():
         aligned = open_aligned(base, {task: Path(path) for task, path in experts.items()})
-    except FamilyError as error:
-        raise UserError(str(error)) from None
-    plan = Plan(aligned, method, dict(keywords), weights)
-    check(plan)
-    merged = merge_experts(plan, open_experts(plan, heads=heads, encoder=encoder, device=device), stream)
-    if out is not None:
-        notes = [*aligned.notes, *plan.said]
-        with new_folder(Path(out)) as place:
-            write(plan, place, merged=merged, device=device)
-            said = ", ".join(f"{key}={value!r}" for key, value in keywords.items())
-            command = f"symerge_bench.merge({method!r}, base, experts{', ' + said if said else ''})"
-            card.write_card(place, card.describe(plan, command, notes), aligned.base.config)
+        plan = Plan(aligned, method, dict(keywords), weights)
+        check(plan)
+        merged = merge_experts(plan, open_experts(plan, heads=heads, encoder=encoder, device=device), stream)
+        if out is not None:
+            notes = [*aligned.notes, *plan.said]
+            with new_folder(Path(out)) as written:
+                write(plan, written, merged=merged, device=device)
+                said = ", ".join(f"{key}={value!r}" for key, value in keywords.items())
+                command = f"symerge_bench.merge({method!r}, base, experts{', ' + said if said else ''})"
+                card.write_card(written, card.describe(plan, command, notes), aligned.base.config)
     return merged
 
 
@@ -112,10 +116,8 @@ def evaluate(
         correct = count = 0
         with torch.inference_mode():
             for inputs, labels in batches:
-                moved = (
-                    {k: v.to(device) for k, v in inputs.items()} if isinstance(inputs, Mapping) else inputs.to(device)
-                )
-                correct += int((model(moved).argmax(-1).cpu() == labels.cpu()).sum())
+                said = model(place(inputs, torch.device(device))).argmax(-1)
+                correct += int((said.cpu() == labels.cpu()).sum())
                 count += len(labels)
         if not count:
             raise UserError(f"no samples of {task!r} to evaluate on", "Give batches of (inputs, labels).")
@@ -164,9 +166,9 @@ def write_task(folder: str | Path, task: str, out: str | Path) -> None:
             "with them)", "Use load_merge(folder) with an encoder and heads, and its model(task)."
         )  # fmt: skip
     state = merged.state_dict(task)
-    with new_folder(Path(out)) as place:
-        write_like(base, place, [{name: state[name]} for name in merged.experts.names])
-        copy_beside(base, place)
+    with new_folder(Path(out)) as folder:
+        write_like(base, folder, [{name: state[name]} for name in merged.experts.names])
+        copy_beside(base, folder)
 
 
 def _load(folder: Path, **keywords: Any) -> tuple[Model, Merged]:

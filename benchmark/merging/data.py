@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,43 +20,13 @@ from benchmark.domains.vision.encoders.pixels import Pixels
 from benchmark.domains.vision.own import weights
 from benchmark.domains.vision.own.images import open_images
 from benchmark.domains.vision.own.unlabelled import Unlabelled, open_unlabelled
+from benchmark.merging.given import Given
 from benchmark.merging.merge import Plan, open_experts
 from benchmark.suites.own import Head, Splits, Task
 from methods.api import Access, Experts, Stream
 from methods.core.stream import Source
 
 SPLITS = ("train", "val", "test")
-
-
-@dataclass(frozen=True)
-class Given:
-    """What the user gave: ``{task: folder}`` of images without and with labels, or ``{task: (file, column)}`` of texts,
-    and what says how they are seen.
-
-    ``encoder`` and ``features`` are those of a suite's YAML; ``head`` is what stands before ``.weight`` of classifiers.
-    """
-
-    images: Mapping[str, Path] = field(default_factory=dict)
-    labelled: Mapping[str, Path] = field(default_factory=dict)
-    texts: Mapping[str, tuple[Path, str]] = field(default_factory=dict)
-    encoder: str | None = None
-    features: str | None = None
-    head: str | None = None
-
-    def __bool__(self) -> bool:
-        return bool(self.images or self.labelled or self.texts)
-
-    def lacking(self, access: Access, tasks: Sequence[str]) -> str:
-        """Which tasks lack the data of an access, in words; empty where none does."""
-        any_data = {**self.images, **self.labelled, **self.texts}
-        for level, have in (("labelled", self.labelled), ("unlabelled", any_data)):
-            wanted = any(given == level for _, given in access.items())
-            if wanted and (missing := [task for task in tasks if task not in have]):
-                option, what = ("--labelled", "FOLDER") if level == "labelled" else ("--images", "FOLDER")
-                if self.texts:
-                    option, what = "--texts", "FILE:COLUMN"
-                return f"needs {access.describe()} data: {option} {' '.join(f'{task}={what}' for task in missing)}"
-        return ""
 
 
 @dataclass

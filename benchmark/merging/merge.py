@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 import os
 import shutil
 import tempfile
@@ -50,35 +51,14 @@ class Plan:
 
     def __post_init__(self) -> None:
         self.about = methods.describe(self.method)
-        if self.weights is not None:
-            check_weights(self.weights, len(self.aligned.experts))
-        if self.weights is not None and "scale" in self.about.parameters and "scale" not in self.keywords:
-            self.keywords["scale"] = 1.0
-        self.parameters = checked_parameters(self.method, self.keywords)
+        self.factors, keywords = weighed(self.about, list(self.aligned.experts), self.weights, self.keywords)
+        self.parameters = checked_parameters(self.method, keywords)
         self.access = self.about.access_for(self.parameters)
 
     @property
     def tasks(self) -> list[str]:
         """The experts that take part: those whose weight is not 0."""
-        each = self.weights if self.weights is not None else [1.0] * len(self.aligned.experts)
-        return [task for task, weight in zip(self.aligned.experts, each, strict=True) if weight]
-
-    @property
-    def factors(self) -> dict[str, float]:
-        """What each task vector is multiplied by before the method is handed it.
-
-        A method that has a scale gets it as 1 and the weights as they are; one that has none, such as an average, gets
-        weights whose mean is 1.
-        """
-        if self.weights is None:
-            return dict.fromkeys(self.tasks, 1.0)
-        given = {t: float(w) for t, w in zip(self.aligned.experts, self.weights, strict=True) if w}
-        if "scale" in self.about.parameters:
-            return given
-        total = sum(given.values())
-        if total == 0:
-            raise UserError(f"the weights of {self.method} sum to 0", "Give weights whose sum is not 0.")
-        return {task: weight * len(given) / total for task, weight in given.items()}
+        return list(self.factors)
 
     @property
     def said(self) -> list[str]:
@@ -98,6 +78,28 @@ class Plan:
         return not self.access and all(about.footprint.local for about, _ in self.about.stack(self.parameters))
 
 
+def weighed(
+    about: methods.Method, tasks: Sequence[str], weights: Sequence[float] | None, keywords: Mapping[str, Any]
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """What each task vector is multiplied by before the method is handed it, and the method's keywords.
+
+    A method that has a scale gets it as 1, unless it is given, and the weights as they are; one that has none, such as
+    an average, gets weights whose mean is 1. Weight 0 leaves an expert out.
+
+    Raises :class:`UserError` for weights that cannot be meant.
+    """
+    if weights is None:
+        return dict.fromkeys(tasks, 1.0), dict(keywords)
+    check_weights(weights, len(tasks))
+    given = {task: float(weight) for task, weight in zip(tasks, weights, strict=True) if weight}
+    if "scale" in about.parameters:
+        return given, {"scale": 1.0, **keywords}
+    total = sum(given.values())
+    if total == 0:
+        raise UserError(f"the weights of {about.name} sum to 0", "Give weights whose sum is not 0.")
+    return {task: weight * len(given) / total for task, weight in given.items()}, dict(keywords)
+
+
 def merge_experts(plan: Plan, experts: Experts, stream: Stream | None = None) -> Merged:
     """The whole merge, in memory. Raises :class:`MergingError`."""
     merged: Merged = methods.get(plan.method)(experts, stream, **plan.parameters)
@@ -106,8 +108,11 @@ def merge_experts(plan: Plan, experts: Experts, stream: Stream | None = None) ->
 
 def open_experts(plan: Plan, **keywords: Any) -> Experts:
     """The experts that take part, their task vectors multiplied by the plan's factors."""
-    experts = plan.aligned.open(plan.tasks, **keywords)
-    factors = plan.factors
+    return multiplied(plan.aligned.open(plan.tasks, **keywords), plan.factors, **keywords)
+
+
+def multiplied(experts: Experts, factors: Mapping[str, float], **keywords: Any) -> Experts:
+    """The experts with their task vectors times ``factors``; ``keywords`` are those that they were opened with."""
     if all(value == 1 for value in factors.values()):
         return experts
     if experts.lacks("adapters") is None:
@@ -139,30 +144,9 @@ def pieces(experts: Experts, most: int | None = None) -> Iterator[list[str]]:
 
 
 def merged_pieces(plan: Plan, experts: Experts) -> Iterator[dict[str, Tensor]]:
-    """``{name: tensor}`` of the merge, a few at a time: one model for all tasks.
-
-    Raises :class:`UserError` for a method that gives each task a model of its own, before anything is yielded.
-    """
-    entry = methods.get(plan.method)
-    if not plan.local:
-        merged = entry(experts, **plan.parameters)
-        shared = one_model(plan, merged)
-        while shared:
-            name, value = shared.popitem()
-            yield {name: value}
-        return
+    """``{name: tensor}`` of a merge that is local, a few at a time. A local merge is one model for all tasks."""
     for names in pieces(experts):
-        yield one_model(plan, entry(within(experts, names), **plan.parameters))
-
-
-def one_model(plan: Plan, merged: Merged) -> dict[str, Tensor]:
-    """The shared tensors of a merge that is one model for all tasks. Raises :class:`UserError` for another."""
-    if merged.differs or merged.wrap is not None:
-        raise UserError(
-            f"{plan.method} gives each task a model of its own and has no single one",
-            "It is written with a file to put them together: symerge-bench merge does so by itself.",
-        )
-    return merged.shared
+        yield merge_experts(plan, within(experts, names)).shared
 
 
 def averages(plan: Plan) -> dict[str, Tensor]:
@@ -222,39 +206,26 @@ def write(
     Args:
         dtype: of the weights, by default the base's.
         head_names: what stands before ``weight`` and ``bias`` of a task's head in its expert.
-        merged: what the method returned, where it needed data; by default it is made here, in pieces.
+        merged: what the method returned, where it needed data; by default it is made here, in pieces where that can be.
     """
-    base, files = plan.aligned.base, list[Path]()
+    base, statistics = plan.aligned.base, averages(plan)
     if merged is None and not plan.local:
         merged = merge_experts(plan, open_experts(plan, device=device))
     if merged is None:
-        experts = open_experts(plan, device=device)
-        files += write_like(base, out, _with(merged_pieces(plan, experts), averages(plan)), dtype)
+        made: Iterable[Mapping[str, Tensor]] = merged_pieces(plan, open_experts(plan, device=device))
     elif merged.differs or merged.wrap is not None:
         # The base stays the base: the file says what each task's model is made of it.
-        files += write_like(base, out, [], dtype)
+        made = []
+    else:
+        made = [merged.shared]
+    files = write_like(base, out, itertools.chain(made, [statistics]), dtype)
+    if merged is not None and (merged.differs or merged.wrap is not None):
         merged.save(out / MERGED)
         files.append(out / MERGED)
         (out / LOADER).write_text(_LOADER)
-    else:
-        shared = merged.shared
-        merged.shared = {}
-        files += write_like(base, out, _with(_one_by_one(shared), averages(plan)), dtype)
-    copy_beside(base, out)
+    copy_beside(base, out, dtype)
     files += _write_heads(plan, out, merged.heads if merged is not None else {}, head_names)
     return files
-
-
-def _one_by_one(tensors: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
-    while tensors:
-        name, value = tensors.popitem()
-        yield {name: value}
-
-
-def _with(pieces: Iterable[Mapping[str, Tensor]], more: Mapping[str, Tensor]) -> Iterator[Mapping[str, Tensor]]:
-    yield from pieces
-    if more:
-        yield more
 
 
 def _write_heads(

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from benchmark.checkpoints.alignment import Aligned, align
+from benchmark.checkpoints.families import FamilyError
 from benchmark.checkpoints.models import Model, open_model
 from benchmark.common.errors import UserError
+
+
+@contextlib.contextmanager
+def told() -> Iterator[None]:
+    """What is wrong with a file, whenever it is read, as the user's error."""
+    try:
+        yield
+    except FamilyError as error:
+        raise UserError(str(error)) from None
 
 
 def open_aligned(base: Path | str, experts: Mapping[str, Path], heads: Sequence[str] = ()) -> Aligned:

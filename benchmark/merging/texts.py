@@ -9,7 +9,8 @@ from benchmark.checkpoints.alignment import Aligned, align
 from benchmark.checkpoints.models import Model
 from benchmark.common.errors import UserError, shown
 from benchmark.domains.text.encoders import TextRows, open_text_encoder, text_head
-from benchmark.merging.data import Given, Sight, to_float
+from benchmark.merging.data import Sight, to_float
+from benchmark.merging.given import Given
 
 #: What a column of texts is called where the user does not say it.
 COLUMNS = ("text", "sentence", "content", "review", "question")

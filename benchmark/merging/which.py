@@ -7,23 +7,24 @@ from typing import TYPE_CHECKING
 import methods
 from benchmark.checkpoints.alignment import Aligned
 from benchmark.common.tables import padded
+from methods.api import Experts
 
 if TYPE_CHECKING:
-    from benchmark.merging.data import Given, Sight
+    from benchmark.merging.data import Sight
+    from benchmark.merging.given import Given
 
 
-def reason(name: str, aligned: Aligned, given: Given | None = None, sight: Sight | None = None) -> str:
+def reason(name: str, experts: Experts, given: Given | None = None, sight: Sight | None = None) -> str:
     """Why a method cannot merge these experts with what is given, in one line; empty where it can."""
     about = methods.describe(name)
     access = about.access_for({})
     if access:
         if given is None or not given:
-            return f"needs data: {access.describe()} (--images, --labelled)"
-        if lacking := given.lacking(access, list(aligned.experts)):
+            return f"needs data: {access.describe()} (--images, --labelled, --texts)"
+        if lacking := given.lacking(access, experts.tasks):
             return lacking
-        if sight is not None and (without := [task for task in aligned.experts if task not in sight.heads]):
+        if sight is not None and (without := [task for task in experts.tasks if task not in sight.heads]):
             return f"runs heads, and {without[0]} has none" if about.footprint.teacher else ""
-    experts = aligned.open()
     for need in about.needs:
         if why := experts.lacks(need):
             return why
@@ -32,9 +33,9 @@ def reason(name: str, aligned: Aligned, given: Given | None = None, sight: Sight
 
 def table(aligned: Aligned, given: Given | None = None, sight: Sight | None = None) -> list[str]:
     """One line a method: those that can first."""
-    rows = []
+    rows, experts = [], aligned.open()
     for name in methods.names():
         about = methods.describe(name)
-        why = reason(name, aligned, given, sight)
+        why = reason(name, experts, given, sight)
         rows.append((bool(why), [name, "no" if why else "yes", why or about.summary]))
     return padded(["method", "can", "why not, or what it does"], [row for _, row in sorted(rows)], "<<<")

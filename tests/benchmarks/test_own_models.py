@@ -132,8 +132,9 @@ def test_own_models_are_merged_beside_mergekit(benchmark: Any, models: Path, met
         if has_peer:
             rows["mergekit"].append(measured(mergekit(models, method, models / "theirs"), models / "theirs"))
     benchmark.pedantic(lambda: None, rounds=1)
-    model = sum(place.bytes for place in open_model(models / "base").state.places.values()) / 2**30
-    print(f"\n{method}, {model / 2 * 2**30 / 1e9 * 1:.2f} billion parameters, a model in bfloat16 {model:.2f} GiB")
+    places = open_model(models / "base").state.places.values()
+    count, size = sum(place.numel for place in places), sum(place.bytes for place in places)
+    print(f"\n{method}, {count / 1e9:.2f} billion parameters, a model in bfloat16 {size / 2**30:.2f} GiB")
     for name, runs in rows.items():
         for run in runs:
             print(f"  {name}: " + ", ".join(f"{key} {value:.2f}" for key, value in run.items()))
