@@ -28,7 +28,7 @@ from benchmark.merging.merge import (
     write,
 )
 from benchmark.merging.opening import open_aligned, told
-from methods.api import Experts, Merged, MergingError, Stream
+from methods.api import Experts, Merged, MergingError, Stream, place
 from methods.core.states import LowRankState
 
 State = Mapping[str, Tensor]
