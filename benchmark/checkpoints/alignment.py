@@ -22,6 +22,7 @@ from benchmark.checkpoints.files import Weights, read_json, weights
 from benchmark.checkpoints.matching import matching
 from benchmark.checkpoints.models import LazyState, Model, open_model
 from benchmark.checkpoints.peft import Adapter, read_adapter
+from benchmark.common.errors import some
 from methods.api import Experts
 from methods.core.states import LowRankState
 
@@ -145,21 +146,21 @@ def align(
                 f"{', '.join(alone[:3])}. Save it whole, or leave it out"
             )
     if left:
-        kept = _some([n for n in floating if n in left])
+        kept = some([n for n in floating if n in left])
         notes.append(f"{len(left)} tensors of the base are in no expert and stay as they are: {kept}")
     own = set(_own_heads(base, opened, heads, [n for n in floating if n not in left], notes))
     for expert in opened.values():
         alike = [n for n in base.state if n in expert.weights and (n in own or n in unlike - expert.unlike)]
         expert.own.update({expert.names.get(n, n): expert.weights[n] for n in alike})
         if expert.own:
-            count, some = len(expert.own), _some(list(expert.own))
-            notes.append(f"{expert.name}: {count} tensors of its own, kept as its head: {some}")
+            count, listed = len(expert.own), some(list(expert.own))
+            notes.append(f"{expert.name}: {count} tensors of its own, kept as its head: {listed}")
     merged = [n for n in floating if n not in left and n not in own]
     statistics = [n for n in merged if _STATISTIC.search(n)]
     if statistics:
         notes.append(
             f"{len(statistics)} running statistics of normalisations are no weights and are averaged: "
-            f"{_some(statistics)}. Estimate them again on data of all tasks once the model is merged"
+            f"{some(statistics)}. Estimate them again on data of all tasks once the model is merged"
         )
     names = [n for n in merged if n not in set(statistics)]
     _check_ties(base, opened, merged, notes)
@@ -301,14 +302,14 @@ def _own_heads(
         if not any(n == beginning or n.startswith(f"{beginning}.") for n in names) and not any(
             n == beginning or n.startswith(f"{beginning}.") for e in experts.values() for n in e.own
         ):
-            raise FamilyError(f"no tensor begins with the head {beginning!r}; there are {_some(names)}")
+            raise FamilyError(f"no tensor begins with the head {beginning!r}; there are {some(names)}")
     own = {n for n in names for h in heads if n == h or n.startswith(f"{h}.")}
     classes = {tuple(sorted(map(str, labels.values()))) for labels in map(_labels, experts.values()) if labels}
     if len(classes) > 1:
         found = [n for n in names if re.match(r"(classifier|score|head|fc)(\.|$)", n)]
         own.update(found)
         if found:
-            notes.append(f"{_some(found)}: each task's own, since the experts' configurations name other classes")
+            notes.append(f"{some(found)}: each task's own, since the experts' configurations name other classes")
     return [n for n in names if n in own]
 
 
@@ -352,7 +353,3 @@ def _check_moved(base: Model, experts: Mapping[str, Expert], names: Sequence[str
 def _nearest(name: str, state: Mapping[str, Any]) -> str:
     end = name.rpartition(".")[0].rpartition(".")[2]
     return next((n for n in state if n.endswith(f"{end}.weight")), next(iter(state)))
-
-
-def _some(names: Sequence[str], most: int = 3) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

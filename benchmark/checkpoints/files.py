@@ -66,12 +66,7 @@ class Weights:
         index, layout = index_of(self.about), ""
         for path in self.files:
             state = _read(path)
-            said = {name for name, file in index.items() if file == path.name}
-            if wrong := sorted(said ^ set(state.tensors)):
-                raise FamilyError(
-                    f"{path} and {self.about.name} differ in {', '.join(wrong[:3])}: they are not of one model; fetch "
-                    "both again"
-                )
+            check_shard(path, state.tensors, index, self.about.name)
             tensors, layout = tensors | state.tensors, f"{len(self.files)} shards, {state.layout}"
         return unwrapped(State(tensors, layout=layout))
 
@@ -132,6 +127,15 @@ def index_of(path: Path) -> dict[str, str]:
     return table
 
 
+def check_shard(path: Path, names: Iterable[str], index: Mapping[str, str], about: str) -> None:
+    """Raises :class:`FamilyError` where a shard holds other tensors than its index, called ``about``, says."""
+    said = {name for name, file in index.items() if file == path.name}
+    if wrong := sorted(said ^ set(names)):
+        raise FamilyError(
+            f"{path} and {about} differ in {', '.join(wrong[:3])}: they are not of one model; fetch both again"
+        )
+
+
 def _shards(index: Path) -> Weights:
     names = sorted(set(index_of(index).values()))
     if absent := [name for name in names if not (index.parent / name).is_file()]:
@@ -168,10 +172,7 @@ def _read(path: Path) -> State:
     except NotRegular as error:
         raise FamilyError(f"{path} cannot be read: {error.strerror}") from None
     except (SafetensorError, OSError) as error:
-        with path.open("rb") as file:
-            kind = of_bytes(file.read(64), safetensors=True)
-        said = f"it is {kind.what}; {kind.mend}" if kind else f"{error}; fetch it again"
-        raise FamilyError(f"{path} cannot be read as safetensors: {said}") from None
+        raise unreadable(path, error) from None
     if odd := [name for name, value in state.tensors.items() if value.dtype not in READ]:
         dtype = str(state.tensors[odd[0]].dtype).removeprefix("torch.")
         raise FamilyError(f"{path}: {odd[0]} is {dtype}, which is not merged; save it as float32, bfloat16 or float16")
@@ -195,6 +196,14 @@ def _outer(paths: Mapping[str, Sequence[str]]) -> int:
     while paths and all(len(parts) > outer + 1 and parts[outer] == "module" for parts in paths.values()):
         outer += 1
     return outer
+
+
+def unreadable(path: Path, error: Exception) -> FamilyError:
+    """The error for a file that is no whole safetensors file: what it is, if that can be told."""
+    with path.open("rb") as file:
+        kind = of_bytes(file.read(64), safetensors=True)
+    said = f"it is {kind.what}; {kind.mend}" if kind else f"{error}; fetch it again"
+    return FamilyError(f"{path} cannot be read as safetensors: {said}")
 
 
 def unwrapped(state: State) -> State:

@@ -12,14 +12,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from benchmark.checkpoints.families import FamilyError
-from benchmark.checkpoints.files import READ, Weights, index_of, plain_names, read_json, weights
-from benchmark.checkpoints.kinds import of_bytes
+from benchmark.checkpoints.files import (
+    READ,
+    Weights,
+    check_shard,
+    index_of,
+    plain_names,
+    read_json,
+    unreadable,
+    weights,
+)
 from benchmark.checkpoints.pickles import Opened
 from benchmark.checkpoints.stand_ins import TensorRef
-from benchmark.common.files import open_regular
+from benchmark.common.files import NotRegular, check_regular
 from methods.core.states import StateFile
 
 #: What safetensors calls the dtypes that are read.
@@ -87,22 +96,17 @@ class _File:
             raise FamilyError(f"{path}: {odd.name} is {odd.dtype}, which is not merged; save it as float32 or bfloat16")
 
     def _safetensors(self) -> dict[str, Place]:
-        from safetensors import SafetensorError, safe_open
-
         try:
-            with open_regular(self.path) as file:
-                start = file.read(64)
+            check_regular(self.path)
             self._handle = safe_open(str(self.path), "pt")
             pieces = {name: self._handle.get_slice(name) for name in self._handle.keys()}
             self.metadata = dict(self._handle.metadata() or {})
         except FileNotFoundError:
             raise FamilyError(f"{self.path} does not exist") from None
-        except SafetensorError as error:
-            kind = of_bytes(start, safetensors=True)
-            said = f"it is {kind.what}; {kind.mend}" if kind else f"{error}; fetch it again"
-            raise FamilyError(f"{self.path} cannot be read as safetensors: {said}") from None
-        except OSError as error:
-            raise FamilyError(f"{self.path} cannot be read: {error.strerror or error}") from None
+        except NotRegular as error:
+            raise FamilyError(f"{self.path} cannot be read: {error.strerror}") from None
+        except (SafetensorError, OSError) as error:
+            raise unreadable(self.path, error) from None
         places = {}
         for name, piece in pieces.items():
             kind = piece.get_dtype()
@@ -208,12 +212,7 @@ def _check_index(files: Weights, opened: dict[Path, _File]) -> None:
     assert files.about is not None
     index, seen = index_of(files.about), dict[str, Path]()
     for path, content in opened.items():
-        said = {name for name, file in index.items() if file == path.name}
-        if wrong := sorted(said ^ set(content.places)):
-            raise FamilyError(
-                f"{path} and {files.about.name} differ in {', '.join(wrong[:3])}: they are not of one model; fetch "
-                "both again"
-            )
+        check_shard(path, content.places, index, files.about.name)
         for name in content.places:
             if name in seen:
                 raise FamilyError(f"{path} and {seen[name].name} both hold {name}: they are not of one model")

@@ -85,6 +85,16 @@ def check_seeds(seeds: Sequence[int]) -> None:
         )
 
 
+def some(names: Iterable[str], most: int = 3) -> str:
+    """The first few of the names, and how many more.
+
+    >>> some(["a", "b", "c", "d"])
+    'a, b, c and 1 more'
+    """
+    listed = list(names)
+    return ", ".join(listed[:most]) + (f" and {len(listed) - most} more" if len(listed) > most else "")
+
+
 def unknown(kind: str, word: str, allowed: Iterable[str], hint: str = "") -> UserError:
     """The error for a name that does not exist, with the nearest that do.
 

@@ -16,10 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmark.common.errors import UserError
-from benchmark.common.files import check_folder
-from benchmark.domains.vision.encoders import some
-from benchmark.domains.vision.encoders.huggingface import file_names, library, quietly, read_config
+from benchmark.common.errors import UserError, some
+from benchmark.domains.vision.encoders.huggingface import (
+    file_names,
+    library,
+    quietly,
+    read_config,
+    read_tokenizer,
+)
 from benchmark.domains.vision.encoders.names import Renamed, aligned
 
 LONGEST = 512
@@ -79,7 +83,7 @@ def open_text_encoder(source: Path, stored: Mapping[str, Any]) -> TextEncoder:
         )
     ours = {name: pairs[there] for name, there in names.items()}
     module = Renamed(model.eval().requires_grad_(False), ours, _logits)
-    return TextEncoder(module, head, _tokenizer(source, transformers), ours)
+    return TextEncoder(module, head, read_tokenizer(source, transformers), ours)
 
 
 def _head_of(model: nn.Module, source: Path) -> tuple[str, nn.Module]:
@@ -126,17 +130,6 @@ def text_head(source: Path, expert: Path, own: Mapping[str, Tensor], name: str) 
     except RuntimeError as error:
         raise UserError(f"{expert}: its head is not {name}: {' '.join(str(error).split())[:200]}", "Mend it.") from None
     return head.eval(), name
-
-
-def _tokenizer(source: Path, transformers: Any) -> Any:
-    try:
-        check_folder(source)
-        return transformers.AutoTokenizer.from_pretrained(str(source), local_files_only=True, trust_remote_code=False)
-    except Exception as error:
-        raise UserError(
-            f"{source} has no tokenizer that can be read: {' '.join(str(error).split())[:200]}",
-            "Put the base's tokenizer files beside its weights.",
-        ) from None
 
 
 class TextRows:

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from benchmark.common.errors import UserError
+from benchmark.common.errors import UserError, some
 from benchmark.common.files import NotRegular, check_folder, check_regular
 
 EXPECTED = (
@@ -180,7 +180,7 @@ def _by_patterns(folder: Path, names: Sequence[str], prefix: str, patterns: Any)
     counts = Counter(name for part in splits.values() for name in part)
     twice = [name for name, count in counts.items() if count > 1]
     if twice:
-        raise UserError(f"{folder}: README.md puts {_some(twice)} into more than one split", "Mend README.md.")
+        raise UserError(f"{folder}: README.md puts {some(twice)} into more than one split", "Mend README.md.")
     return splits
 
 
@@ -195,7 +195,7 @@ def _by_layout(folder: Path, names: Sequence[str], prefix: str) -> dict[str, lis
         elif _kind(name) != "imagefolder" or len(place.parts) > 1:  # others are pictures of a README
             lost.append(name)
     if lost or not splits:
-        raise UserError(f"{folder}: {_some(lost or names)} belong to no split", EXPECTED)
+        raise UserError(f"{folder}: {some(lost or names)} belong to no split", EXPECTED)
     return splits
 
 
@@ -216,7 +216,3 @@ def has_class_folder(name: str) -> bool:
     folders = PurePosixPath(name).parts[:-1]
     split = next((place for place, folder in enumerate(folders) if folder.lower() in WORDS), -1)
     return len(folders) > split + 1
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmark.common.errors import UserError, unknown
+from benchmark.common.errors import UserError, some, unknown
 from benchmark.common.files import read_object
 
 if TYPE_CHECKING:
@@ -77,12 +77,6 @@ class Encoder:
                 "Give a checkpoint of the base's architecture, under the base's names.",
             )
         return pairs
-
-
-def some(names: Iterable[str], most: int = 3) -> str:
-    """The first few of the names, and how many more."""
-    listed = list(names)
-    return ", ".join(listed[:most]) + (f" and {len(listed) - most} more" if len(listed) > most else "")
 
 
 def open_encoder(

@@ -17,9 +17,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from benchmark.common.errors import UserError
+from benchmark.common.errors import UserError, some
 from benchmark.common.files import check_folder
-from benchmark.domains.vision.encoders import Encoder, configuration, lacks, some
+from benchmark.domains.vision.encoders import Encoder, configuration, lacks
 from benchmark.domains.vision.encoders.names import Renamed, aligned
 from benchmark.domains.vision.encoders.pixels import NORMAL, Pixels, named, pair
 
@@ -169,6 +169,18 @@ def read_config(source: Path, transformers: Any) -> Any:
         raise UserError(
             f"{source}/config.json is no model of transformers {transformers.__version__}: {line}{remote}",
             "Install the version that the model was saved with, or give weights of a model that it has.",
+        ) from None
+
+
+def read_tokenizer(source: Path, transformers: Any) -> Any:
+    """The tokenizer in a model's folder. Raises :class:`UserError`."""
+    try:
+        check_folder(source)
+        return transformers.AutoTokenizer.from_pretrained(str(source), local_files_only=True, trust_remote_code=False)
+    except Exception as error:
+        raise UserError(
+            f"{source}: its tokenizer cannot be read: {' '.join(str(error).split())[:200]}",
+            "Put the model's tokenizer files beside its weights, or fetch them again.",
         ) from None
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from benchmark.common.errors import UserError, nearest
+from benchmark.common.errors import UserError, nearest, some
 from benchmark.domains.vision.own.tables import Entry, Table
 from benchmark.domains.vision.public import plain
 
-MOST_SHOWN = 5
+MOST = 5
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def matched(
         names = _in_order(task, [str(label) for label in used])
         if outputs is not None and outputs != len(names):
             raise UserError(
-                f"{task}: the head has {outputs} outputs, the data {len(names)} classes ({_some(names)})",
+                f"{task}: the head has {outputs} outputs, the data {len(names)} classes ({some(names, MOST)})",
                 "Write classes: [...], the head's in its order, and absent: [...], those without images.",
             )
         listed = ", ".join(names)
@@ -71,7 +71,8 @@ def _used(task: str, tables: Sequence[Table]) -> list[str | int]:
     kinds = {type(label) for label in used}
     if len(kinds) > 1:
         raise UserError(
-            f"{task}: some labels are names and some are numbers ({_some(map(str, used))})", "Write one kind."
+            f"{task}: some labels are names and some are numbers ({some(map(str, used), MOST)})",
+            "Write one kind.",
         )
     return list(used)
 
@@ -98,7 +99,7 @@ def _by_name(
 ) -> Classes:
     if outputs is not None and outputs != len(names):
         raise UserError(
-            f"{task}: the head has {outputs} outputs, and {len(names)} classes are named ({_some(names)})",
+            f"{task}: the head has {outputs} outputs, and {len(names)} classes are named ({some(names, MOST)})",
             "Write classes: [...], the head's in its order.",
         )
     if len(set(names)) < len(names):
@@ -121,7 +122,7 @@ def _by_name(
         if found is None:
             guess = f"; did you mean {near[0]}?" if (near := nearest(label, names, count=1)) else ""
             raise UserError(
-                f"{task}: the head has no class {label!r}, which the data have; it has {_some(names)}{guess}",
+                f"{task}: the head has no class {label!r}, which the data have; it has {some(names, MOST)}{guess}",
                 "Rename it in the data, or write classes: [...], the head's in its order as the data call them.",
             )
         if found in number_of.values():
@@ -131,13 +132,13 @@ def _by_name(
     unknown = [name for name in absent if name not in exact]
     if unknown:
         raise UserError(
-            f"{task}: absent names {unknown[0]!r}, which is no class of the head", f"known: {_some(names, 20)}"
+            f"{task}: absent names {unknown[0]!r}, which is no class of the head", f"known: {some(names, 20)}"
         )
     lacking = [name for name, number in exact.items() if number not in number_of.values() and name not in absent]
     if lacking and not all(isinstance(label, int) for label in used):
         raise UserError(
-            f"{task}: the data have no class {_some(map(repr, lacking))}, which the head has",
-            f"Add its images, or write absent: [{', '.join(lacking[:MOST_SHOWN])}] in the task if there are none.",
+            f"{task}: the data have no class {some(map(repr, lacking), MOST)}, which the head has",
+            f"Add its images, or write absent: [{', '.join(lacking[:MOST])}] in the task if there are none.",
         )
     return Classes(names, number_of)
 
@@ -147,12 +148,7 @@ def _in_order(task: str, names: list[str]) -> list[str]:
     ordered = sorted(names)
     if all(name.isdecimal() for name in names) and ordered != sorted(names, key=int):
         raise UserError(
-            f"{task}: the classes are numbers, whose order as text ({_some(ordered)}) and as numbers differ",
+            f"{task}: the classes are numbers, whose order as text ({some(ordered, MOST)}) and as numbers differ",
             "Write classes: [...], the head's in its order.",
         )
     return ordered
-
-
-def _some(names: object, most: int = MOST_SHOWN) -> str:
-    listed = list(names)  # type: ignore[call-overload]
-    return ", ".join(listed[:most]) + (f" and {len(listed) - most} more" if len(listed) > most else "")

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmark.common.errors import UserError, shown
-from benchmark.domains.vision.encoders import described, library_of, some
+from benchmark.common.errors import UserError, shown, some
+from benchmark.domains.vision.encoders import described, library_of
 from benchmark.domains.vision.encoders.names import aligned
 from benchmark.domains.vision.heads import LinearHead, zero_shot_head
 from benchmark.domains.vision.own.weights import Checkpoint, Found
@@ -68,7 +68,7 @@ class _Tokens(dict):  # type: ignore[type-arg]
 
 
 def _transformers(place: Path) -> tuple[nn.Module, Callable[[list[str]], Any]]:
-    from benchmark.domains.vision.encoders.huggingface import library, quietly
+    from benchmark.domains.vision.encoders.huggingface import library, quietly, read_tokenizer
 
     transformers = library()
     with quietly(transformers):
@@ -85,15 +85,7 @@ def _transformers(place: Path) -> tuple[nn.Module, Callable[[list[str]], Any]]:
             if model.config.text_config.vocab_size != VOCABULARY or model.config.model_type != "clip":
                 raise UserError(f"{shown(place)} has no tokenizer", "Put its tokenizer.json there.")
             return _Text(model.eval()), _of_open_clip(length)
-        try:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(
-                str(place), local_files_only=True, trust_remote_code=False
-            )
-        except Exception as error:
-            raise UserError(
-                f"{shown(place)}: its tokenizer cannot be read: {' '.join(str(error).split())[:200]}",
-                "Fetch its tokenizer.json again.",
-            ) from None
+        tokenizer = read_tokenizer(place, transformers)
 
     def tokens(prompts: list[str]) -> _Tokens:
         return _Tokens(

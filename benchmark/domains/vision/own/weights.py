@@ -18,9 +18,9 @@ from benchmark.checkpoints.families import FamilyError
 from benchmark.checkpoints.files import Weights, read_file, weights
 from benchmark.checkpoints.models import LazyState, open_model
 from benchmark.checkpoints.peft import applied, read_adapter
-from benchmark.common.errors import UserError, shown
+from benchmark.common.errors import UserError, shown, some
 from benchmark.common.files import read_object
-from benchmark.domains.vision.encoders import OPEN_CLIP_WEIGHTS, Encoder, some
+from benchmark.domains.vision.encoders import OPEN_CLIP_WEIGHTS, Encoder
 from benchmark.domains.vision.encoders.names import aligned
 from benchmark.domains.vision.heads import ClassificationHead, LinearHead
 from benchmark.suites.own import Head
