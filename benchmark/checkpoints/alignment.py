@@ -19,7 +19,7 @@ from torch import Tensor
 from benchmark.checkpoints.adapters import Adapters
 from benchmark.checkpoints.families import FamilyError
 from benchmark.checkpoints.files import Weights, read_json, weights
-from benchmark.checkpoints.matching import matching
+from benchmark.checkpoints.matching import matching, of_adapter
 from benchmark.checkpoints.models import LazyState, Model, open_model
 from benchmark.checkpoints.peft import Adapter, read_adapter
 from benchmark.common.errors import some
@@ -206,20 +206,13 @@ def _adapter(
     """An adapter over the base. Raises :class:`FamilyError` where it matches nothing of it."""
     files = weights(path)
     adapter: Adapter = read_adapter(files, None, biases=True)
-    wanted = [*adapter.factors, *adapter.whole]
-    shapes: dict[str, tuple[int, ...]] = {n: (len(b), a.shape[1]) for n, (a, b, _) in adapter.factors.items()}
-    shapes |= {n: tuple(t.shape) for n, t in adapter.whole.items()}
-    flat = {n: (s[0], torch.Size(s[1:]).numel()) if len(s) > 1 else s for n, s in base.state.shapes.items()}
-    names, _ = matching(base.state, flat, shapes, flatten=True)
-    unmatched = [n for n in adapter.factors if n not in names]
-    if unmatched and library_names is not None and (known := library_names()):
-        library = {name: flat[there] for name, there in known.items() if there in flat}
-        ours, _ = matching(library, library, shapes, flatten=True)
-        names = {name: known[there] for name, there in ours.items()} | names
-        unmatched = [n for n in adapter.factors if n not in names]
+    names = of_adapter(adapter, base.state.shapes, library_names)
+    unmatched = [name for name in adapter.factors if name not in names]
     if unmatched:
+        a, b, _ = adapter.factors[unmatched[0]]
+        shape = [len(b), a.shape[1]]
         raise FamilyError(
-            f"{path}: the adapter changes {unmatched[0]} {list(shapes[unmatched[0]])} and {len(unmatched) - 1} more "
+            f"{path}: the adapter changes {unmatched[0]} {shape} and {len(unmatched) - 1} more "
             f"that the base {base.path} does not have in this shape, e.g. {_nearest(unmatched[0], base.state)}. Is it "
             "an adapter of another base?"
         )
@@ -233,7 +226,7 @@ def _adapter(
         raise FamilyError(f"{path}: the adapter of {task!r} changes nothing (B is 0), so it equals the base")
     if adapter.base and adapter.base.rstrip("/").rpartition("/")[2].lower() != base.path.name.lower():
         notes.append(f"{task}: the adapter says that its base is {adapter.base}; used on {base.path.name}")
-    notes.append(f"{task}: a LoRA adapter of {len(factors)} of {len(wanted)} tensors")
+    notes.append(f"{task}: a LoRA adapter of {len(factors)} weights")
     config = path / "config.json"
     return Expert(
         task, path, files, Patched(base.state, factors, whole), own, factors,

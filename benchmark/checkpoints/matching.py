@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import torch
+
 from benchmark.checkpoints.families import FamilyError
+from benchmark.checkpoints.peft import Adapter
 
 
 def matching(
@@ -54,3 +57,27 @@ def matching(
         found[name] = new
     words = "" if not part else f"its names are the base's {'behind' if longer else 'without'} {ahead!r}"
     return found, words
+
+
+def of_adapter(
+    adapter: Adapter,
+    base: Mapping[str, tuple[int, ...]],
+    library_names: Callable[[], Mapping[str, str]] | None = None,
+) -> dict[str, str]:
+    """``{name in the adapter: name of the base}`` of its factors and whole tensors, of those that fit one.
+
+    Args:
+        base: ``{name: shape}``.
+        library_names: gives ``{the library's own name of a tensor: the base's}``, for an adapter that does not have the
+            base's names: a library may call its modules otherwise than its files. Asked where it is needed.
+    """
+    shapes: dict[str, tuple[int, ...]] = {n: (len(b), a.shape[1]) for n, (a, b, _) in adapter.factors.items()}
+    shapes |= {name: tuple(value.shape) for name, value in adapter.whole.items()}
+    flat = {n: (s[0], torch.Size(s[1:]).numel()) if len(s) > 1 else s for n, s in base.items()}
+    names, _ = matching(flat, flat, shapes, flatten=True)
+    if library_names is not None and any(name not in names for name in adapter.factors):
+        known = {name: there for name, there in library_names().items() if there in flat}
+        library = {name: flat[there] for name, there in known.items()}
+        ours, _ = matching(library, library, shapes, flatten=True)
+        names = {name: known[there] for name, there in ours.items()} | names
+    return names

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from benchmark.checkpoints.adapters import Adapters
 from benchmark.checkpoints.families import FamilyError
 from benchmark.checkpoints.files import Weights, read_file, weights
+from benchmark.checkpoints.matching import of_adapter
 from benchmark.checkpoints.models import LazyState, open_model
 from benchmark.checkpoints.peft import applied, read_adapter
 from benchmark.common.errors import UserError, shown, some
@@ -87,21 +88,11 @@ def _adapter(found: Weights, place: Path, what: str, base: Checkpoint | None, na
         raise UserError(f"{what}: {shown(place)} is an adapter", "Give the whole model that it adapts.")
     adapter = read_adapter(found, None, biases=True)
     tensors = dict(base.tensors)
-    factors = {_under(name, tensors, names): value for name, value in adapter.factors.items()}
-    whole = {_under(name, tensors, names): value for name, value in adapter.whole.items()}
+    ours = of_adapter(adapter, base.shapes, lambda: names)
+    factors = {ours.get(name, name): value for name, value in adapter.factors.items()}
+    whole = {ours.get(name, name): value for name, value in adapter.whole.items()}
     plain = None if any(name in tensors and not name.endswith(HEADS) for name in whole) else factors
     return Checkpoint(place, {**applied(tensors, factors, found.files[0]), **whole}, found.sha256(), plain)
-
-
-def _under(name: str, tensors: Mapping[str, Tensor], names: Mapping[str, str]) -> str:
-    """The base's name of a weight that an adapter calls by another prefix, or as the library does."""
-    for known in ({each: each for each in tensors}, names):
-        if name in known:
-            return known[name]
-        ends = [each for each in known if each.endswith(f".{name}") or name.endswith(f".{each}")]
-        if len(ends) == 1:
-            return known[ends[0]]
-    return name
 
 
 @dataclass(frozen=True)
