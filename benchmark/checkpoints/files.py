@@ -19,11 +19,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from benchmark.checkpoints.families import FamilyError, regular, sha256
-from benchmark.checkpoints.kinds import of_bytes
+from benchmark.checkpoints.kinds import OPEN_CLIP_CONFIG, of_bytes
 from benchmark.checkpoints.pickles import State, read_state
 from benchmark.common.files import NotRegular, check_regular, read_object
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+#: open_clip's own, which are meant where its configuration lies beside them.
+OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
 ADAPTER_CONFIG = "adapter_config.json"
 INDEX = ".index.json"
@@ -76,6 +78,9 @@ def weights(source: Path) -> Weights:
     if not source.is_dir():
         regular(source, "Expected a file of weights, or a model's folder")
         return Weights((source,))
+    own = [source / name for name in OPEN_CLIP_WEIGHTS if (source / name).is_file()]
+    if own and (source / OPEN_CLIP_CONFIG).is_file():
+        return Weights((own[0],))
     files = [source / name for name in WEIGHTS if (source / name).is_file()]
     indexes = [source / f"{name}{INDEX}" for name in WEIGHTS if (source / f"{name}{INDEX}").is_file()]
     adapters = [source / name for name in ADAPTERS if (source / name).is_file()]
@@ -103,7 +108,8 @@ def weights(source: Path) -> Weights:
         raise FamilyError(f"{source} holds shards ({loose[0]}, ...) without {missing}; fetch it too")
     if config.is_file():
         raise FamilyError(f"{source} holds {ADAPTER_CONFIG} without {ADAPTERS[0]}; fetch it too")
-    raise FamilyError(f"{source} holds none of {', '.join((*WEIGHTS, ADAPTERS[0]))}; expected a model of the hub")
+    known = ", ".join((*WEIGHTS, ADAPTERS[0], OPEN_CLIP_WEIGHTS[0]))
+    raise FamilyError(f"{source} holds none of {known}; expected a model of the hub")
 
 
 def has_weights(folder: Path) -> bool:

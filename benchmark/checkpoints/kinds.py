@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+#: The configuration that open_clip writes beside its weights.
+OPEN_CLIP_CONFIG = "open_clip_config.json"
 ALONE = (
     "where it was written, save the tensors alone: safetensors.torch.save_file(model.state_dict(), FILE), or "
     "torch.save(model.state_dict(), FILE)"

@@ -111,6 +111,23 @@ def test_open_clip_state_dicts_load_where_the_base_loaded(wrapped: str, tmp_path
         torch.testing.assert_close(other.state_dict()[name], value, atol=1e-6, rtol=1e-5)
 
 
+def test_an_open_clip_folder_of_the_hub_is_merged_under_its_own_file_and_settings(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = own_models.open_clip_model()
+    expert = own_models.tuned(model, 1)
+    for name, each in (("base", model), ("expert", expert)):
+        (tmp_path / name).mkdir()
+        save_file(each.state_dict(), tmp_path / name / "open_clip_model.safetensors")
+        (tmp_path / name / "open_clip_config.json").write_text('{"model_cfg": {}}')
+    paths = {"t": tmp_path / "expert"}
+    assert own_models.merge("task_arithmetic:scale=1", tmp_path / "base", paths, tmp_path / "out") == 0
+    other = own_models.open_clip_model()
+    other.load_state_dict(load_file(tmp_path / "out/open_clip_model.safetensors"))
+    for name, value in expert.state_dict().items():
+        torch.testing.assert_close(other.state_dict()[name], value, atol=1e-6, rtol=1e-5)
+    assert (tmp_path / "out/open_clip_config.json").read_text() == '{"model_cfg": {}}'
+
+
 def test_timm_state_dicts_load_with_timm(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = own_models.timm_model()

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmark.checkpoints.kinds import OPEN_CLIP_CONFIG
 from benchmark.common.errors import UserError, some, unknown
 from benchmark.common.files import read_object
 
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from benchmark.domains.vision.encoders.pixels import Pixels
 
 LIBRARIES = ("transformers", "open_clip", "timm", "torchvision")
-#: The configuration in a model's folder that tells the library, and the file of open_clip's weights beside it.
-OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS = "open_clip_config.json", ("open_clip_model.safetensors",)
 FEATURES = ("pooled", "cls", "mean", "projected", "classifier")
 
 

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmark.checkpoints.kinds import OPEN_CLIP_CONFIG
 from benchmark.common.errors import UserError, some, unknown
-from benchmark.domains.vision.encoders import OPEN_CLIP_CONFIG, Encoder, configuration, lacks
+from benchmark.domains.vision.encoders import Encoder, configuration, lacks
 from benchmark.domains.vision.encoders.names import Renamed, aligned
 from benchmark.domains.vision.encoders.pixels import Pixels, named, pair
 

@@ -21,7 +21,7 @@ from benchmark.checkpoints.models import LazyState, open_model
 from benchmark.checkpoints.peft import applied, read_adapter
 from benchmark.common.errors import UserError, shown, some
 from benchmark.common.files import read_object
-from benchmark.domains.vision.encoders import OPEN_CLIP_WEIGHTS, Encoder
+from benchmark.domains.vision.encoders import Encoder
 from benchmark.domains.vision.encoders.names import aligned
 from benchmark.domains.vision.heads import ClassificationHead, LinearHead
 from benchmark.suites.own import Head
@@ -72,11 +72,10 @@ def open_checkpoint(
             f"{what}: there is no {shown(place)}",
             "Write its path, from the YAML's folder on. Nothing is fetched: download a model, and give its folder.",
         )
-    inside = next((place / name for name in OPEN_CLIP_WEIGHTS if (place / name).is_file()), place)
     try:
-        if inside.is_dir() and (files := weights(inside)).adapter:
+        if place.is_dir() and (files := weights(place)).adapter:
             return _adapter(files, place, what, base, names or {})
-        model = open_model(inside)
+        model = open_model(place)
     except FamilyError as error:
         raise UserError(f"{what}: {error}", "Give a file of weights, or a model's folder.") from None
     return Checkpoint(place, model.state, model.sha256)
