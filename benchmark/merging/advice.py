@@ -60,8 +60,13 @@ def advise(
     tasks = [task for task in aligned.experts if task in sight.sources and task in sight.heads]
     if len(tasks) < len(aligned.experts):
         missing = next(task for task in aligned.experts if task not in tasks)
+        if missing in sight.sources:
+            raise UserError(
+                f"nothing to score {missing} on: its expert has no head",
+                "Name a head for each task in a suite of your own: docs/own-suite.md",
+            )
         raise UserError(
-            f"nothing to score {missing} on: it has no {'head' if missing in sight.sources else 'data'}",
+            f"nothing to score {missing} on: it has no data",
             f"Give every task its data: --labelled {missing}=FOLDER, --images or --texts without labels.",
         )
     names = candidates(aligned)

@@ -189,3 +189,8 @@ def test_what_is_wrong_with_images_is_said_in_one_line(
     assert "'t7'" in refused("symerge", *plain, "--images", f"t7={tmp_path / 'empty'}", *out)
     assert "no class" in refused("--advise", *plain, "--labelled", f"t0={owned.folder / 'images1'}")
     assert not (tmp_path / "out").exists()
+    for task in owned.paths:  # the encoders alone
+        own_models.tuned(own_models.vit(), 5).save_pretrained(tmp_path / task)
+    bare = ["--base", str(owned.folder / "base"), "--experts", *(f"{task}={tmp_path / task}" for task in owned.paths)]
+    said = refused("--advise", *bare, *owned.words("--labelled")[-3:])
+    assert "its expert has no head" in said and "docs/own-suite.md" in said

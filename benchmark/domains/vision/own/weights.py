@@ -139,7 +139,7 @@ def prefix_of(task: str, expert: Checkpoint, encoder: Encoder) -> str:
         + (
             f": {', '.join(usual)}"
             if usual
-            else f" ({', '.join(USUAL[:4])}); it has {some(_matrices(shapes, encoder))}"
+            else f" ({', '.join(USUAL[:4])}); it has {some(_matrices(shapes, encoder)) or 'nothing beside its encoder'}"
         ),
         "Write head: NAME, what stands before .weight; head: FILE.safetensors; or head: {text: CLIP}",
     )
