@@ -1,4 +1,6 @@
+import gc
 import os
+import sys
 
 # Tiny models gain nothing from threads, and lose much to them on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -30,6 +32,30 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         skip = pytest.mark.skip(reason=lacks("no CUDA device", "./run_all.sh --test -m cuda, on a machine with a GPU"))
         for item in marked:
             item.add_marker(skip)
+
+
+def pytest_collection_finish() -> None:
+    """What all tests import stays to the end; collections of what one test leaves need not walk it."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """A test draws the same numbers, whichever tests ran before it in its process."""
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def server_of_tests() -> Iterator[None]:
+    """The server that methods' processes are forked from has imported what the tests' benches and stand-ins import."""
+    from benchmark.harness import setup
+
+    start = setup.start_server
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(setup, "start_server", lambda modules: start(modules | {"helpers.tiny", "pytest"}))
+        yield
 
 
 @pytest.fixture(params=["emulated", pytest.param("real", marks=pytest.mark.cuda)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +64,12 @@ def permuted(net: nn.Module, order: dict[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
-def conv_experts(net: nn.Module, how: str, tasks: int = 3) -> tuple[Experts, dict[str, dict[str, Tensor]]]:
+def conv_experts(
+    build: Callable[[], nn.Module], how: str, tasks: int = 3
+) -> tuple[Experts, dict[str, dict[str, Tensor]]]:
     """Experts around a net, and per task the order of every space: permuted copies, or nets of their own."""
     torch.manual_seed(0)
+    net = build()
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -88,7 +92,7 @@ def conv_experts(net: nn.Module, how: str, tasks: int = 3) -> tuple[Experts, dic
 @pytest.mark.parametrize("build", [plain_net, Residual])
 @pytest.mark.parametrize(("tasks", "a"), [(2, 0.3), (3, 1.0)])
 def test_zipit_finds_the_channels_of_permuted_experts(build: Any, tasks: int, a: float, tmp_path: Path) -> None:
-    experts, orders = conv_experts(build(), "permuted", tasks)
+    experts, orders = conv_experts(build, "permuted", tasks)
     stream = random_stream(experts.tasks, draws=16, size=16)
     merged = methods.get("zipit")(experts, stream, a=a, b=0.0)
     average = methods.get("weight_average")(experts)
@@ -104,8 +108,10 @@ def test_zipit_finds_the_channels_of_permuted_experts(build: Any, tasks: int, a:
 
 @pytest.mark.parametrize("reduction", [0.0, 0.5])
 def test_zipit_between_one_width_and_all(reduction: float, tmp_path: Path) -> None:
-    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 12))
-    experts, _ = conv_experts(net, "apart")
+    def pooled() -> nn.Module:
+        return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 12))
+
+    experts, _ = conv_experts(pooled, "apart")
     merged = methods.get("zipit")(experts, random_stream(experts.tasks, draws=4), reduction=reduction, examples=32)
     assert sorted(merged.trace["channels"].values()) == ([24, 36] if reduction == 0 else [16, 24])
     gap = 0.0
@@ -122,7 +128,7 @@ def test_zipit_between_one_width_and_all(reduction: float, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("tasks", [1, 2])
 def test_zipit_of_equal_experts_is_the_expert(tasks: int) -> None:
-    experts, _ = conv_experts(plain_net(), "permuted", tasks=1)
+    experts, _ = conv_experts(plain_net, "permuted", tasks=1)
     one = dict(experts.expert("t0"))
     experts = Experts(
         experts.base,
