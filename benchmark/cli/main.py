@@ -21,7 +21,8 @@ from benchmark.common.paths import settle_variables
 #: Each verb with what help says of it; its file is the module of its name.
 VERBS = {
     "run": "merge, evaluate, record, and write the boards (the default of ./run_all.sh)",
-    "list": "suites, methods with their access and paper; one method in full",
+    "list": "suites, and methods by the data they see",
+    "show": "one method in full: maths, access, keywords, measured and published scores",
     "board": "write the boards again from records",
     "clean": "remove runs that failed or were superseded: says which, then asks",
     "compare": "two methods on the same samples: difference, interval, wins by task",
