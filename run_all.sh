@@ -127,6 +127,11 @@ case "${1:-}" in
     --test)
         shift
         cd "$root"
+        if [ "${1:-}" = "--method" ]; then
+            # What every method is put through, of one alone.
+            exec "$python" -m pytest -n0 -q tests/methods/test_every_method.py tests/domains/text/test_methods_on_text.py \
+                tests/devices/test_every_method_on_cuda.py "$@"
+        fi
         failed=0
         "$python" -m ruff check . || failed=1
         "$python" -m ruff format --check . || failed=1

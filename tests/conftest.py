@@ -18,8 +18,23 @@ settings.register_profile("busy", suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--method NAME``: the tests that every method is put through, of this one alone."""
+    parser.addoption(
+        "--method", metavar="NAME", action="append", help="of what is parametrised by methods, this one alone"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark what compares numbers; skip what needs a CUDA device, with the reason, where there is none."""
+    if names := config.getoption("--method"):
+        of = {item: getattr(item, "callspec", _Plain).params.values() for item in items}
+        for name in names:
+            if not any(name in values for values in of.values()):
+                raise pytest.UsageError(f"no test is of a method {name!r}; ./run_all.sh list methods has their names")
+        chosen = [item for item, values in of.items() if any(name in values for name in names)]
+        config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+        items[:] = chosen
     for item in items:
         if compares_numbers(getattr(item, "function", None)):
             item.add_marker(pytest.mark.numbers)
@@ -56,6 +71,12 @@ def server_of_tests() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(setup, "start_server", lambda modules: start(modules | {"helpers.tiny", "pytest"}))
         yield
+
+
+class _Plain:
+    """A test without parameters."""
+
+    params: dict[str, Any] = {}
 
 
 @pytest.fixture(params=["emulated", pytest.param("real", marks=pytest.mark.cuda)])

@@ -14,7 +14,7 @@ from benchmark.budget.shapes import Shapes, outline
 from benchmark.common.errors import UserError
 from benchmark.common.spans import duration
 from benchmark.harness.job import Job, Options
-from benchmark.suites import Suite, chosen
+from benchmark.suites import Suite, chosen, names
 from benchmark.suites.extent import Extent
 from methods.core.registry import Access
 
@@ -214,10 +214,9 @@ def work(plans: Sequence[tuple[Any, Sequence[Job]]], options: Options = USUAL) -
     """About how long each run takes beside the others, by its id; nothing of suites whose size is not known."""
     sizes: dict[str, float] = {}
     for bench, jobs in plans:
-        try:
-            around = setting_if_known(bench, jobs[0].device if jobs else "cpu", options)
-        except UserError:
+        if bench.suite.own is None and bench.suite.name not in names():
             continue
+        around = setting_if_known(bench, jobs[0].device if jobs else "cpu", options)
         if around is not None:
             sizes |= {job.id: estimate.work(job.spec.method, job.spec.parameters, around, *CORE) for job in jobs}
     return sizes

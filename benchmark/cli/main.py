@@ -23,6 +23,7 @@ VERBS = {
     "run": "merge, evaluate, record, and write the boards (the default of ./run_all.sh)",
     "list": "suites, and methods by the data they see",
     "show": "one method in full: maths, access, keywords, measured and published scores",
+    "new": "a method's file from a template that runs as it stands",
     "board": "write the boards again from records",
     "clean": "remove runs that failed or were superseded: says which, then asks",
     "compare": "two methods on the same samples: difference, interval, wins by task",
