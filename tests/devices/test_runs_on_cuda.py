@@ -98,6 +98,7 @@ def test_autocast_on_cuda_runs_in_half_precision_and_leaves_coefficients_in_sing
     assert all(record.status == "done" for record in records), [record.error for record in records]
     for record in records:
         assert record.spec.autocast == autocast and all(0 <= score <= 100 for score in scores(record))
+        assert ("gradient_scale" in record.trace_summary) == (autocast == "float16")
     merged = StateFile(Store(tmp_path).folder(records[0].spec) / "merged.safetensors")
     kinds = {merged[name].dtype for name in merged if name.startswith(("shared/", "trace/coefficients"))}
     assert kinds == {torch.float32}
