@@ -1,4 +1,4 @@
-"""Gradients in float16 are scaled: none is lost, an overflow changes no parameter, and without float16 nothing happens."""
+"""Gradients in float16 are scaled: none is lost, an overflow changes no parameter; other dtypes are left alone."""
 
 from __future__ import annotations
 
