@@ -1,4 +1,4 @@
-"""Where an evaluation does not fit into a device's memory, a smaller batch is found, nothing is kept, and it is said."""
+"""Where an evaluation does not fit into a device, a smaller batch is found, nothing is kept, and it is said."""
 
 from __future__ import annotations
 
