@@ -29,12 +29,14 @@ class Machine:
         count: how many there are.
         memory: bytes of each.
         waits: how often the host waited for a device, by what it did.
+        contexts: devices that this process has asked for something, and so has a context on.
         loose: how often memory was given back while a stream that it does not know of may still have used it.
     """
 
     def __init__(self, count: int = 1, memory: int = 16 << 30) -> None:
         self.count, self.memory, self.current = count, memory, 0
         self.waits: Counter[str] = Counter()
+        self.contexts: set[int] = set()
         self.held, self.peak = [0] * count, [0] * count
         self._blocks: dict[Block, tuple[int, int]] = {}
         self._pinned: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -94,12 +96,13 @@ class Machine:
     def index(self, device: Any = None) -> int:
         """The index of a device as ``torch.cuda`` takes it: none is the current one, ``"cuda"`` without one is not."""
         if device is None:
-            return self.current
+            device = self.current
         index = device if isinstance(device, int) else torch.device(device).index
         if index is None:
             raise ValueError(f"Expected a torch.device with a specified index or an integer, but got:{device}")
         if not 0 <= index < self.count:
             raise RuntimeError("CUDA error: invalid device ordinal")
+        self.contexts.add(index)
         return index
 
     def answers(self) -> dict[str, Callable[..., Any]]:
