@@ -176,7 +176,9 @@ def need(name: str, parameters: Mapping[str, Any], s: Setting, machine: Machine 
     result = max(_times(each.keeps, k) * m + (k * m / 32 if each.masks else 0.0) for each in footprints)
     # Saving copies the result; on the CPU it lies in the same memory as the rest.
     saving = 2 * result
-    device, host = (computing + CONTEXT, RUNTIME + 2 * m + saving) if s.cuda else (0.0, computing)
+    # The harness judges merges on an encoder of its own, which is there while the method's process computes; its
+    # context is, too, and so takes no part of what is free.
+    device, host = (computing + m + CONTEXT, RUNTIME + 2 * m + saving) if s.cuda else (0.0, computing)
     if not s.cuda:
         host = RUNTIME + max(computing, m + saving)
     access = methods.describe(name).access_for(parameters)
@@ -187,7 +189,6 @@ def need(name: str, parameters: Mapping[str, Any], s: Setting, machine: Machine 
     if machine is not None and machine.flops and machine.bandwidth:
         seconds = work(name, parameters, s, machine.flops, machine.bandwidth)
     disk = result if s.keep_merged or result == 0 else result
-    # The harness judges merges on an encoder of its own.
     together = host + RUNTIME + SERVER + m
     return Need(device, host, disk + 2**20 * k, cache, seconds, phase, unknown, together)
 

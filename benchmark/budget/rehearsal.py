@@ -1,4 +1,4 @@
-"""A suite's whole path at real size without its files: random weights of the true shapes, generated images.
+"""A suite's whole path at real size without its files: random weights of the true shapes, generated samples.
 
 A method's process is its own, as in every run, and so is its peak memory; a method that adapts makes one update.
 Nothing here is a result: the records lie apart (``<results>/rehearsal``) under a family of their own, and no board
@@ -17,17 +17,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
-import numpy as np
 import psutil
 
 import methods
 from benchmark.budget import dry_run, estimate
 from benchmark.budget.estimate import Setting
+from benchmark.budget.generated import FAMILY, TEST, TRAIN, of_domain
 from benchmark.common.errors import UserError
 from benchmark.common.tables import markdown
-from benchmark.domains.vision import public as full
 from benchmark.harness.job import Options
 from benchmark.harness.measure import anonymous_bytes
 from benchmark.records.precision import Precision
@@ -35,15 +33,6 @@ from benchmark.records.record import Record
 from benchmark.records.spec import REFERENCE_ROWS, variant_label
 from benchmark.suites import Suite
 
-FAMILY = "rehearsal"
-TRAIN, TEST = 64, 16
-# (height, width) of a typical image, for the time that decoding takes.
-SIZES = {
-    "MNIST": (28, 28), "KMNIST": (28, 28), "FashionMNIST": (28, 28), "EMNIST": (28, 28), "SVHN": (32, 32),
-    "CIFAR10": (32, 32), "CIFAR100": (32, 32), "FER2013": (48, 48), "GTSRB": (50, 50), "EuroSAT": (64, 64),
-    "PCAM": (96, 96), "STL10": (96, 96), "RESISC45": (256, 256), "RenderedSST2": (448, 448),
-}  # fmt: skip
-PHOTO = (375, 500)
 #: How far a peak may lie from its estimate, as a share of that.
 NEAR = 0.25
 GIB = float(2**30)
@@ -76,61 +65,6 @@ class Outcome:
         return self.ratio is not None and abs(self.ratio - 1) > NEAR
 
 
-def write_family(folder: Path, backbone: str, suite: Suite, dtype: str = "float32") -> None:
-    """Base, experts and heads with random weights: ``folder/rehearsal/BACKBONE`` as a family folder is."""
-    import torch
-
-    from benchmark.checkpoints.families import describe_files, save_json, save_state
-    from benchmark.domains.vision.backbones import create_encoder, get_backbone
-
-    place = folder / FAMILY / backbone
-    torch.manual_seed(0)
-    base = create_encoder(backbone).state_dict()
-    kind = getattr(torch, dtype)
-    save_state(place / "base.safetensors", base, kind)
-    classes = {task: full.info(task).classes for task in suite.tasks}
-    for task in suite.tasks:
-        # A fine-tuned tensor lies a few per cent of its own size from the base's.
-        tuned = {n: t + 0.02 * t.std().nan_to_num() * torch.randn_like(t) for n, t in base.items()}
-        save_state(place / f"{task}.safetensors", tuned, kind)
-        weight = 100 * torch.nn.functional.normalize(
-            torch.randn(len(classes[task]), get_backbone(backbone).embed_dim), dim=-1
-        )
-        head = {"weight": weight, "bias": torch.zeros(len(weight))}
-        save_state(place / "heads" / f"{task}.safetensors", head)
-    names = ["base", *suite.tasks, *(f"heads/{task}" for task in suite.tasks)]
-    save_json(
-        place / "manifest.json",
-        {
-            "name": FAMILY,
-            "backbone": backbone,
-            "quick_gelu": get_backbone(backbone).quick_gelu,
-            "classes": classes,
-            "files": describe_files(place, [f"{name}.safetensors" for name in names]),
-            "made": "random weights; no result",
-        },
-    )
-
-
-def write_data(root: Path, suite: Suite) -> None:
-    """A few generated JPEGs per data set, of its size, as the hub's parquet files with its class names."""
-    import datasets
-    from PIL import Image
-
-    datasets.disable_progress_bars()
-    rng = np.random.default_rng(0)
-    for task in suite.tasks:
-        about, (height, width) = full.info(task), SIZES.get(task, PHOTO)
-        features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=about.classes)})
-        for split, n in ((about.splits["train"], TRAIN), (about.splits["test"], TEST)):
-            coarse = rng.integers(0, 256, (n, 6, 8, 3), dtype=np.uint8)
-            images = [Image.fromarray(c).resize((width, height), Image.Resampling.BICUBIC) for c in coarse]
-            rows = {"image": images, "label": rng.integers(len(about.classes), size=n).tolist()}
-            path = root / about.folder / "data" / f"{split}-00000-of-00001.parquet"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            datasets.Dataset.from_dict(rows, features=features).to_parquet(str(path))
-
-
 def variants(asked: Sequence[str] | None, suite: Suite) -> list[str]:
     """The methods asked for (default: all registered), each that reads data with one update.
 
@@ -148,34 +82,6 @@ def variants(asked: Sequence[str] | None, suite: Suite) -> list[str]:
             keywords[str(steps)] = 1
         texts.append(variant_label(name, keywords))
     return [*REFERENCE_ROWS, *texts]
-
-
-def open_bench(suite: Suite, backbone: str, folder: Path, device: str, dtype: str) -> Any:
-    """The real bench on the generated files; sizes of test splits are not compared, files are not hashed again."""
-    from benchmark.checkpoints.families import checkpoint_folder
-    from benchmark.domains.vision.backbones import get_backbone
-    from benchmark.domains.vision.bench import VisionBench
-    from benchmark.domains.vision.family import Family, load_family
-    from benchmark.suites.bench import resolve_device, resolve_dtype
-
-    class Bench(VisionBench):
-        def _load_family(self, checkpoints: str | os.PathLike | None) -> Family:
-            where = checkpoint_folder(FAMILY, backbone, checkpoints)
-            return load_family(where, backbone, suite.tasks, verify=False)
-
-        def _split(self, task: str, split: str) -> Any:
-            size = get_backbone(backbone).image_size
-            return full.load_split(task, split, root=folder / "data", image_size=size, counted=False)
-
-    return Bench(
-        suite,
-        backbone,
-        FAMILY,
-        resolve_device(device),
-        resolve_dtype(dtype),
-        data_root=folder / "data",
-        checkpoints=folder / "checkpoints",
-    )
 
 
 @dataclass(frozen=True)
@@ -249,25 +155,27 @@ def rehearse(
     """
     import torch
 
-    from benchmark.domains.vision.backbones import get_backbone
     from benchmark.harness import runner
     from benchmark.records.store import Store
-    from benchmark.suites.bench import resolve_device
+    from benchmark.suites.bench import resolve_device, resolve_dtype
 
     suite, backbone = what.suite, what.backbone
+    domain = of_domain(suite.domain)
     texts = variants(asked, suite)
     what = replace(what, device=str(resolve_device(what.device)))
     around = surroundings(what)
     with tempfile.TemporaryDirectory(prefix="symerge-rehearsal-") as temporary:
         folder = Path(temporary)
-        tell(f"writing {len(suite.tasks) + 1} random {get_backbone(backbone).name} towers and images to {folder}")
-        write_family(folder / "checkpoints", backbone, suite)
-        write_data(folder / "data", suite)
+        tell(f"writing {len(suite.tasks) + 1} random {backbone} encoders and {domain.SAMPLES} to {folder}")
+        domain.write_family(folder / "checkpoints" / FAMILY / backbone, backbone, suite)
+        domain.write_data(folder / "data", backbone, suite)
         os.environ.setdefault("TQDM_DISABLE", "1")
         if what.threads:
             torch.set_num_threads(what.threads)
         with _cache_in(folder / "cache"):
-            bench = open_bench(suite, backbone, folder, what.device, what.precision.dtype)
+            bench = domain.open_bench(
+                suite, backbone, folder, resolve_device(what.device), resolve_dtype(what.precision.dtype)
+            )
             for number, text in enumerate(texts, 1):
                 tell(f"{number}/{len(texts)} {text}")
                 began = time.monotonic()
@@ -335,10 +243,10 @@ def verdict(outcomes: Sequence[Outcome]) -> str:
 
 def check(suite: Suite) -> None:
     """Raise UserError where a suite has nothing to rehearse."""
-    if suite.scale != "full" or suite.domain != "vision":
+    if suite.scale != "full" or suite.own is not None:
         raise UserError(
             f"{suite.typed} has nothing to rehearse: its data and checkpoints are here",
-            "Rehearse a full vision suite: --suite vision-8 --backbone ViT-B-32 --rehearse",
+            "Rehearse a full suite: --suite vision-8 --backbone ViT-B-32 --rehearse",
         )
 
 

@@ -40,11 +40,12 @@ LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 MOST_CLASSES = 2_000
 #: Bytes of tensors for each byte of the file, where they share storages or repeat values (expand); and some besides.
 PER_BYTE, SLACK = 8, 64 << 20
-ONLY = "tensors and the modules of PyTorch, open_clip, torchvision and the merging repositories"
+ONLY = "tensors and the modules of PyTorch, open_clip, torchvision, RoBERTa and the merging repositories"
 
 # Classes (and functions named as values) of these packages become inert; none of them is imported.
 _INERT = re.compile(
     r"(torch\.nn|torchvision\.transforms|open_clip|clip|timm)(\..*)?$|(src(\..*)?|(models?\.)?modeling|__main__)$"
+    r"|transformers\.models\.roberta\.modeling_roberta$"
 )
 _DTYPES = {
     "Double": torch.float64, "Float": torch.float32, "Half": torch.float16, "BFloat16": torch.bfloat16,

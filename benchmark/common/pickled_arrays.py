@@ -40,3 +40,11 @@ def load_table(blob: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise pickle.UnpicklingError(f"the pickle holds a {type(value).__name__}, not a dictionary")
     return {key.decode("latin-1") if isinstance(key, bytes) else str(key): item for key, item in value.items()}
+
+
+def load_list(blob: bytes) -> list[Any]:
+    """The list of dictionaries, numbers, texts and bytes in a pickle. Raises `pickle.UnpicklingError` for another."""
+    value = RestrictedUnpickler(io.BytesIO(blob), _ALLOWED, "numpy arrays").load()
+    if not isinstance(value, list):
+        raise pickle.UnpicklingError(f"the pickle holds a {type(value).__name__}, not a list")
+    return value

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,11 @@ from benchmark.harness.child.process import AsStored, Child, Elsewhere
 from benchmark.harness.child.serving import left_to_base, storage
 from benchmark.harness.evaluate import Advance, evaluate
 from benchmark.harness.job import Job
+from benchmark.harness.room import fitting, placed
 from benchmark.harness.setup import Setup
 from benchmark.records.precision import Precision
 from benchmark.records.record import TaskResult
+from benchmark.suites.bench import resolve_dtype
 from methods.api import Merged, Source
 from methods.core.states import StateFile
 
@@ -48,27 +50,40 @@ class Judged:
     split: str
     merged: Merged | None
     child: Child | None
+    sizes: dict[str, int] = field(default_factory=dict)
+    """Samples of a batch by task, as they were evaluated."""
 
     def score(self, task: str, advance: Advance | None = None) -> TaskResult:
-        """The score on the whole split."""
+        """The score on the whole split, in smaller batches than asked for where memory does not suffice.
+
+        Raises :class:`NoRoom` where one sample does not fit.
+        """
         setup, bench = self.setup, self.setup.bench
         source: Source = bench.source(task, self.split, bench.dtype)
         model: nn.Module
-        if self.merged is not None:
-            model = self.merged.model(task)
+        if (merged := self.merged) is not None:
+            dtype = resolve_dtype(self.precision.dtype)
+            model = placed(lambda: merged.model(task).to(bench.device, dtype), bench.device)
         else:
             assert self.child is not None
             model, source = Elsewhere(self.child, task, self.split), AsStored(source)
-        return evaluate(
-            model,
-            source,
-            bench.meter(task),
-            device=bench.device,
-            precision=self.precision,
-            batch_size=setup.batch_size,
-            compiled=setup.options.compile and self.merged is not None,
-            advance=advance,
-        )
+
+        def attempt(size: int) -> TaskResult:
+            return evaluate(
+                model,
+                source,
+                bench.meter(task),
+                device=bench.device,
+                precision=self.precision,
+                batch_size=size,
+                compiled=setup.options.compile and self.merged is not None,
+                advance=advance,
+            )
+
+        # What one task has no room for, the next one has not either.
+        first = min(self.sizes.values(), default=setup.batch_size)
+        result, self.sizes[task] = fitting(attempt, first, bench.device, setup.progress.note)
+        return result
 
 
 @contextlib.contextmanager

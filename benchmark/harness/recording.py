@@ -15,6 +15,7 @@ from benchmark.common.escapes import printable
 from benchmark.harness import provenance
 from benchmark.harness.child.process import Failure
 from benchmark.harness.job import Job
+from benchmark.harness.room import NoRoom, out_of_memory
 from benchmark.harness.setup import Setup
 from benchmark.records import access as accesses
 from benchmark.records.record import Error, MethodInfo, Record
@@ -51,7 +52,9 @@ def fail(record: Record, setup: Setup, error: BaseException) -> None:
     elif record.spec.method in methods.names():
         # What a study derives from runs has no file of its own.
         where = line_in(methods.describe(record.spec.method).path, error)
-    if kind in ("MemoryError", "OutOfMemoryError") or "DefaultCPUAllocator" in message:
+    if isinstance(error, NoRoom):
+        kind = "out of memory"
+    elif out_of_memory(error):
         kind = "out of memory"
         message = f"{message or 'no memory left'}; try a smaller batch_size, --dtype bfloat16, or a machine with more"
     elif kind in ("RunTimeout", "TimeLimit"):
@@ -76,6 +79,20 @@ def note_unsteady(record: Record, names: Iterable[str]) -> None:
     said = record.trace_summary.get(UNSTEADY)
     if every := sorted({*map(str, said if isinstance(said, list) else []), *names}):
         record.trace_summary[UNSTEADY] = every
+
+
+#: Where a record's trace says the batches of tasks that had no room for the size asked for.
+SMALLER = "evaluated_in_batches_of"
+
+
+def note_size(record: Record, task: str, size: int, asked: int) -> None:
+    """A task was evaluated in batches of ``size``; nothing is said where that is what was asked for."""
+    said = record.trace_summary.pop(SMALLER, None)
+    sizes = {**(said if isinstance(said, dict) else {}), task: size}
+    if size == asked:
+        del sizes[task]
+    if sizes:
+        record.trace_summary[SMALLER] = sizes
 
 
 #: Numbers of a trace's tensors that a record holds.

@@ -299,6 +299,7 @@ def _evaluate(job: Job, record: Record, setup: Setup) -> None:
         for task in record.missing:
             setup.progress.stage(f"evaluating {task}", None)
             record.tasks[task] = merged.score(task)
+            recording.note_size(record, task, merged.sizes[task], setup.batch_size)
             recording.note_unsteady(record, unsteady)
             record.cost.evaluate_seconds = before + time.perf_counter() - began
             setup.store.save(record)

@@ -1,10 +1,11 @@
 """RoBERTa experts on GLUE made into a family: encoder and head apart, safetensors, every difference reported.
 
-Layouts (PATH holds them): `<task>/roberta-base_lr1e-05/` as in vanillaOVO/roberta_base_glue_ckpts and
-lu-vae/roberta-glue, or `<task>/` (family `local`); `task` is GLUE's configuration (`cola`, `sst2`, ...) or our name.
-Each holds `model.safetensors` or `pytorch_model.bin`, whole or in shards with their index, `config.json` and the
-tokenizer; or `adapter_model.safetensors` with `adapter_config.json`, a LoRA adapter of PEFT. The base lies in
-`roberta-base/` or `base/`. Nothing is run to read them.
+Layouts (PATH holds them, or has a folder `roberta/` that does): `<task>/roberta-base_lr1e-05/` as in
+vanillaOVO/roberta_base_glue_ckpts and lu-vae/roberta-glue, or `<task>/` (family `local`); `task` is GLUE's
+configuration (`cola`, `sst2`, ...) or our name. Each holds `model.safetensors` or `pytorch_model.bin`, whole or in
+shards with their index, `config.json` and the tokenizer (lu-vae's also `classifier_head.pt`, the head as a pickled
+module); or `adapter_model.safetensors` with `adapter_config.json`, a LoRA adapter of PEFT. The base lies in
+`PATH/roberta-base/` or `PATH/base/`. Nothing is run to read them.
 
 - `roberta.*` becomes `model.*`; `classifier.*` the head; the pooler, which these classifiers do not have and the base
   may, `position_ids` buffers and the base's `lm_head.*` are left out. What else is there is named.
@@ -52,6 +53,8 @@ ARCHITECTURE = (
     "hidden_act", "num_attention_heads", "layer_norm_eps", "position_embedding_type", "pad_token_id",
 )  # fmt: skip
 EMBEDDING = "model.embeddings.word_embeddings.weight"
+#: Where the head stands by itself, beside the whole model.
+HEAD = "classifier_head.pt"
 OUTPUTS = ("out_proj.weight", "out_proj.bias")
 _Value = TypeVar("_Value")
 
@@ -158,6 +161,10 @@ def _read_expert(task: str, place: Path, base: dict[str, Tensor], origin: Path) 
     else:
         encoder, head, left = split(_told(lambda: files.read().tensors))
         stored = files.name.name
+        if (apart := _told(lambda: read_file(place / HEAD)).tensors if (place / HEAD).is_file() else {}) and not head:
+            head, stored = dict(apart), f"{stored} and {HEAD}"
+        elif apart and (apart.keys() != head.keys() or any(not torch.equal(apart[n], t) for n, t in head.items())):
+            stored = f"{stored}, with its own head: {HEAD} holds another one, which is left out"
     _check(task, place, base, encoder, head, origin)
     _check_finite(task, {**encoder, **{f"classifier.{name}": value for name, value in head.items()}}, files.name)
     if not moved(base, encoder):
@@ -294,7 +301,7 @@ def _vocabulary(path: Path) -> Any:
 
 def _place(path: Path, task: str, family: str) -> Path:
     names = (TASKS[task].config, task)
-    tried = [path / name / sub for name in names for sub in (SUBFOLDER, ".")]
+    tried = [root / name / sub for root in (path, path / "roberta") for name in names for sub in (SUBFOLDER, ".")]
     folder = next((place for place in tried if has_weights(place)), None)
     if folder is None:
         raise UserError(

@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 from benchmark import suites
 from benchmark.board import columns, leaderboard
+from benchmark.board.beside import within
 from benchmark.board.columns import MEANING
 from benchmark.board.rows import Board
 from benchmark.common.canonical import canonical_json
@@ -137,6 +138,7 @@ def _columns(board: Board) -> list[dict[str, Any]]:
         _words("above_text", "to the row above", MEANING["to the row above"]),
         _column("published", "published", MEANING["published"], visible=printed),
         _column("published_gap", "gap", MEANING["gap"], visible=printed),
+        _words("within", "within", MEANING["within"], visible=printed),
         _words("published_source", "source", "where the published number is printed", visible=printed),
         _words("access", "access", MEANING["access"]),
         _words("source", "measured", "here, or submitted, or submitted and verified by re-run", visible=False),
@@ -222,6 +224,8 @@ def _row(board: Board, row: Mapping[Any, Any], links: Mapping[str, str]) -> dict
         "level": _level(row["access"]),
         "may_rank": columns.may_rank(row),
         "above_text": columns.above(row),
+        "within": within(row["low"], row["high"], row["published"]) or None,
+        "outside": _outside(board, row["method"]),
         "links": [
             {"run": run, "seed": seed, "href": links.get(run, "")}
             for run, seed in zip(row["runs"].split(), seeds, strict=True)
@@ -234,6 +238,12 @@ def _row(board: Board, row: Mapping[Any, Any], links: Mapping[str, str]) -> dict
     }
     cells["text"] = " ".join(str(row[key]) for key in ("method", "title", "paper", "access", "row")).lower()
     return cells
+
+
+def _outside(board: Board, method: str) -> list[str]:
+    """The tasks on which what is printed lies outside of the row's interval, by their names."""
+    lines = board.beside[(board.beside["method"] == method) & (board.beside["within"] == "no")]
+    return [task for task in lines["task"] if task in board.tasks]
 
 
 def _level(access: str) -> str:

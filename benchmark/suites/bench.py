@@ -173,11 +173,24 @@ def constants(values: tuple[float, ...], device: torch.device) -> Tensor:
         return torch.tensor(values, dtype=torch.float32, device=device)
 
 
+@functools.cache
+def _copying(device: torch.device) -> torch.cuda.Stream:
+    """The stream of a GPU on which inputs are copied to it."""
+    return torch.cuda.Stream(device)
+
+
 def from_host(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on the device; to a GPU the copy runs beside the computation, as pinned memory allows."""
-    if device.type == "cuda":
-        return tensor.pin_memory().to(device, non_blocking=True)
-    return tensor.to(device)
+    """The tensor on the device. To a GPU it is copied from pinned memory on a stream of its own, beside what that
+    still computes; the present stream waits for the copy, the host does not."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    own, side = torch.cuda.current_stream(device), _copying(device)
+    with torch.cuda.stream(side):
+        copy = tensor.pin_memory().to(device, non_blocking=True)
+    own.wait_stream(side)
+    # Its memory is the side stream's, which may not use it again before the present one is done with it.
+    copy.record_stream(own)
+    return copy
 
 
 def resolve_dtype(name: str) -> torch.dtype:

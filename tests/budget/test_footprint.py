@@ -21,6 +21,8 @@ from methods.core.footprint import Footprint
 BEFORE = json.loads(Path(__file__).with_name("estimates.json").read_text(encoding="utf-8"))
 CPU, GPU = SETTINGS["eight on a CPU"], SETTINGS["twenty on a GPU"]
 M = SHAPES.bytes
+#: Of the device, what the sources of methods do not show: the encoder on which the harness judges merges.
+JUDGING = M
 #: What was not seen in their sources: AWD's redundant vector and the passes for it; that ZipIt's result is stored.
 MENDED = {"awd": {"device", "traffic"}, "zipit": {"host", "disk"}}
 HEAD = "from methods.api import LABELLED, UNLABELLED, Access, Footprint, MethodName, method\n"
@@ -54,7 +56,7 @@ def test_declared_footprints_give_the_estimates_that_reading_the_sources_gave(na
         now = dict(
             zip(
                 ("device", "host", "disk", "operations", "traffic"),
-                zip((need.device, need.host, need.disk, *work), before[place], strict=True),
+                zip((max(0, need.device - JUDGING), need.host, need.disk, *work), before[place], strict=True),
                 strict=True,
             )
         )

@@ -16,6 +16,7 @@ from benchmark import suites
 from benchmark.budget import rehearsal as rehearse
 from benchmark.cli import main as cli
 from benchmark.common.project import ROOT
+from benchmark.domains.text.extent import ROBERTA
 from benchmark.harness.job import Options
 from benchmark.records.store import Store
 
@@ -59,6 +60,32 @@ def test_a_rehearsal_goes_the_whole_way_and_its_records_lie_apart(suite: suites.
     lines = rehearse.table(made).splitlines()
     assert len(lines) == 6 and lines[4].startswith("| `symerge:steps=1` | done |")
     assert all(one.together and one.peak and one.together > one.peak for one in made), "a method has its own process"
+
+
+def test_nyuv2_is_rehearsed_as_vision_is(tmp_path: Path) -> None:
+    what = rehearse.Rehearsal(suites.load("nyuv2"), "ResNet-mini", tmp_path / "rehearsal", threads=1)
+    made = list(rehearse.rehearse(what, asked=["ties", "symerge:batch_size=2"], tell=lambda _: None))
+    assert [(one.variant, one.status) for one in made][2:] == [
+        ("ties", "done"),
+        ("symerge:batch_size=2,steps=1", "done"),
+    ]
+    for one in made:
+        assert one.record is not None and set(one.record.tasks) == {"segmentation", "depth", "normals"}
+        assert one.record.spec.family == "rehearsal" and one.estimate and one.together
+    assert made[3].record is not None and made[3].record.cost.images_drawn == 3 * 2
+
+
+def test_glue_is_rehearsed_as_vision_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    for key, value in {**small, "vocab_size": 11}.items():
+        monkeypatch.setitem(ROBERTA, key, value)
+    suite = suites.load("glue").model_copy(update={"tasks": ["CoLA", "STS-B", "MNLI"]})
+    what = rehearse.Rehearsal(suite, "RoBERTa-base", tmp_path / "rehearsal", threads=1)
+    made = list(rehearse.rehearse(what, asked=["ties", "symerge"], tell=lambda _: None))
+    assert [(one.variant, one.status) for one in made][2:] == [("ties", "done"), ("symerge:steps=1", "done")]
+    for one in made:
+        assert one.record is not None and set(one.record.tasks) == {"CoLA", "STS-B", "MNLI"}
+        assert all(task.n == rehearse.TEST for task in one.record.tasks.values()) and one.estimate
 
 
 def test_a_peak_further_than_a_quarter_from_its_estimate_is_named_and_the_command_says_so(

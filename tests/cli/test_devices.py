@@ -17,7 +17,7 @@ import methods
 from benchmark import suites
 from benchmark.board.selection import label
 from benchmark.budget import estimate
-from benchmark.budget import rehearsal as rehearse
+from benchmark.budget.generated import vision as generated
 from benchmark.cli import main as cli
 from benchmark.common.errors import UserError
 from benchmark.domains.vision.bench import Accuracy
@@ -293,7 +293,7 @@ def test_a_rehearsal_looks_for_its_device_before_it_writes_anything(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(rehearse, "write_family", lambda *_: pytest.fail("written"))
+    monkeypatch.setattr(generated, "write_family", lambda *_: pytest.fail("written"))
     argv = ["run", "--suite", "vision-8", "--backbone", "ViT-B-32", "--rehearse", "--results", str(tmp_path)]
     assert cli.main([*argv, "--methods", "ties", "--device", "cuda"]) == 2
     assert "device cuda is not there" in capsys.readouterr().err

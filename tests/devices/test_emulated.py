@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,8 @@ from torch import nn
 
 from benchmark.domains.dense.model import Normalisation
 from benchmark.domains.vision.backbones import Preprocessing
+from benchmark.suites import bench
+from benchmark.suites.bench import from_host
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 
@@ -136,3 +139,37 @@ def test_memory_is_counted_once_for_all_views_and_given_back(cuda: Machine | Non
     assert torch.cuda.memory_allocated(0) == before and torch.cuda.max_memory_allocated(0) - peak == 4 << 20
     with pytest.raises(torch.OutOfMemoryError, match="CUDA out of memory"):
         torch.empty(1 << 50, dtype=torch.int8, device=CUDA)
+
+
+def test_a_stream_that_does_not_wait_for_another_is_found(cuda: Machine | None) -> None:
+    if cuda is None:
+        pytest.skip(lacks("the emulated device", "the same test without -m cuda"))
+    side = torch.cuda.Stream(CUDA)
+    with torch.cuda.stream(side):
+        copy = here().pin_memory().to(CUDA, non_blocking=True)
+    with pytest.raises(RuntimeError, match="has not waited"):
+        copy + 1
+    torch.cuda.current_stream(CUDA).wait_stream(side)
+    copy + 1
+    assert not cuda.loose
+    del copy
+    assert cuda.loose == 1, "the side stream may write over it before the other has read it"
+
+
+def test_inputs_are_copied_on_a_stream_of_their_own_in_order_and_without_a_wait(
+    cuda: Machine | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench, "_copying", functools.cache(bench._copying.__wrapped__))
+    torch.cuda.current_stream(CUDA)
+    sums = []
+    with waits_of(cuda) as waits:
+        ahead = from_host(here(), CUDA)
+        for number in range(1, 20):
+            following = from_host(here() + number, CUDA)
+            sums.append(ahead.sum())
+            ahead = following
+    assert not waits
+    assert [int(each) for each in sums] == [66 + 12 * number for number in range(19)]
+    del ahead, following
+    if cuda is not None:
+        assert bench._copying(CUDA).done == 20 and cuda.streams.default[0].done >= 19 and not cuda.loose

@@ -16,6 +16,7 @@ from helpers.tiny import TinySource
 
 import methods
 from methods.api import Experts, Merged, NotApplicable, Stream
+from methods.symerge import selection, self_label_loss
 
 NAMES = methods.names()
 #: Methods that adapt on a stream, batch by batch.
@@ -125,3 +126,16 @@ def test_triplets_of_singular_values_are_kept_for_the_device_that_made_them(
     assert 0 < kept[0] < kept[1] == kept[2]
     for name, value in states[2].items():
         torch.testing.assert_close(value, states[1][name], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("device", [CPU, CUDA], ids=str)
+def test_of_classes_that_half_precision_ties_the_first_is_the_label(device: torch.device, cuda: Machine | None) -> None:
+    """Between 16 and 32 numbers of bfloat16 are an eighth apart: 20 and 20.05 are one."""
+    exact = torch.tensor([[1.0, 20.0, 20.05], [20.05, 20.0, 1.0], [20.0, 1.0, 20.0]])
+    expert, merged = exact.bfloat16().to(device), torch.zeros(3, 3, device=device, requires_grad=True)
+    assert expert.float().softmax(-1).argmax(-1).tolist() == [1, 0, 0]
+    keywords = {"kind": "classification", "labels": "hard", "select": "all"}
+    self_label_loss(merged, expert, None, **keywords).backward()
+    assert merged.grad is not None and (merged.grad < 0).int().argmax(-1).tolist() == [1, 0, 0]
+    own = expert.clone().requires_grad_(True)
+    assert selection(own.float().softmax(-1), expert.float().softmax(-1), "agreement", 0.5).all(), "ties agree"

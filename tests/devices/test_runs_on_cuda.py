@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import warnings
@@ -98,6 +99,7 @@ def test_autocast_on_cuda_runs_in_half_precision_and_leaves_coefficients_in_sing
     assert all(record.status == "done" for record in records), [record.error for record in records]
     for record in records:
         assert record.spec.autocast == autocast and all(0 <= score <= 100 for score in scores(record))
+        assert ("gradient_scale" in record.trace_summary) == (autocast == "float16")
     merged = StateFile(Store(tmp_path).folder(records[0].spec) / "merged.safetensors")
     kinds = {merged[name].dtype for name in merged if name.startswith(("shared/", "trace/coefficients"))}
     assert kinds == {torch.float32}
@@ -178,6 +180,31 @@ def test_a_record_names_what_is_not_deterministic_on_cuda(
     first, second = (record.trace_summary.get(UNSTEADY, []) for record in records)
     assert len(first) == 1 and "histc" in first[0] and not second
     assert not torch.are_deterministic_algorithms_enabled(), "only while it is evaluated"
+
+
+def counted(experts: Experts, **keywords: Any) -> Merged:
+    """The mean of the experts, and the devices that the process of the method has asked for something."""
+    merged = methods.get("task_arithmetic")(experts)
+    there = torch.stack([tensor.sum() for tensor in merged.shared.values()])
+    assert there.device == torch.device("cuda", 1)
+    (machine,) = (each for each in gc.get_objects() if isinstance(each, Machine))
+    return Merged(experts, merged.shared, trace={"contexts": sorted(machine.contexts)})
+
+
+def test_a_run_has_one_context_a_process_on_its_own_device(
+    cuda: Machine | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if cuda is None:
+        pytest.skip(lacks("two emulated devices", "the same test without -m cuda"))
+    monkeypatch.setitem(process.STAND_INS, "weight_average", counted)
+    cuda.contexts.clear()
+    bench = TinyBenchOn(resolve_device("cuda:1"))
+    records = execute(
+        plan(bench, ["weight_average", "surgery:steps=1"], seeds=[0])[2:], bench, Store(tmp_path), Options()
+    )
+    assert all(record.status == "done" for record in records), [record.error for record in records]
+    assert cuda.contexts == {1} and records[0].trace_summary["contexts"] == [1]
+    assert cuda.peak[0] == 0 < cuda.peak[1]
 
 
 def test_cublas_is_told_to_be_deterministic_before_its_first_handle(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,24 @@ def write(folder: Path, tasks: list[str], subfolder: str = SUBFOLDER, binary: bo
             torch.save(state, place / "pytorch_model.bin")
             (place / "model.safetensors").unlink()
         made[task] = model
+    return made
+
+
+class TrainingArguments:
+    """Stands for transformers' own in a pickle that nothing should read."""
+
+
+def write_published(folder: Path, tasks: list[str], family: str) -> dict[str, Any]:
+    """All files of vanillaOVO/roberta_base_glue_ckpts (``ovo``) or lu-vae/roberta-glue (``lu``), and the base."""
+    made = write(folder, tasks, SUBFOLDER, binary=family == "ovo")
+    for task, model in made.items():
+        place = folder / TASKS[task].config / SUBFOLDER
+        for name in ("merges.txt", "trainer_state.json", "vocab.json"):
+            (place / name).write_text("{}")
+        (place / "training_args.bin").write_bytes(pickle.dumps(TrainingArguments()))
+        if family == "lu":
+            torch.save(model.classifier, place / "classifier_head.pt")
+    (folder / ".gitattributes").write_text("*.bin filter=lfs\n")
     return made
 
 

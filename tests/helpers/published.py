@@ -9,12 +9,17 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import pickle
+import shutil
 import struct
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
 from scipy.io import savemat
 
 from helpers.hub_data import encoded, pictures
@@ -117,6 +122,38 @@ def gtsrb(root: Path) -> None:
     images([base / "GTSRB/Final_Test/Images" / name for name in names], 99, "PPM")
     lines = [f"{name};16;12;1;1;9;9;{label}" for name, label in zip(names, labels, strict=True)]
     text(base / "GT-final_test.csv", [header, *lines])
+
+
+def gtsrb_final(root: Path) -> None:
+    """The archive of all training images: tracks of several images in ``GTSRB/Final_Training/Images``."""
+    base, header = root / "gtsrb", "Filename;Width;Height;Roi.X1;Roi.Y1;Roi.X2;Roi.Y2;ClassId"
+    gtsrb(root)
+    shutil.rmtree(base / "GTSRB/Training")
+    for label in range(43):
+        folder = base / f"GTSRB/Final_Training/Images/{label:05d}"
+        names = [f"{track:05d}_{n:05d}.ppm" for track in range(2) for n in range(PER_CLASS)]
+        images([folder / name for name in names], label, "PPM")
+        text(folder / f"GT-{label:05d}.csv", [header, *(f"{name};16;12;1;1;9;9;{label}" for name in names)])
+    text(base / "GTSRB/Readme-Images.txt", ["The training images"])
+
+
+def fer2013_hub(root: Path, tables: bool = False, names: bool = False) -> None:
+    """Jeneral/fer-2013: pickled lists of encoded images, or the hub's own tables of them; classes alphabetical."""
+    classes = ["angry", "disgust", "fear", "happy", "neutral", "sad", "surprise"]
+    base = root / "fer-2013"
+    for seed, split in enumerate(SPLITS):
+        rows = []
+        for label, image in zip(labels_of(7), pixels(len(labels_of(7)), seed, 48, 1), strict=True):
+            rows.append(
+                {"img_bytes": encoded(Image.fromarray(image), "JPEG"), "labels": classes[label] if names else label}
+            )
+        if tables:
+            (base / "default" / split).mkdir(parents=True)
+            pq.write_table(pa.Table.from_pylist(rows), base / "default" / split / "0000.parquet")
+        else:
+            base.mkdir(parents=True, exist_ok=True)
+            (base / f"{split}.pt").write_bytes(pickle.dumps(rows))
+            text(base / "fer-2013.py", ["import pickle"])
 
 
 def idx(path: Path, array: np.ndarray, packed: bool = False) -> None:

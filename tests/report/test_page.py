@@ -12,8 +12,10 @@ from helpers.pages import HOSTILE, some_records
 from helpers.tables import assert_same_but_for_rounding
 
 from benchmark.board import leaderboard, rows
+from benchmark.board.columns import MEANING
 from benchmark.common.project import DEFAULT_SUITE
 from benchmark.report import page
+from benchmark.scores import published
 
 ROOT = Path(__file__).parents[2]
 VENDOR = ROOT / "benchmark" / "report" / "templates" / "vendor"
@@ -34,6 +36,25 @@ def test_the_page_holds_the_rows_of_the_boards(written: Path) -> None:
             assert there["method"] == row["method"]
     full = {row["method"]: row for row in shown["vision-8--ViT-B-32--tall"]["rows"]}
     assert full["tsv_m"]["published"] == 85.86 and full["tsv_m"]["printed"]["DTD"] > 0
+
+
+def test_what_is_published_says_on_the_page_whether_it_lies_within_the_rows_interval(written: Path) -> None:
+    boards = {board.name: board for board in rows.boards(some_records(HOSTILE)) if len(board.beside)}
+    shown = {each["name"]: each for each in data_of(written.read_text())["boards"]}
+    judged = set()
+    for name, board in boards.items():
+        (column,) = [each for each in shown[name]["columns"] if each["field"] == "within"]
+        assert column["visible"] and column["meaning"] == MEANING["within"]
+        for row in shown[name]["rows"]:
+            lines = board.beside[board.beside["method"] == row["method"]].set_index("task")["within"]
+            assert (row["within"] or "") == lines.get(published.AVERAGE, "")
+            assert row["outside"] == [task for task in board.tasks if lines.get(task) == "no"]
+            judged |= {row["within"], bool(row["outside"])}
+    assert {"yes", "no", True, False} <= judged
+    others = [each for name, each in shown.items() if name not in {*boards, "published"}]
+    assert others and all(
+        not column["visible"] for each in others for column in each["columns"] if column["field"] == "within"
+    )
 
 
 def test_a_board_says_on_the_page_how_well_it_predicts(written: Path) -> None:

@@ -74,6 +74,8 @@ class DenseBench(Bench):
     """
 
     _family: DenseFamily
+    counts: dict[str, int] | None = None
+    """Images of NYUv2's folders where it is not the published set; None: as published."""
 
     def __init__(
         self,
@@ -116,7 +118,9 @@ class DenseBench(Bench):
         self.suite, self.backbone, self.family, self.device, self.dtype = suite, backbone, family, device, dtype
         self.shape, self.root = get_backbone(backbone), root
         full = suite.scale == "full"
-        self.nyuv2 = nyuv2.open_root(nyuv2.folder(root_of(root))) if full else None
+        self.nyuv2 = (
+            nyuv2.open_root(nyuv2.folder(root_of(root)), size=self.shape.size, counts=self.counts) if full else None
+        )
         self.channels = channels(nyuv2.CLASSES if full else len(CLASSES))
         self.tasks = {task: self._task(task) for task in suite.tasks}
         if suite.batchnorm == "reestimate":

@@ -46,6 +46,7 @@ from benchmark.suites.bench import resolve_dtype
 from methods.api import Access, Experts, Merged, MergingError, NotApplicable, Stream
 from methods.core.stream import place
 from methods.tools.coefficients import vectors_in
+from methods.tools.scaling import ScaledGradients
 
 #: Rooms of this project whose modules may be there while a method runs; of ``domains`` those of the models alone.
 ROOMS = ("common", "records", "suites", "harness", "checkpoints")
@@ -189,13 +190,15 @@ class Worker:
 
     def merge(self, request: Message) -> None:
         """Call the method and save what it returns."""
-        given, stream = self.given, None
+        given, stream, scaled = self.given, None, None
         self.count += 1
         path = given.scratch / f"merge-{self.count}.safetensors"
         with time_limit(given.time_limit), contextlib.ExitStack() as around:
             if lengths := request["lengths"]:
                 stream = self._stream(request, lengths)
                 around.enter_context(autocast(self.device, given.precision))
+                if given.precision.autocast == "float16":
+                    scaled = around.enter_context(ScaledGradients())
                 around.enter_context(vectors_in(resolve_dtype(given.precision.vectors)))
             if given.function is not None:
                 merged = given.function(self.experts, stream)
@@ -204,6 +207,8 @@ class Worker:
             around.close()
             if not isinstance(merged, Merged):
                 raise MergingError(f"{given.method} returned {type(merged).__name__}; expected Merged(experts, ...)")
+            if scaled is not None:
+                merged.trace.update(scaled.summary())
             if given.finish is not None:
                 settled(self.device)
                 self.channel.send("returned")

@@ -130,9 +130,9 @@ function details(row, from) {
     const printed = (row.printed || {})[task.name];
     return make("tr", {}, make("td", {}, `${task.name} ${task.label}`), make("td", {}, linked(row, shown(value, task.digits))),
       make("td", {}, shown(own, task.digits)), make("td", {}, shown(share, 1)),
-      make("td", {}, missing(printed) ? NONE : `${shown(printed, task.digits)} (${value >= printed ? "+" : "−"}${shown(Math.abs(value - printed), task.digits)})`));
+      make("td", {}, missing(printed) ? NONE : `${shown(printed, task.digits)} (${value >= printed ? "+" : "−"}${shown(Math.abs(value - printed), task.digits)})${(row.outside || []).includes(task.name) ? "*" : ""}`));
   });
-  const heads = ["task", "measured", "its expert", "% of expert", "published (gap)"].map((text) => make("th", {}, text));
+  const heads = ["task", "measured", "its expert", "% of expert", "published (gap, * outside of the interval)"].map((text) => make("th", {}, text));
   const facts = Object.entries({
     Title: row.title, Paper: row.paper, "Parameters changed": row.changed, Access: row.access, "Needs the task's id": row.task_id,
     "Published elsewhere": row.published_others, Commit: row.commit, Precision: [row.dtype, row.autocast].filter(Boolean).join(", "),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.glue_files import WORDS, config, tokenizer_file, transformers, write
+from helpers.glue_files import WORDS, config, tokenizer_file, transformers, write, write_published
 from safetensors.torch import load_file, save_file
 
 from benchmark.common.errors import UserError
@@ -41,6 +41,40 @@ def test_an_imported_expert_gives_the_logits_of_the_file_it_came_from(
             got = experts.copy_head(task)(experts.forward(experts.state(task), task, dict(inputs)))
         torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
         assert float(expected.std()) > 0
+
+
+def heads_of(folder: Path, task: str) -> dict[str, torch.Tensor]:
+    return load_file(folder / f"heads/{task}.safetensors")
+
+
+@pytest.mark.parametrize("family", ["ovo", "lu"])
+@pytest.mark.parametrize("below", ["", "roberta"])
+def test_the_published_repositories_are_read_file_by_file_as_they_are(tmp_path: Path, family: str, below: str) -> None:
+    models = write_published(tmp_path / "in" / below, ["MNLI", "RTE"], family)
+    if below:
+        (tmp_path / "in/roberta/roberta-base").rename(tmp_path / "in/roberta-base")
+    said: list[str] = []
+    import_family(family, tmp_path / "in", tmp_path / "out", list(models), say=said.append)
+    assert not any("classifier_head" in line for line in said), "it is the head of the whole model"
+    for task, model in models.items():
+        assert torch.equal(heads_of(tmp_path / "out", task)["dense.weight"], model.classifier.dense.weight)
+
+
+def test_a_head_that_stands_by_itself_is_taken_where_the_model_has_none_and_named_where_it_is_another(
+    tmp_path: Path,
+) -> None:
+    models = write_published(tmp_path / "in", ["MNLI", "RTE"], "lu")
+    file = tmp_path / "in/mnli" / SUBFOLDER / "model.safetensors"
+    bare = {n: t for n, t in load_file(file).items() if not n.startswith("classifier.")}
+    save_file(bare, file)
+    other = transformers.RobertaForSequenceClassification(config(num_labels=2)).classifier
+    torch.save(other, tmp_path / "in/rte" / SUBFOLDER / "classifier_head.pt")
+    said: list[str] = []
+    import_family("lu", tmp_path / "in", tmp_path / "out", list(models), say=said.append)
+    assert any("MNLI: " in line and "model.safetensors and classifier_head.pt" in line for line in said)
+    assert any("RTE: " in line and "holds another one, which is left out" in line for line in said)
+    for task, model in models.items():
+        assert torch.equal(heads_of(tmp_path / "out", task)["dense.weight"], model.classifier.dense.weight)
 
 
 def test_the_pooler_and_language_head_of_the_base_are_left_out_and_said(tmp_path: Path) -> None:

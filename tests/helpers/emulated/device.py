@@ -6,7 +6,7 @@ import contextlib
 import importlib
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from helpers.emulated.backward import run_backward, set_materialize_grads
+from helpers.emulated.streams import Event, Stream, Streams, Use
 from helpers.emulated.tensors import Dispatch, EmulatedTensor
 
 Block = tuple[int, int]
@@ -28,14 +29,19 @@ class Machine:
         count: how many there are.
         memory: bytes of each.
         waits: how often the host waited for a device, by what it did.
+        contexts: devices that this process has asked for something, and so has a context on.
+        loose: how often memory was given back while a stream that it does not know of may still have used it.
     """
 
     def __init__(self, count: int = 1, memory: int = 16 << 30) -> None:
         self.count, self.memory, self.current = count, memory, 0
         self.waits: Counter[str] = Counter()
+        self.contexts: set[int] = set()
         self.held, self.peak = [0] * count, [0] * count
         self._blocks: dict[Block, tuple[int, int]] = {}
         self._pinned: weakref.WeakSet[Any] = weakref.WeakSet()
+        self.streams, self.loose = Streams(count), 0
+        self._uses: dict[Block, Use] = {}
 
     def wait(self, what: str) -> None:
         """The host waits for the device."""
@@ -52,6 +58,8 @@ class Machine:
                 raise torch.OutOfMemoryError(f"CUDA out of memory. Tried to allocate {size} bytes. GPU {index} ...")
             self.held[index] += size
             self.peak[index] = max(self.peak[index], self.held[index])
+            stream = self.streams.current[index]
+            self._uses[block] = Use(stream, (stream, stream.done))
         self._blocks[block] = users + 1, size
         return block
 
@@ -61,6 +69,22 @@ class Machine:
             self._blocks[block] = users - 1, size
         else:
             self.held[block[0]] -= size
+            self.loose += self._uses.pop(block).loose
+
+    def operate(self, device: torch.device, blocks: Iterable[Block], *, writes: bool) -> None:
+        """The next operation of the current stream uses these. Raises RuntimeError where they may not be there yet.
+
+        What an earlier machine of this process held, such as constants, is there.
+        """
+        indices = {index for index, _ in blocks} | ({self.index(device)} if device.type == "cuda" else set())
+        for index in indices:
+            self.streams.current[index].done += 1
+        for block in blocks:
+            if block in self._uses:
+                self._uses[block].by(self.streams.current[block[0]], writes=writes)
+
+    def record_stream(self, block: Block, stream: Stream) -> None:
+        self._uses[block].recorded.add(stream)
 
     def pin(self, tensor: Tensor) -> Tensor:
         self._pinned.add(tensor)
@@ -72,12 +96,13 @@ class Machine:
     def index(self, device: Any = None) -> int:
         """The index of a device as ``torch.cuda`` takes it: none is the current one, ``"cuda"`` without one is not."""
         if device is None:
-            return self.current
+            device = self.current
         index = device if isinstance(device, int) else torch.device(device).index
         if index is None:
             raise ValueError(f"Expected a torch.device with a specified index or an integer, but got:{device}")
         if not 0 <= index < self.count:
             raise RuntimeError("CUDA error: invalid device ordinal")
+        self.contexts.add(index)
         return index
 
     def answers(self) -> dict[str, Callable[..., Any]]:
@@ -97,6 +122,14 @@ class Machine:
             self.index(device)
             return SimpleNamespace(name="emulated", total_memory=self.memory, major=8, minor=0, multi_processor_count=1)
 
+        machine = self
+
+        class OfMachine(Stream):
+            """Libraries name the class in annotations."""
+
+            def __init__(self, device: Any = None, **more: Any) -> None:
+                super().__init__(machine.index(device))
+
         return {
             "is_available": lambda: True,
             "device_count": lambda: self.count,
@@ -114,6 +147,11 @@ class Machine:
             "is_bf16_supported": lambda including_emulation=True: True,
             "is_current_stream_capturing": lambda: False,
             "_lazy_init": lambda: None,
+            "Stream": OfMachine,
+            "Event": Event,
+            "stream": self.streams.within,
+            "current_stream": lambda device=None: self.streams.current[self.index(device)],
+            "default_stream": lambda device=None: self.streams.default[self.index(device)],
         }
 
 

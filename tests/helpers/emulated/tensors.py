@@ -79,6 +79,9 @@ class EmulatedTensor(Tensor):
             memo[id(self)] = copied.requires_grad_(self.requires_grad)
         return memo[id(self)]  # type: ignore[no-any-return]
 
+    def record_stream(self, stream: Any) -> None:
+        self._dispatch.machine.record_stream(self._block, stream)
+
     def data_ptr(self) -> int:
         return self.inner.data_ptr()
 
@@ -141,6 +144,7 @@ class Dispatch(TorchDispatchMode):
             device = torch.device("cuda", self.machine.current)
         self._refuse(func, args, kwargs, tensors, device)
         self._waits(func, args, kwargs, device)
+        self.machine.operate(device, {t._block for t in own}, writes=func._schema.is_mutable)
         inner_args, inner_kwargs = tree_map(_inner, (args, kwargs))
         if inner_kwargs.get("pin_memory"):
             inner_kwargs["pin_memory"] = False

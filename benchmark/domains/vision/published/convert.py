@@ -8,15 +8,11 @@ the splits are, is noted beside them (`benchmark.domains.vision.public.ORIGIN`).
 from __future__ import annotations
 
 import glob
-import gzip
 import io
 import json
 import os
-import shutil
 import sys
-import tarfile
 import tempfile
-import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,12 +20,13 @@ from typing import Any
 import numpy as np
 
 from benchmark.common.errors import UserError, shown
-from benchmark.common.files import TEMPORARY, open_regular, read_regular, write_atomic
+from benchmark.common.files import TEMPORARY, read_regular, write_atomic
 from benchmark.domains.vision import public
-from benchmark.domains.vision.archives import COPY_AGAIN, why
+from benchmark.domains.vision.archives import COPY_AGAIN
 from benchmark.domains.vision.local import batched
 from benchmark.domains.vision.published.forms import Label, Row
 from benchmark.domains.vision.published.sets import PUBLISHED, UNUSABLE, Form
+from benchmark.domains.vision.published.unpack import unpack
 
 ROWS = 256
 """Images of one row group: what is held in memory."""
@@ -93,18 +90,20 @@ def _locate(task: str, source: Path, room: Path) -> tuple[Form, Path]:
     for form in forms:
         if base := _below(form, source):
             return form, base
-    for place, form in enumerate(forms):
-        if any((source / name).is_file() for name in form.archives):
-            _unpack(form, source, room / str(place))
-            if base := _below(form, room / str(place)):
-                return form, base
+    packed = [(form, folder) for form in forms if form.archives and (folder := _archives(form, source))]
+    # Forms share archives, such as those of the test: the one of which the most is there goes first.
+    packed.sort(key=lambda pair: sum(not (pair[1] / name).is_file() for name in pair[0].archives))
+    for place, (form, folder) in enumerate(packed):
+        _unpack(form, folder, room / str(place))
+        if base := _below(form, room / str(place)):
+            return form, base
     marks, reason = UNUSABLE.get(task, ((), ""))
     if any(_matches(source, (mark,), depth) for mark in marks for depth in range(3)):
         raise UserError(f"{shown(source)} holds {reason}", "See docs/data.md, What is read as it is published.")
     expected = []
     for form in forms:
-        packed = f", or {', '.join(form.archives)}" if form.archives else ""
-        expected.append(f"{form.title}: {', '.join(form.files)}{packed}")
+        archives = f", or {', '.join(form.archives)}" if form.archives else ""
+        expected.append(f"{form.title}: {', '.join(form.files)}{archives}")
     raise UserError(
         f"{shown(source)} holds no {task} as it is published",
         "Expected, in it or up to three folders below: " + "\n  or ".join(expected),
@@ -124,6 +123,19 @@ def _below(form: Form, source: Path) -> Path | None:
     return source.parent if source.name == inner and _matches(source.parent, form.files, 0) else None
 
 
+def _archives(form: Form, source: Path) -> Path | None:
+    """The folder with a form's archives: ``source`` with some of them, or the nearest one below with all."""
+    if any((source / name).is_file() for name in form.archives):
+        return source
+    for depth in range(1, form.depth + 1):
+        if matches := _matches(source, tuple(form.archives), depth):
+            if len(matches) > 1:
+                some = ", ".join(shown(each) for each in matches[:3])
+                raise UserError(f"{form.title}: its archives are in {some}", "Name the folder that is meant.")
+            return matches[0]
+    return None
+
+
 def _matches(source: Path, files: Sequence[str], depth: int) -> list[Path]:
     first = glob.escape(files[0])
     places = glob.glob("/".join(["*"] * depth + [first]), root_dir=source)
@@ -137,30 +149,14 @@ def _unpack(form: Form, source: Path, room: Path) -> None:
     for name, folder in form.archives.items():
         if (source / name).is_file():
             print(f"unpacking {name}", file=sys.stderr)
-            _unpack_one(source / name, room / folder)
+            unpack(source / name, room / folder)
     for name in form.files:  # EMNIST's archive holds archives
         for depth in range(form.depth + 1):
             for place in glob.glob("/".join(["*"] * depth + [glob.escape(f"{name}.gz")]), root_dir=room):
-                _unpack_one(room / place, (room / place).parent)
+                unpack(room / place, (room / place).parent)
     for entry in source.iterdir():
         if not entry.name.startswith(".") and not (room / entry.name).exists():
             (room / entry.name).symlink_to(entry.resolve())
-
-
-def _unpack_one(archive: Path, place: Path) -> None:
-    try:
-        with open_regular(archive) as opened:
-            if archive.name.endswith(".zip"):
-                with zipfile.ZipFile(opened) as zipped:
-                    zipped.extractall(place)
-            elif archive.name.endswith((".tar.gz", ".tgz")):
-                with tarfile.open(fileobj=opened) as tar:
-                    tar.extractall(place, filter="data")
-            else:
-                with gzip.open(opened) as packed, open(place / archive.stem, "xb") as plain:
-                    shutil.copyfileobj(packed, plain)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as error:
-        raise UserError(f"{shown(archive)} cannot be unpacked: {why(error)}", COPY_AGAIN) from None
 
 
 def _write(about: public.SetInfo, rows: Iterator[Row], path: Path, title: str) -> int:
@@ -204,7 +200,9 @@ def _number(about: public.SetInfo, numbers: dict[str, int], row: Row) -> int:
     return number
 
 
-def _encoded(image: Path | np.ndarray) -> bytes:
+def _encoded(image: Path | np.ndarray | bytes) -> bytes:
+    if isinstance(image, bytes):
+        return image
     if isinstance(image, Path):
         try:
             return read_regular(image)

@@ -20,7 +20,7 @@ import numpy as np
 from benchmark.common.damage import Damage
 from benchmark.common.errors import UserError
 from benchmark.common.files import open_regular, read_regular
-from benchmark.common.pickled_arrays import load_table
+from benchmark.common.pickled_arrays import load_list, load_table
 from benchmark.domains.vision.archives import COPY_AGAIN, image_suffixes, why
 
 Label = str | int
@@ -29,10 +29,10 @@ LARGEST_TABLE = 4 << 30
 
 @dataclass(frozen=True)
 class Row:
-    """One image: its name for people, its file or its pixels, and its class."""
+    """One image: its name for people, its file, its pixels or its encoded bytes, and its class."""
 
     name: str
-    image: Path | np.ndarray
+    image: Path | np.ndarray | bytes
     label: Label
 
 
@@ -110,6 +110,52 @@ def csv_pixels(table: str, usage: Mapping[str, Sequence[str]], classes: Sequence
                     yield Row(f"{table}, row {number}", pixels, classes[int(line["emotion"])])
 
     return rows
+
+
+def pickled(train: str, test: str, image: str, label: str, classes: Sequence[str]) -> Reader:
+    """Pickles of a list with a dictionary an image: its encoded bytes, and its class's name or number in ``classes``.
+
+    Nothing of them is run.
+    """
+    parts = {"train": train, "test": test}
+
+    def rows(base: Path, split: str) -> Iterator[Row]:
+        path = base / parts[split]
+        with _naming(path):
+            entries = load_list(read_regular(path, LARGEST_TABLE))
+        yield from _encoded(path, parts[split], entries, image, label, classes)
+
+    return rows
+
+
+def tables(train: str, test: str, image: str, label: str, classes: Sequence[str]) -> Reader:
+    """Folders of parquet files with a row an image: its encoded bytes, and its class as :func:`pickled` has it."""
+    parts = {"train": train, "test": test}
+
+    def rows(base: Path, split: str) -> Iterator[Row]:
+        import pyarrow.parquet as pq
+
+        files = sorted((base / parts[split]).glob("*.parquet"))
+        if not files:
+            raise UserError(f"{base / parts[split]} holds no parquet file", COPY_AGAIN)
+        for path in files:
+            with _naming(path):
+                entries = pq.read_table(path, columns=[image, label]).to_pylist()
+            yield from _encoded(path, f"{parts[split]}/{path.name}", entries, image, label, classes)
+
+    return rows
+
+
+def _encoded(
+    path: Path, name: str, entries: Sequence[Any], image: str, label: str, classes: Sequence[str]
+) -> Iterator[Row]:
+    for number, entry in enumerate(entries):
+        with _naming(path):
+            if not isinstance(entry, Mapping) or not isinstance(entry[image], bytes):
+                raise Damage(f"entry {number} is no image with its class")
+            of = entry[label]
+            row = Row(f"{name}, {number}", entry[image], of if isinstance(of, str) else classes[int(of)])
+        yield row
 
 
 def idx(train: tuple[str, str], test: tuple[str, str], first: int = 0) -> Reader:

@@ -45,6 +45,11 @@ UNUSABLE: dict[str, tuple[tuple[str, ...], str]] = {
         "would test experts on images they were fine-tuned on. Expected EuroSAT_splits/train and EuroSAT_splits/test, "
         "from the authors, or the hub's copy",
     ),
+    "RESISC45": (
+        ("NWPU-RESISC45", "NWPU-RESISC45.rar"),
+        "its images without resisc45-train.txt and resisc45-test.txt, the lists of the papers' split; they are at "
+        "https://storage.googleapis.com/remote_sensing_representations/",
+    ),
     "SUN397": (
         ("ClassName.txt",),
         "its images without Training_01.txt and Testing_01.txt; they are in Partitions.zip of the same page",
@@ -53,6 +58,7 @@ UNUSABLE: dict[str, tuple[tuple[str, ...], str]] = {
 
 OWN = "the data set's own training and test split"
 FER2013 = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
+FER2013_HUB = ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")
 
 
 def scene(name: str) -> str:
@@ -113,7 +119,7 @@ def _cifar(folder: str, train: tuple[str, ...], test: str, labels: str, meta: tu
     )  # fmt: skip
 
 
-_GTSRB = "GTSRB/Final_Test/Images"
+_GTSRB, _GTSRB_TEST = "GTSRB/Final_Test/Images", ("GTSRB_Final_Test_Images", "GTSRB_Final_Test_GT")
 _CARS = ("devkit/cars_train_annos.mat", "cars_train"), ("cars_test_annos_withlabels.mat", "cars_test")
 _STL10 = [(f"stl10_binary/{part}_X.bin", f"stl10_binary/{part}_y.bin") for part in ("train", "test")]
 _PCAM = [
@@ -148,7 +154,7 @@ PUBLISHED: dict[str, tuple[Form, ...]] = {
         Form(
             "task_vectors' lists", ("NWPU-RESISC45", "resisc45-train.txt", "resisc45-test.txt"),
             forms.listed(["resisc45-train.txt"], ["resisc45-test.txt"], _of_aerial),
-            "the lists of remote_sensing_representations, training and test",
+            "the lists of remote_sensing_representations, training and test", {"NWPU-RESISC45.rar": ""},
         ),
     ),
     "EuroSAT": (
@@ -166,13 +172,22 @@ PUBLISHED: dict[str, tuple[Form, ...]] = {
     ),
     "GTSRB": (
         Form(
-            "GTSRB's archives", ("GTSRB/Training", _GTSRB, "GT-final_test.csv"),
+            "GTSRB's archives, as torchvision takes them", ("GTSRB/Training", _GTSRB, "GT-final_test.csv"),
             forms.either(
                 lambda base: forms.folders("GTSRB/Training", "", int)(base, "train"),
                 forms.csv_files("GT-final_test.csv", _GTSRB, "Filename", "ClassId", ";"),
             ),
             "the training images of the online competition and the final test",
-            {f"{name}.zip": "" for name in ("GTSRB-Training_fixed", "GTSRB_Final_Test_Images", "GTSRB_Final_Test_GT")},
+            {f"{name}.zip": "" for name in ("GTSRB-Training_fixed", *_GTSRB_TEST)}, train=26_640,
+        ),
+        Form(
+            "GTSRB's final archives", ("GTSRB/Final_Training/Images", _GTSRB, "GT-final_test.csv"),
+            forms.either(
+                lambda base: forms.folders("GTSRB/Final_Training/Images", "", int)(base, "train"),
+                forms.csv_files("GT-final_test.csv", _GTSRB, "Filename", "ClassId", ";"),
+            ),
+            "all 39,209 training images of the final competition, where the papers' have 26,640, and the final test",
+            {f"{name}.zip": "" for name in ("GTSRB_Final_Training_Images", *_GTSRB_TEST)}, train=39_209,
         ),
     ),
     "MNIST": _mnist("MNIST"),
@@ -229,15 +244,25 @@ PUBLISHED: dict[str, tuple[Form, ...]] = {
             {f"{name}.gz": "" for pair in _PCAM for name in pair},
         ),
     ),
-    "FER2013": tuple(
+    "FER2013": (
+        *(
+            Form(
+                f"Kaggle's {table}", (table,),
+                forms.csv_pixels(
+                    table, {"train": ("Training",), "test": ("PublicTest", "PrivateTest")}, FER2013, 48
+                ),
+                "the training images, and both test sets, public and private", archives, train=28_709,
+            )
+            for table, archives in (("fer2013.csv", {"fer2013.tar.gz": ""}), ("icml_face_data.csv", {}))
+        ),
         Form(
-            f"Kaggle's {table}", (table,),
-            forms.csv_pixels(
-                table, {"train": ("Training",), "test": ("PublicTest", "PrivateTest")}, FER2013, 48
-            ),
-            "the training images, and both test sets, public and private", archives, train=28_709,
-        )
-        for table, archives in (("fer2013.csv", {"fer2013.tar.gz": ""}), ("icml_face_data.csv", {}))
+            "the hub's Jeneral/fer-2013", ("train.pt", "test.pt"),
+            forms.pickled("train.pt", "test.pt", "img_bytes", "labels", FER2013_HUB), OWN, train=28_709,
+        ),
+        Form(
+            "the hub's Jeneral/fer-2013, as the hub converts it", ("default/train", "default/test"),
+            forms.tables("default/train", "default/test", "img_bytes", "labels", FER2013_HUB), OWN, train=28_709,
+        ),
     ),
     "EMNIST": (_emnist(),),
     "FashionMNIST": _mnist("FashionMNIST"),
