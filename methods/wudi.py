@@ -18,7 +18,6 @@ stored per task.
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import torch
@@ -27,7 +26,7 @@ from torch import Tensor
 from methods.api import Experts, Footprint, Merged, Natural, NonNegative, Share, method
 from methods.tools.interference import Moments, descend, filtered, merge_parts, moments
 from methods.tools.spectral import significant, sum_vector
-from methods.tools.vectors import choice, fraction
+from methods.tools.vectors import ceiling, choice, fraction
 
 SOLVERS = ("adam", "closed_form", "auto_rank")
 
@@ -69,29 +68,37 @@ def wudi(
 
     def solve(name: str) -> Tensor:
         start = sum_vector(experts, name)
-        interference = task_moments(experts, name, start)
-        return descend(start, interference, steps, lr) if solver == "adam" else filtered(start, interference, response)
+        if solver == "adam":
+            return descend(start, task_moments(experts, name, start), steps, lr)
+        start = start.double()
+        return filtered(start, task_moments(experts, name, start), response).float()
 
     return Merged(experts, merge_parts(experts, part, scale, solve))
 
 
 def task_moments(experts: Experts, name: str, start: Tensor) -> Moments:
-    """The quadratic whose inputs and targets are the task vectors themselves."""
+    """The quadratic whose inputs and targets are the task vectors themselves, in the precision of ``start``."""
     base = experts.base_tensor(name)
-    vectors = (experts.task_vector(name, task, base) for task in experts.tasks)
+    vectors = (experts.task_vector(name, task, base).to(start.dtype) for task in experts.tasks)
     return moments(start, ((v, v, v) for v in vectors))
 
 
 def flow(values: Tensor, time: float, rank: float) -> Tensor:
     """Gradient flow on the leading ``ceil(rank n)`` directions: (1 - exp(-time lambda)) / lambda, 0 on null ones."""
-    leading = torch.arange(len(values), device=values.device) < math.ceil(rank * len(values))
+    leading = torch.arange(len(values), device=values.device) < ceiling(rank * len(values))
     gone = -torch.expm1(-time * values)
-    return torch.where(leading & significant(values), gone / values.clamp(min=torch.finfo(values.dtype).tiny), 0.0)
+    return torch.where(leading & determined(values), gone / values.clamp(min=torch.finfo(values.dtype).tiny), 0.0)
 
 
 def truncated(values: Tensor) -> Tensor:
     """The minimum on as many directions as ``(sum sqrt(lambda))^2 / sum(lambda)`` counts, rounded up."""
     total = float(values.sum())
-    count = math.ceil(float(values.sqrt().sum()) ** 2 / total) if total > 0 else 0
-    leading = (torch.arange(len(values), device=values.device) < count) & significant(values)
+    count = ceiling(float(values.sqrt().sum()) ** 2 / total) if total > 0 else 0
+    leading = (torch.arange(len(values), device=values.device) < count) & determined(values)
     return torch.where(leading, 1 / values.clamp(min=torch.finfo(values.dtype).tiny), 0.0)
+
+
+def determined(values: Tensor) -> Tensor:
+    """Which eigenvalues of C, float64, are more than the task vectors' own rounding: they are squared singular values
+    of the vectors put above one another, and float32 knows these to its precision, not to its square."""
+    return significant(values.sqrt())
