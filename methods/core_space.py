@@ -23,7 +23,7 @@ from torch import Tensor
 
 from methods.api import Experts, Footprint, Merged, Share, method
 from methods.tools.adapters import adapted, disjoint_mean, elected
-from methods.tools.spectral import polar, significant, svd
+from methods.tools.spectral import orthogonal, polar, significant, svd
 from methods.tools.vectors import ceiling, choice, fraction
 
 
@@ -89,8 +89,8 @@ def orthogonal_sum(cores: Tensor) -> Tensor:
     values = torch.cat([s for _, s, _ in parts])
     if not len(values):
         return torch.zeros_like(cores[0])
-    left, _ = polar(torch.cat([u for u, _, _ in parts], 1))
-    right, _ = polar(torch.cat([vh for _, _, vh in parts], 0))
+    left = orthogonal(torch.cat([u for u, _, _ in parts], 1))
+    right = orthogonal(torch.cat([vh for _, _, vh in parts], 0))
     return (left * values) @ right
 
 

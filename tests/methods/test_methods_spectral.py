@@ -254,6 +254,26 @@ def test_quick_paths_give_what_the_plain_form_gives(name: str, plain: Any) -> No
         torch.testing.assert_close(change, expected, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("width", [32, 192])
+def test_tsv_m_keeps_a_direction_that_the_tasks_vectors_all_but_miss(width: int) -> None:
+    # Four tasks whose quarters of right vectors all but miss one direction: a singular value of 1e-6.
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(width, width, generator=generator, dtype=torch.float64)
+    rows[-1] = rows[:-1].mean(0) + 1e-5 * rows[-1]
+    tasks, each = {}, width // 4
+    for k in range(4):
+        right, _ = torch.linalg.qr(rows[k * each : (k + 1) * each].T)
+        left, _ = torch.linalg.qr(torch.randn(2 * width, each, generator=generator, dtype=torch.float64))
+        tasks[f"t{k}"] = {"w": ((left * torch.linspace(2, 1, each)) @ right.T).float()}
+    found = merge("tsv_m", Experts.from_state_dicts({"w": torch.zeros(2 * width, width)}, tasks)).state_dict()["w"]
+    parts = [SVD(task["w"].double()) for task in tasks.values()]
+    u, v = torch.cat([p[0][:, :each] for p in parts], 1), torch.cat([p[2][:each] for p in parts], 0)
+    assert 4e-7 < torch.linalg.svdvals(v)[-1] / torch.linalg.svdvals(v)[0] < spectral.RANK_TOLERANCE
+    factors = [left @ right for left, _, right in (SVD(u, full_matrices=False), SVD(v, full_matrices=False))]
+    exact = (factors[0] * torch.cat([p[1][:each] for p in parts])) @ factors[1]
+    assert (found - exact).norm() / exact.norm() < 0.02
+
+
 def test_one_task_merged_by_its_own_singular_vectors_is_itself() -> None:
     experts = wide_experts(1)
     torch.testing.assert_close(merge("tsv_m", experts).state_dict(), dict(experts.expert("t0")), atol=2e-5, rtol=0)
