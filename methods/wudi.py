@@ -6,7 +6,8 @@ Zhu, Yuan, ICML 2025, arXiv:2503.08099.
     theta = theta0 + scale * M,    M = argmin sum_k || (M - tau_k) tau_k^T ||_F^2 / || tau_k ||_F^2 from sum_k tau_k
 
 solver="adam" (the paper): nathanielyvo/WUDI-Merging vit/wudi_main.py. 300 steps at 1e-5 move an entry by 3e-3 at
-most: the code stops far from the minimum and so do we. Only attention and MLP weights are merged, every other tensor
+most: as far as the minimum where experts are as gentle as the paper's, and for experts further from their base a start
+that is left halfway. Only attention and MLP weights are merged, every other tensor
 stays the base's; a task's zero vector has no term (FusionBench's port divides by zero). tensors="matrices" is
 FusionBench's reading: every 2-D tensor, the others the mean. solver="closed_form" and "auto_rank": SWUDI and ASWUDI,
 WalkerWorldPeace/MLLMerging LLaMA-Factory/swudi_aswudi.py. Gradient flow for ``time`` on the leading ceil(rank n)
