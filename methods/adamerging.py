@@ -12,7 +12,8 @@ K + 1 models; they are never used.
 
 Batches: ``adamerging`` goes through each task's samples without replacement, as the paper's text reads and as SyMerge's
 code draws, so that methods which adapt see the same images. The code makes its loaders anew in every step, so that a
-step's batches are the first of a fresh shuffle, and over steps samples are drawn with replacement: ``adamerging_fresh``.
+step's batches are the first of a fresh shuffle, and over steps samples are drawn with replacement:
+``adamerging_fresh``.
 """
 
 from __future__ import annotations
