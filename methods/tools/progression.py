@@ -137,6 +137,8 @@ class Blocks:
         inside = {n for number in range(len(self)) for n in self.names(number)}
         state = self.experts.state()
         leaves = {n: state[n].detach().float().requires_grad_(True) for n in self.experts.names if n not in inside}
+        if not leaves:
+            return ()
         with torch.enable_grad():
             total = self.enter({**state, **leaves}, task, batch).hidden.float().sum()
         gradients = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
