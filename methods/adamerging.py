@@ -18,7 +18,6 @@ step's batches are the first of a fresh shuffle, and over steps samples are draw
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Literal, cast
 
 from torch import Tensor
@@ -37,6 +36,7 @@ from methods.api import (
     Stream,
     method,
 )
+from methods.core.stream import pick
 from methods.tools.adaptation import adapt_merge, entropy
 from methods.tools.coefficients import LayerwiseMerge
 from methods.tools.vectors import elect, fraction
@@ -148,15 +148,7 @@ class FreshStream:
 def part(batch: Batch, rows: slice) -> Batch:
     """Some of a batch's samples."""
     labels = None if batch.labels is None else batch.labels[rows]
-    return Batch(_rows(batch.inputs, rows), batch.index[rows], labels)
-
-
-def _rows(inputs: Any, rows: slice) -> Any:
-    if isinstance(inputs, Tensor):
-        return inputs[rows]
-    if isinstance(inputs, Mapping):
-        return {name: _rows(value, rows) for name, value in inputs.items()}
-    return type(inputs)(_rows(value, rows) for value in inputs)
+    return Batch(pick(batch.inputs, rows), batch.index[rows], labels)
 
 
 def class_entropy(logits: Tensor) -> Tensor:
