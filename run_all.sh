@@ -150,6 +150,7 @@ case "${1:-}" in
         cd "$root"
         exec "$python" -m pytest tests/benchmarks --benchmark-only "$@"
         ;;
-    list | board | merge | clean | compare | validity | study | schedule | assets | submit | upgrade | run) exec "$python" -P -m benchmark "$@" ;;
-    *) exec "$python" -P -m benchmark run "$@" ;;
+    --version) exec "$python" -P -m benchmark "$@" ;;
+    "" | -*) exec "$python" -P -m benchmark run "$@" ;;
+    *) exec "$python" -P -m benchmark "$@" ;;
 esac

@@ -8,14 +8,17 @@ tensor([[1.0000, 0.5000],
         [0.5000, 1.0000]])
 """
 
+from benchmark.common.errors import UserError
 from benchmark.merging.api import evaluate, load_merge, merge, write_task
 from methods import describe, get, names
-from methods.api import Experts, Merged, Stream, method
+from methods.api import Experts, Merged, MergingError, Stream, method
 
 __all__ = [
     "Experts",
     "Merged",
+    "MergingError",
     "Stream",
+    "UserError",
     "describe",
     "evaluate",
     "get",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
@@ -197,6 +198,24 @@ def _metrics(board: Board) -> list[str]:
         f"{'higher' if metric.higher_is_better else 'lower'} is better."
         for metric in entries
     ]
+
+
+def as_json(boards: Sequence[Board]) -> str:
+    """Boards for a program: suite, backbone, family, and rows, runs without scores and trials as lists of objects."""
+    tables = [
+        {
+            "suite": board.suite,
+            "backbone": board.backbone,
+            "family": board.family,
+            "tasks": board.tasks,
+            "metrics": board.metrics,
+            "rows": json.loads(board.rows.to_json(orient="records")),
+            "incomplete": json.loads(board.incomplete.to_json(orient="records")),
+            "trials": json.loads(board.trials.to_json(orient="records")),
+        }
+        for board in boards
+    ]
+    return json.dumps({"boards": tables}, indent=1, ensure_ascii=False)
 
 
 def print_board(board: Board, file: TextIO | None = None, width: int | None = None) -> None:

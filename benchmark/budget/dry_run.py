@@ -9,9 +9,10 @@ from types import MappingProxyType
 from typing import Any
 
 from benchmark.budget import estimate
-from benchmark.budget.estimate import Machine, Need, Setting, amount, duration
+from benchmark.budget.estimate import Machine, Need, Setting, amount
 from benchmark.budget.shapes import Shapes, outline
 from benchmark.common.errors import UserError
+from benchmark.common.spans import duration
 from benchmark.harness.job import Job, Options
 from benchmark.suites import Suite, chosen
 from benchmark.suites.extent import Extent
@@ -203,6 +204,23 @@ def misfits(jobs: Sequence[Job], around: Setting, machine: Machine) -> list[str]
             f"{job.variant} needs {what}: " + (f"{mild} would fit" if mild else f"a machine with {amount(least)} GiB")
         )
     return lines
+
+
+#: Speeds at which the work of runs is compared, in float operations and bytes a second: a processor core's.
+CORE = 5e10, 1e10
+
+
+def work(plans: Sequence[tuple[Any, Sequence[Job]]], options: Options = USUAL) -> dict[str, float]:
+    """About how long each run takes beside the others, by its id; nothing of suites whose size is not known."""
+    sizes: dict[str, float] = {}
+    for bench, jobs in plans:
+        try:
+            around = setting_if_known(bench, jobs[0].device if jobs else "cpu", options)
+        except UserError:
+            continue
+        if around is not None:
+            sizes |= {job.id: estimate.work(job.spec.method, job.spec.parameters, around, *CORE) for job in jobs}
+    return sizes
 
 
 def refuse(

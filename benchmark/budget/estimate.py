@@ -336,15 +336,6 @@ def amount(size: float) -> str:
     return f"{size / GIB:.1f}" if size >= 0.05 * GIB else "<0.1" if size else "-"
 
 
-def duration(seconds: float | None) -> str:
-    """Seconds for people, rounded as roughly as they are known."""
-    if seconds is None:
-        return "?"
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
 def cache_folder() -> Path:
     """Where decoded images go."""
     from benchmark.common.cache import cache_dir

@@ -20,8 +20,9 @@ from typing import Any
 import methods
 from benchmark import suites
 from benchmark.budget import dry_run, estimate
-from benchmark.budget.estimate import GIB, duration
+from benchmark.budget.estimate import GIB
 from benchmark.common.errors import UserError, check_range, check_seeds
+from benchmark.common.spans import duration
 from benchmark.common.tables import markdown
 from benchmark.harness import runner
 from benchmark.harness.job import Job

@@ -19,6 +19,7 @@ from torch import Tensor
 from benchmark.checkpoints.adapters import Adapters
 from benchmark.checkpoints.families import FamilyError
 from benchmark.checkpoints.files import Weights, read_json, weights
+from benchmark.checkpoints.fitting import WORDS, check_kind, check_shapes, check_vocabulary
 from benchmark.checkpoints.matching import matching, of_adapter
 from benchmark.checkpoints.models import LazyState, Model, open_model
 from benchmark.checkpoints.peft import Adapter, read_adapter
@@ -26,8 +27,6 @@ from benchmark.common.errors import some
 from methods.api import Experts
 from methods.core.states import LowRankState
 
-#: Words in the names of tensors whose first dimension is a vocabulary, not classes.
-_WORDS = re.compile(r"embed|wte|wpe|lm_head|shared\.weight|word|token|position", re.IGNORECASE)
 _STATISTIC = re.compile(r"(^|\.)running_(mean|var)$")
 
 
@@ -148,6 +147,13 @@ def align(
     if left:
         kept = some([n for n in floating if n in left])
         notes.append(f"{len(left)} tensors of the base are in no expert and stay as they are: {kept}")
+    for task, expert in opened.items():
+        if unlike and not any(name in expert.unlike or name in expert.weights for name in unlike):
+            other = next(each.name for each in opened.values() if each.unlike)
+            notes.append(
+                f"{task}: it has no {some(sorted(unlike))}, which the base and {other} have; is it the base, and "
+                f"{base.path.name} a fine-tuned one?"
+            )
     own = set(_own_heads(base, opened, heads, [n for n in floating if n not in left], notes))
     for expert in opened.values():
         alike = [n for n in base.state if n in expert.weights and (n in own or n in unlike - expert.unlike)]
@@ -171,12 +177,16 @@ def align(
 def _open(
     base: Model, task: str, path: Path, notes: list[str], library_names: Callable[[], Mapping[str, str]] | None
 ) -> Expert:
-    files = weights(path)
+    try:
+        files = weights(path)
+    except FamilyError as error:
+        raise type(error)(f"expert {task!r}: {error}") from None
     if files.adapter:
         return _adapter(base, task, path, notes, library_names)
     model = open_model(path)
-    _check_vocabulary(base, model, task)
     state = model.state
+    check_kind(base, model, task)
+    check_vocabulary(base, model, task)
     names, leading = _under_names_of(base.state, state, task, path)
     matched = {new: old for old, new in names.items()}
     rest = [n for n in state if n not in names and n in state.floating]
@@ -192,7 +202,7 @@ def _open(
         if twin is not None:
             matched[name] = matched[twin]
             notes.append(f"{task}: {name}, which it lacks, is {twin} as in the base")
-    _check_shapes(base, state, matched, task, path)
+    check_shapes(base, model, matched, task)
     floating = {new: old for new, old in matched.items() if new in base.state.floating}
     unlike = frozenset(new for new, old in floating.items() if state.shapes[old] != base.state.shapes[new])
     heads = {old: state[old] for old in (*rest, *(matched[new] for new in unlike))}
@@ -212,13 +222,12 @@ def _adapter(
         a, b, _ = adapter.factors[unmatched[0]]
         shape = [len(b), a.shape[1]]
         raise FamilyError(
-            f"{path}: the adapter changes {unmatched[0]} {shape} and {len(unmatched) - 1} more "
-            f"that the base {base.path} does not have in this shape, e.g. {_nearest(unmatched[0], base.state)}. Is it "
-            "an adapter of another base?"
+            f"{path}: the adapter changes {unmatched[0]} {shape}{_more(len(unmatched))}; the base {base.path} has no "
+            f"such matrix of this shape, but e.g. {_nearest(unmatched[0], base.state)}. Is it of another base?"
         )
     factors = {names[n]: value for n, value in adapter.factors.items()}
     # Modules that were trained whole are heads, but for embeddings, which tasks share.
-    heads = {n for n in adapter.whole if set(n.split(".")) & set(adapter.saved) and not _WORDS.search(n)}
+    heads = {n for n in adapter.whole if set(n.split(".")) & set(adapter.saved) and not WORDS.search(n)}
     own = {n: adapter.whole[n] for n in adapter.whole if n not in names or n in heads}
     whole = {names[n]: adapter.whole[n] for n in adapter.whole if n not in own}
     unlike = frozenset(names[n] for n in own if n in names)
@@ -251,39 +260,17 @@ def _under_names_of(base: LazyState, state: LazyState, task: str, path: Path) ->
 def _copy_of(name: str, state: LazyState, among: Iterable[str]) -> str | None:
     """The tensor among others that this one is a copy of, as tied embeddings are; only matrices are looked at."""
     shape = state.shapes[name]
-    if len(shape) != 2 or not _WORDS.search(name):
+    if len(shape) != 2 or not WORDS.search(name):
         return None
     for other in among:
-        if other != name and state.shapes.get(other) == shape and _WORDS.search(other):
+        if other != name and state.shapes.get(other) == shape and WORDS.search(other):
             if torch.equal(state[name], state[other]):
                 return other
     return None
 
 
-def _check_vocabulary(base: Model, model: Model, task: str) -> None:
-    ours, theirs = base.config.get("vocab_size"), model.config.get("vocab_size")
-    if ours is not None and theirs is not None and ours != theirs:
-        raise FamilyError(
-            f"expert {task!r} ({model.path}) has a vocabulary of {theirs} words, the base one of {ours}: their "
-            "embeddings do not match row by row. Expected experts that kept the base's tokenizer; take added words out "
-            "(model.resize_token_embeddings) and save it again"
-        )
-
-
-def _check_shapes(base: Model, state: LazyState, matched: Mapping[str, str], task: str, path: Path) -> None:
-    """Raises :class:`FamilyError` for a tensor of another shape that is no head of another number of classes."""
-    for name, old in matched.items():
-        ours, theirs = base.state.shapes[name], state.shapes[old]
-        if ours == theirs or name not in base.state.floating:
-            continue
-        classes = 0 < len(ours) == len(theirs) <= 2 and ours[1:] == theirs[1:]
-        if classes and not _WORDS.search(name):
-            continue
-        what = "another vocabulary, or number of positions" if _WORDS.search(name) else "another architecture or size"
-        raise FamilyError(
-            f"expert {task!r} ({path}): {name} is {list(theirs)}, the base's {list(ours)}: {what}. Expected equal "
-            "shapes in all but a head's number of classes"
-        )
+def _more(count: int) -> str:
+    return f" and {count - 1} more" if count > 1 else ""
 
 
 def _own_heads(
@@ -315,7 +302,7 @@ def _check_ties(base: Model, experts: Mapping[str, Expert], names: Sequence[str]
     """Raises :class:`FamilyError` where tensors that are one in the base are two in an expert."""
     groups = [tuple(n for n in group if n in names) for group in base.shared]
     if base.tied:
-        words = [n for n in names if _WORDS.search(n) and len(base.state.shapes[n]) == 2]
+        words = [n for n in names if WORDS.search(n) and len(base.state.shapes[n]) == 2]
         groups += [
             (first, second) for i, first in enumerate(words) for second in words[i + 1 :]
             if base.state.shapes[first] == base.state.shapes[second]

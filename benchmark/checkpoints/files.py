@@ -18,9 +18,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from benchmark.checkpoints.families import FamilyError, regular, sha256
+from benchmark.checkpoints.families import FamilyError, MissingFile, regular, sha256
 from benchmark.checkpoints.kinds import OPEN_CLIP_CONFIG, of_bytes
 from benchmark.checkpoints.pickles import State, read_state
+from benchmark.common.errors import nearest
 from benchmark.common.files import NotRegular, check_regular, read_object
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -76,7 +77,9 @@ class Weights:
 def weights(source: Path) -> Weights:
     """The weights of a file, or of a model's folder. Raises :class:`FamilyError` where there are none, or two."""
     if not source.is_dir():
-        regular(source, "Expected a file of weights, or a model's folder")
+        if not source.exists() and (near := nearest(source.name, _beside(source))):
+            raise MissingFile(f"{source} is missing; did you mean {' or '.join(near)}?")
+        regular(source, "Expected a file of weights, or a model's folder on this machine: nothing is downloaded")
         return Weights((source,))
     own = [source / name for name in OPEN_CLIP_WEIGHTS if (source / name).is_file()]
     if own and (source / OPEN_CLIP_CONFIG).is_file():
@@ -110,6 +113,14 @@ def weights(source: Path) -> Weights:
         raise FamilyError(f"{source} holds {ADAPTER_CONFIG} without {ADAPTERS[0]}; fetch it too")
     known = ", ".join((*WEIGHTS, ADAPTERS[0], OPEN_CLIP_WEIGHTS[0]))
     raise FamilyError(f"{source} holds none of {known}; expected a model of the hub")
+
+
+def _beside(path: Path) -> list[str]:
+    """The names of what lies where a missing path is said to be."""
+    try:
+        return [each.name for each in path.parent.iterdir()]
+    except OSError:
+        return []
 
 
 def has_weights(folder: Path) -> bool:

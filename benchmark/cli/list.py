@@ -1,22 +1,18 @@
-"""The command ``list``: suites, methods, and one method with its keywords. Read from the source, without torch."""
+"""The command ``list``: suites, methods by what they see, a suite of the user's own. Read without torch."""
 
 from __future__ import annotations
 
 import argparse
-import ast
-import re
 import textwrap
 from collections.abc import Iterator
 from typing import Any
 
 import methods
 from benchmark import suites
+from benchmark.cli.show import WIDTH, method
 from benchmark.common.errors import UserError
 from benchmark.common.escapes import terminal
-from benchmark.records.spec import format_value, variant_label
 from benchmark.suites import own as owned
-
-_WIDTH = 100
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +31,7 @@ def command(arguments: argparse.Namespace) -> None:
 
 
 def show(what: str | None) -> None:
-    """Print suites, methods, both (None), what one method declares, or what a suite in a file comes to.
+    """Print suites, methods, both (None), one method as ``show`` does, or what a suite in a file comes to.
 
     Broken files of methods are named with their line.
 
@@ -48,52 +44,32 @@ def show(what: str | None) -> None:
         print("\n".join(method(what)))
         return
     if what != "methods":
-        print("suites")
-        width = max(map(len, suites.names()))
-        for name in suites.names():
-            suite = suites.load(name)
-            print(f"  {name:<{width}} {len(suite.tasks):>2} tasks  {', '.join(suite.backbones):<12} {suite.title}")
+        print("\n".join(_suites()))
     if what != "suites":
-        print("methods" + " " * 15 + "access" + " " * 19 + "paper")
-        for name in methods.names():
-            print("\n".join(_line(methods.describe(name))))
-        if faults := methods.broken():
-            print("broken files, left out with what they declare")
-            for fault in faults:
-                print(f"  {fault}")
+        print("\n".join(_methods()))
 
 
-def _line(about: methods.Method) -> Iterator[str]:
-    yield f"  {about.name:<18}  {about.access.describe():<23}  {about.paper:<20} {about.title}"
-    if about.parameters:
-        yield f"{'':22}{', '.join(f'{key}={value!r}' for key, value in about.parameters.items())}"
-    if about.needs:
-        yield f"{'':22}only where the experts have: {', '.join(about.needs)}"
+def _suites() -> Iterator[str]:
+    yield "suites"
+    for name in suites.names():
+        suite = suites.load(name)
+        yield f"  {name:<30} {len(suite.tasks):>2} tasks  {', '.join(suite.backbones)}"
+        yield from textwrap.wrap(suite.title, WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
 
 
-def method(name: str) -> Iterator[str]:
-    """One method: title, paper, what it needs, and each keyword with default, allowed values and meaning."""
-    about = methods.describe(name)
-    meanings = _meanings(about)
-    yield f"{name}: {about.title}, {about.paper}"
-    yield from textwrap.wrap(about.summary, _WIDTH, initial_indent="  ", subsequent_indent="  ")
-    yield f"  file    methods/{about.path.name}"
-    if about.variant_of:
-        usual = methods.describe(about.variant_of).parameters
-        changed = {key: value for key, value in about.parameters.items() if value != usual[key]}
-        yield f"  variant of {variant_label(about.variant_of, changed)}"
-    yield f"  access  {about.access.describe()}"
-    for (key, value), more in about.access_if.items():
-        yield f"          {key}={format_value(value)}: {(about.access | more).describe()}"
-    if about.needs:
-        yield f"  needs   experts with {', '.join(about.needs)}"
-    if about.parameters:
-        yield "  keywords, with the paper's defaults (a suite may have its own)"
-    for key, value in about.parameters.items():
-        allowed = about.allowed_text(key)
-        yield f"    {key}={format_value(value)}" + (f"  ({allowed})" if allowed else "")
-        meaning = meanings.get(key, "")
-        yield from textwrap.wrap(meaning, _WIDTH, initial_indent=" " * 8, subsequent_indent=" " * 8)
+def _methods() -> Iterator[str]:
+    """By what each sees, from nothing to labels; broken files at the end."""
+    every = [methods.describe(name) for name in methods.names()]
+    yield f"{len(every)} methods, by the data they see (keywords and scores: ./run_all.sh show NAME)"
+    accesses = {about.access.describe(): None for about in every}
+    for access in sorted(accesses, key=lambda said: (said != "none", said.startswith("labelled"), said)):
+        yield f"  {'no data' if access == 'none' else access}"
+        for about in every:
+            if about.access.describe() == access:
+                yield f"    {about.name:<18} {about.title:<28} {about.paper}"
+    if faults := methods.broken():
+        yield "broken files, left out with what they declare"
+        yield from (f"  {fault}" for fault in faults)
 
 
 def own_suite(file: str) -> Iterator[str]:
@@ -127,19 +103,3 @@ def _look(bench: Any) -> None:
                 damage.append(error)
     if damage:
         raise UserError("\n  ".join(error.message for error in damage), damage[0].hint)
-
-
-def _meanings(about: methods.Method) -> dict[str, str]:
-    """What the docstring says of each keyword under ``Args:``."""
-    tree = ast.parse(about.path.read_text(encoding="utf-8"))
-    function = about.variant_of or about.name
-    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == function]
-    text = (ast.get_docstring(functions[0]) if functions else None) or ""
-    section = re.search(r"^Args:\n((?: +.*\n?|\n)+)", text, re.MULTILINE)
-    meanings: dict[str, str] = {}
-    for names, meaning in re.findall(
-        r"^ {4}(\w+(?:, \w+)*): (.*(?:\n {8,}.*)*)", section[1] if section else "", re.MULTILINE
-    ):
-        for key in names.split(", "):
-            meanings[key] = " ".join(meaning.replace("``", "").split())
-    return meanings

@@ -21,7 +21,8 @@ from benchmark.common.paths import settle_variables
 #: Each verb with what help says of it; its file is the module of its name.
 VERBS = {
     "run": "merge, evaluate, record, and write the boards (the default of ./run_all.sh)",
-    "list": "suites, methods with their access and paper; one method in full",
+    "list": "suites, and methods by the data they see",
+    "show": "one method in full: maths, access, keywords, measured and published scores",
     "board": "write the boards again from records",
     "clean": "remove runs that failed or were superseded: says which, then asks",
     "compare": "two methods on the same samples: difference, interval, wins by task",
@@ -70,7 +71,12 @@ def parser() -> argparse.ArgumentParser:
 
 
 def do(argv: Sequence[str]) -> int:
-    """Run one command; its exit status. Raises UserError, MergingError for what the user can mend."""
+    """Run one command; its exit status. Options without a verb are those of ``run``.
+
+    Raises UserError, MergingError for what the user can mend.
+    """
+    if argv and argv[0].startswith("-") and argv[0] not in ("-h", "--help", "--version"):
+        argv = ["run", *argv]
     arguments = parser().parse_args(argv, argparse.Namespace(argv=list(argv)))
     return int(arguments.call(arguments) or 0)
 
@@ -89,8 +95,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(terminal(f"error: {error}", lines=True), file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
+        said = getattr(stop, "__notes__", None) or ["stopped; what is done is kept, the same command goes on from here"]
         with contextlib.suppress(OSError):  # of a terminal that was closed
-            print("stopped; what is done is kept, the same command goes on from here", file=sys.stderr, flush=True)
+            print(said[0], file=sys.stderr, flush=True)
         return 128 + (stop.number if isinstance(stop, _Terminated) else signal.SIGINT)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import re
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +17,7 @@ from benchmark.common.errors import UserError, shown
 from benchmark.common.escapes import terminal
 from benchmark.common.paths import resolved
 from benchmark.merging.checks import check_free, check_weights
-from benchmark.merging.given import Given
+from benchmark.merging.given import Given, reads_texts
 from benchmark.records.spec import checked_parameters, parse_method, parse_value
 
 if TYPE_CHECKING:
@@ -97,13 +99,23 @@ def command(arguments: argparse.Namespace) -> int:
     _check(arguments, keywords, len(experts))
     from benchmark.merging.opening import told
 
-    with told():
+    with told(), _whole_or_not_at_all():
         aligned, sight = _opened(arguments.base, experts, arguments.heads, given)
         if arguments.which:
             return _which(aligned, given, sight)
         if arguments.advise:
             return _advise(arguments, aligned, sight, given)
         return _merge(arguments, aligned, sight, given, keywords)
+
+
+@contextlib.contextmanager
+def _whole_or_not_at_all() -> Iterator[None]:
+    """An interrupted merge leaves nothing to go on from."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        stop.add_note("stopped; nothing was written: --out is written whole or not at all")
+        raise
 
 
 def _given(arguments: argparse.Namespace) -> Given:
@@ -145,6 +157,8 @@ def named(words: Sequence[str], option: str) -> dict[str, Path]:
         name, sign, path = word.partition("=")
         if not (name and sign and path) or "/" in name:
             raise UserError(f"{option} {word}: expected NAME=PATH", f"Type e.g. {option} {Path(word).stem}={word}")
+        if re.search(r",[^,/=]+=", path):
+            raise UserError(f"{option} {word} holds a comma", f"Type {option} {re.sub(r',(?=[^,/=]+=)', ' ', word)}")
         if name in found:
             raise UserError(f"{option} names {name!r} twice", "Give each task a name of its own.")
         found[name] = resolved(path)
@@ -204,7 +218,7 @@ def _merge(
         merge.write(plan, place, dtype=dtype, merged=merged, device=device, head_names=names)
         hashed.result()
         about = card.describe(plan, f"symerge-bench {shlex.join(arguments.argv)}", notes)
-        card.write_card(place, about, aligned.base.config)
+        card.write_card(place, about, aligned)
     seconds = time.monotonic() - begin
     print(
         terminal(
@@ -217,7 +231,7 @@ def _merge(
 
 def _check_data(plan: Plan, given: Given) -> None:
     """Raise UserError where a method is not given the data that it needs."""
-    if lacking := given.lacking(plan.access, plan.tasks):
+    if lacking := given.lacking(plan.access, plan.tasks, texts=reads_texts(plan.aligned.base.config)):
         raise UserError(f"{plan.method} {lacking}", "Or choose a method that needs none: --which lists them.")
 
 

@@ -130,6 +130,8 @@ def _add_how(parser: argparse.ArgumentParser) -> None:
     )
     add("--memory-limit", type=float, metavar="GIB", help="of a method's process; default 90 %% of what is free")
     add("--unchecked", action="store_true", help="run what cannot fit by estimate all the same")
+    add("--quiet", action="store_true", help="show no progress: the board alone, and what went wrong")
+    add("--json", action="store_true", help="the boards as JSON on stdout, in place of tables")
     add("--dry-run", action="store_true", help="print the plan with each run's memory, disk and time, and stop")
     add(
         "--limit",
@@ -184,6 +186,8 @@ def _check(arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
     check_threads(arguments)
     for what in ("batch_size", "time_limit", "memory_limit"):
         check_range(f"--{what.replace('_', '-')}", getattr(arguments, what), 0, LARGEST, open_below=True)
+    if arguments.json and (arguments.dry_run or arguments.rehearse):
+        raise UserError("--json is for boards, which --dry-run and --rehearse write none of", "Leave it out.")
     _check_limit(arguments)
     _check_executor(arguments)
     return sets
@@ -233,6 +237,7 @@ def _options(arguments: argparse.Namespace) -> Options:
         argv=["run_all.sh", *processes.typed(arguments.argv)[1:]],
         batch_size=arguments.batch_size,
         compile=arguments.compile,
+        quiet=arguments.quiet,
     )
 
 
@@ -284,7 +289,8 @@ def _carry_out(arguments: argparse.Namespace, plans: Plans, store: Store, settin
     from benchmark.board import leaderboard, trials
 
     _, out = folders(arguments.results, arguments.reference)
-    records, executed = [], _execute(arguments, plans, store, settings)
+    records, executed = [], _execute(arguments, plans, store, _with_work(plans, store, settings))
+    shown = []
     for bench, _ in plans:
         try:
             records += next(executed)
@@ -296,11 +302,26 @@ def _carry_out(arguments: argparse.Namespace, plans: Plans, store: Store, settin
             raise
         for board in [] if arguments.worker else boards.write(store, out):
             if (board.suite, board.backbone, board.family) == (bench.suite.name, bench.backbone, bench.family):
-                if arguments.limit is None:
+                shown.append(board)
+                if arguments.limit is None and not arguments.json:
                     leaderboard.print_board(board)
-        if arguments.limit is not None and not arguments.worker:
+        if arguments.limit is not None and not arguments.worker and not arguments.json:
             print(trials.text(records, bench.suite.name))
+    if arguments.json and not arguments.worker:
+        print(leaderboard.as_json(shown))
     return records
+
+
+def _with_work(plans: Plans, store: Store, settings: Options) -> Options:
+    """The options, with the work of each run where there are several, so that the remaining time can be told."""
+    import dataclasses
+
+    from benchmark.budget import dry_run
+    from benchmark.harness import runner
+
+    if settings.quiet or len(runner.to_do((job for _, jobs in plans for job in jobs), store, settings)) < 2:
+        return settings
+    return dataclasses.replace(settings, work=dry_run.work(plans, settings))
 
 
 def _execute(arguments: argparse.Namespace, plans: Plans, store: Store, settings: Options) -> Iterator[list[Record]]:

@@ -159,15 +159,15 @@ def execute(
     """
     if options.before is None:
         options = replace(options, before=runner.before([task.job for task in tasks], store))
-    with Progress(len(tasks)) as progress, _marked(store) as folder:
+    work = runner.to_do([task.job for task in tasks], store, options)
+    with Progress(work, quiet=options.quiet) as progress, _marked(store) as folder:
         waiting: list[Task] = []
         records: dict[str, Record] = {}
         for task in tasks:
             record = store.load(task.job.spec)
             if record is not None and runner.settled(record, options):
                 records[record.run_id] = record
-                progress.begin(task.job.variant, task.job.spec.seed)
-                progress.end(record)
+                progress.end(record, kept=True)
             else:
                 waiting.append(task)
         waiting.sort(key=lambda task: -task.demand.weight)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import methods
@@ -76,5 +76,9 @@ class Options:
     batch_size: int | None = None
     """Of the evaluation; None: the suite's."""
     compile: bool = False
+    quiet: bool = False
+    """No progress, no notes."""
+    work: Mapping[str, float] = field(default_factory=dict)
+    """About how long each run takes beside the others, by its id; where one is not there, as long as the mean."""
     before: Mapping[str, str | None] | None = None
     """When the record of a run began that was there before this command, see ``runner.before``; None: as it is now."""

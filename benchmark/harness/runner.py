@@ -150,19 +150,23 @@ def execute(jobs: Sequence[Job], bench: Bench, store: Store, options: Options) -
         # What asks for "the" device, such as pinned memory, then means this one and takes nothing on another.
         torch.cuda.set_device(bench.device)
     shared_folder = tempfile.TemporaryDirectory(prefix="symerge-")
-    with Progress(len(jobs)) as progress, shared_folder as shared, _older_objects_apart():
+    with (
+        Progress(to_do(jobs, store, options), quiet=options.quiet) as progress,
+        shared_folder as shared,
+        _older_objects_apart(),
+    ):
         setup = Setup(bench, store, options, progress, Path(shared))
         waiting = list(jobs)
         while waiting:
             held = []
             for job in waiting:
-                progress.begin(job.variant, job.spec.seed)
+                progress.begin(job.variant, job.spec.seed, job.id)
                 record = do(job, setup)
                 if record is None:
                     held.append(job)
                     continue
                 records[job.id] = record
-                progress.end(record)
+                progress.end(record, kept=job.id not in progress.remaining.work)
             if len(held) == len(waiting):
                 progress.stage("done by another process; waiting for it")
                 time.sleep(0.2)
@@ -187,6 +191,14 @@ def before(jobs: Iterable[Job], store: Store) -> dict[str, str | None]:
     """When the record of each job that has one began: by this, not by the clock, a command knows what it did itself."""
     records = {job.id: store.load(job.spec) for job in jobs}
     return {run_id: record.started for run_id, record in records.items() if record is not None}
+
+
+def to_do(jobs: Iterable[Job], store: Store, options: Options) -> dict[str, float]:
+    """The ids of the jobs that are not settled yet, and the work of each, see :class:`Options`."""
+    ids = [j.id for j in jobs if (record := store.load(j.spec)) is None or not settled(record, options)]
+    known = [options.work[run_id] for run_id in ids if run_id in options.work]
+    usual = sum(known) / len(known) if known else 1.0
+    return {run_id: options.work.get(run_id, usual) for run_id in ids}
 
 
 def settled(record: Record, options: Options) -> bool:

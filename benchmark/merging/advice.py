@@ -74,6 +74,7 @@ def advise(
     own = {task: predictions(individual(experts, task), sight, task, device) for task in tasks}
     answers = {task: _labels(sight, task) if task in sight.labelled else own[task] for task in tasks}
     rows = []
+    say(f"{len(names)} methods are tried, each once; the slowest ones solve a problem for every matrix")
     for name in names:
         began, row = time.monotonic(), Row(name)
         try:
@@ -133,7 +134,8 @@ def board(rows: Sequence[Row], aligned: Aligned, labelled: bool) -> list[str]:
     for row in rows:
         if row.bits:
             interval = bootstrap_interval(row.bits)
-            half = f"{row.score:.1f} ({interval.low:.1f} to {interval.high:.1f})"
+            low, high = max(0.0, interval.low), min(100.0, interval.high)
+            half = f"{row.score:.1f} ({low:.1f} to {high:.1f})"
             lines.append([row.name, half, *(f"{100 * row.bits[t].mean():.1f}" for t in tasks), f"{row.seconds:.0f}"])
     table = padded(["method", what, *tasks, "s"], lines, "<<" + ">" * (len(tasks) + 1))
     scored = [row for row in rows if row.bits]

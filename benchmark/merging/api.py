@@ -68,14 +68,32 @@ def merge(
     Raises:
         UserError, MergingError: checkpoints that do not fit, unknown names, a method that needs what was not given.
     """
+    if not isinstance(experts, Mapping):
+        raise UserError(f"experts is a {type(experts).__name__}", "Give {task: state dict or path}.")
     paths = [base, *experts.values()]
+    for name, each in {"base": base, **experts}.items():
+        if not isinstance(each, (str, Path, Mapping)):
+            hint = f"Give its state dict: {name}.state_dict(), or a path." if hasattr(each, "state_dict") else ""
+            raise UserError(f"{name} is a {type(each).__name__}", hint or "Give a state dict, or a path.")
     if all(isinstance(each, (str, Path)) for each in paths):
         return _of_paths(method, base, experts, weights, out, heads, encoder, stream, device, keywords)
     if out is not None or any(isinstance(each, (str, Path)) for each in paths):
-        raise UserError("out= needs base and experts as paths", "Give either paths or state dicts, not both.")
-    factors, keywords = weighed(methods.describe(method), list(experts), weights, keywords)
+        said = "out= needs base and experts as paths" if out is not None else "some are paths and some are state dicts"
+        raise UserError(said, "Give either paths or state dicts, not both.")
+    about = methods.describe(method)
+    factors, keywords = weighed(about, list(experts), weights, keywords)
+    _check_stream(about, stream, keywords)
     whole = Experts.from_state_dicts(base, experts, heads=heads, encoder=encoder, device=device)  # type: ignore[arg-type]
     return methods.get(method)(multiplied(whole.subset(list(factors)), factors), stream, **keywords)
+
+
+def _check_stream(about: methods.Method, stream: Stream | None, keywords: Mapping[str, Any]) -> None:
+    """Raise UserError for a method that is to be handed data and is not."""
+    if stream is None and (access := about.access_for(keywords)):
+        raise UserError(
+            f"{about.name} needs data: {access.describe()}",
+            "Give stream=Stream.from_batches({task: Tensor[n, B, ...]}), with encoder= and heads=.",
+        )
 
 
 def _of_paths(
@@ -87,6 +105,7 @@ def _of_paths(
         aligned = open_aligned(base, {task: Path(path) for task, path in experts.items()})
         plan = Plan(aligned, method, dict(keywords), weights)
         check(plan)
+        _check_stream(plan.about, stream, plan.parameters)
         merged = merge_experts(plan, open_experts(plan, heads=heads, encoder=encoder, device=device), stream)
         if out is not None:
             notes = [*aligned.notes, *plan.said]
@@ -94,7 +113,7 @@ def _of_paths(
                 write(plan, written, merged=merged, device=device)
                 said = ", ".join(f"{key}={value!r}" for key, value in keywords.items())
                 command = f"symerge_bench.merge({method!r}, base, experts{', ' + said if said else ''})"
-                card.write_card(written, card.describe(plan, command, notes), aligned.base.config)
+                card.write_card(written, card.describe(plan, command, notes), aligned)
     return merged
 
 

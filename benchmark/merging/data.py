@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from benchmark.domains.vision.encoders.pixels import Pixels
 from benchmark.domains.vision.own import weights
 from benchmark.domains.vision.own.images import open_images
 from benchmark.domains.vision.own.unlabelled import Unlabelled, open_unlabelled
-from benchmark.merging.given import Given
+from benchmark.merging.given import Given, reads_texts
 from benchmark.merging.merge import Plan, open_experts
 from benchmark.suites.own import Head, Splits, Task
 from methods.api import Access, Experts, Stream
@@ -56,7 +57,9 @@ class Sight:
         from tqdm import tqdm
 
         def progress(rounds: Iterator[Any], total: int, text: str) -> Iterator[Any]:
-            return iter(tqdm(rounds, total=total, desc=text, unit="step", delay=2, disable=None, leave=False))
+            # In a log, a line every half a minute.
+            pause = 0.1 if sys.stderr.isatty() else 30.0
+            return iter(tqdm(rounds, total=total, desc=text, unit="step", delay=2, mininterval=pause, leave=False))
 
         sources: dict[str, dict[str, Source]] = {split: {t: self.sources[t] for t in tasks} for split in SPLITS}
         return Stream(sources, access, seed=seed, device=device, progress=progress)
@@ -76,6 +79,11 @@ def look(base: Model, paths: Mapping[str, Path], given: Given, heads: Sequence[s
             raise UserError(
                 f"{option} names {unknown[0]!r}, of which there is no expert", f"Experts: {', '.join(paths)}"
             )
+    if reads_texts(base.config):
+        raise UserError(
+            f"images are given, and {shown(base.path)} reads texts ({base.config.get('model_type', 'a text model')})",
+            f"Give --texts {next(iter(paths))}=FILE[:COLUMN].",
+        )
     shapes = base.state.shapes
     usual = [given.head] if given.head else list(weights.USUAL)
     classifier = any(name.endswith(f"{prefix}.weight") for prefix in usual for name in _names_of(paths, base))

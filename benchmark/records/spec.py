@@ -167,7 +167,7 @@ def resolve_parameters(method: str, keywords: Mapping[str, Any], defaults: Mappi
             usual = format_value(defaults[key])
             raise UserError(
                 f"{method}: {key}={_shown(value)} does not fit its default {usual}: {error}",
-                f"Write e.g. --methods {method}:{key}={usual}",
+                f"Write e.g. {method}:{key}={usual}",
             ) from None
     return resolved
 
@@ -209,7 +209,7 @@ def check_value(about: methods.Method, key: str, value: Any, usual: Any) -> None
     near = nearest(str(value), map(str, about.choices(key)), count=1)
     raise UserError(
         f"{about.name}: {key}={_shown(value)} is not allowed; allowed: {allowed}",
-        f"Write e.g. --methods {about.name}:{key}={near[0] if near else format_value(usual)}",
+        f"Write e.g. {about.name}:{key}={near[0] if near else format_value(usual)}",
     )
 
 

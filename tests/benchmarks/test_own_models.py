@@ -1,4 +1,4 @@
-"""`merge` on a random language model in bfloat16 shards, beside mergekit on the same files, in turns.
+"""`merge` on a random language model in bfloat16 shards, in turns with mergekit, and with float32 on the same values.
 
     SYMERGE_BENCH_PARAMETERS=1.5e9 ./run_all.sh --bench -k own_models -s
 
@@ -98,6 +98,16 @@ def measured(words: Sequence[str], out: Path) -> dict[str, float]:
     return {"wall": time.perf_counter() - began, "cpu": cpu, "GiB": peak / 2**30}
 
 
+def merge(folder: Path, method: str, out: Path) -> list[str]:
+    """This project's command for a merge."""
+    keywords = {"ties": f":keep=0.2,scale={SCALE}", "task_arithmetic": f":scale={SCALE}"}.get(method, "")
+    experts = [f"e{i}={folder / f'expert{i}'}" for i in range(TASKS)]
+    return [
+        sys.executable, "-P", "-m", "benchmark", "merge", f"{method}{keywords}", "--base", str(folder / "base"),
+        "--experts", *experts, "--out", str(out),
+    ]  # fmt: skip
+
+
 def mergekit(folder: Path, method: str, out: Path) -> list[str]:
     """mergekit's command for the same merge."""
     parameters: dict[str, Any] = {"weight": SCALE, **({"density": 0.2} if method == "ties" else {})}
@@ -119,12 +129,7 @@ def mergekit(folder: Path, method: str, out: Path) -> list[str]:
 
 @pytest.mark.parametrize("method", ["task_arithmetic", "weight_average", "ties"])
 def test_own_models_are_merged_beside_mergekit(benchmark: Any, models: Path, method: str) -> None:
-    keywords = {"ties": f":keep=0.2,scale={SCALE}", "task_arithmetic": f":scale={SCALE}"}.get(method, "")
-    experts = [f"e{i}={models / f'expert{i}'}" for i in range(TASKS)]
-    ours = [
-        sys.executable, "-P", "-m", "benchmark", "merge", f"{method}{keywords}", "--base", str(models / "base"),
-        "--experts", *experts, "--out", str(models / "ours"),
-    ]  # fmt: skip
+    ours = merge(models, method, models / "ours")
     has_peer = subprocess.run([sys.executable, "-c", "import mergekit"], capture_output=True).returncode == 0
     rows: dict[str, list[dict[str, float]]] = {"symerge-bench": [], "mergekit": []}
     for _ in range(TURNS):
@@ -143,3 +148,37 @@ def test_own_models_are_merged_beside_mergekit(benchmark: Any, models: Path, met
         one, other = open_model(models / "ours").state, open_model(models / "theirs").state
         apart = max(float((one[n].float() - other[n].float()).abs().max()) for n in one)
         print(f"  largest difference of the results {apart:.2g}")
+
+
+@pytest.fixture(scope="module")
+def wide(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same models in float32."""
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path_factory.mktemp("wide")
+    for file in sorted(models.glob("*/*")):
+        place = folder / file.relative_to(models)
+        place.parent.mkdir(exist_ok=True)
+        if file.suffix == ".safetensors":
+            save_file({n: t.float() for n, t in load_file(file).items()}, place, metadata={"format": "pt"})
+        elif file.name == "config.json":
+            place.write_text(file.read_text().replace("bfloat16", "float32"))
+        else:
+            shutil.copy(file, place)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("method", ["task_arithmetic", "weight_average", "ties"])
+def test_bfloat16_beside_float32(benchmark: Any, models: Path, wide: Path, method: str) -> None:
+    rows: dict[str, list[dict[str, float]]] = {"bfloat16": [], "float32": []}
+    for _ in range(TURNS):
+        for name, folder in (("bfloat16", models), ("float32", wide)):
+            rows[name].append(measured(merge(folder, method, folder / "out"), folder / "out"))
+            shutil.rmtree(folder / "out")
+    benchmark.pedantic(lambda: None, rounds=1)
+    benchmark.extra_info.update(rows)
+    ratio = {
+        key: min(r[key] for r in rows["bfloat16"]) / min(r[key] for r in rows["float32"]) for key in rows["float32"][0]
+    }
+    print(f"\n{method}: bfloat16 over float32: " + ", ".join(f"{key} {value:.2f}" for key, value in ratio.items()))

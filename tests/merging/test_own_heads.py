@@ -103,6 +103,9 @@ def test_another_architecture_size_or_part_is_refused_by_name(
 ) -> None:
     model, paths, _ = _classifiers(tmp_path, 3)
     own_models.bert().save_pretrained(tmp_path / "bert")
+    said = _refusal(capsys, "ties", tmp_path / "bert", paths, tmp_path / "out")
+    assert "is of type vit, the base of type bert" in said
+    (tmp_path / "bert/config.json").unlink()
     assert "no weight of the base's names" in _refusal(capsys, "ties", tmp_path / "bert", paths, tmp_path / "out")
     own_models.tuned(model, 1).save_pretrained(tmp_path / "whole")
     state = load_file(tmp_path / "whole/model.safetensors")

@@ -177,7 +177,7 @@ def test_one_method_is_listed_with_its_keywords_and_what_they_may_be(capsys: pyt
     assert "methods/symerge.py" in said and "rounds over all tasks" in said and "labels=truth: labelled test" in said
     listing.show("model_tinting")
     row = capsys.readouterr().out
-    assert "variant of symerge:select=all,replace=true" in row and "replace=true  (true or false)" in row
+    assert "variant    of symerge:select=all,replace=true" in row and "replace=true  (true or false)" in row
     assert row.partition("  keywords")[2].count("\n") == said.partition("  keywords")[2].count("\n")
     assert cli.main(["list", "symerg"]) == 2
     assert "Did you mean symerge" in capsys.readouterr().err
