@@ -9,17 +9,23 @@ from the paper's text: two batches of 16 per task and step (its loop breaks afte
 one Adam step, lambda clamped to [0, 1] in the merge, started at 0.3. AdaMerging++ (trim=True) replaces each task vector
 by its TIES-trimmed entries that agree with the elected sign. We do not reproduce the gradients the code stores for all
 K + 1 models; they are never used.
+
+Batches: ``adamerging`` goes through each task's samples without replacement, as the paper's text reads and as SyMerge's
+code draws, so that methods which adapt see the same images. The code makes its loaders anew in every step, so that a
+step's batches are the first of a fresh shuffle, and over steps samples are drawn with replacement:
+``adamerging_fresh``.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from torch import Tensor
 
 from methods.api import (
     UNLABELLED,
     Access,
+    Batch,
     Count,
     Experts,
     Footprint,
@@ -30,6 +36,7 @@ from methods.api import (
     Stream,
     method,
 )
+from methods.core.stream import pick
 from methods.tools.adaptation import adapt_merge, entropy
 from methods.tools.coefficients import LayerwiseMerge
 from methods.tools.vectors import elect, fraction
@@ -79,6 +86,69 @@ def adamerging(
         draws=batches_per_task,
     )
     return Merged(experts, merge.merged(), trace={**trace, **coefficient_trace(merge)})
+
+
+@method(
+    title="AdaMerging, drawn as in its code",
+    paper="arXiv:2310.02575",
+    access=Access(test=UNLABELLED),
+    needs=("classes",),
+    footprint=Footprint(vectors=True),
+)
+def adamerging_fresh(
+    experts: Experts,
+    stream: Stream,
+    *,
+    granularity: Literal["layer", "task"] = "layer",
+    steps: Natural = 500,
+    lr: NonNegative = 1e-3,
+    prior: float = 0.3,
+    batch_size: Count = 16,
+    batches_per_task: Count = 2,
+    trim: bool = False,
+    keep: Share = 0.2,
+    clamp: bool = True,
+    seed: int = 0,
+) -> Merged:
+    """AdaMerging whose batches are the first of a fresh shuffle in every step; keywords as ``adamerging``."""
+    return adamerging(
+        experts,
+        cast(Stream, FreshStream(stream, batches_per_task)),
+        granularity=granularity,
+        steps=steps,
+        lr=lr,
+        prior=prior,
+        batch_size=batch_size,
+        batches_per_task=batches_per_task,
+        trim=trim,
+        keep=keep,
+        clamp=clamp,
+    )
+
+
+class FreshStream:
+    """A stream of which every ``count`` draws of a task are the first batches of a fresh shuffle."""
+
+    def __init__(self, stream: Stream, count: int) -> None:
+        self._stream, self._count = stream, count
+        self._waiting: dict[str, list[Batch]] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def draw(self, task: str, n: int, replace: bool = False, split: str | None = None) -> Batch:
+        """The next ``n`` samples of the task's present shuffle."""
+        waiting = self._waiting.setdefault(task, [])
+        if not waiting:
+            whole = self._stream.draw(task, n * self._count, True, split)
+            waiting += [part(whole, slice(i, i + n)) for i in range(0, len(whole.index), n)]
+        return waiting.pop(0)
+
+
+def part(batch: Batch, rows: slice) -> Batch:
+    """Some of a batch's samples."""
+    labels = None if batch.labels is None else batch.labels[rows]
+    return Batch(pick(batch.inputs, rows), batch.index[rows], labels)
 
 
 def class_entropy(logits: Tensor) -> Tensor:

@@ -16,7 +16,6 @@ the code fills in arbitrary directions: null directions of a core are left out o
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import torch
@@ -24,8 +23,8 @@ from torch import Tensor
 
 from methods.api import Experts, Footprint, Merged, Share, method
 from methods.tools.adapters import adapted, disjoint_mean, elected
-from methods.tools.spectral import polar, significant, svd
-from methods.tools.vectors import choice, fraction
+from methods.tools.spectral import orthogonal, polar, significant, svd
+from methods.tools.vectors import ceiling, choice, fraction
 
 
 @method(
@@ -90,15 +89,15 @@ def orthogonal_sum(cores: Tensor) -> Tensor:
     values = torch.cat([s for _, s, _ in parts])
     if not len(values):
         return torch.zeros_like(cores[0])
-    left, _ = polar(torch.cat([u for u, _, _ in parts], 1))
-    right, _ = polar(torch.cat([vh for _, _, vh in parts], 0))
+    left = orthogonal(torch.cat([u for u, _, _ in parts], 1))
+    right = orthogonal(torch.cat([vh for _, _, vh in parts], 0))
     return (left * values) @ right
 
 
 def centred_sum(cores: Tensor, keep: float, scale: float) -> Tensor:
     """CART of ``[K, p, q]``, ``[p, q]``."""
     mean = cores.mean(0)
-    count = math.ceil(keep * min(mean.shape) - 1e-9)
+    count = ceiling(keep * min(mean.shape))
     total = torch.zeros_like(mean)
     for u, s, vh in (svd(core - mean) for core in cores):
         total += (u[:, :count] * s[:count]) @ vh[:count]

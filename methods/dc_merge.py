@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from methods.api import Experts, Footprint, Merged, MergingError, Share, method
-from methods.tools.spectral import Triplets, leading, merge_matrices, polar, significant, task_svd
+from methods.tools.spectral import Triplets, leading, merge_matrices, orthogonal, significant, task_svd
 from methods.tools.vectors import choice, fraction, total
 
 
@@ -111,8 +111,8 @@ def merge_parts(parts: list[Triplets], entries: int, keep: float) -> Tensor:
     """The merge of the tasks' triplets, ``[m, n]``; ``entries`` is what ``keep`` is a share of."""
     if not sum(len(s) for _, s, _ in parts):
         return parts[0][0].new_zeros(len(parts[0][0]), parts[0][2].shape[1])
-    left, _ = polar(torch.cat([u for u, _, _ in parts], 1))
-    right, _ = polar(torch.cat([vh for _, _, vh in parts], 0))
+    left = orthogonal(torch.cat([u for u, _, _ in parts], 1))
+    right = orthogonal(torch.cat([vh for _, _, vh in parts], 0))
     cores = torch.stack([sparse((left.T @ u * s) @ (vh @ right.T), entries, keep) for u, s, vh in parts])
     merged, start = elected_mean(cores), 0
     blocks = torch.zeros_like(merged)

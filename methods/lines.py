@@ -8,8 +8,9 @@ arXiv:2410.17146.
 tau is what the inner method adds to the base at its scale 1. Reference: wang-kee/LiNeS src/eval/eval.py,
 src/eval/aggregation.py. Without alpha it is the code's: the L1 length of sum_k tau_k over that of tau, divided by K
 (1/K for task arithmetic). The code searches beta in 0.1 .. 1.0 on labelled validation data and has no value without;
-ours is the middle, 0.5. The code finds block l by the text ".l." and hard-codes L = 12 or 24; ours reads blocks from
-the names (each tower counts its own; L = 1 gives alpha). Every floating tensor is merged; one model is kept.
+ours is 0.5, next to the middle, and nobody's choice: beta=val is the paper's protocol. The code finds block l by the
+text ".l." and hard-codes L = 12 or 24; ours reads blocks from the names (each tower counts its own; L = 1 gives alpha).
+Every floating tensor is merged; one model is kept.
 """
 
 from __future__ import annotations

@@ -8,10 +8,12 @@ Parameter Competition Balancing for Model Merging. Du et al., NeurIPS 2024, arXi
 
 norm(x) = (x - min) / (max - min) over the whole vector of one task; so are the order statistics. Reference:
 duguodong7/pcb-merging pcb-merging.py. We follow the code where the paper is silent: the outer clamp to the order
-statistics, and keep as a floor (what is below it weighs 0). The coefficients per task that the paper also searches
-with evolution strategies on labelled data are left out. Ours departs where the code divides by 0: a constant vector
-(all zeros, say) has norm 0. Streamed: two vectors of model size are held, and each expert is read three times. Every
-floating tensor is merged; one model is kept.
+statistics, and keep as a floor (what is below it weighs 0). keep 0.2 and scale 1.2 are that script's, for T5; the
+repository's vision script clamps tails of 1 %, has keep=0.05 and normalises the sum, and the paper's search of the
+coefficient is not published as a grid: scale=val searches that of TSV-M's repository. The coefficients per task that
+the paper also searches with evolution strategies on labelled data are left out. Ours departs where the code divides by
+0: a constant vector (all zeros, say) has norm 0. Streamed: two vectors of model size are held, and each expert is read
+three times. Every floating tensor is merged; one model is kept.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ TIES-Merging: Resolving Interference When Merging Models. Yadav et al., NeurIPS 
 
 Reference: prateeky2806/ties-merging src/utils/merge_utils.py. The threshold is one per task over all tensors
 together. The authors' defaults are merge="mean", scale=1; the vision literature (AdaMerging, FusionBench) reports
-merge="sum", scale=0.3, which we follow.
+merge="sum", scale=0.3, which we follow; scale=val searches what the vision literature does (tall_masks: 0.05 .. 1.0).
 Ours departs where the code fails: keep=1 keeps everything (the code raises). Signs are of sums in float64, the code's
 in float32: they differ where vectors cancel to within float32's rounding, and ours do not depend on the order of
 tasks. Streamed: no K x P matrix is made.
@@ -23,7 +23,7 @@ from methods.api import Experts, Merged, Share, method
 from methods.tools.vectors import choice, elect, fraction
 
 
-@method(title="TIES-Merging", paper="arXiv:2306.01708", grids={"scale": (0.1, 3.0, 30)})
+@method(title="TIES-Merging", paper="arXiv:2306.01708", grids={"scale": (0.05, 1.0, 20)})
 def ties(
     experts: Experts, *, keep: Share = 0.2, scale: float = 0.3, merge: Literal["sum", "mean", "max"] = "sum"
 ) -> Merged:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from methods.api import Experts, Footprint, Merged, Share, method
-from methods.tools.spectral import merge_matrices, polar, significant, task_svd
+from methods.tools.spectral import merge_matrices, orthogonal, significant, task_svd
 from methods.tools.vectors import fraction
 
 
@@ -97,8 +97,8 @@ def orthogonal_sum(experts: Experts, name: str, keep: float | None = None) -> Te
     values = torch.cat([s for _, s, _ in parts])
     if not len(values):
         return torch.zeros_like(base)
-    left, _ = polar(torch.cat([u for u, _, _ in parts], 1))
-    right, _ = polar(torch.cat([v for _, _, v in parts], 0))
+    left = orthogonal(torch.cat([u for u, _, _ in parts], 1))
+    right = orthogonal(torch.cat([v for _, _, v in parts], 0))
     return (left * values) @ right
 
 

@@ -30,9 +30,17 @@ class Choice:
     value: float
     scores: dict[float, float]
 
+    @property
+    def edge(self) -> str | None:
+        """``"first"`` or ``"last"`` where the chosen value ends the grid: a better one may lie beyond."""
+        ends = dict(zip(("first", "last"), (min(self.scores), max(self.scores)), strict=True))
+        return next((end for end, value in ends.items() if value == self.value and len(self.scores) > 1), None)
+
     def summary(self) -> dict[str, Any]:
         """For a record."""
-        return {self.key: self.value, "validation": {f"{v:g}": round(s, 4) for v, s in self.scores.items()}}
+        validation = {f"{v:g}": round(s, 4) for v, s in self.scores.items()}
+        marked = {"edge": self.edge} if self.edge else {}
+        return {self.key: self.value, "validation": validation, **marked}
 
 
 def grid(about: methods.Method, key: str) -> list[float]:

@@ -16,6 +16,7 @@ from benchmark.common.tables import markdown
 from benchmark.records.record import Record
 
 PARITY = ROOT / "tests" / "golden" / "parity.json"
+UNPROVED = PARITY.with_name("unproved.json")
 SUITE = "vision-small-8"
 
 
@@ -36,9 +37,17 @@ def equation(about: methods.Method) -> str:
     return next((rule for label, rule in labels.items() if about.title.startswith(label)), next(iter(lines), ""))
 
 
-def parity() -> dict[str, float]:
-    """Largest difference of each method from the authors' own code, as the golden tests last measured it."""
+def parity() -> dict[str, dict[str, Any]]:
+    """How far each method is from the authors' own code, as the golden tests last measured it.
+
+    ``difference`` is the largest, ``tolerance`` what the tests allow, ``sources`` the repositories at their commits.
+    """
     return json.loads(PARITY.read_text(encoding="utf-8")) if PARITY.is_file() else {}
+
+
+def unproved() -> dict[str, str]:
+    """Why each other method has no golden vectors."""
+    return json.loads(UNPROVED.read_text(encoding="utf-8")) if UNPROVED.is_file() else {}
 
 
 def _scores(records: Iterable[Record]) -> Mapping[str, Mapping[str, Any]]:
@@ -57,7 +66,7 @@ def methods_page(records: Iterable[Record]) -> str:
         "Storage: models to keep. Seconds: merging and adaptation, and score: mean over tasks, on "
         f"`{SUITE}` with default keywords (the number of seeds is on the board; the machine was shared: seconds are "
         "orders of magnitude). Parity: largest difference from the authors' own code on the golden vectors in "
-        "`tests/golden`; – where there is none.",
+        "`tests/golden`; the tolerance of the tests and the code's commit are below, and for the methods without, why.",
         "",
     ]
     rows = []
@@ -71,6 +80,28 @@ def methods_page(records: Iterable[Record]) -> str:
         escaped = equation(about).replace("|", "\\|")
         link, formula = Markup(f"[`{name}`]({about.path.name})"), Markup(f"`{escaped}`")
         words = [link, about.title, about.paper, formula, about.access.describe()]
-        rows.append([*words, storage, seconds, "–" if gap is None else f"{gap:.0e}", score])
+        rows.append([*words, storage, seconds, "–" if gap is None else f"{gap['difference']:.0e}", score])
     heading = ["name", "method", "paper", "equation", "access", "storage", "seconds", "parity", "score"]
-    return "\n".join([*lines, *markdown(heading, rows, "<<<<<>>>>")]) + "\n"
+    table = markdown(heading, rows, "<<<<<>>>>")
+    return "\n".join([*lines, *table, "", *_proofs(differences), "", *_reasons()]) + "\n"
+
+
+def _proofs(differences: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The golden tests' differences, tolerances and sources, one row a method."""
+    known = [(name, differences[name]) for name in methods.names() if name in differences]
+    proofs = [
+        [Markup(f"`{name}`"), f"{note['difference']:.0e}", f"{note['tolerance']:.0e}", ", ".join(note["sources"])]
+        for name, note in known
+    ]
+    return [
+        f"## What {len(proofs)} methods are held against",
+        "",
+        *markdown(["name", "largest difference", "tolerance", "code that was run, at its commit"], proofs, "<>><"),
+    ]
+
+
+def _reasons() -> list[str]:
+    """Why the other methods have no parity, one line each."""
+    reasons = unproved()
+    lines = [f"- `{name}`: {reasons[name]}" for name in methods.names() if name in reasons]
+    return [f"## Why {len(lines)} have no parity", "", *lines]

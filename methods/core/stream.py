@@ -281,6 +281,15 @@ def place(inputs: Any, device: torch.device) -> Any:
     return inputs
 
 
+def pick(inputs: Any, rows: Tensor | slice) -> Any:
+    """Some samples of a batch's inputs: a tensor, or tensors in a dictionary or list."""
+    if isinstance(inputs, Tensor):
+        return inputs[rows]
+    if isinstance(inputs, Mapping):
+        return {name: pick(value, rows) for name, value in inputs.items()}
+    return type(inputs)(pick(value, rows) for value in inputs)
+
+
 def _joined(batches: list[Any], index: Tensor) -> Any:
     """The samples at ``index`` of all batches together; in a dictionary or list where the batches are."""
     first = batches[0]

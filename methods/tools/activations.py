@@ -71,7 +71,7 @@ def observe(experts: Experts, task: str, batches: Iterable[Batch], wanted: Colle
     def without_padding(name: str, rows: Tensor) -> None:
         record(name, rows if real is None or len(rows) != len(real) else rows[real])
 
-    with torch.no_grad(), _hooks(experts, set(wanted), without_padding):
+    with torch.no_grad(), watch(experts, set(wanted), without_padding):
         for batch in batches:
             masked = isinstance(batch.inputs, Mapping) and "attention_mask" in batch.inputs
             real = batch.inputs["attention_mask"].reshape(-1).bool() if masked else None
@@ -79,7 +79,7 @@ def observe(experts: Experts, task: str, batches: Iterable[Batch], wanted: Colle
 
 
 @contextmanager
-def _hooks(experts: Experts, wanted: set[str], record: Record) -> Iterator[None]:
+def watch(experts: Experts, wanted: set[str], record: Record) -> Iterator[None]:
     assert experts.encoder is not None
     with ExitStack() as stack:
         for path, module in experts.encoder.named_modules():

@@ -40,6 +40,7 @@ from methods.core.states import StateFile
 from methods.tools.vectors import is_matrix
 
 RANK_TOLERANCE = 32 * torch.finfo(torch.float32).eps
+_DEPENDENT = 4 * torch.finfo(torch.float32).eps
 _SMALL = 160
 _CONDITION = 900.0
 _LAYOUT = "2"
@@ -146,6 +147,18 @@ def _tall_polar(tall: Tensor, floor: Tensor | None) -> tuple[Tensor, Tensor]:
     left -= tall @ (done @ ((done.T @ (tall.T @ left)) / top[:, None]))
     inner, smaller = _tall_polar(left, floor)
     return factor.addmm_(inner, rest.T), torch.cat([values[: len(top)], smaller])
+
+
+def orthogonal(vectors: Tensor) -> Tensor:
+    """The orthogonal factor of stacked unit vectors ``[m, n]``, its rows or its columns, without dependent directions.
+
+    Many unit vectors may all but miss a direction and still say which it is, down to their own rounding: of the 96
+    rows ``[V_1 .. V_8]`` of a layer of width 96 the smallest singular value was 1e-6 of the largest.
+    """
+    tall = vectors.T if vectors.shape[0] < vectors.shape[1] else vectors
+    floor = tall.new_tensor(_DEPENDENT, dtype=torch.float64)
+    factor = _tall_polar(tall.double(), floor)[0].to(vectors.dtype)
+    return factor if tall is vectors else factor.T
 
 
 def significant(values: Tensor) -> Tensor:

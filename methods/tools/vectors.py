@@ -40,6 +40,15 @@ def choice(name: str, value: str, allowed: tuple[str, ...]) -> str:
     return value
 
 
+def ceiling(value: float) -> int:
+    """The next whole number, where a product of decimals may lie a rounding above it.
+
+    >>> ceiling(0.55 * 100)
+    55
+    """
+    return math.ceil(value * (1 - 1e-12))
+
+
 def magnitudes(experts: Experts, task: str, names: Sequence[str] | None = None) -> Iterator[Tensor]:
     """``|tau_k|`` of one task, tensor by tensor (all of them, or ``names``), flat."""
     for name in experts.names if names is None else names:

@@ -18,12 +18,15 @@ import methods
 from methods.api import Experts, Merged, Stream
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-#: The largest difference seen by :func:`assert_state`, by the method that the running test names.
-MEASURED: dict[str, float] = {}
+#: What :func:`proved` was told of each method: the largest difference, its tolerance, the golden files behind it.
+MEASURED: dict[str, dict[str, Any]] = {}
+#: The golden files that each test read.
+_READ: dict[str, list[str]] = {}
 
 
 def golden(stem: str) -> dict[str, Tensor]:
     """All tensors of one golden file."""
+    _READ.setdefault(_running(), []).append(stem)
     return load_file(GOLDEN / f"{stem}.safetensors")
 
 
@@ -153,7 +156,7 @@ def assert_state(
             moved = max(moved, float((state[name].float() - start[name].float()).abs().max()))
     assert wrong <= budget * total, f"{wrong} of {total} entries differ by more than {atol}"
     assert start is None or moved > 10 * atol, f"the result moved by {moved} only: the comparison would be vacuous"
-    _keep(largest)
+    _keep(largest, atol)
     return largest
 
 
@@ -164,15 +167,29 @@ def assert_same_files(found: Path, expected: Path, names: Iterable[str]) -> None
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6, msg=lambda said, name=name: f"{name}: {said}")
 
 
-def _keep(largest: float) -> None:
+def proved(name: str, difference: float, tolerance: float) -> None:
+    """Note how far a method is from its authors' code in the golden files that the running test has read."""
+    read = _READ.get(_running(), [])
+    note = MEASURED.setdefault(name, {"difference": 0.0, "tolerance": 0.0, "sources": []})
+    note["difference"] = max(note["difference"], difference)
+    note["tolerance"] = max(note["tolerance"], tolerance)
+    sources = [about(stem).get("source") for stem in read if (GOLDEN / f"{stem}.json").is_file()]
+    told = {f"{s['repo']}@{s['commit'][:8]}" for s in sources if s and s.get("commit")}
+    note["sources"] = sorted({*note["sources"], *told})
+
+
+def _running() -> str:
+    return os.environ.get("PYTEST_CURRENT_TEST", "").partition(" ")[0]
+
+
+def _keep(largest: float, atol: float) -> None:
     """Note a difference under the method in the test's parameters, or else the longest method name in its own."""
-    test = os.environ.get("PYTEST_CURRENT_TEST", "").partition(" ")[0].rpartition("::")[2]
-    function, _, parameters = test.partition("[")
+    function, _, parameters = _running().rpartition("::")[2].partition("[")
     known = methods.names()
     named = [p for p in re.split(r"[\[\]\-: ]", parameters) if p in known]
     named = named or sorted((n for n in known if f"_{n}_" in f"{function}_"), key=len, reverse=True)
     if named:
-        MEASURED[named[0]] = max(MEASURED.get(named[0], 0.0), largest)
+        proved(named[0], largest, atol)
 
 
 def wide_experts() -> Experts:

@@ -6,7 +6,7 @@ import random
 
 import pytest
 import torch
-from helpers.support import about, assert_state, golden, golden_experts, golden_states
+from helpers.support import about, assert_state, golden, golden_experts, golden_states, proved
 
 import methods
 from methods import cagrad, nash_mtl, pcgrad, zipit
@@ -68,9 +68,11 @@ def test_gradient_combinations_match_the_authors_code() -> None:
         "nash_grad_maxnorm0.0": nash_mtl.combine(gradients, max_norm=0.0),
         "nash_grad_maxnorm1.0": nash_mtl.combine(gradients, max_norm=1.0),
     }
+    of = {"pcgrad": "pcgrad", "cagrad": "cagrad", "nash": "nash_mtl"}
     for name, value in found.items():
         torch.testing.assert_close(value, stored[name], atol=2e-6, rtol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
         assert (value - plain).abs().max() > 0.1
+        proved(of[name.partition("_")[0]], float((value - stored[name]).abs().max()), 2e-6)
     for name in ("nash_alpha_maxnorm0.0", "nash_alpha_maxnorm1.0"):
         alpha = torch.from_numpy(nash_mtl.bargain((gradients @ gradients.T).double().numpy()))
         torch.testing.assert_close(alpha.float(), stored[name], atol=1e-6, rtol=1e-6)
@@ -81,5 +83,6 @@ def test_zipit_groups_the_channels_that_the_authors_code_groups(a: float, b: flo
     stored = golden("zipit_match__r0.5_2models_dim12__seed0")
     merge, unmerge = zipit.match(stored["covariance_input"], models=2, keep=12, a=a, b=b)
     torch.testing.assert_close(merge, stored[f"a{a}_b{b}/merge"], atol=1e-6, rtol=0)
+    proved("zipit", float((merge - stored[f"a{a}_b{b}/merge"]).abs().max()), 1e-6)
     assert torch.equal(unmerge, stored[f"a{a}_b{b}/unmerge"])
     assert not torch.equal(unmerge, torch.eye(12).repeat(2, 1))

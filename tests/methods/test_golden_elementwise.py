@@ -61,7 +61,7 @@ def test_emr_matches_the_authors_masks_and_rescalers(stem: str, inputs: str) -> 
         assert_state(merged.state_dict(f"t{k}"), expected, base, ATOL, BUDGET)
 
 
-def test_tall_masks_match_the_authors_code() -> None:
+def test_the_states_of_tall_mask_match_the_authors_code() -> None:
     stored, base = golden("tall_consensus__lam0.4_k2_alpha0.3__seed0"), golden_states()[0]
     experts = golden_experts()
     merged = methods.get("tall_mask")(experts, mask_scale=0.4)

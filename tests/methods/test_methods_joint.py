@@ -109,6 +109,43 @@ def test_gradients_that_cancel_give_finite_and_positive_weights(count: int) -> N
     np.testing.assert_allclose(whole, parts, rtol=1e-12)
 
 
+@pytest.mark.parametrize("size", [1e-6, 1e-2, 1.0, 1e3, 1e6])
+def test_conflict_averse_weights_are_the_same_at_any_length_of_the_gradients(size: float) -> None:
+    same_way = torch.tensor([[3.0, 0.0], [1.0, 0.0]])
+    for seed in range(6):
+        gradients = torch.randn(3, 5, generator=torch.Generator().manual_seed(seed)) if seed else same_way
+        found = cagrad.combine(gradients * size) / size
+        torch.testing.assert_close(found, cagrad.combine(gradients), atol=1e-2, rtol=0)
+        gram = multitask.products(gradients * size)
+        scale = 0.5 * float(np.sqrt(gram.mean()))
+        weights = cagrad.worst_case(gram, scale)
+        assert weights.min() >= 0 and weights.sum() == pytest.approx(1, abs=1e-12)
+
+        def value(w: np.ndarray, gram: np.ndarray = gram, scale: float = scale) -> float:
+            return float(w @ gram.mean(1) + scale * np.sqrt(w @ gram @ w))
+
+        others = np.random.default_rng(seed).dirichlet(np.ones(len(gram)), 2000)
+        assert value(weights) <= min(map(value, others)) + 5e-5 * gram.max()
+        if not seed:
+            np.testing.assert_allclose(weights, [0, 1], atol=1e-4)
+
+
+def test_conflict_averse_weights_outlast_a_solver_that_stops_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    solver, calls = cagrad.minimize, 0
+
+    def lazy(value: object, start: np.ndarray, **keywords: object) -> object:
+        nonlocal calls
+        calls += 1
+        optimum = solver(value, start, **keywords)
+        if calls == 1:
+            optimum.x = np.array([-1.0, 3.0])
+        return optimum
+
+    monkeypatch.setattr(cagrad, "minimize", lazy)
+    np.testing.assert_allclose(cagrad.worst_case(np.array([[0.25, 0.5], [0.5, 1.0]]), 0.3), [1, 0], atol=1e-4)
+    assert calls > 1
+
+
 def test_extreme_settings_of_the_gradient_rules_run_or_are_refused() -> None:
     experts = random_experts(tasks=2)
     merged = merge("pcgrad_weighted", experts, steps=2, gamma=1000.0)

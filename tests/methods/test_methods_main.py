@@ -16,7 +16,7 @@ from methods.tools.coefficients import LayerwiseMerge, Leaves, combine
 from methods.tools.vectors import order_statistic, thresholds, trim
 
 DATA_FREE = ["weight_average", "task_arithmetic", "ties"]
-ADAPTIVE = ["adamerging", "symerge", "model_tinting", "model_tinting_pp"]
+ADAPTIVE = ["adamerging", "adamerging_fresh", "symerge", "model_tinting", "model_tinting_pp"]
 
 
 def close(a: dict[str, Tensor], b: dict[str, Tensor], atol: float = 1e-6) -> None:
@@ -204,7 +204,7 @@ def test_adaptation_is_reproducible_and_moves(name: str) -> None:
     again = methods.get(name)(experts, random_stream(experts.tasks), steps=2, batch_size=8)
     assert torch.equal(first.trace["coefficients"], again.trace["coefficients"])
     assert (first.trace["coefficients"] - 0.3).abs().max() > 1e-4
-    assert first.trace["trainable"] > 0 and len(first.trace["losses"]) == (2 if name == "adamerging" else 6)
+    assert first.trace["trainable"] > 0 and len(first.trace["losses"]) == (2 if "adamerging" in name else 6)
 
 
 class Images:
@@ -241,6 +241,29 @@ def test_a_row_runs_as_its_function_does_with_its_defaults_and_takes_every_keywo
     assert methods.get(name).name == name
     with pytest.raises(MergingError, match=f"{name} needs data"):
         methods.get(name)(experts)
+
+
+def test_adamerging_takes_every_sample_in_turn_or_the_first_of_a_shuffle_anew_in_every_step() -> None:
+    experts, drawn = random_experts(2), []
+
+    class Watched(Images):
+        def __getitem__(self, index: Tensor) -> tuple[Tensor, None]:
+            drawn.extend(index.tolist())
+            return self.images[index], None
+
+    def run(name: str) -> tuple[list[list[int]], Merged]:
+        drawn.clear()
+        stream = Stream({"test": {"t0": Watched(0), "t1": Images(1)}}, Access(test=UNLABELLED))
+        merged = methods.get(name)(experts, stream, steps=6, batch_size=3)
+        assert merged.trace["images"] == 6 * 2 * 2 * 3
+        return [drawn[i : i + 6] for i in range(0, len(drawn), 6)], merged
+
+    turns, ordered = run("adamerging")
+    assert all(sorted(a + b) == list(range(12)) for a, b in zip(turns[::2], turns[1::2], strict=True))
+    steps, fresh = run("adamerging_fresh")
+    assert len(steps) == 6 and all(len(set(step)) == 6 for step in steps), "two batches of one shuffle"
+    assert any(set(a) & set(b) for a, b in zip(steps[::2], steps[1::2], strict=True)), "each step shuffles anew"
+    assert (ordered.trace["coefficients"] - fresh.trace["coefficients"]).abs().max() > 1e-5
 
 
 SYMERGE = [

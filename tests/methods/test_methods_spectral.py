@@ -15,6 +15,7 @@ import methods
 from methods import doge, optmerge, wudi
 from methods.api import Experts, Merged, MergingError, NotApplicable, Stream
 from methods.tools import interference, spectral
+from methods.tools.vectors import ceiling
 
 SVD = torch.linalg.svd
 DATA_FREE: list[tuple[str, dict[str, Any]]] = [
@@ -253,6 +254,26 @@ def test_quick_paths_give_what_the_plain_form_gives(name: str, plain: Any) -> No
         torch.testing.assert_close(change, expected, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("width", [32, 192])
+def test_tsv_m_keeps_a_direction_that_the_tasks_vectors_all_but_miss(width: int) -> None:
+    # Four tasks whose quarters of right vectors all but miss one direction: a singular value of 1e-6.
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(width, width, generator=generator, dtype=torch.float64)
+    rows[-1] = rows[:-1].mean(0) + 1e-5 * rows[-1]
+    tasks, each = {}, width // 4
+    for k in range(4):
+        right, _ = torch.linalg.qr(rows[k * each : (k + 1) * each].T)
+        left, _ = torch.linalg.qr(torch.randn(2 * width, each, generator=generator, dtype=torch.float64))
+        tasks[f"t{k}"] = {"w": ((left * torch.linspace(2, 1, each)) @ right.T).float()}
+    found = merge("tsv_m", Experts.from_state_dicts({"w": torch.zeros(2 * width, width)}, tasks)).state_dict()["w"]
+    parts = [SVD(task["w"].double()) for task in tasks.values()]
+    u, v = torch.cat([p[0][:, :each] for p in parts], 1), torch.cat([p[2][:each] for p in parts], 0)
+    assert 4e-7 < torch.linalg.svdvals(v)[-1] / torch.linalg.svdvals(v)[0] < spectral.RANK_TOLERANCE
+    factors = [left @ right for left, _, right in (SVD(u, full_matrices=False), SVD(v, full_matrices=False))]
+    exact = (factors[0] * torch.cat([p[1][:each] for p in parts])) @ factors[1]
+    assert (found - exact).norm() / exact.norm() < 0.02
+
+
 def test_one_task_merged_by_its_own_singular_vectors_is_itself() -> None:
     experts = wide_experts(1)
     torch.testing.assert_close(merge("tsv_m", experts).state_dict(), dict(experts.expert("t0")), atol=2e-5, rtol=0)
@@ -271,11 +292,27 @@ def test_wudi_lowers_interference_and_its_closed_form_reaches_the_minimum() -> N
         for k in ({"steps": 0}, {}, {"solver": "closed_form", "time": 1e9, "rank": 1.0})
     ]
     assert losses[0] > 1.01 * losses[1] > 1.1 * losses[2]
-    start = vectors.sum(0)
+    start = vectors.sum(0).double()
     c, r = wudi.task_moments(experts, name, start)
     merged = interference.filtered(start, (c, r), lambda values: wudi.flow(values, 1e9, 1.0))
     torch.testing.assert_close((merged - start) @ c, -r, atol=1e-6, rtol=0)
-    torch.testing.assert_close(2 * r, gradient(vectors), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(2 * r.float(), gradient(vectors), atol=1e-5, rtol=1e-4)
+
+
+def test_the_closed_forms_solve_directions_that_the_tasks_have_little_of() -> None:
+    # C = diag(2, 2e-6): an eigenvalue is a squared singular value, and 1e-3 is none that float32 could not tell.
+    vectors = {"t0": torch.tensor([[1.0, 1e-3]]), "t1": torch.tensor([[2.0, -2e-3]])}
+    experts = Experts.from_state_dicts({"w": torch.zeros(1, 2)}, {t: {"w": v} for t, v in vectors.items()})
+    for solver, expected in (("closed_form", [1.5, -0.3009]), ("auto_rank", [1.5, -500.0])):
+        found = merge("wudi", experts, solver=solver).state_dict()["w"][0]
+        torch.testing.assert_close(found, torch.tensor(expected), atol=0, rtol=1e-4)
+
+
+def test_a_share_of_the_directions_is_not_rounded_past_itself() -> None:
+    values = torch.ones(100, dtype=torch.float64)
+    assert int((wudi.flow(values, 300.0, 0.55) > 0).sum()) == 55, "0.55 * 100 is 55.00000000000001"
+    assert int((wudi.truncated(values[:49]) > 0).sum()) == 49
+    assert [ceiling(v) for v in (0.0, 1e-9, 6.0, 6.001, 0.07 * 100)] == [0, 1, 6, 7, 7]
 
 
 @pytest.mark.parametrize("solver", wudi.SOLVERS)
