@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from benchmark.board import table
+from benchmark.board import tracks
 from benchmark.records import access as accesses
 from benchmark.report import figures, page
 from methods.api import LABELLED, UNLABELLED, Access, MergingError
@@ -64,6 +64,6 @@ def test_a_run_on_labels_of_test_images_is_an_oracle() -> None:
     class Run:
         spec, access = Spec, ["labelled 10 % of test"]
 
-    assert table.kind(Run) == "oracle"  # type: ignore[arg-type]
+    assert tracks.kind(Run) == "oracle"  # type: ignore[arg-type]
     Run.access = ["unlabelled test", "labelled val"]
-    assert table.kind(Run) == "method"  # type: ignore[arg-type]
+    assert tracks.kind(Run) == "method"  # type: ignore[arg-type]
