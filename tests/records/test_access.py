@@ -50,10 +50,11 @@ def test_only_training_on_labels_is_drawn_after_adaptation(monkeypatch: pytest.M
 
     class Board:
         rows = pd.DataFrame({"method": names, "access": cells, "runs": names})
+        own: list[str] = []
 
     monkeypatch.setattr(figures, "_runs", lambda board, records: {name: [name] for name in names})
     monkeypatch.setattr(figures, "_losses", lambda record: [0.0] * 30)
-    monkeypatch.setattr(figures.plots, "adaptation", list)
+    monkeypatch.setattr(figures.plots, "adaptation", lambda curves, others: list(curves))
     assert figures._adaptation(Board, []) == ["fisher", "symerge", "joint"]  # type: ignore[arg-type, comparison-overlap]
 
 
