@@ -249,11 +249,13 @@ def _cost(records: Sequence[Record]) -> dict[str, Any]:
         return float(reduce(values)) if values else np.nan
 
     extra, model = over("storage_bytes", max), over("model_bytes", max)
+    # Records of earlier versions say 0 where a method drew samples and did not tell how long it took.
+    untold = all(record.cost.images_drawn and not record.cost.adapt_seconds for record in records)
     return {
         "storage_models": 1 + extra / model if model else np.nan,
         "extra_storage_mib": extra / _MIB,
         "merge_seconds": over("merge_seconds", np.mean),
-        "adapt_seconds": over("adapt_seconds", np.mean),
+        "adapt_seconds": np.nan if untold else over("adapt_seconds", np.mean),
         "evaluate_seconds": over("evaluate_seconds", np.mean),
         "peak_anonymous_mib": over("peak_anonymous_mb", max),
         "peak_cuda_mib": over("peak_cuda_mb", max),
