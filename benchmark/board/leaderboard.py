@@ -236,7 +236,7 @@ def _metrics(board: Board) -> list[str]:
     units = {"%": "percent", "": "in the unit of the target", "°": "in degrees"}
     return [
         f"- `{metric.name}`: {metric.title}, {units[metric.unit]}, "
-        f"{'higher' if metric.higher_is_better else 'lower'} is better."
+        f"{'higher' if metric.higher_is_better else 'lower'} is better{metric.degenerate and '; '}{metric.degenerate}."
         for metric in entries
     ]
 

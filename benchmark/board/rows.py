@@ -11,6 +11,7 @@ import pandas as pd
 
 from benchmark import suites
 from benchmark.board.beside import BESIDE, beside_table
+from benchmark.board.oddities import degenerate, of_other_libraries
 from benchmark.board.selection import Current, by_time, by_trust, complete, current, generation, label
 from benchmark.board.table import Table, commit, grouped, unique
 from benchmark.board.validity import Validity, validity
@@ -125,6 +126,7 @@ def _board(records: list[Record], reference: list[Record], users: bool) -> Board
     same = [record for record in reference if generation(record) == generation(first)]
     finished = [record for record in shown if complete(record)]
     apart = _of_other_samples(finished)
+    apart |= of_other_libraries(grouped(r for r in finished if r.run_id not in apart).values())
     finished = [record for record in finished if record.run_id not in apart]
     size = {task: result.n for record in finished[:1] for task, result in record.tasks.items()}
     same = [r for r in same if not size or {task: result.n for task, result in r.tasks.items()} == size]
@@ -146,6 +148,7 @@ def _board(records: list[Record], reference: list[Record], users: bool) -> Board
     if not table.averaged and expert is None and rows:
         notes.append(f"Nothing is ranked: {REFERENCE_ROWS[-1]}, which scores are normalised by, has no complete run.")
     notes += unique(note for record in finished for note in record.provenance.notes)
+    notes += degenerate(finished)
     if table.averaged:
         _beside(rows, first.spec)
     of_row = {" ".join(record.run_id for record in group): group for group in groups.values()}
@@ -188,7 +191,11 @@ def _notes(chosen: Current) -> list[str]:
         count = len(chosen.of_generations)
         notes.append(f"{count} records of an earlier version of the suite or its checkpoints are not shown.")
     if chosen.of_versions:
-        notes.append(f"{len(chosen.of_versions)} records of earlier versions of the methods' code are not shown.")
+        named = ", ".join(unique(label(each.record) for each in chosen.of_versions))
+        notes.append(
+            f"{len(chosen.of_versions)} records of earlier versions of the methods' code are not shown, but the "
+            f"version that ran last: {named}."
+        )
     if chosen.of_less_trust:
         named = "; ".join(
             f"{label(record)} ({record.provenance.source}): {why}" for record, why in chosen.of_less_trust[:5]

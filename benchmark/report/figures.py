@@ -9,7 +9,6 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from benchmark.board.rows import Board
-from benchmark.board.selection import label
 from benchmark.common.errors import unknown
 from benchmark.records import access as accesses
 from benchmark.records.record import Record
@@ -124,12 +123,12 @@ def _adaptation(board: Board, records: Sequence[Record]) -> Figure | None:
 
 
 def _runs(board: Board, records: Sequence[Record]) -> dict[str, list[Record]]:
-    """The runs that the board shows, by row."""
-    shown = {run for runs in board.rows["runs"] for run in runs.split()}
+    """The runs that the board shows, by row; of two rows of one name, which two sources tell of, those of the first."""
+    by_id = {record.run_id: record for record in records}
     groups: dict[str, list[Record]] = defaultdict(list)
-    for record in records:
-        if record.run_id in shown:
-            groups[label(record)].append(record)
+    for name, runs in zip(board.rows["method"], board.rows["runs"], strict=True):
+        if name not in groups:
+            groups[name] = [by_id[run] for run in runs.split() if run in by_id]
     return groups
 
 
