@@ -91,7 +91,8 @@ def _name(row: Any) -> str:
     return row["method"] + mark.get(row["row"], "") + source
 
 
-def _worst(row: Any) -> str:
+def worst(row: Any) -> str:
+    """The worst task and its score."""
     return f"{row['worst_task']} {row['worst']:.1f}" if row["worst_task"] else NONE
 
 
@@ -119,7 +120,7 @@ METHOD = Column("method", "<", _name)
 MEAN = _number("mean", "mean")
 NORMALISED = _number("normalised", "normalised")
 DELTA = Column("Δm", ">", lambda row: NONE if pd.isna(row["delta"]) else f"{row['delta']:+.1f}")
-WORST = Column("worst task", ">", _worst)
+WORST = Column("worst task", ">", worst)
 ACCESS = Column("access", "<", lambda row: row["access"])
 REFERENCE = _number("reference", "reference")
 TO_REFERENCE = Column(

@@ -51,7 +51,7 @@ class Board:
     `tracks.TRACKS`, `rows.rank` is within it, `rows.overall` over all tracks, and `rows.best` says which row of a
     track is "best" and which are "tied" with it. `versus` holds all pairs of rows, `friedman` a test of each track with
     rows and tasks enough. `own`: the rows for which the project has no records of its own, of a user's methods or
-    parameters. `metrics` names each task's.
+    parameters. `records` are the runs of the rows, by id. `metrics` names each task's.
     `averaged`: rows have a mean and are ranked by it; else, metrics being unlike, by the expert-normalised mean.
     """
 
@@ -67,6 +67,7 @@ class Board:
     friedman: dict[str, stats.Friedman] = field(default_factory=dict)
     versus: Versus | None = None
     own: list[str] = field(default_factory=list)
+    records: dict[str, Record] = field(default_factory=dict)
     n_test: dict[str, int] = field(default_factory=dict)
     commands: list[str] = field(default_factory=list)
     commits: list[str] = field(default_factory=list)
@@ -170,6 +171,7 @@ def _board(records: list[Record], reference: list[Record], users: bool) -> Board
         metrics=measured,
         averaged=table.averaged,
         friedman=ranking.friedman,
+        records={record.run_id: record for record in finished},
         versus=ranking.versus,
         own=[r["method"] for r in rows if users and r["row"] == "method" and pd.isna(r["reference"])],
         n_test={task: finished[0].tasks[task].n for task in tasks} if finished else {},

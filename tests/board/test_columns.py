@@ -17,7 +17,7 @@ from benchmark.board import comparison, latex, leaderboard, rows, searches, vers
 from benchmark.cli import main as cli
 from benchmark.records.record import Record
 from benchmark.records.store import Store
-from benchmark.report import page
+from benchmark.report import page, page_board
 
 
 def searched(value: float, tried: list[float], seed: int | None = None) -> Record:
@@ -61,7 +61,7 @@ def test_the_projects_number_and_the_difference_stand_in_terminal_markdown_and_p
     terminal, markdown, html = texts(board)
     for text in (terminal, markdown):
         assert "reference" in text and f"{row['reference']:.1f}" in text and f"{row['reference_gap']:+.1f}" in text
-    shown = {column["field"]: column["visible"] for column in page._columns(board)}
+    shown = {column["field"]: column["visible"] for column in page_board._columns(board)}
     assert shown["reference"] and shown["reference_gap"]
     (alone,) = rows.boards([mine])
     assert "to reference" not in leaderboard.markdown(alone).split("## Columns")[0]

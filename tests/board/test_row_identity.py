@@ -10,7 +10,7 @@ from helpers.unlike import N, dense, record, result
 
 from benchmark.board import leaderboard, rows
 from benchmark.records.record import MethodInfo, Record
-from benchmark.report import page
+from benchmark.report import page_board
 
 
 def told(method: str, seed: int | None = None, versions: dict[str, str] | None = None, **fields: Any) -> Record:
@@ -24,7 +24,7 @@ def test_two_methods_of_equal_title_paper_and_size_are_two_rows_in_every_output(
     about = MethodInfo(title="Same", paper="arXiv:0000.00000")
     (board,) = rows.boards([make_record(name).model_copy(update={"method": about}) for name in ("alpha", "beta")])
     assert sorted(board.rows["method"]) == ["alpha", "beta"]
-    assert len(page._board(board, {})["rows"]) == 2
+    assert len(page_board.board_data(board, {})["rows"]) == 2
     assert all(leaderboard.markdown(board).count(f"| {name} ") >= 3 for name in ("alpha", "beta"))
 
 

@@ -11,7 +11,7 @@ from helpers.records import make_record
 
 from benchmark.board import leaderboard, rows, tracks
 from benchmark.records.record import Record
-from benchmark.report import page
+from benchmark.report import page_board
 
 MORE = make_record("x").cost.model_copy(update={"storage_bytes": 9_000_000})
 LITTLE = make_record("x").cost.model_copy(update={"storage_bytes": 9_000})
@@ -100,4 +100,4 @@ def test_every_output_shows_the_tracks() -> None:
         assert text.index(tracks.TEST_TIME.title) < text.index("adamerging") < text.index(tracks.HELD_OUT.title)
     for frame in (pd.read_csv(io.StringIO(leaderboard.board_csv(board))), leaderboard.overview([board])):
         assert list(dict.fromkeys(frame["track"])) == [track.name for track in tracks.TRACKS]
-    assert [row["track"] for row in page._board(board, {})["rows"]] == board.rows["track"].tolist()
+    assert [row["track"] for row in page_board.board_data(board, {})["rows"]] == board.rows["track"].tolist()

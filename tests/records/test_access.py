@@ -7,7 +7,7 @@ import pytest
 
 from benchmark.board import tracks
 from benchmark.records import access as accesses
-from benchmark.report import figures, page
+from benchmark.report import figures, page_board
 from methods.api import LABELLED, UNLABELLED, Access, MergingError
 
 
@@ -41,7 +41,7 @@ def test_unlabelled_is_not_labelled_and_a_share_of_a_split_is_data_of_it() -> No
     ],
 )  # fmt: skip
 def test_the_page_filters_by_the_strongest_data_of_the_method(cell: str, level: str) -> None:
-    assert page._level(cell) == level
+    assert page_board._level(cell) == level
 
 
 def test_only_training_on_labels_is_drawn_after_adaptation(monkeypatch: pytest.MonkeyPatch) -> None:
