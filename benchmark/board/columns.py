@@ -34,8 +34,8 @@ MEANING = {
     "Δm": "mean over tasks of the change from the task's own expert, in percent of the expert's score, with the sign "
     "turned where lower is better; negative is worse than the experts",
     "worst task": "the task with the lowest score; where metrics differ, with the lowest normalised score",
-    "mean rank": "rank among the methods of the track, averaged over tasks; 1 is best, and equal scores share the mean of "
-    "their ranks",
+    "mean rank": "rank among the methods of the track, averaged over tasks; 1 is best, and equal scores share the "
+    "mean of their ranks",
     "access": 'data the method was handed besides the experts; "unlabelled test" means it adapts on the test inputs',
     "task id": "whether inference must be told the task beyond choosing its head",
     "n": "number of seeds; a deterministic method runs once",

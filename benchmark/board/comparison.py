@@ -98,8 +98,8 @@ def _on_shared_seeds(
     if alone:
         return runs, f"{' and '.join(alone)} is deterministic: one run is all there is, the other's seeds count."
     return runs, (
-        f"The numbers of seeds differ ({len(mine)} and {len(theirs)}), or the seeds do: they are not paired, and of one "
-        "seed alone the spread over seeds is not known."
+        f"The numbers of seeds differ ({len(mine)} and {len(theirs)}), or the seeds do: they are not paired, and of "
+        "one seed alone the spread over seeds is not known."
     )
 
 

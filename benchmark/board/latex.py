@@ -15,10 +15,10 @@ from benchmark.records import metrics
 
 _SIGNS = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
-    "'": r"\textquotesingle{}", '"': r"\textquotedbl{}", "`": r"\textasciigrave{}", "–": "--", "−": "$-$", "·": r"$\cdot$",
-    "↑": r"$\uparrow$", "↓": r"$\downarrow$", "±": r"$\pm$", "°": r"$^\circ$", "Δ": r"$\Delta$", "β": r"$\beta$",
-    "α": r"$\alpha$", "λ": r"$\lambda$",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "|": r"\textbar{}", "'": r"\textquotesingle{}", '"': r"\textquotedbl{}", "`": r"\textasciigrave{}",
+    "–": "--", "−": "$-$", "·": r"$\cdot$", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "±": r"$\pm$", "°": r"$^\circ$",
+    "Δ": r"$\Delta$", "α": r"$\alpha$", "β": r"$\beta$", "λ": r"$\lambda$",
 }  # fmt: skip
 _SPECIAL = re.compile("|".join(map(re.escape, _SIGNS)))
 
@@ -38,8 +38,8 @@ def latex(board: Board) -> str:
     lines = [
         f"% {terminal(board.suite)}, {terminal(board.backbone)}, checkpoints {terminal(board.family)}; "
         f"commit {terminal(', '.join(board.commits))}",
-        "% Needs \\usepackage{booktabs, textcomp}. Bold: the best of a track and what is tied with it, in a paired 95 %",
-        "% interval on the same samples; of a task the best score of the track. Half widths of 95 % intervals beside.",
+        "% Needs \\usepackage{booktabs, textcomp}. Bold: the best of a track and what is tied with it, paired at 95 %",
+        "% on the same samples; of a task the best score of the track. Half widths of 95 % intervals beside.",
         r"\begin{tabular}{l r " + "r" * len(board.tasks) + "}",
         r"\toprule",
         " & ".join(["Method", "Mean" if board.averaged else "Normalised", *(_task(board, t) for t in board.tasks)]),

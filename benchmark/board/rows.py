@@ -27,15 +27,15 @@ from benchmark.suites.own import is_own
 
 #: Columns of every board before and after those of its tasks.
 FIRST = [
-    "track", "rank", "overall", "method", "row", "mean", "low", "high", "normalised", "normalised_low", "normalised_high", "delta",
-    "delta_low", "delta_high", "worst_task", "worst", "mean_rank", "rank_low", "rank_high", "above", "above_low",
-    "above_high", "above_tied", "best",
+    "track", "rank", "overall", "method", "row", "mean", "low", "high", "normalised", "normalised_low",
+    "normalised_high", "delta", "delta_low", "delta_high", "worst_task", "worst", "mean_rank", "rank_low", "rank_high",
+    "above", "above_low", "above_high", "above_tied", "best",
 ]  # fmt: skip
 LAST = [
     "access", "task_id", "n", "seeds", "seed_scores", "reference", "reference_gap", "chosen", "grid", "at_edge",
-    "storage_models", "extra_storage_mib", "merge_seconds", "adapt_seconds", "evaluate_seconds", "peak_anonymous_mib", "peak_cuda_mib", "trainable_parameters", "images_seen",
-    "published", "published_gap", "published_source", "published_others", "title", "paper", "changed", "dtype",
-    "autocast", "source", "commit", "runs",
+    "storage_models", "extra_storage_mib", "merge_seconds", "adapt_seconds", "evaluate_seconds", "peak_anonymous_mib",
+    "peak_cuda_mib", "trainable_parameters", "images_seen", "published", "published_gap", "published_source",
+    "published_others", "title", "paper", "changed", "dtype", "autocast", "source", "commit", "runs",
 ]  # fmt: skip
 INCOMPLETE = ["method", "seed", "status", "tasks_done", "missing", "reason", "run"]
 TRIAL = ["method", "seed", "limit", "status", "tasks_done", "reason", "run"]

@@ -1,4 +1,4 @@
-"""What a row says of a value that was chosen on validation samples: the value, its grid, and whether it is at an end."""
+"""What a row says of a value that was chosen on validation samples: the value, its grid, whether it is at an end."""
 
 from __future__ import annotations
 

@@ -345,9 +345,7 @@ def _named(row: Any) -> str:
     return row["method"] + (" (oracle)" if row["row"] == "oracle" else "") + (f"  n={row['n']}" if row["n"] > 1 else "")
 
 
-def _titled(
-    figure: Figure, axes: Axes, what: str, board: Board, grid: Literal["x", "both"], more: str = ""
-) -> Figure:
+def _titled(figure: Figure, axes: Axes, what: str, board: Board, grid: Literal["x", "both"], more: str = "") -> Figure:
     commits = commits_text(commit.split()[0] for commit in board.commits)
     size = f"{len(board.tasks)} tasks, {sum(board.n_test.values()):,} test samples"
     about = f"{what}: {board.suite}, {board.backbone}\n{size}, commit {commits}"

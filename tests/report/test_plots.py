@@ -90,7 +90,11 @@ def test_the_diagram_of_ranks_holds_a_users_own_methods_and_says_what_it_leaves_
 
 def test_own_methods_are_those_without_a_record_of_the_project() -> None:
     project = [make_record("ties"), make_record("individual")]
-    mine = [make_record("ties"), make_record("mine"), make_record("ties", changed={"keep": 0.5}, variant="ties:keep=0.5")]
+    mine = [
+        make_record("ties"),
+        make_record("mine"),
+        make_record("ties", changed={"keep": 0.5}, variant="ties:keep=0.5"),
+    ]
     (board,) = rows.boards(mine, project)
     assert set(board.own) == {"mine", "ties:keep=0.5"}
     assert rows.boards(mine)[0].own == [], "those are the project's"

@@ -113,6 +113,7 @@ function draw(name, kept = new URLSearchParams()) {
     $("table").setAttribute("aria-label", `${board.title}: rows are methods`);
     keyboard();
     filter();
+    $("panel").classList.add("ready");
     quiet = false;
     if (location.hash || drawn) remember();
     drawn = true;
