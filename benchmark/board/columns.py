@@ -34,16 +34,25 @@ MEANING = {
     "Δm": "mean over tasks of the change from the task's own expert, in percent of the expert's score, with the sign "
     "turned where lower is better; negative is worse than the experts",
     "worst task": "the task with the lowest score; where metrics differ, with the lowest normalised score",
-    "mean rank": "rank among the ranked methods, averaged over tasks; 1 is best, and equal scores share the mean of "
-    "their ranks",
+    "mean rank": "rank among the methods of the track, averaged over tasks; 1 is best, and equal scores share the "
+    "mean of their ranks",
     "access": 'data the method was handed besides the experts; "unlabelled test" means it adapts on the test inputs',
     "task id": "whether inference must be told the task beyond choosing its head",
     "n": "number of seeds; a deterministic method runs once",
+    "track": "the game a method plays: ranks, and what follows from them, are within a track, since what stores more "
+    "or sees more is no better merge for it",
+    "rank": "place in its track, by the mean over tasks, or by the expert-normalised mean where metrics differ",
+    "overall": "place among the methods of all tracks",
     "reference": "mean of this project's own committed runs with the same parameters and seeds",
+    "to reference": "what was measured less the reference, in points",
     "may rank": "the ranks that hold with 95 % confidence: 1 + the methods surely better, to the number of methods "
-    "less those surely worse",
-    "to the row above": "paired difference to the next better method on the same samples, with its 95 % interval; tied "
-    "where that holds zero",
+    "less those surely worse; within the track",
+    "to the row above": "paired difference to the next better method of the track on the same samples, with its 95 % "
+    "interval; tied where that holds zero",
+    "chosen": "the value that was chosen on labelled validation samples",
+    "of": "the values it was chosen among",
+    "at the edge": "the chosen value is the lowest or highest that was tried, so a better one may lie outside",
+    "each seed": "the score of each seed, in their order",
     "published": "what a paper or repository prints for the same suite, backbone and checkpoint family; * a secondary "
     "summary, ‡ not printed but the mean of the tasks that are",
     "gap": "measured less published, in points",
@@ -82,7 +91,8 @@ def _name(row: Any) -> str:
     return row["method"] + mark.get(row["row"], "") + source
 
 
-def _worst(row: Any) -> str:
+def worst(row: Any) -> str:
+    """The worst task and its score."""
     return f"{row['worst_task']} {row['worst']:.1f}" if row["worst_task"] else NONE
 
 
@@ -110,9 +120,32 @@ METHOD = Column("method", "<", _name)
 MEAN = _number("mean", "mean")
 NORMALISED = _number("normalised", "normalised")
 DELTA = Column("Δm", ">", lambda row: NONE if pd.isna(row["delta"]) else f"{row['delta']:+.1f}")
-WORST = Column("worst task", ">", _worst)
+WORST = Column("worst task", ">", worst)
 ACCESS = Column("access", "<", lambda row: row["access"])
+REFERENCE = _number("reference", "reference")
+TO_REFERENCE = Column(
+    "to reference", ">", lambda row: NONE if pd.isna(row["reference_gap"]) else f"{row['reference_gap']:+.1f}"
+)
+
+
+def chosen(row: Any) -> str:
+    """The chosen value, with a mark where it is an end of its grid."""
+    if not row["chosen"]:
+        return NONE
+    return row["chosen"] + (f" ({row['at_edge']} of {row['grid']})" if row["at_edge"] else "")
+
+
+CHOSEN = Column("chosen", "<", chosen)
+SEARCHES = [
+    METHOD,
+    Column("chosen", "<", lambda row: row["chosen"]),
+    Column("of", "<", lambda row: row["grid"]),
+    Column("at the edge", "<", lambda row: row["at_edge"] or "no"),
+]
 N = Column("n", ">", lambda row: str(row["n"]))
+EACH_SEED = Column(
+    "each seed", "<", lambda row: ", ".join(f"{float(text):.1f}" for text in row["seed_scores"].split()) or NONE
+)
 COST = [
     METHOD,
     _number("storage", "storage_models", 2),
@@ -169,8 +202,18 @@ def scores(board: Board) -> list[Column]:
         ACCESS,
         Column("task id", "<", lambda row: row["task_id"]),
         N,
-        _number("reference", "reference"),
+        *_references(board),
     ]
+
+
+def _references(board: Board) -> list[Column]:
+    """Beside the project's own numbers, where there are any for a row."""
+    return [REFERENCE, TO_REFERENCE] if board.rows["reference"].notna().any() else []
+
+
+def seeds(board: Board) -> list[Column]:
+    """Of rows with several seeds, the score of each."""
+    return [METHOD, N, MEAN if board.averaged else NORMALISED, EACH_SEED]
 
 
 def tasks(board: Board) -> list[Column]:
@@ -195,4 +238,8 @@ def terminal(board: Board | None) -> list[Column]:
         first = [Column("mean", ">", _spread("mean")), Column("norm", ">", NORMALISED.cell)]
     else:
         first = [Column("norm", ">", _spread("normalised")), DELTA]
-    return [RANK, METHOD, *first, WORST, ACCESS, _number("adapt s", "adapt_seconds")]
+    more = []
+    if board is not None:
+        more = [*_references(board), *([CHOSEN] if (board.rows["chosen"] != "").any() else [])]
+    costs = [_number("adapt s", "adapt_seconds"), _number("images", "images_seen", 0)]
+    return [RANK, METHOD, *first, WORST, ACCESS, *more, *costs]

@@ -45,6 +45,7 @@ def compare(
     one = next(iter(runs[first].values()))
     tasks = one.suite_tasks
     _check_same_samples(one, [record for name in (first, second) for record in runs[name].values()])
+    runs, said = _on_shared_seeds(runs, first, second)
     sides = [_scores(runs[name]) for name in (first, second)]
     averaged = rows.averaged(suite, [one])
     what = "points of the mean over tasks" if averaged else "points of the expert-normalised mean"
@@ -63,6 +64,7 @@ def compare(
         f"{first} (n={len(sides[0])}) minus {second} (n={len(sides[1])}) on {suite}, {what}:",
         f"{whole.value:+.2f} [{whole.low:+.2f}, {whole.high:+.2f}]: {verdict}. "
         f"By task: {wins} wins, {len(tasks) - wins - losses} ties, {losses} losses.",
+        *([said] if said else []),
         "",
     ]
     lines_of_tasks = []
@@ -73,6 +75,32 @@ def compare(
         low, high = (f"{value:+.{digits}f}" for value in (gap.low, gap.high))
         lines_of_tasks.append([name, f"{gap.value:+.{digits}f}", f"{low} to {high}", words[task]])
     return "\n".join([*lines, *markdown(["task", "difference", "95 %", ""], lines_of_tasks, "<>><")])
+
+
+def _on_shared_seeds(
+    runs: dict[str, dict[int | None, Record]], first: str, second: str
+) -> tuple[dict[str, dict[int | None, Record]], str]:
+    """The runs with those of both methods on the seeds that both ran, and what must be said of the others.
+
+    Two seeds or more that both ran are paired one by one; else each method keeps all of its own, and their numbers
+    differ or their seeds do.
+    """
+    mine, theirs = runs[first], runs[second]
+    if mine.keys() == theirs.keys():
+        return runs, ""
+    shared = [seed for seed in mine if seed in theirs]
+    if len(shared) > 1:
+        kept = {name: {seed: runs[name][seed] for seed in shared} for name in (first, second)}
+        return {**runs, **kept}, (
+            f"Paired on the {len(shared)} seeds that both ran; {first} has {len(mine)}, {second} has {len(theirs)}."
+        )
+    alone = [name for name in (first, second) if runs[name].keys() == {None}]
+    if alone:
+        return runs, f"{' and '.join(alone)} is deterministic: one run is all there is, the other's seeds count."
+    return runs, (
+        f"The numbers of seeds differ ({len(mine)} and {len(theirs)}), or the seeds do: they are not paired, and of "
+        "one seed alone the spread over seeds is not known."
+    )
 
 
 def _runs(

@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
 import pandas as pd
 
 from benchmark import suites
-from benchmark.board import beside, columns, validity
+from benchmark.board import beside, columns, validity, versus
 from benchmark.board.columns import MEANING, Column
 from benchmark.board.rows import Board
 from benchmark.board.rows import boards as boards
+from benchmark.board.tracks import TRACKS, Track, titled
 from benchmark.common.escapes import code, csv, inline, terminal
 from benchmark.common.files import write_atomic
 from benchmark.common.tables import padded
@@ -27,18 +29,18 @@ from benchmark.scores.published import AVERAGE
 #: Ends the name of the file with what papers print of a board's rows.
 PAPERS = "--published.csv"
 OVERVIEW = [
-    "suite", "scale", "suite_version", "backbone", "family", "rank", "method", "row", "mean", "low", "high",
-    "normalised", "delta", "n", "access",
+    "suite", "scale", "suite_version", "backbone", "family", "track", "rank", "overall", "method", "row", "mean", "low",
+    "high", "normalised", "delta", "n", "access",
 ]  # fmt: skip
 
 
 def load(results: str | Path, reference: str | Path | None = None) -> list[Board]:
     """The boards of a results folder, with the reference records of another beside them."""
-    references = Store(reference, read_only=True).all() if reference is not None else []
+    references = Store(reference, read_only=True).all() if reference is not None else None
     return boards(Store(results).all(), references)
 
 
-def publish(records: Iterable[Record], reference: Iterable[Record], root: str | Path) -> list[Board]:
+def publish(records: Iterable[Record], reference: Iterable[Record] | None, root: str | Path) -> list[Board]:
     """Make the boards and write them below `root`; returns them."""
     every = boards(records, reference)
     write(every, root)
@@ -96,7 +98,7 @@ def overview_markdown(found: Sequence[Board]) -> str:
         lines += ["No finished runs yet. `./run_all.sh --methods symerge ties` makes some.", ""]
     for board in found:
         lines += [f"## [{inline(_title(board))}](boards/{board.name}.md)", "", *_scale_note(board)]
-        lines += [*_table(board.rows, columns.summary(board)), ""]
+        lines += _by_track(board.rows, columns.summary(board))
         if len(board.incomplete):
             lines += [f"Incomplete runs, listed on the board: {len(board.incomplete)}.", ""]
         if len(board.trials):
@@ -108,7 +110,7 @@ def markdown(board: Board) -> str:
     """The board: scores, each task, cost, incomplete runs, and below them command, commit and what columns mean."""
     first, each = columns.scores(board), columns.tasks(board)
     lines = [f"# {inline(_title(board))}", "", *_scale_note(board)]
-    lines += [*_table(board.rows, first), ""]
+    lines += _by_track(board.rows, first)
     lines += ["## Each task", "", *_table(board.rows, each)]
     if columns.unlike(board):
         lines += ["", *_metrics(board)]
@@ -117,7 +119,7 @@ def markdown(board: Board) -> str:
             "",
             "Test samples: " + ", ".join(f"{inline(task)} {count:,}" for task, count in board.n_test.items()) + ".",
         ]
-    lines += ["", *_differences(board), *_published(board)]
+    lines += ["", *_differences(board), *_searches(board), *_seeds(board), *_published(board)]
     cost = [each for each in columns.COST if each.name != "peak CUDA MiB" or board.rows["peak_cuda_mib"].notna().any()]
     lines += ["## Cost", "", *_table(board.rows, cost), ""]
     if len(board.incomplete):
@@ -128,7 +130,9 @@ def markdown(board: Board) -> str:
         lines += ["## Trials", ""]
         lines += ["Runs with `--limit`, on a few samples of each task: no results, in no row and no mean above.", ""]
         lines += [*_table(board.trials, columns.TRIALS), ""]
-    absent = {"Δm", "mean"} - {each.name for each in first}
+    absent = {"Δm", "mean", "reference", "to reference"} - {each.name for each in first}
+    absent |= set() if (board.rows["chosen"] != "").any() else {"chosen", "of", "at the edge"}
+    absent |= set() if (board.rows["seed_scores"] != "").any() else {"each seed"}
     absent |= set() if board.rows["published"].notna().any() else {"published", "gap", "within"}
     lines += ["## Where the numbers come from", ""]
     lines += [f"- Command: {code(command)}" for command in board.commands]
@@ -146,17 +150,54 @@ def _differences(board: Board) -> list[str]:
     if not ranked["rank_low"].notna().any():
         return []
     what = "mean" if board.averaged else "expert-normalised mean"
-    lines = ["## Which differences hold", "", f"Paired, on the {what}, in points.", ""]
-    lines += [*_table(ranked, columns.VERSUS), ""]
-    if board.friedman is not None:
-        test = board.friedman
-        lines += [
-            f"Friedman's test over the {len(board.tasks)} tasks: chi-squared {test.statistic:.1f}, p = {test.p:.1g}. "
-            f"Nemenyi's critical difference of mean ranks at 5 %: {test.critical_difference:.1f} "
-            f"({len(ranked)} methods; it knows ranks by task only and sees large differences only).",
-            "",
-        ]
+    lines = ["## Which differences hold", "", f"Paired, on the {what}, in points, within a track.", ""]
+    for track, rows in _tracks(ranked):
+        lines += [f"### {track.title}", "", *_table(rows, columns.VERSUS), ""]
+        if (test := board.friedman.get(track.name)) is not None:
+            lines += [
+                f"Friedman's test over the {len(board.tasks)} tasks: chi-squared {test.statistic:.1f}, "
+                f"p = {test.p:.1g}. Nemenyi's critical difference of mean ranks at 5 %: {test.critical_difference:.1f} "
+                f"({len(rows)} methods; it knows ranks by task only and sees large differences only).",
+                "",
+            ]
+    return [*lines, *_wins(board)]
+
+
+def _wins(board: Board) -> list[str]:
+    """A square table a track: which row is surely better than which."""
+    if board.versus is None:
+        return []
+    lines = [
+        "### Wins", "",
+        f"The row against the column, which has the row's number: {versus.BETTER} surely better, {versus.WORSE} surely "
+        f"worse at 95 %, {versus.TIED} tied. Each pair by itself: of twenty pairs of equal methods one is called "
+        "different. With numbers, and over all tracks: the page.", "",
+    ]  # fmt: skip
+    for track, rows in _tracks(board.rows[board.rows["rank"].notna()]):
+        if len(rows) > 1:
+            cells = versus.wins(board.rows, board.versus, list(rows.index))
+            numbered = [[f"{place} {cell[0]}", *cell[1:]] for place, cell in enumerate(cells, 1)]
+            heading = [track.title, *(str(place) for place in range(1, len(rows) + 1))]
+            lines += [*padded(heading, numbered, "<" + "<" * len(rows)), ""]
     return lines
+
+
+def _searches(board: Board) -> list[str]:
+    """What was chosen on validation samples, among which values."""
+    rows = board.rows[board.rows["chosen"] != ""]
+    if not len(rows):
+        return []
+    about = (
+        "Chosen on labelled validation samples. At the lowest or highest value that was tried a better one may lie "
+        "outside of the grid. Intervals do not hold the chance in this choice."
+    )
+    return ["## Chosen values", "", about, "", *_table(rows, columns.SEARCHES), ""]
+
+
+def _seeds(board: Board) -> list[str]:
+    """The score of each seed of rows that have several."""
+    rows = board.rows[board.rows["seed_scores"] != ""]
+    return ["## Each seed", "", *_table(rows, columns.seeds(board)), ""] if len(rows) else []
 
 
 def _published(board: Board) -> list[str]:
@@ -195,7 +236,7 @@ def _metrics(board: Board) -> list[str]:
     units = {"%": "percent", "": "in the unit of the target", "°": "in degrees"}
     return [
         f"- `{metric.name}`: {metric.title}, {units[metric.unit]}, "
-        f"{'higher' if metric.higher_is_better else 'lower'} is better."
+        f"{'higher' if metric.higher_is_better else 'lower'} is better{metric.degenerate and '; '}{metric.degenerate}."
         for metric in entries
     ]
 
@@ -222,6 +263,9 @@ def print_board(board: Board, file: TextIO | None = None, width: int | None = No
     """The board for a terminal: its name, the table, and a line for each incomplete run."""
     out = file or sys.stdout
     print(terminal(_title(board)), file=out)
+    for text in told_of_validity(board):
+        plain = terminal(text.replace("**", "").replace("`", ""))
+        print(textwrap.fill(plain, width or shutil.get_terminal_size((100, 24)).columns), file=out)
     print_table(board.rows, out, width, board)
     for _, row in board.incomplete.iterrows():
         seed = f" seed {row['seed']}" if row["seed"] else ""
@@ -240,7 +284,9 @@ def print_board(board: Board, file: TextIO | None = None, width: int | None = No
 def print_table(
     frame: pd.DataFrame, file: TextIO | None = None, width: int | None = None, board: Board | None = None
 ) -> None:
-    """A board's rows as aligned text within `width` (default: the terminal's); `board` decides the columns.
+    """A board's rows as aligned text within `width` (default: the terminal's), track by track.
+
+    `board` decides the columns.
 
     Where they do not fit, columns are left out from the right, but never rank, method and mean; then the names are cut.
     """
@@ -253,13 +299,21 @@ def print_table(
         shown.pop()
         widths.pop()
     widths[1] = max(8, min(widths[1], width - (sum(widths) - widths[1]) - 2 * (len(shown) - 1)))
-    lines = [[name for name, _, _ in shown], ["─" * size for size in widths], *cells]
+    lines: list[list[str] | str] = [[name for name, _, _ in shown], ["─" * size for size in widths]]
+    before = None
+    for track, cell in zip(frame["track"], cells, strict=True):
+        if track != before:
+            lines.append(_cut(f"{titled(track).title}: {titled(track).about}", width))
+            before = track
+        lines.append(cell)
     for line in lines:
-        parts = [
-            f"{_cut(text, size):{align}{size}}"
-            for text, size, (_, align, _) in zip(line[: len(shown)], widths, shown, strict=True)
-        ]
-        print("  ".join(parts).rstrip(), file=file or sys.stdout)
+        if isinstance(line, list):
+            parts = [
+                f"{_cut(text, size):{align}{size}}"
+                for text, size, (_, align, _) in zip(line[: len(shown)], widths, shown, strict=True)
+            ]
+            line = "  ".join(parts).rstrip()
+        print(line, file=file or sys.stdout)
 
 
 def _cut(text: str, size: int) -> str:
@@ -279,6 +333,22 @@ def markdown_table(frame: pd.DataFrame) -> list[str]:
     return padded(list(frame.columns), rows, alignment)
 
 
+def _tracks(frame: pd.DataFrame) -> Iterator[tuple[Track, pd.DataFrame]]:
+    """The tracks that have rows, in their order, with these."""
+    for track in TRACKS:
+        rows = frame[frame["track"] == track.name]
+        if len(rows):
+            yield track, rows
+
+
+def _by_track(frame: pd.DataFrame, shown: Sequence[Column]) -> list[str]:
+    """A Markdown table for each track, below its title and what its rows have in common."""
+    lines = []
+    for track, rows in _tracks(frame):
+        lines += [f"**{track.title}** ({track.about})", "", *_table(rows, shown), ""]
+    return lines
+
+
 def _title(board: Board) -> str:
     return f"{board.suite} · {board.backbone} · {board.family}"
 
@@ -290,8 +360,13 @@ def standing(board: Board) -> list[str]:
         size += " A suite of a user's own: its numbers hold for its own images and experts, and for nothing published."
     elif board.scale != "full":
         size += f" A {board.scale} suite: compare its numbers with nothing full-scale or published."
+    return [size, *told_of_validity(board)]
+
+
+def told_of_validity(board: Board) -> list[str]:
+    """How well the ranking predicts the published one, where the suite says which, and what not to conclude."""
     told = [validity.line(board.validity), validity.warning(board.validity)] if board.validity is not None else []
-    return [size, *(text for text in told if text)]
+    return [text for text in told if text]
 
 
 def _scale_note(board: Board) -> list[str]:

@@ -11,9 +11,11 @@ import pandas as pd
 
 from benchmark import suites
 from benchmark.board.beside import BESIDE, beside_table
+from benchmark.board.oddities import degenerate, of_other_libraries
 from benchmark.board.selection import Current, by_time, by_trust, complete, current, generation, label
 from benchmark.board.table import Table, commit, grouped, unique
 from benchmark.board.validity import Validity, validity
+from benchmark.board.versus import Versus
 from benchmark.records import metrics
 from benchmark.records.record import Record
 from benchmark.records.spec import REFERENCE_ROWS, RunSpec, other_data
@@ -25,15 +27,15 @@ from benchmark.suites.own import is_own
 
 #: Columns of every board before and after those of its tasks.
 FIRST = [
-    "rank", "method", "row", "mean", "low", "high", "normalised", "normalised_low", "normalised_high", "delta",
-    "delta_low", "delta_high", "worst_task", "worst", "mean_rank", "rank_low", "rank_high", "above", "above_low",
-    "above_high", "above_tied",
+    "track", "rank", "overall", "method", "row", "mean", "low", "high", "normalised", "normalised_low",
+    "normalised_high", "delta", "delta_low", "delta_high", "worst_task", "worst", "mean_rank", "rank_low", "rank_high",
+    "above", "above_low", "above_high", "above_tied", "best",
 ]  # fmt: skip
 LAST = [
-    "access", "task_id", "n", "seeds", "reference", "storage_models", "extra_storage_mib", "merge_seconds",
-    "adapt_seconds", "evaluate_seconds", "peak_anonymous_mib", "peak_cuda_mib", "trainable_parameters", "images_seen",
-    "published", "published_gap", "published_source", "published_others", "title", "paper", "changed", "dtype",
-    "autocast", "source", "commit", "runs",
+    "access", "task_id", "n", "seeds", "seed_scores", "reference", "reference_gap", "chosen", "grid", "at_edge",
+    "storage_models", "extra_storage_mib", "merge_seconds", "adapt_seconds", "evaluate_seconds", "peak_anonymous_mib",
+    "peak_cuda_mib", "trainable_parameters", "images_seen", "published", "published_gap", "published_source",
+    "published_others", "title", "paper", "changed", "dtype", "autocast", "source", "commit", "runs",
 ]  # fmt: skip
 INCOMPLETE = ["method", "seed", "status", "tasks_done", "missing", "reason", "run"]
 TRIAL = ["method", "seed", "limit", "status", "tasks_done", "reason", "run"]
@@ -45,7 +47,11 @@ class Board:
 
     `trials` (TRIAL) are runs on a few samples, which are no results; `beside` (BESIDE) what papers print of the rows.
 
-    `rows.row` is "method", or, not ranked, "reference" or "oracle" (it saw test labels). `metrics` names each task's.
+    `rows.row` is "method", or, not ranked, "reference" or "oracle" (it saw test labels); `rows.track` names one of
+    `tracks.TRACKS`, `rows.rank` is within it, `rows.overall` over all tracks, and `rows.best` says which row of a
+    track is "best" and which are "tied" with it. `versus` holds all pairs of rows, `friedman` a test of each track with
+    rows and tasks enough. `own`: the rows for which the project has no records of its own, of a user's methods or
+    parameters. `records` are the runs of the rows, by id. `metrics` names each task's.
     `averaged`: rows have a mean and are ranked by it; else, metrics being unlike, by the expert-normalised mean.
     """
 
@@ -58,7 +64,10 @@ class Board:
     incomplete: pd.DataFrame
     metrics: dict[str, str] = field(default_factory=dict)
     averaged: bool = True
-    friedman: stats.Friedman | None = None
+    friedman: dict[str, stats.Friedman] = field(default_factory=dict)
+    versus: Versus | None = None
+    own: list[str] = field(default_factory=list)
+    records: dict[str, Record] = field(default_factory=dict)
     n_test: dict[str, int] = field(default_factory=dict)
     commands: list[str] = field(default_factory=list)
     commits: list[str] = field(default_factory=list)
@@ -90,8 +99,10 @@ def name_of(suite: str, backbone: str, family: str) -> str:
     return "--".join(map(safe_name, (suite, backbone, family)))
 
 
-def boards(records: Iterable[Record], reference: Iterable[Record] = ()) -> list[Board]:
+def boards(records: Iterable[Record], reference: Iterable[Record] | None = None) -> list[Board]:
     """One board per suite, backbone and family of `records`; `reference` are the project's own, shown beside.
+
+    Without them `records` are the project's own.
 
     Of several versions of the suite or its checkpoints, and of several versions of one method's code, the one that ran
     last is shown, and a note counts the others; of several data the last, and the others are listed apart. Missing
@@ -101,12 +112,12 @@ def boards(records: Iterable[Record], reference: Iterable[Record] = ()) -> list[
     for record in records:
         groups[record.spec.suite, record.spec.backbone, record.spec.family].append(record)
     references: dict[tuple[str, str, str], list[Record]] = defaultdict(list)
-    for record in reference:
+    for record in reference or ():
         references[record.spec.suite, record.spec.backbone, record.spec.family].append(record)
-    return [_board(groups[name], references[name]) for name in sorted(groups)]
+    return [_board(groups[name], references[name], reference is not None) for name in sorted(groups)]
 
 
-def _board(records: list[Record], reference: list[Record]) -> Board:
+def _board(records: list[Record], reference: list[Record], users: bool) -> Board:
     whole = [record for record in records if not record.trial]
     chosen = current(whole)
     shown, notes = chosen.records, _notes(chosen)
@@ -116,6 +127,7 @@ def _board(records: list[Record], reference: list[Record]) -> Board:
     same = [record for record in reference if generation(record) == generation(first)]
     finished = [record for record in shown if complete(record)]
     apart = _of_other_samples(finished)
+    apart |= of_other_libraries(grouped(r for r in finished if r.run_id not in apart).values())
     finished = [record for record in finished if record.run_id not in apart]
     size = {task: result.n for record in finished[:1] for task, result in record.tasks.items()}
     same = [r for r in same if not size or {task: result.n for task, result in r.tasks.items()} == size]
@@ -132,16 +144,18 @@ def _board(records: list[Record], reference: list[Record]) -> Board:
     values = table.reference_values(record for record in reference if record.spec.suite_version == version)
     groups = grouped(finished)
     rows = [table.row(key, group, values) for key, group in groups.items()]
-    rows, friedman = table.ranked(rows, list(groups.values()))
+    ranking = table.ranked(rows, list(groups.values()))
+    rows = ranking.rows
     if not table.averaged and expert is None and rows:
         notes.append(f"Nothing is ranked: {REFERENCE_ROWS[-1]}, which scores are normalised by, has no complete run.")
     notes += unique(note for record in finished for note in record.provenance.notes)
+    notes += degenerate(finished)
     if table.averaged:
         _beside(rows, first.spec)
     of_row = {" ".join(record.run_id for record in group): group for group in groups.values()}
     papers = beside_table(table, rows, of_row, first.spec)
     frame = pd.DataFrame(rows, columns=[*FIRST, *tasks, *LAST])
-    frame = frame.astype({"rank": "Int64", "rank_low": "Int64", "rank_high": "Int64"})
+    frame = frame.astype(dict.fromkeys(("rank", "overall", "rank_low", "rank_high"), "Int64"))
     left_out = [_incomplete(record) for record in shown if not complete(record)]
     left_out += [{**_incomplete(record), "reason": apart[record.run_id]} for record in shown if record.run_id in apart]
     left_out += [{**_incomplete(r), "reason": f"made on other data: {said}"} for r, said in chosen.of_other_data]
@@ -156,7 +170,10 @@ def _board(records: list[Record], reference: list[Record]) -> Board:
         incomplete=missing.sort_values(["method", "seed"], kind="stable", ignore_index=True),
         metrics=measured,
         averaged=table.averaged,
-        friedman=friedman,
+        friedman=ranking.friedman,
+        records={record.run_id: record for record in finished},
+        versus=ranking.versus,
+        own=[r["method"] for r in rows if users and r["row"] == "method" and pd.isna(r["reference"])],
         n_test={task: finished[0].tasks[task].n for task in tasks} if finished else {},
         commands=unique(" ".join(record.provenance.argv) for record in by_time(shown)),
         commits=unique(commit(record) for record in by_time(finished)),
@@ -176,7 +193,11 @@ def _notes(chosen: Current) -> list[str]:
         count = len(chosen.of_generations)
         notes.append(f"{count} records of an earlier version of the suite or its checkpoints are not shown.")
     if chosen.of_versions:
-        notes.append(f"{len(chosen.of_versions)} records of earlier versions of the methods' code are not shown.")
+        named = ", ".join(unique(label(each.record) for each in chosen.of_versions))
+        notes.append(
+            f"{len(chosen.of_versions)} records of earlier versions of the methods' code are not shown, but the "
+            f"version that ran last: {named}."
+        )
     if chosen.of_less_trust:
         named = "; ".join(
             f"{label(record)} ({record.provenance.source}): {why}" for record, why in chosen.of_less_trust[:5]

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from benchmark.board.searches import search
 from benchmark.board.selection import by_time, complete, label
+from benchmark.board.tracks import ORDER, REFERENCE, kind, track_of
+from benchmark.board.versus import Versus, versus
 from benchmark.common.canonical import canonical_json
 from benchmark.records import access as accesses
 from benchmark.records import metrics
 from benchmark.records.precision import Precision
 from benchmark.records.record import Record, TaskResult
-from benchmark.records.spec import REFERENCE_ROWS
 from benchmark.scores import relative
 from benchmark.scores import statistics as stats
 from benchmark.scores.relative import scores
@@ -46,6 +48,14 @@ def grouped(records: Iterable[Record]) -> dict[Key, list[Record]]:
     for record in records:
         groups[key(record)].append(record)
     return {each: sorted(group, key=lambda record: record.spec.seed or 0) for each, group in groups.items()}
+
+
+class Ranking(NamedTuple):
+    """A board's rows in their order, the test of whether a track's methods differ, by track, and all pairs."""
+
+    rows: list[dict[str, Any]]
+    friedman: dict[str, stats.Friedman]
+    versus: Versus | None
 
 
 @dataclass(frozen=True)
@@ -79,10 +89,14 @@ class Table:
         low, high = self.interval(records) if self.averaged else (np.nan, np.nan)
         own = {record.spec.seed for record in records}
         beside = [value for seed, value in references.get(place, {}).items() if seed in own]
+        values_of_seeds = [self._ranked_by(record) for record in records]
+        value = stats.mean_over_tasks(values) if self.averaged else normalised.value
+        reference = float(np.mean(beside)) if beside else np.nan
         return {
+            "track": track_of(records).name,
             "method": label(first),
             "row": kind(first),
-            "mean": stats.mean_over_tasks(values) if self.averaged else np.nan,
+            "mean": value if self.averaged else np.nan,
             "low": low,
             "high": high,
             **_named("normalised", normalised),
@@ -94,7 +108,10 @@ class Table:
             "task_id": "yes" if first.needs_task_id else "no",
             "n": len(records),
             "seeds": " ".join(str(seed) for seed in sorted(seed for seed in own if seed is not None)),
-            "reference": float(np.mean(beside)) if beside else np.nan,
+            "seed_scores": " ".join(map(repr, values_of_seeds)) if len(records) > 1 else "",
+            "reference": reference,
+            "reference_gap": value - reference,
+            **search(records),
             **_cost(records),
             "title": first.method.title,
             "paper": first.method.paper,
@@ -123,41 +140,71 @@ class Table:
         """What rows are ranked by, of each finished reference run by row and seed."""
         by_row: dict[Key, dict[int | None, float]] = defaultdict(dict)
         for record in reversed(by_time(record for record in records if complete(record))):
-            values = {task: _score([result]) for task, result in record.tasks.items()}
-            if not self.averaged:
-                if self.expert is None:
-                    continue
-                expert = {task: _score([result]) for task, result in self.expert.tasks.items()}
-                higher = {task: result.higher_is_better for task, result in record.tasks.items()}
-                values = stats.normalised(values, expert, higher)
-            by_row[key(record)][record.spec.seed] = stats.mean_over_tasks(values)
+            if not np.isnan(value := self._ranked_by(record)):
+                by_row[key(record)][record.spec.seed] = value
         return by_row
 
-    def ranked(
-        self, rows: list[dict[str, Any]], groups: list[list[Record]]
-    ) -> tuple[list[dict[str, Any]], stats.Friedman | None]:
-        """Rows from best to worst with ranks, which only methods have, and the test of whether they differ."""
+    def _ranked_by(self, record: Record) -> float:
+        """What rows are ranked by, of one run; nan where there is no expert to normalise by."""
+        values = {task: _score([record.tasks[task]]) for task in self.tasks}
+        if not self.averaged:
+            if self.expert is None:
+                return np.nan
+            expert = {task: _score([self.expert.tasks[task]]) for task in self.tasks}
+            higher = {task: record.tasks[task].higher_is_better for task in self.tasks}
+            values = stats.normalised(values, expert, higher)
+        return stats.mean_over_tasks(values)
+
+    def ranked(self, rows: list[dict[str, Any]], groups: list[list[Record]]) -> Ranking:
+        """Rows track by track, from best to worst, with ranks within the track, which only methods have."""
         by = "mean" if self.averaged else "normalised"
         pairs = sorted(
             zip(rows, groups, strict=True),
-            key=lambda pair: (np.isnan(pair[0][by]), -round(pair[0][by], 9), pair[0]["method"]),
-        )
-        ranked = [(row, group) for row, group in pairs if row["row"] == "method" and not np.isnan(row[by])]
-        higher = {task: groups[0][0].tasks[task].higher_is_better for task in self.tasks} if groups else {}
-        exact = [task for task in higher if groups[0][0].tasks[task].metric == stats.EXACT]
-        methods = [row for row, _ in ranked]
-        mean_ranks = stats.mean_ranks(methods, higher, exact)
-        for number, (row, mean_rank) in enumerate(zip(methods, mean_ranks, strict=True), 1):
+            key=lambda pair: (
+                ORDER[pair[0]["track"]], np.isnan(pair[0][by]), -round(pair[0][by], 9), pair[0]["method"],
+            ),
+        )  # fmt: skip
+        ordered = [row for row, _ in pairs]
+        samples = [self._samples(group) for _, group in pairs]
+        first = groups[0][0].tasks if groups else {}
+        higher = {task: first[task].higher_is_better for task in self.tasks} if groups else {}
+        exact = [task for task in higher if first[task].metric == stats.EXACT]
+        tests = {}
+        for track in ORDER:
+            places = [i for i, row in enumerate(ordered) if row["track"] == track and not np.isnan(row[by])]
+            if track == REFERENCE.name or not places:
+                continue
+            of_track = [ordered[i] for i in places]
+            self._rank(of_track, [samples[i] for i in places], higher, exact)
+            if (test := stats.friedman(of_track, higher, exact)) is not None:
+                tests[track] = test
+        ranked = [row for row in ordered if "rank" in row]
+        for number, row in enumerate(sorted(ranked, key=lambda row: (-round(row[by], 9), row["method"])), 1):
+            row["overall"] = number
+        return Ranking(ordered, tests, versus(ordered, samples, higher, exact) if ordered else None)
+
+    @staticmethod
+    def _rank(
+        rows: Sequence[dict[str, Any]],
+        samples: Sequence[dict[int | None, stats.Scores] | None],
+        higher: Mapping[str, bool],
+        exact: Sequence[str],
+    ) -> None:
+        """Ranks of one track's rows, the best first, and how sure they are."""
+        for number, (row, mean_rank) in enumerate(zip(rows, stats.mean_ranks(rows, higher, exact), strict=True), 1):
             row["rank"], row["mean_rank"] = number, mean_rank
-        samples = [self._samples(group) for _, group in ranked]
-        if samples and all(samples):
-            by_method = [each for each in samples if each]
-            for row, (low, high) in zip(methods, stats.rank_intervals(by_method), strict=True):
-                row["rank_low"], row["rank_high"] = min(low, row["rank"]), max(high, row["rank"])
-            for place in range(1, len(methods)):
-                gap = stats.paired_difference(by_method[place], by_method[place - 1])
-                methods[place].update(_named("above", gap[:3]), above_tied="tied" if gap.tied else "worse")
-        return [row for row, _ in pairs], stats.friedman(methods, higher, exact)
+        rows[0]["best"] = "best"
+        by_method = [each for each in samples if each]
+        if len(by_method) < len(rows):
+            return
+        for row, (low, high) in zip(rows, stats.rank_intervals(by_method), strict=True):
+            row["rank_low"], row["rank_high"] = min(low, row["rank"]), max(high, row["rank"])
+        for place in range(1, len(rows)):
+            gap = stats.paired_difference(by_method[place], by_method[place - 1])
+            rows[place].update(_named("above", gap[:3]), above_tied="tied" if gap.tied else "worse")
+            if place > 1:
+                gap = stats.paired_difference(by_method[place], by_method[0])
+            rows[place]["best"] = "tied" if gap.tied else ""
 
     def _samples(self, records: Sequence[Record]) -> dict[int | None, stats.Scores] | None:
         """For each seed what `stats` compares: scores per sample, or shares of the expert's where metrics differ."""
@@ -196,24 +243,19 @@ def _named(name: str, interval: Sequence[float]) -> dict[str, float]:
     return dict(zip((name, f"{name}_low", f"{name}_high"), interval, strict=True))
 
 
-def kind(record: Record) -> str:
-    """What `rows.row` says: "reference", "oracle" for what saw test labels, or "method"."""
-    if record.spec.method in REFERENCE_ROWS:
-        return "reference"
-    return "oracle" if accesses.read(record.access).labelled("test") else "method"
-
-
 def _cost(records: Sequence[Record]) -> dict[str, Any]:
     def over(name: str, reduce: Any) -> float:
         values = [value for record in records if (value := getattr(record.cost, name)) is not None]
         return float(reduce(values)) if values else np.nan
 
     extra, model = over("storage_bytes", max), over("model_bytes", max)
+    # Records of earlier versions say 0 where a method drew samples and did not tell how long it took.
+    untold = all(record.cost.images_drawn and not record.cost.adapt_seconds for record in records)
     return {
         "storage_models": 1 + extra / model if model else np.nan,
         "extra_storage_mib": extra / _MIB,
         "merge_seconds": over("merge_seconds", np.mean),
-        "adapt_seconds": over("adapt_seconds", np.mean),
+        "adapt_seconds": np.nan if untold else over("adapt_seconds", np.mean),
         "evaluate_seconds": over("evaluate_seconds", np.mean),
         "peak_anonymous_mib": over("peak_anonymous_mb", max),
         "peak_cuda_mib": over("peak_cuda_mb", max),

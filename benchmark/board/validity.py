@@ -15,6 +15,7 @@ import pandas as pd
 
 from benchmark import suites
 from benchmark.board.selection import by_trust, complete, current, label
+from benchmark.board.tracks import needs_more
 from benchmark.records import access as accesses
 from benchmark.records.record import Record
 from benchmark.records.spec import REFERENCE_ROWS
@@ -29,8 +30,6 @@ NO_TEST, TEST, EXTRA, LABELS = (
     "no test data", "unlabelled test data", "task id or extra storage", "labels",
 )  # fmt: skip
 CLASSES = (NO_TEST, TEST, EXTRA)
-#: Bytes beyond one model, as a part of it, above which a method counts as storing more than one model.
-_SPARE = 0.01
 #: Decision accuracy below which a class is warned of, where there are pairs enough.
 _LEAST, _ENOUGH = 0.75, 3
 #: Methods are split by a hash of their names, so that one half can be looked at while a suite is built, the other last.
@@ -58,11 +57,10 @@ def class_of(record: Record) -> str:
 
     What trains on labels, or is an oracle that saw those of the test images, is in none but `ALL`'s: `LABELS`.
     """
-    extra, model = record.cost.storage_bytes or 0, record.cost.model_bytes or 0
     access = accesses.read(record.access)
     if access.labelled("train") or access.labelled("test"):
         return LABELS
-    if record.needs_task_id or extra > _SPARE * model:
+    if needs_more(record):
         return EXTRA
     return TEST if access.test is not None else NO_TEST
 

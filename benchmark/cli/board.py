@@ -18,14 +18,17 @@ def options(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options."""
     add_results(parser, "the project's own (results/leaderboard.*)")
     parser.add_argument("--plots", action="store_true", help="also write figures to DIR/plots")
+    parser.add_argument("--latex", action="store_true", help="also write each board as a LaTeX table, DIR/boards/*.tex")
     parser.add_argument("--notebook", action="store_true", help="also execute the notebook of figures, DIR/plots.ipynb")
 
 
 def reference_records(store: Any) -> Any:
-    """The project's own records, shown beside those of ``store``; none where these are they."""
+    """The project's own records, shown beside those of ``store``; None where these are they."""
     from benchmark.records.store import Store
 
-    return [] if store.root.resolve() == REFERENCE or not REFERENCE.is_dir() else Store(REFERENCE, read_only=True).all()
+    if store.root.resolve() == REFERENCE:
+        return None
+    return Store(REFERENCE, read_only=True).all() if REFERENCE.is_dir() else []
 
 
 def write(store: Any, out: Path) -> list[Any]:
@@ -52,6 +55,8 @@ def command(arguments: argparse.Namespace) -> int:
     if not folder.is_dir():
         raise UserError(f"no records under {shown(folder)}", "Run something first: ./run_all.sh --methods symerge ties")
     boards = write(Store(folder), out)
+    if arguments.latex:
+        _write_latex(boards, out)
     if arguments.plots:
         _write_figures(boards, folder, out, reference=arguments.reference)
     if arguments.notebook:
@@ -74,6 +79,16 @@ def _write_pages(records: Path, out: Path) -> None:
 
     write_atomic(ROOT / "methods" / "README.md", methods_page(Store(records, read_only=True).all()))
     write_atomic(out / "published.md", published.markdown())
+
+
+def _write_latex(boards: Sequence[Any], out: Path) -> None:
+    from benchmark.board.latex import latex
+    from benchmark.common.files import write_atomic
+
+    for board in boards:
+        path = out / "boards" / f"{board.name}.tex"
+        write_atomic(path, latex(board))
+        print(f"wrote {shown(path)}", file=sys.stderr)
 
 
 def _write_figures(boards: Sequence[Any], records: Path, out: Path, *, reference: bool) -> None:

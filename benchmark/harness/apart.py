@@ -38,6 +38,8 @@ class Made:
     adapted: Path | None
     seconds: float
     """From the call to the return; what is written takes no part in it."""
+    on_data: float
+    """From the first sample that it was handed to the return; 0 without any."""
     peak_cuda_mb: float | None
     drawn: int
     storage: int
@@ -149,6 +151,7 @@ def call(job: Job, keywords: Mapping[str, Any], setup: Setup, child: Child) -> M
         path=path,
         adapted=path.with_suffix(ADAPTED) if answer["adapted"] is True else None,
         seconds=returned - began,
+        on_data=max(0.0, returned - served.first) if served.first is not None else 0.0,
         peak_cuda_mb=answer["peak_cuda_mb"],
         drawn=max(int(answer["drawn"]), served.distinct),
         storage=max(0, int(answer["storage"])),

@@ -42,7 +42,8 @@ def merge(job: Job, record: Record, setup: Setup) -> None:
     record.trace_summary.update(recording.summary(trace))
     recording.note_unsteady(record, made.unsteady)
     seconds = spent + made.seconds
-    adapting = _counted(trace, "adapt_seconds", most=seconds + 1.0)
+    # A method that does not say how long it worked on data did so from its first sample on.
+    adapting = _counted(trace, "adapt_seconds", most=seconds + 1.0) if "adapt_seconds" in trace else made.on_data
     record.cost = Cost(
         merge_seconds=max(0.0, seconds - adapting),
         adapt_seconds=adapting,

@@ -51,6 +51,8 @@ class Metric:
     digits: int = 1
     unit: str = "%"
     additive: bool = True
+    degenerate: str = ""
+    """What its value is where it is not defined."""
 
     @property
     def arrow(self) -> str:
@@ -334,17 +336,23 @@ def _pearson_spearman(columns: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return (_pearson(columns, weights) + _spearman(columns, weights)) / 2
 
 
+#: Metrics of predictions against labels that a constant prediction makes 0.
+CORRELATIONS = ("mcc", "pearson_spearman", "pearson", "spearman")
+
+
 def _made() -> Iterator[Metric]:
+    constant = "0 where predictions or labels are all one value"
     pairs, targets, angles = ("predicted", "label"), ("predicted", "target"), ("angle_sum", "count", "histogram")
     yield Metric("accuracy", "accuracy", pairs, _correct, _accuracy)
-    yield Metric("mcc", "Matthews correlation", pairs, _pairs, _mcc)
-    yield Metric("f1", "F1", pairs, _pairs, _f1)
+    yield Metric("mcc", "Matthews correlation", pairs, _pairs, _mcc, degenerate=constant)
+    yield Metric("f1", "F1", pairs, _pairs, _f1, degenerate="0 where no sample is or is called positive")
     columns = _columns(*targets)
     both = "mean of Pearson and Spearman correlation"
-    yield Metric("pearson_spearman", both, targets, columns, _pearson_spearman, additive=False)
-    yield Metric("pearson", "Pearson correlation", targets, columns, _pearson, additive=False)
-    yield Metric("spearman", "Spearman correlation", targets, columns, _spearman, additive=False)
-    yield Metric("miou", "mean IoU", ("confusion",), _confusion, _miou)
+    yield Metric("pearson_spearman", both, targets, columns, _pearson_spearman, additive=False, degenerate=constant)
+    yield Metric("pearson", "Pearson correlation", targets, columns, _pearson, additive=False, degenerate=constant)
+    yield Metric("spearman", "Spearman correlation", targets, columns, _spearman, additive=False, degenerate=constant)
+    absent = "without classes that neither occur nor are predicted"
+    yield Metric("miou", "mean IoU", ("confusion",), _confusion, _miou, degenerate=absent)
     yield Metric("pixel_accuracy", "pixel accuracy", ("confusion",), _confusion, _pixel_accuracy)
     for kind, title in (("abs", "absolute error"), ("rel", "relative error")):
         names = (f"{kind}_sum", "count")

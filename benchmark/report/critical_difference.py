@@ -16,7 +16,7 @@ from benchmark import suites  # noqa: E402
 from benchmark.board.rows import Board  # noqa: E402
 from benchmark.records import metrics
 from benchmark.records.record import commits_text  # noqa: E402
-from benchmark.report.plots import COLOURS  # noqa: E402
+from benchmark.report.plots import COLOURS, left_out  # noqa: E402
 from benchmark.scores import statistics as stats
 
 #: Fewest methods and tasks for which ranks over tasks say anything.
@@ -24,13 +24,13 @@ METHODS, TASKS = 3, 8
 
 
 def chosen(board: Board) -> list[str]:
-    """The ranked methods to draw: those of the suite's own list, or all of a suite that has none of them.
+    """The ranked methods to draw: those of the suite's list and a user's own, or all of a suite without any of them.
 
     The critical difference grows with the number of methods, so that a hundred would hide every difference.
     """
     ranked = board.rows[board.rows["row"] == "method"]["method"].tolist()
     listed = set(suites.load(board.suite).methods) if board.suite in suites.names() else set()
-    return [name for name in ranked if name in listed] or ranked
+    return [name for name in ranked if name in listed or name in board.own] or ranked
 
 
 def diagram(board: Board, methods: Sequence[str]) -> Figure | None:
@@ -59,11 +59,13 @@ def diagram(board: Board, methods: Sequence[str]) -> Figure | None:
     for text in axes.texts:
         text.set_text(" ".join(names[int(part)] if part.isdigit() else part for part in text.get_text().split()))
     commits = commits_text(commit.split()[0] for commit in board.commits)
+    ranked = board.rows[board.rows["row"] == "method"]["method"]
+    absent = left_out(ranked, methods, longest=110)
     p = "p < 0.001" if test.p < 0.001 else f"p = {test.p:.2g}"
     axes.set_title(
         f"{board.suite}, {board.backbone}: mean rank over {len(board.tasks)} tasks, commit {commits}\n"
         f"Friedman {p}. Bars join methods that Nemenyi's test does not tell apart at 5 % "
-        f"(critical difference {test.critical_difference:.1f})",
+        f"(critical difference {test.critical_difference:.1f})" + (f"\n{absent}" if absent else ""),
         fontsize=8,
     )
     return figure

@@ -9,7 +9,6 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from benchmark.board.rows import Board
-from benchmark.board.selection import label
 from benchmark.common.errors import unknown
 from benchmark.records import access as accesses
 from benchmark.records.record import Record
@@ -59,7 +58,8 @@ def _by_tasks(boards: Sequence[Board]) -> Iterator[tuple[str, Figure]]:
         if len({len(board.tasks) for board in group}) > 1:
             shared = set.intersection(*(set(board.rows["method"]) for board in group))
             largest = max(group, key=lambda board: len(board.tasks)).rows
-            order = [name for name in largest["method"] if name in shared]
+            best = largest.sort_values(["mean" if group[0].averaged else "normalised"], ascending=False, kind="stable")
+            order = [name for name in best["method"] if name in shared]
             yield f"{'--'.join(names)}--by-tasks", plots.by_number_of_tasks(group, order)
 
 
@@ -68,12 +68,13 @@ def _ranks(board: Board, records: Sequence[Record]) -> Figure | None:
 
 
 def _scores(board: Board, records: Sequence[Record]) -> Figure | None:
-    return plots.bars(board) if _named(board) else None
+    return plots.bars(board, first=critical.chosen(board)) if _named(board) else None
 
 
 def _by_task(board: Board, records: Sequence[Record]) -> Figure | None:
     chosen = _named(board)
-    return plots.by_task(board, [*chosen[:8], *_present(board, "pretrained")]) if chosen else None
+    least = len({*_best(board), *board.own})  # a user's own are never left out
+    return plots.by_task(board, [*chosen[: max(least, 8)], *_present(board, "pretrained")]) if chosen else None
 
 
 def _cost(board: Board, records: Sequence[Record]) -> Figure | None:
@@ -88,10 +89,14 @@ def _storage(board: Board, records: Sequence[Record]) -> Figure | None:
     return plots.against(board, "storage_models", where, _named(board)) if _named(board) else None
 
 
+def _best(board: Board) -> list[str]:
+    """The best method of each track."""
+    return board.rows[board.rows["rank"] == 1]["method"].tolist()
+
+
 def _named(board: Board) -> list[str]:
-    """The ranked methods that a figure with room for few shows: the five best, then those of the suite's list."""
-    best = board.rows[board.rows["row"] == "method"]["method"].head(5).tolist()
-    return [*best, *(name for name in critical.chosen(board) if name not in best)]
+    """The ranked methods that a figure with room for few shows: each track's best, the user's, the suite's list."""
+    return list(dict.fromkeys([*_best(board), *board.own, *critical.chosen(board)]))
 
 
 def _present(board: Board, name: str) -> list[str]:
@@ -102,7 +107,7 @@ def _coefficients(board: Board, records: Sequence[Record]) -> Figure | None:
     """Of the best method that learned some per tensor."""
     groups = _runs(board, records)
     learned = [name for name in board.rows["method"] if groups[name] and _layerwise(groups[name][0])]
-    return plots.coefficients(groups[learned[0]]) if learned else None
+    return plots.coefficients(groups[learned[0]], learned[1:]) if learned else None
 
 
 def _adaptation(board: Board, records: Sequence[Record]) -> Figure | None:
@@ -111,16 +116,19 @@ def _adaptation(board: Board, records: Sequence[Record]) -> Figure | None:
     trained = board.rows["access"].map(lambda cell: accesses.read(cell).labelled("train")).astype(bool)
     ordered = [*board.rows["method"][~trained], *board.rows["method"][trained]]
     curves = {n: groups[n] for n in ordered if groups[n] and len(_losses(groups[n][0])) > 20}
-    return plots.adaptation(dict(list(curves.items())[:8])) if curves else None
+    first = [name for name in curves if name in board.own]
+    shown = [*first, *(name for name in curves if name not in first)][: max(8, len(first))]
+    others = [name for name in curves if name not in shown]
+    return plots.adaptation({n: curves[n] for n in curves if n in shown}, others=others) if curves else None
 
 
 def _runs(board: Board, records: Sequence[Record]) -> dict[str, list[Record]]:
-    """The runs that the board shows, by row."""
-    shown = {run for runs in board.rows["runs"] for run in runs.split()}
+    """The runs that the board shows, by row; of two rows of one name, which two sources tell of, those of the first."""
+    by_id = {record.run_id: record for record in records}
     groups: dict[str, list[Record]] = defaultdict(list)
-    for record in records:
-        if record.run_id in shown:
-            groups[label(record)].append(record)
+    for name, runs in zip(board.rows["method"], board.rows["runs"], strict=True):
+        if name not in groups:
+            groups[name] = [by_id[run] for run in runs.split() if run in by_id]
     return groups
 
 

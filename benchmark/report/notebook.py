@@ -8,23 +8,30 @@ import json
 import os
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 
+from benchmark.board import leaderboard
+from benchmark.board.rows import Board
 from benchmark.common.errors import UserError, shown
+from benchmark.common.escapes import inline
 from benchmark.common.files import write_atomic
+from benchmark.common.project import DEFAULT_SUITE
 from benchmark.common.project import RESULTS as DEFAULT_RESULTS
 from benchmark.records.record import Record
 from benchmark.records.store import Store
+from benchmark.report.captions import caption
 from benchmark.studies.places import Places
 from benchmark.submissions.package import accepted
 
 NAME = "plots.ipynb"
 RESULTS = "SYMERGE_RESULTS"
+WIDTH = 110
+"""Characters of the board at the top."""
 DOTS = 100
 """Per inch; a figure is some 7 inches wide, a browser's column some 800 dots."""
 
@@ -78,8 +85,23 @@ def read(results: Path | None = None) -> tuple[list[Record], Places]:
     return records, Places(results, reference=apart)
 
 
-def show(figure: Figure, name: str) -> None:
-    """Put the figure into the notebook, under the name of the file that ``board --plots`` writes, and close it."""
+def first(boards: Sequence[Board]) -> None:
+    """Print the default suite's board, or the first one where that has none."""
+    ordered = sorted((board for board in boards if len(board.rows)), key=lambda board: board.suite != DEFAULT_SUITE)
+    for board in ordered[:1]:
+        leaderboard.print_board(board, width=WIDTH)
+
+
+def sentence(name: str, kind: str, boards: Sequence[Board]) -> str:
+    """What the figure of this name shows: of its board, or of the studies."""
+    return caption(kind, next((board for board in boards if name == f"{board.name}--{kind}"), None))
+
+
+def show(figure: Figure, name: str, about: str = "") -> None:
+    """Put the figure into the notebook, under the name of the file that ``board --plots`` writes, and close it.
+
+    ``about``: what it shows.
+    """
     import PIL.Image
 
     drawn = io.BytesIO()
@@ -87,7 +109,9 @@ def show(figure: Figure, name: str) -> None:
     pyplot.close(figure)
     with PIL.Image.open(drawn) as image:
         # Charts need no more than 128 colours, which take a third of the bytes of all.
-        _show(image.convert("RGB").quantize(128, dither=PIL.Image.Dither.NONE), f"plots/{name}.png", format="png")
+        _show(
+            image.convert("RGB").quantize(128, dither=PIL.Image.Dither.NONE), f"plots/{name}.png", about, format="png"
+        )
 
 
 def show_picture(path: Path) -> None:
@@ -95,15 +119,15 @@ def show_picture(path: Path) -> None:
     import PIL.Image
 
     with PIL.Image.open(path) as image:
-        _show(image.convert("RGB"), f"plots/{path.name}", format="jpeg", quality=90, subsampling=0)
+        _show(image.convert("RGB"), f"plots/{path.name}", "", format="jpeg", quality=90, subsampling=0)
 
 
-def _show(picture: Any, name: str, **how: Any) -> None:
+def _show(picture: Any, name: str, about: str, **how: Any) -> None:
     from IPython.display import Image, Markdown, display
 
     small = io.BytesIO()
     picture.save(small, optimize=True, **how)
-    display(Markdown(f"`{name}`"), Image(small.getvalue()))
+    display(Markdown(f"`{name}`" + (f" {inline(about)}" if about else "")), Image(small.getvalue()))
 
 
 def contents(records: Iterable[Record], studies: Places) -> str:

@@ -7,7 +7,8 @@ orange.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +25,8 @@ from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.ticker import NullFormatter  # noqa: E402
 
 from benchmark.board.rows import Board  # noqa: E402
+from benchmark.board.selection import label  # noqa: E402
+from benchmark.board.tracks import TRACKS  # noqa: E402
 from benchmark.records import access as accesses
 from benchmark.records import metrics  # noqa: E402
 from benchmark.records.record import Record, commits_text  # noqa: E402
@@ -71,35 +74,71 @@ def by_number_of_tasks(boards: Sequence[Board], methods: Sequence[str]) -> Figur
     commits = commits_text(commit for board in ordered for commit in board.commits)
     suites = ", ".join(board.suite for board in ordered)
     samples = ", ".join(f"{sum(board.n_test.values()):,}" for board in ordered)
-    axes.set_title(f"{suites} ({samples} test samples)\n95 % intervals, commit {commits}", fontsize=8)
+    absent = left_out(dict.fromkeys(name for board in ordered for name in board.rows["method"]), methods, longest=75)
+    about = f"{suites} ({samples} test samples)\n95 % intervals, commit {commits}"
+    axes.set_title(about + (f"\n{absent}" if absent else ""), fontsize=8)
     axes.grid(axis="y", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 
 
-def bars(board: Board, most: int = 40) -> Figure:
-    """Score of every method with its 95 % interval, best first; colours say what data it saw."""
+def bars(board: Board, most: int = 90, first: Sequence[str] = ()) -> Figure:
+    """Score of every method with its 95 % interval, track by track, best first; colours say what data it saw.
+
+    Where there are more than ``most`` rows, the title names those left out: never references, the best of a track,
+    a user's own, or those of ``first``.
+    """
     value, low, high, label = _score(board)
-    rows = board.rows[board.rows[value].notna()].head(most).iloc[::-1]
-    figure, axes = plt.subplots(figsize=(6.6, 1.1 + 0.17 * len(rows)), layout="constrained")
-    places = np.arange(len(rows))
+    whole = board.rows[board.rows[value].notna()]
+    rows = kept(board, whole, value, most, first)
+    places, headings, at = [], [], 0.0
+    for track in TRACKS:
+        if size := int((rows["track"] == track.name).sum()):
+            headings.append((at, track.title))
+            places += [at + 1 + i for i in range(size)]
+            at = places[-1] + 1.3
+    figure, axes = plt.subplots(figsize=(6.6, 1.3 + 0.17 * at), layout="constrained")
+    y = np.array(places)
     for access, colour in _access_colours(rows).items():
         part = ((rows["row"] == "method") | (rows["row"] == "oracle")) & (rows["access"] == access)
-        axes.barh(places[part], rows[value][part], color=colour, height=0.75, label=access, alpha=0.9)
+        axes.barh(y[part], rows[value][part], color=colour, height=0.75, label=access, alpha=0.9)
     reference = rows["row"] == "reference"
-    axes.barh(places[reference], rows[value][reference], color="#FFFFFF", edgecolor="#000000", height=0.75, hatch="///",
+    axes.barh(y[reference], rows[value][reference], color="#FFFFFF", edgecolor="#000000", height=0.75, hatch="///",
               linewidth=0.6, label="reference row")  # fmt: skip
-    axes.errorbar(rows[value], places, xerr=errors(rows, value, low, high), fmt="none", ecolor="#333333",
+    axes.errorbar(rows[value], y, xerr=errors(rows, value, low, high), fmt="none", ecolor="#333333",
                   elinewidth=0.8, capsize=1.5)  # fmt: skip
-    for place, (number, end) in enumerate(zip(rows[value], rows[high].fillna(rows[value]), strict=True)):
+    for place, number, end in zip(places, rows[value], rows[high].fillna(rows[value]), strict=True):
         axes.text(end + 0.8, place, f"{number:.1f}", va="center", fontsize=6)
+    for place, title in headings:
+        axes.text(0, place + 0.1, f" {title}", va="center", fontsize=6.5, fontweight="bold")
     axes.set_yticks(places, [_named(row) for _, row in rows.iterrows()], fontsize=6.5)
-    axes.set_ylim(-0.6, len(rows) - 0.4)
+    axes.set_ylim(at - 0.6, -0.8)
     axes.set_xlabel(label, fontsize=8)
     figure.legend(fontsize=6.5, loc="outside lower center", ncols=3, frameon=False,
                   title="data seen", title_fontsize=6.5)  # fmt: skip
-    return _titled(figure, axes, "Score with 95 % interval", board, grid="x")
+    absent = left_out(whole["method"], rows["method"])
+    return _titled(figure, axes, "Score with 95 % interval", board, grid="x", more=absent)
+
+
+def kept(board: Board, rows: pd.DataFrame, value: str, most: int, first: Sequence[str] = ()) -> pd.DataFrame:
+    """At most ``most`` rows: references, the best of each track, a user's own and ``first`` whatever their score."""
+    if len(rows) <= most:
+        return rows
+    always = (rows["row"] != "method") | (rows["rank"] == 1) | rows["method"].isin([*board.own, *first])
+    others = rows[~always].sort_values(value, ascending=False, kind="stable").head(max(0, most - int(always.sum())))
+    return rows[always | rows.index.isin(others.index)]
+
+
+def left_out(every: Iterable[str], shown: Iterable[str], longest: int = 95, named: int = 24) -> str:
+    """What a title says of the rows that a figure leaves out: their names, of many how many; empty for none."""
+    present = set(shown)
+    absent = [name for name in every if name not in present]
+    if not absent:
+        return ""
+    if len(absent) > named:
+        return f"{len(absent)} further rows are left out: the board has them"
+    return "\n".join(textwrap.wrap(f"left out: {', '.join(absent)}", longest))
 
 
 def by_task(board: Board, methods: Sequence[str]) -> Figure:
@@ -118,7 +157,8 @@ def by_task(board: Board, methods: Sequence[str]) -> Figure:
     axes.invert_yaxis()
     axes.set_xlabel("score, % of the task's own expert (dashed: the expert)", fontsize=8)
     axes.legend(fontsize=6.5, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    return _titled(figure, axes, "Each task", board, grid="both")
+    absent = left_out(board.rows["method"][board.rows["method"] != "individual"], methods, longest=75)
+    return _titled(figure, axes, "Each task", board, grid="both", more=absent)
 
 
 def against(board: Board, column: str, label: str, named: Sequence[str] = ()) -> Figure:
@@ -150,14 +190,16 @@ def against(board: Board, column: str, label: str, named: Sequence[str] = ()) ->
     axes.set_ylabel(scored, fontsize=8)
     figure.legend(fontsize=6.5, loc="outside lower center", ncols=3, frameon=False,
                   title="data seen", title_fontsize=6.5)  # fmt: skip
-    _titled(figure, axes, f"Score against {label.partition(',')[0]}", board, grid="both")
+    absent = left_out(board.rows["method"], rows["method"])
+    _titled(figure, axes, f"Score against {label.partition(',')[0]}", board, grid="both", more=absent)
     labels.place(axes, [(x[i], y[i], rows["method"][i]) for i in order], list(zip(x, y, strict=True)), len(first))
     return figure
 
 
-def coefficients(records: Sequence[Record]) -> Figure:
+def coefficients(records: Sequence[Record], others: Sequence[str] = ()) -> Figure:
     """Learned merging coefficients, a row each tensor and a column each task, averaged over the seeds of one method.
 
+    ``others``: rows that learned some as well and are not shown.
     Tensors with one value but 0 for all tasks and seeds, as those have that no expert changed, are counted only.
     """
     first = records[0]
@@ -175,13 +217,19 @@ def coefficients(records: Sequence[Record]) -> Figure:
              limits=(0.0, max(1.0, float(values.max()))), numbers=False)  # fmt: skip
     axes.set_yticks(range(len(names)), [name[len(common) :] for name in names], fontsize=5.5)
     same = f"\n{fixed} tensor{'s' if fixed > 1 else ''} with one value for all tasks left out" if fixed else ""
-    figure.suptitle(f"{first.variant}: coefficients\n{_records(records)}{same}", fontsize=8)
+    absent = left_out(others, (), longest=50, named=6)
+    figure.suptitle(
+        f"{label(first)}: coefficients, mean of n={len(records)}\n{_records(records)}{same}"
+        + (f"\n{absent}" if absent else ""),
+        fontsize=8,
+    )
     return figure
 
 
-def adaptation(groups: Mapping[str, Sequence[Record]], smooth: int = 5) -> Figure:
+def adaptation(groups: Mapping[str, Sequence[Record]], smooth: int = 5, others: Sequence[str] = ()) -> Figure:
     """Loss while adapting, in percent of its start, a line a method: mean over seeds, their range shaded.
 
+    ``others``: rows with a curve that are not shown.
     Losses of different methods are different functions; only the course of each can be read here.
     """
     figure, axes = plt.subplots(figsize=(6.6, 3.2), layout="constrained")
@@ -202,7 +250,9 @@ def adaptation(groups: Mapping[str, Sequence[Record]], smooth: int = 5) -> Figur
     axes.legend(fontsize=6.5, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.set_title(f"Adaptation\n{_records([r for records in groups.values() for r in records])}", fontsize=8)
+    about = _records([r for records in groups.values() for r in records])
+    absent = left_out(others, (), longest=75)
+    axes.set_title(f"Adaptation\n{about}" + (f"\n{absent}" if absent else ""), fontsize=8)
     return figure
 
 
@@ -295,10 +345,11 @@ def _named(row: Any) -> str:
     return row["method"] + (" (oracle)" if row["row"] == "oracle" else "") + (f"  n={row['n']}" if row["n"] > 1 else "")
 
 
-def _titled(figure: Figure, axes: Axes, what: str, board: Board, grid: Literal["x", "both"]) -> Figure:
+def _titled(figure: Figure, axes: Axes, what: str, board: Board, grid: Literal["x", "both"], more: str = "") -> Figure:
     commits = commits_text(commit.split()[0] for commit in board.commits)
     size = f"{len(board.tasks)} tasks, {sum(board.n_test.values()):,} test samples"
-    axes.set_title(f"{what}: {board.suite}, {board.backbone}\n{size}, commit {commits}", fontsize=8)
+    about = f"{what}: {board.suite}, {board.backbone}\n{size}, commit {commits}"
+    axes.set_title(about + (f"\n{more}" if more else ""), fontsize=8)
     axes.tick_params(axis="x", labelsize=7)
     if grid == "both":
         axes.tick_params(axis="y", labelsize=min(7.0, axes.get_yticklabels()[0].get_fontsize()))

@@ -37,7 +37,7 @@ def versions() -> list[Record]:
 
 def test_a_new_keyword_does_not_leave_the_old_version_on_the_board() -> None:
     (board,) = rows.boards(versions())
-    assert board.rows["method"].tolist() == ["individual", "symerge", "emr"]
+    assert board.rows["method"].tolist() == ["symerge", "emr", "individual"]
     assert row_of(board, "symerge")["n"] == 1 and "5 records of earlier versions" in board.notes[0]
 
 

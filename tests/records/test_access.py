@@ -5,9 +5,9 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from benchmark.board import table
+from benchmark.board import tracks
 from benchmark.records import access as accesses
-from benchmark.report import figures, page
+from benchmark.report import figures, page_board
 from methods.api import LABELLED, UNLABELLED, Access, MergingError
 
 
@@ -41,7 +41,7 @@ def test_unlabelled_is_not_labelled_and_a_share_of_a_split_is_data_of_it() -> No
     ],
 )  # fmt: skip
 def test_the_page_filters_by_the_strongest_data_of_the_method(cell: str, level: str) -> None:
-    assert page._level(cell) == level
+    assert page_board._level(cell) == level
 
 
 def test_only_training_on_labels_is_drawn_after_adaptation(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,10 +50,11 @@ def test_only_training_on_labels_is_drawn_after_adaptation(monkeypatch: pytest.M
 
     class Board:
         rows = pd.DataFrame({"method": names, "access": cells, "runs": names})
+        own: list[str] = []
 
     monkeypatch.setattr(figures, "_runs", lambda board, records: {name: [name] for name in names})
     monkeypatch.setattr(figures, "_losses", lambda record: [0.0] * 30)
-    monkeypatch.setattr(figures.plots, "adaptation", list)
+    monkeypatch.setattr(figures.plots, "adaptation", lambda curves, others: list(curves))
     assert figures._adaptation(Board, []) == ["fisher", "symerge", "joint"]  # type: ignore[arg-type, comparison-overlap]
 
 
@@ -64,6 +65,6 @@ def test_a_run_on_labels_of_test_images_is_an_oracle() -> None:
     class Run:
         spec, access = Spec, ["labelled 10 % of test"]
 
-    assert table.kind(Run) == "oracle"  # type: ignore[arg-type]
+    assert tracks.kind(Run) == "oracle"  # type: ignore[arg-type]
     Run.access = ["unlabelled test", "labelled val"]
-    assert table.kind(Run) == "method"  # type: ignore[arg-type]
+    assert tracks.kind(Run) == "method"  # type: ignore[arg-type]

@@ -61,7 +61,7 @@ def test_a_board_says_on_the_page_how_well_it_predicts(written: Path) -> None:
     boards = {board.name: board for board in rows.boards(some_records(HOSTILE))}
     shown = {each["name"]: each for each in data_of(written.read_text())["boards"]}
     said = {name for name, board in boards.items() if board.validity is not None}
-    assert said and {name for name in boards if "How well this ranking predicts" in shown[name]["note"]} == said
+    assert said and {name for name in boards if "How well this ranking predicts" in shown[name]["predicts"]} == said
 
 
 def test_every_number_has_its_record_and_every_record_is_there(written: Path) -> None:

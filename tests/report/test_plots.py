@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from helpers.lacking import lacks
+from helpers.records import make_record
 
-from benchmark.board import leaderboard
+from benchmark.board import leaderboard, rows
 from benchmark.records.store import Store
-from benchmark.report import figures, labels, plots
+from benchmark.report import critical_difference, figures, labels, plots
 from benchmark.report import study_figures as study_plots
 
 ROOT = Path(__file__).parents[2]
@@ -45,16 +47,68 @@ def reference() -> tuple[list, dict]:
 def test_bars_are_the_scores_of_the_board_and_their_colours_the_access(reference: tuple) -> None:
     _, board = reference
     (axes,) = plots.bars(board).axes
-    named = {label.get_text().partition("  ")[0]: place for place, label in enumerate(axes.get_yticklabels())}
-    bars = {round(bar.get_y() + bar.get_height() / 2): bar for bar in axes.patches}
-    assert len(bars) == len(named) == min(40, len(board.rows))
-    for _, row in board.rows.head(40).iterrows():
+    named = {label.get_text().partition("  ")[0]: round(place, 3)
+             for place, label in zip(axes.get_yticks(), axes.get_yticklabels(), strict=True)}  # fmt: skip
+    bars = {round(bar.get_y() + bar.get_height() / 2, 3): bar for bar in axes.patches}
+    assert len(bars) == len(named) == len(board.rows), "no row is dropped"
+    for _, row in board.rows.iterrows():
         bar = bars[named[row["method"] + (" (oracle)" if row["row"] == "oracle" else "")]]
         assert bar.get_width() == pytest.approx(row["mean"])
     colours = {row["access"]: bars[named[row["method"]]].get_facecolor() for _, row in board.rows.iterrows()
                if row["row"] == "method" and row["method"] in named}  # fmt: skip
     assert len(set(colours.values())) == len(colours) > 1
     assert board.suite in axes.get_title() and "test samples" in axes.get_title() and "commit" in axes.get_title()
+
+
+def test_a_figure_that_leaves_rows_out_names_them_and_keeps_references_and_a_users_own(reference: tuple) -> None:
+    _, board = reference
+    ranked = board.rows[board.rows["rank"].notna()]
+    last = ranked.sort_values("overall")["method"].iloc[-1]
+    users = dataclasses.replace(board, own=[last])
+    (axes,) = plots.bars(users, most=25).axes
+    shown = {text.get_text().partition("  ")[0].removesuffix(" (oracle)") for text in axes.get_yticklabels()}
+    assert len(shown) == 25 and shown >= {last, "individual", "pretrained", *ranked[ranked["rank"] == 1]["method"]}
+    assert f"{len(board.rows) - 25} further rows are left out" in axes.get_title()
+    (axes,) = plots.bars(users, most=len(board.rows) - 3).axes
+    title = axes.get_title().replace("\n", " ")
+    shown = {text.get_text().partition("  ")[0] for text in axes.get_yticklabels()}
+    absent = [name for name in board.rows["method"] if name not in shown]
+    assert len(absent) == 3 and title.endswith(f"left out: {', '.join(absent)}")
+
+
+def test_the_diagram_of_ranks_holds_a_users_own_methods_and_says_what_it_leaves_out(reference: tuple) -> None:
+    _, board = reference
+    listed = critical_difference.chosen(board)
+    own = next(name for name in board.rows[board.rows["row"] == "method"]["method"] if name not in listed)
+    chosen = critical_difference.chosen(dataclasses.replace(board, own=[own]))
+    assert set(chosen) == {*listed, own}
+    axes = critical_difference.diagram(board, chosen).axes[0]
+    assert any(text.get_text().startswith(own) or text.get_text().endswith(own) for text in axes.texts)
+    ranked = int((board.rows["row"] == "method").sum())
+    assert f"{ranked - len(chosen)} further rows are left out" in axes.get_title()
+
+
+def test_own_methods_are_those_without_a_record_of_the_project() -> None:
+    project = [make_record("ties"), make_record("individual")]
+    mine = [
+        make_record("ties"),
+        make_record("mine"),
+        make_record("ties", changed={"keep": 0.5}, variant="ties:keep=0.5"),
+    ]
+    (board,) = rows.boards(mine, project)
+    assert set(board.own) == {"mine", "ties:keep=0.5"}
+    assert rows.boards(mine)[0].own == [], "those are the project's"
+    assert set(rows.boards(mine, [])[0].own) == {"ties", "mine", "ties:keep=0.5"}
+
+
+def test_the_title_of_coefficients_is_the_run_that_it_shows(reference: tuple) -> None:
+    records, board = reference
+    figure = figures.OF_BOARD["coefficients"](board, records)
+    title = figure.get_suptitle().replace("\n", " ")
+    groups = figures._runs(board, records)
+    learned = [name for name in board.rows["method"] if groups[name] and figures._layerwise(groups[name][0])]
+    assert title.startswith(f"{learned[0]}: coefficients, mean of n={len(groups[learned[0]])} ")
+    assert all(name in title for name in learned[1:]) or f"{len(learned) - 1} further rows are left out" in title
 
 
 def test_dots_are_shares_of_the_experts_scores(reference: tuple) -> None:
@@ -71,7 +125,8 @@ def test_cost_figures_name_what_no_method_beats(reference: tuple) -> None:
     (axes,) = plots.against(board, "storage_models", "storage, in models").axes
     named = {text.get_text() for text in axes.texts}
     single = board.rows[(board.rows["row"] == "method") & (board.rows["storage_models"] <= 1)]
-    assert single.iloc[0]["method"] in named and "individual" in named
+    best = single.sort_values("overall").iloc[0]["method"]
+    assert best in named and "individual" in named
     assert axes.get_xscale() == "log"
 
 

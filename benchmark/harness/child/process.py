@@ -63,6 +63,8 @@ class Served:
 
     def __init__(self, sources: Mapping[str, Mapping[str, Source]], labelled: set[str]) -> None:
         self.sources, self.labelled = sources, labelled
+        self.first: float | None = None
+        """When the method was handed its first sample (`time.perf_counter`); those of the protocol are not its own."""
         self._handed: dict[tuple[str, str], Tensor] = {}
 
     @property
@@ -84,6 +86,8 @@ class Served:
             raise BrokenMessage("samples are asked for by int64 [n]")
         if len(index) and not 0 <= int(index.min()) <= int(index.max()) < len(source):
             raise Failure("IndexError", f"a sample of {task!r} was asked for that is not among its {len(source)}")
+        if self.first is None and split != "protocol":
+            self.first = time.perf_counter()
         handed = self._handed.setdefault((split, task), torch.zeros(len(source), dtype=torch.bool))
         handed[index] = True
         inputs, labels = stored(source, index)
