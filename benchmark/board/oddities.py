@@ -66,12 +66,16 @@ def _some(texts: list[str]) -> str:
 def _constant(result: TaskResult) -> bool:
     if result.metric not in metrics.CORRELATIONS or not isinstance(result.statistics, Values):
         return False
+    if "predicted" not in result.statistics.arrays:
+        return False
     predicted = result.statistics.arrays["predicted"].numpy()
     return predicted.size > 1 and bool((predicted == predicted.flat[0]).all())
 
 
 def _classes_without(result: TaskResult) -> int:
     if result.metric != "miou" or not isinstance(result.statistics, Values):
+        return 0
+    if "confusion" not in result.statistics.arrays:
         return 0
     counts = result.statistics.arrays["confusion"].numpy().sum(axis=0)
     return int(np.sum(counts.sum(axis=0) + counts.sum(axis=1) == 0))
