@@ -6,20 +6,22 @@ import argparse
 import functools
 import sys
 import tempfile
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import methods
 from benchmark import suites
-from benchmark.board.selection import left_out
+from benchmark.board.selection import current, left_out
 from benchmark.cli.options import Parser, add_device
 from benchmark.common.errors import UserError, check_range, shown
+from benchmark.common.escapes import terminal
 from benchmark.common.paths import resolved
 from benchmark.common.project import REFERENCE, ROOT, SUBMITTED
 from benchmark.records import metrics
 from benchmark.records.record import SOURCES, Record, TaskResult
-from benchmark.records.spec import other_data, variant_label
+from benchmark.records.spec import other_data, parse_method, present_version, variant_label
 from benchmark.records.store import Store, safe_name, write_atomic
 from benchmark.submissions.package import SUFFIX, labelled, load, pack, save, schema
 from benchmark.submissions.validation import Known, check
@@ -75,9 +77,7 @@ def command(arguments: argparse.Namespace) -> int:
 def _pack(arguments: argparse.Namespace) -> int:
     if not arguments.results.is_dir():
         raise UserError(f"no records under {shown(arguments.results)}", "Name a results folder, e.g. results/local")
-    records = Store(arguments.results, read_only=True).all()
-    if arguments.methods:
-        records = [record for record in records if {record.spec.method, record.variant} & set(arguments.methods)]
+    records = _named(Store(arguments.results, read_only=True).all(), arguments.methods or [])
     submission = pack(
         records, title=arguments.title, authors=arguments.authors, link=arguments.link, note=arguments.note
     )
@@ -86,6 +86,33 @@ def _pack(arguments: argparse.Namespace) -> int:
     names = {record.spec.suite for record in submission.records}
     print(f"packed {len(submission.records)} records of {len(names)} suites in {shown(out)}")
     return _report(submission.records, hashes=False)
+
+
+def _named(records: Sequence[Record], names: Sequence[str]) -> list[Record]:
+    """Of the records those that count today, of the methods as named; other variants and versions are told."""
+    asked = [parse_method(name) for name in names]
+    groups: dict[tuple[str, str, str], list[Record]] = defaultdict(list)
+    for record in records:
+        groups[record.spec.suite, record.spec.backbone, record.spec.family].append(record)
+    chosen, odd = [], Counter[str]()
+    for record in (each for group in groups.values() for each in current(group).records):
+        spec = record.spec
+        if asked and not any(spec.method == name and _is_variant(record, keys) for name, keys in asked):
+            if any(spec.method == name for name, _ in asked):
+                odd[f"{record.variant}: not named; add it to --methods to send it"] += 1
+        elif spec.method in methods.names() and spec.method_version != present_version(spec.method, spec.parameters):
+            odd[f"{record.variant}: made by an earlier version of methods/{spec.method}; run it again to send it"] += 1
+        else:
+            chosen.append(record)
+    for text, count in sorted(odd.items()):
+        print(terminal(f"left out: {text}{f' ({count} records)' if count > 1 else ''}"))
+    return chosen
+
+
+def _is_variant(record: Record, keywords: Mapping[str, Any]) -> bool:
+    """Whether the keywords, typed after a method's name, make the record's variant and no other."""
+    same = all(record.spec.parameters.get(key) == value for key, value in keywords.items())
+    return same and set(record.changed) <= set(keywords)
 
 
 def _validate(arguments: argparse.Namespace) -> int:
@@ -153,6 +180,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     if _report(records):
         raise UserError("a submission with errors is not run again", "Mend the errors above first.")
     failed = 0
+    _check_committed(records)
     with tempfile.TemporaryDirectory() as folder:
         for record in records:
             again = Store(folder)
@@ -163,6 +191,20 @@ def _verify(arguments: argparse.Namespace) -> int:
             if passed and (rerun := again.load(record.spec)):
                 print(f"  accepted, as run here: {shown(Store(arguments.into).save(labelled(rerun, SOURCES[1])))}")
     return 1 if failed else 0
+
+
+def _check_committed(records: Sequence[Record]) -> None:
+    """Raise UserError for a method whose file is not in the present commit, which records made here will name."""
+    from benchmark.harness.provenance import git_state, holds
+
+    commit, _ = git_state()
+    for name in sorted({record.spec.method for record in records} & set(methods.names())):
+        file = f"methods/{methods.describe(name).path.name}"
+        if commit and holds(commit, file) is False:
+            raise UserError(
+                f"{file} is not in commit {commit[:12]} as it is here, and a record made here would name that commit",
+                f"Type git add {file} && git commit, then verify again.",
+            )
 
 
 def verify(record: Record, store: Store, device: str | torch.device = "cpu", tolerance: float = 0.5) -> str:

@@ -6,6 +6,7 @@ import functools
 import importlib.metadata
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -46,10 +47,24 @@ def git_state() -> tuple[str | None, bool | None]:
     try:
         changed = ask("status", "--porcelain", "--untracked-files=no", "--", ".", ":!results")
         added = ask("ls-files", "--others", "--exclude-standard", "--", "benchmark", "methods")
-        return ask("rev-parse", "HEAD").strip(), bool(changed.strip() or added.strip())
+        # A new method's own file is told by its version in the record.
+        others = [name for name in added.split() if not re.fullmatch(r"methods/[^/]+\.py", name)]
+        return ask("rev-parse", "HEAD").strip(), bool(changed.strip() or others)
     except (OSError, subprocess.SubprocessError):
         commit, _, state = os.environ.get(COMMIT, "").partition(" ")
         return (commit, state == "dirty") if commit else (None, None)
+
+
+def holds(commit: str, file: str) -> bool | None:
+    """Whether a commit holds a file, named from the project's folder, as it is now; None where it is not known here."""
+    try:
+        ask = ["git", "-C", str(ROOT)]
+        if subprocess.run([*ask, "cat-file", "-e", commit], capture_output=True, timeout=10).returncode:
+            return None
+        shown = subprocess.run([*ask, "show", f"{commit}:{file}"], capture_output=True, timeout=10)
+        return not shown.returncode and shown.stdout == (ROOT / file).read_bytes()
+    except (OSError, subprocess.SubprocessError):
+        return None
 
 
 def as_variable() -> dict[str, str]:

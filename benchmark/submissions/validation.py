@@ -275,7 +275,7 @@ def _check_cost(record: Record, add: _Add) -> None:
         add("warning", f"says {spent:.0f} s of merging and adaptation in {wall:.0f} s; was the record continued?")
     if end > datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=1):
         add("error", f"finished in the future, {record.finished}")
-    if record.access and not cost.images_drawn:
+    if accesses.own(record.access) and not cost.images_drawn:
         add("warning", "has access to data and says that it drew no samples")
     if not record.provenance.commit:
         add("warning", "names no commit of this project")

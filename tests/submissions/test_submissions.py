@@ -6,9 +6,11 @@ import datetime
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from helpers.lacking import lacks
 from helpers.records import EARLIER, classified, make_record, make_spec
 from helpers.unlike import dense, glue
 
@@ -18,6 +20,7 @@ from benchmark.cli import submit
 from benchmark.common.errors import UserError
 from benchmark.records import migrations
 from benchmark.records.record import RECORD_VERSION, SOURCES, Record
+from benchmark.records.spec import present_version, variant_label
 from benchmark.records.store import Store
 from benchmark.submissions import package as submissions
 from benchmark.submissions.validation import Known, check
@@ -32,7 +35,14 @@ def genuine() -> list[Record]:
     """Records of the project's own, as a third party would submit them."""
     chosen = [record for record in REFERENCE.all(SUITE) if record.variant in ("ties", "symerge")]
     assert len(chosen) == 6
-    return chosen
+    return [of_today(record) for record in chosen]
+
+
+def of_today(record: Record) -> Record:
+    """The record as today's code of its method makes it."""
+    version = present_version(record.spec.method, record.spec.parameters)
+    spec = record.spec.model_copy(update={"method_version": version})
+    return record.model_copy(update={"spec": spec, "run_id": spec.run_id})
 
 
 def changed(record: Record, **fields) -> Record:
@@ -75,6 +85,65 @@ def test_a_packed_folder_is_read_back_whole_and_labelled(tmp_path: Path, genuine
     assert len(submissions.load(tmp_path)) == 3 * len(genuine) + 2, "a folder is read with all that lies in it"
     with pytest.raises(UserError, match="no complete record"):
         submissions.pack([make_record("individual")], title="x", authors=["y"])
+
+
+def test_packed_is_what_was_named_and_counts_today(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], genuine: list[Record]
+) -> None:
+    ties = next(record for record in genuine if record.variant == "ties")
+
+    def variant(**parameters: Any) -> Record:
+        spec = ties.spec.model_copy(update={"parameters": {**ties.spec.parameters, **parameters}})
+        label = variant_label("ties", parameters)
+        return changed(ties, spec=spec, run_id=spec.run_id, variant=label, changed=parameters)
+
+    def of_before(variant: str) -> Record:
+        record = next(each for each in genuine if each.variant == variant)
+        spec = record.spec.model_copy(update={"method_version": "0" * 16})
+        times = {"started": "2000-01-01T00:00:00+00:00", "finished": "2000-01-01T00:01:00+00:00"}
+        return changed(record, spec=spec, run_id=spec.run_id, **times)
+
+    for record in [ties, variant(scale=0.5), variant(scale=0.5, keep=0.1), of_before("ties"), of_before("symerge")]:
+        Store(tmp_path / "run").save(record)
+
+    def packed(*names: str) -> set[str]:
+        out = tmp_path / "out.submission.json"
+        words = ["submit", "pack", str(tmp_path / "run"), "--title", "x", "--authors", "y", "--out", str(out)]
+        assert cli.main([*words, *(["--methods", *names] if names else [])]) == 0
+        records = submissions.load(out)
+        assert all(record.spec.method_version == ties.spec.method_version for record in records)
+        return {record.variant for record in records}
+
+    assert packed("ties") == {"ties"}
+    said = capsys.readouterr().out
+    assert "left out: ties:scale=0.5: not named" in said and "local changes" not in said
+    assert packed("ties", "ties:scale=0.5") == {"ties", "ties:scale=0.5"}
+    assert packed("ties:keep=0.1,scale=0.5") == {"ties:scale=0.5,keep=0.1"}
+    assert packed() == {"ties", "ties:scale=0.5", "ties:scale=0.5,keep=0.1"}
+    assert "symerge: made by an earlier version of methods/symerge" in capsys.readouterr().out
+
+
+def test_verifying_wants_the_methods_file_in_the_commit_that_its_record_will_name(
+    genuine: list[Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from benchmark.harness import provenance
+
+    commit, _ = provenance.git_state()
+    if commit is None:
+        pytest.skip(lacks("this is no git checkout", "git clone the project"))
+    assert provenance.holds(commit, "LICENSE") is True
+    assert provenance.holds(commit, "methods/nowhere.py") is False
+    assert provenance.holds("0" * 40, "LICENSE") is None
+    monkeypatch.setattr(provenance, "holds", lambda commit, file: file != "methods/ties.py")
+    with pytest.raises(UserError, match=r"methods/ties.py is not in commit(.|\n)*git add methods/ties.py"):
+        submit._check_committed(genuine)
+
+
+def test_data_that_a_suite_hands_every_row_are_not_the_methods_to_draw(genuine: list[Record]) -> None:
+    record = changed(genuine[0], access=["unlabelled train (statistics)"])
+    record.cost.images_drawn = 0
+    assert not [what for what in warned([record]) if "drew no samples" in what]
+    assert [what for what in warned([changed(record, access=["unlabelled test"])]) if "drew no samples" in what]
 
 
 def test_a_changed_score_or_bit_is_found(genuine: list[Record]) -> None:
