@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 import methods
 from benchmark.board import rows
 from benchmark.common.escapes import Markup
@@ -74,7 +76,8 @@ def methods_page(records: Iterable[Record]) -> str:
         about, row = methods.describe(name), scored.get(name)
         seconds = storage = score = "–"
         if row is not None:
-            seconds = f"{(row['merge_seconds'] or 0) + (row['adapt_seconds'] or 0):.1f}"
+            spent = [row["merge_seconds"], row["adapt_seconds"]]
+            seconds = f"{sum(each for each in spent if pd.notna(each)):.1f}"
             storage, score = f"{row['storage_models']:.2f}", f"{row['mean']:.1f}"
         gap = differences.get(name)
         escaped = equation(about).replace("|", "\\|")
