@@ -25,8 +25,10 @@ def test_the_counts_are_those_of_the_tree() -> None:
     assert stated("of them held against the authors' own code") == len(set(parity()) & set(names))
     assert stated("suites") == len(suites.names())
     # More may have come since: a count of records that is too low claims nothing.
-    assert 0.8 * len(list(REFERENCE.glob("*/*/*/record.json"))) <= stated("records of runs") <= len(
-        list(REFERENCE.glob("*/*/*/record.json"))
+    assert (
+        0.8 * len(list(REFERENCE.glob("*/*/*/record.json")))
+        <= stated("records of runs")
+        <= len(list(REFERENCE.glob("*/*/*/record.json")))
     )
 
 

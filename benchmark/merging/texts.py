@@ -29,12 +29,12 @@ def look(base: Model, paths: Mapping[str, Path], given: Given, heads: Sequence[s
         raise UserError(f"{shown(base.path)} is a file", "Texts need its folder, with config.json and tokenizer.")
     shapes = base.state.shapes
     encoder = open_text_encoder(base.folder, shapes)
-    own = [encoder.head] if any(name.startswith(f"{encoder.head}.") for name in shapes) else []
+    own = [head for head in encoder.heads if any(name.startswith(f"{head}.") for name in shapes)]
     aligned = align(base, paths, [*heads, *own], lambda: encoder.library_names)
     state = {name: to_float(base.state[name]) for name in encoder.module.state_dict()}
     encoder.module.load_state_dict(state)
     found = {
-        task: text_head(base.folder, expert.path, expert.own, encoder.head) for task, expert in aligned.experts.items()
+        task: text_head(base.folder, expert.path, expert.own, encoder.heads) for task, expert in aligned.experts.items()
     }
     sources = {
         task: TextRows(read_texts(place, column), encoder.tokenizer) for task, (place, column) in given.texts.items()

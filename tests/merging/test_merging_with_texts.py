@@ -30,16 +30,19 @@ def _tokenizer(folder: Path) -> Any:
     return made
 
 
-@pytest.fixture(params=["Bert", "Roberta", "Electra"])
+@pytest.fixture(params=["Bert", "Roberta", "Electra", "DistilBert", "DebertaV2"])
 def owned(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
     """A base without a head, two experts with heads of 2 and 3 classes, and texts."""
     import transformers
 
     kind = request.param
     torch.manual_seed(0)
-    config = getattr(transformers, f"{kind}Config")(**own_models.WORDS, pad_token_id=0, embedding_size=32) if (
-        kind == "Electra"
-    ) else getattr(transformers, f"{kind}Config")(**own_models.WORDS, pad_token_id=0)  # fmt: skip
+    sizes: dict[str, Any] = {**own_models.WORDS, "pad_token_id": 0}
+    if kind == "Electra":
+        sizes["embedding_size"] = 32
+    if kind == "DistilBert":
+        sizes = {"dim": 32, "hidden_dim": 64, "n_layers": 2, "n_heads": 2, "vocab_size": sizes["vocab_size"]}
+    config = getattr(transformers, f"{kind}Config")(**sizes)
     model = getattr(transformers, f"{kind}Model")(config)
     model.save_pretrained(tmp_path / "base")
     tokenizer = _tokenizer(tmp_path / "base")
@@ -80,7 +83,11 @@ def test_symerge_adapts_on_texts_and_its_heads_go_on_the_merge(owned: Any, tmp_p
     assert json.loads((tmp_path / "out/merge.json").read_text())["method"] == "symerge"
     for task, model in models.items():
         head = load_file(tmp_path / f"out/heads/{task}.safetensors")
-        saved = {name for name in load_file(paths[task] / "model.safetensors") if name.startswith("classifier.")}
+        saved = {
+            name
+            for name in load_file(paths[task] / "model.safetensors")
+            if name.startswith(("classifier.", "pre_class", "pooler"))
+        }
         assert saved <= set(head)
         assert not all(torch.equal(head[n], model.state_dict()[n]) for n in saved)
     assert main(["merge", "regmean:examples=4", *words, *given, "--out", str(tmp_path / "two")]) == 0

@@ -2,7 +2,9 @@
 came with it.
 
 The library's classification model is run with nothing in the place of its head, so that features are what it hands to
-that: pooled ones (BERT), the tokens' own (RoBERTa), the last token's (Llama).
+that: pooled ones (BERT), the tokens' own (RoBERTa), the last token's (Llama). Where a head is in several parts with a
+rule of the model's own between them (DistilBERT, DeBERTa), features are the tokens' last hidden states, and the head is
+all that the model does with these.
 """
 
 from __future__ import annotations
@@ -35,15 +37,21 @@ class TextEncoder:
 
     Attributes:
         module: batches of a tokenizer to features; its state dict has the names of the checkpoint.
-        head: the library's name of the head, such as ``classifier``.
+        heads: the library's names of the head's parts, such as ``classifier``.
         tokenizer: the model's own.
         library_names: ``{the library's own name of a tensor: the checkpoint's}``.
     """
 
     module: nn.Module
-    head: str
+    heads: tuple[str, ...]
     tokenizer: Any
     library_names: Mapping[str, str]
+
+
+def _hidden(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+    backbone = getattr(model, str(getattr(model, "base_model_prefix", "")))
+    hidden: Tensor = backbone(**batch)[0]
+    return hidden
 
 
 def _logits(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
@@ -57,7 +65,7 @@ def open_text_encoder(source: Path, stored: Mapping[str, Any]) -> TextEncoder:
     Args:
         stored: ``{tensor: shape}`` of the checkpoint.
 
-    Raises :class:`UserError` for no text model, one whose head is in several parts, tensors that are missing.
+    Raises :class:`UserError` for no text model, tensors that are missing.
     """
     transformers = library()
     config = read_config(source, transformers)
@@ -68,8 +76,9 @@ def open_text_encoder(source: Path, stored: Mapping[str, Any]) -> TextEncoder:
         )
     with quietly(transformers):
         model = transformers.AutoModelForSequenceClassification.from_config(config)
-        head, _ = _head_of(model, source)
-        setattr(model, head, nn.Identity())
+        heads = _heads_of(model, source)
+        for head in heads:
+            setattr(model, head, nn.Identity())
         names = file_names(model)
     pairs = aligned(names.values(), stored)
     if not pairs and (spared := {n: there for n, there in names.items() if ".pooler." not in f".{there}"}):
@@ -82,54 +91,90 @@ def open_text_encoder(source: Path, stored: Mapping[str, Any]) -> TextEncoder:
             "Give the encoder that the experts were fine-tuned from, as the library saves it.",
         )
     ours = {name: pairs[there] for name, there in names.items()}
-    module = Renamed(model.eval().requires_grad_(False), ours, _logits)
-    return TextEncoder(module, head, read_tokenizer(source, transformers), ours)
+    module = Renamed(model.eval().requires_grad_(False), ours, _logits if len(heads) == 1 else _hidden)
+    return TextEncoder(module, heads, read_tokenizer(source, transformers), ours)
 
 
-def _head_of(model: nn.Module, source: Path) -> tuple[str, nn.Module]:
-    """The one part beside the backbone that has parameters."""
+def _heads_of(model: nn.Module, source: Path) -> tuple[str, ...]:
+    """The parts beside the backbone that have parameters."""
     backbone = str(getattr(model, "base_model_prefix", ""))
     parts = [
-        (name, part)
-        for name, part in model.named_children()
-        if name != backbone and next(part.parameters(), None) is not None
+        name for name, part in model.named_children() if name != backbone and next(part.parameters(), None) is not None
     ]
-    if len(parts) != 1:
+    if not parts:
         raise UserError(
-            f"{source}: {type(model).__name__} has {len(parts)} parts beside its encoder "
-            f"({', '.join(name for name, _ in parts) or 'none'}); one head is expected",
+            f"{source}: {type(model).__name__} has nothing beside its encoder; a head is expected",
             "Such a model can be merged by methods that need no data.",
         )
-    return parts[0]
+    return tuple(parts)
 
 
-def text_head(source: Path, expert: Path, own: Mapping[str, Tensor], name: str) -> tuple[nn.Module, str]:
-    """An expert's head with its weights, and what stands before them in the expert.
+class _Given(nn.Module):
+    """In the place of a backbone: gives what it is set to."""
+
+    hidden: Tensor
+
+    def forward(self, *inputs: Any, **more: Any) -> Any:
+        return library().modeling_outputs.BaseModelOutput(last_hidden_state=self.hidden)
+
+
+class Parts(nn.Module):
+    """A head in several parts: all that a classification model does with the last hidden states ``[B, L, D]``.
+
+    Its tensors have the model's own names, such as ``pre_classifier.weight``.
+    """
+
+    def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
+        super().__init__()
+        setattr(model, str(getattr(model, "base_model_prefix", "")), _Given())
+        for name in names:
+            self.add_module(name, getattr(model, name))
+        # Beside the parts, which it shares; it is no part itself, so that no tensor has two names.
+        self.__dict__["model"] = model
+
+    def forward(self, features: Tensor) -> Tensor:
+        """The logits ``[B, C]``."""
+        model: nn.Module = self.__dict__["model"]
+        backbone = getattr(model, str(getattr(model, "base_model_prefix", "")))
+        backbone.hidden = features
+        logits: Tensor = model().logits
+        return logits
+
+    def train(self, mode: bool = True) -> Parts:
+        """As any module; no dropout where it is evaluated."""
+        self.__dict__["model"].train(mode)
+        return super().train(mode)
+
+
+def text_head(source: Path, expert: Path, own: Mapping[str, Tensor], heads: Sequence[str]) -> tuple[nn.Module, str]:
+    """An expert's head with its weights, and what stands before them in the expert, nothing of one in several parts.
 
     Args:
         source: the base's folder, whose configuration is taken where the expert's says nothing.
         own: the expert's own tensors.
-        name: the library's name of the head.
+        heads: the library's names of the head's parts.
 
     Raises :class:`UserError` where the expert has no such tensors.
     """
     transformers = library()
     place = expert if (expert / "config.json").is_file() else source
     config = copy.deepcopy(read_config(place, transformers))
-    prefix = f"{name}."
-    weights = {key.removeprefix(prefix): value.float() for key, value in own.items() if key.startswith(prefix)}
-    last = [value for key, value in weights.items() if key.endswith("weight") and value.ndim == 2]
-    if not last:
-        raise UserError(f"{expert} has no head {name!r}; it has {some(own)}", "Give an expert with its classifier.")
-    config.num_labels = min(len(value) for value in last)
+    prefix, said = (f"{heads[0]}.", heads[0]) if len(heads) == 1 else ("", " and ".join(heads))
+    parts = {k: value.float() for k, value in own.items() if k.partition(".")[0] in heads}
+    weights = {key.removeprefix(prefix): value for key, value in parts.items()}
+    matrices = [value for key, value in weights.items() if key.endswith("weight") and value.ndim == 2]
+    if not matrices or {key.partition(".")[0] for key in parts} != set(heads):
+        raise UserError(f"{expert} has no head {said!r}; it has {some(own)}", "Give an expert with its classifier.")
+    config.num_labels = min(len(value) for value in matrices)
     with quietly(transformers), torch.device("meta"):
-        _, part = _head_of(transformers.AutoModelForSequenceClassification.from_config(config), place)
-    head = part.to_empty(device="cpu")
+        model = transformers.AutoModelForSequenceClassification.from_config(config)
+    head = getattr(model, heads[0]) if len(heads) == 1 else Parts(model, heads)
+    head = head.to_empty(device="cpu")
     try:
         head.load_state_dict(weights)
     except RuntimeError as error:
-        raise UserError(f"{expert}: its head is not {name}: {' '.join(str(error).split())[:200]}", "Mend it.") from None
-    return head.eval(), name
+        raise UserError(f"{expert}: its head is not {said}: {' '.join(str(error).split())[:200]}", "Mend it.") from None
+    return head.eval(), heads[0] if len(heads) == 1 else ""
 
 
 class TextRows:
