@@ -219,7 +219,9 @@ def _options(arguments: argparse.Namespace) -> Any:
 
 def _name(arguments: argparse.Namespace, suite: Any) -> str:
     """Of the files of a study on one suite."""
-    return f"{suite.name}--{arguments.backbone or suite.backbones[0]}--{arguments.family or suite.families[0]}"
+    from benchmark.board.rows import name_of
+
+    return name_of(suite.name, arguments.backbone or suite.backbones[0], arguments.family or suite.families[0])
 
 
 def _say_written(paths: Sequence[Path]) -> None:
@@ -279,13 +281,14 @@ def _pilot_tables(places: Places, suite: Any, name: str) -> list[Path]:
 
 
 def _ablation_tables(places: Places, study: Any, suite: str | None) -> list[Path]:
+    from benchmark.records.store import safe_name
     from benchmark.report import study_figures
     from benchmark.report.plots import save
     from benchmark.studies import contents, pages
 
     frame, about = contents.ablation(places, study, suite)
     folder = places.tables / "ablations"
-    name = study.name + (f"--{suite}" if suite and suite != study.suite else "")
+    name = study.name + (f"--{safe_name(suites.load(suite).name)}" if suite and suite != study.suite else "")
     write_atomic(folder / f"{name}.csv", csv(frame))
     write_atomic(folder / f"{name}.md", pages.ablation_page(study, frame, about))
     figure = study_figures.ablation(frame, f"{study.question}\n{about.line()}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from benchmark import suites
 from benchmark.board.selection import of_each_place
 from benchmark.common.errors import UserError, shown
 from benchmark.records.spec import REFERENCE_ROWS
@@ -44,7 +45,7 @@ def ablation(places: Places, study: Ablation, suite: str | None = None) -> tuple
     frame = tables.ablation(study, records, suite)
     if frame.empty:
         raise _absent(f"the ablation {study.name}", places, f"ablate {study.name}")
-    return frame, About.of(suite or study.suite, records)
+    return frame, About.of(suites.load(suite or study.suite).name, records)
 
 
 def _absent(what: str, places: Places, command: str) -> UserError:

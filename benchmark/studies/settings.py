@@ -82,9 +82,9 @@ class Ablation(BaseModel):
         """Each setting with the suite's name its records have."""
         pairs = []
         for setting in self.settings:
-            name = suite or setting.suite or self.suite
-            label = setting.label(suites.load(name).tasks)
-            pairs.append((setting, f"{name}+{label}" if label else name))
+            loaded = suites.load(suite or setting.suite or self.suite)
+            label = setting.label(loaded.tasks)
+            pairs.append((setting, f"{loaded.name}+{label}" if label else loaded.name))
         return pairs
 
 

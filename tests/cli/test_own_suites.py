@@ -172,3 +172,18 @@ def test_a_worker_of_another_process_opens_the_suite_by_its_file(here: Path) -> 
     (job, *_) = plan(bench, ["ties"], seeds=[0])
     opening = Opening.of(job, data_root=None, checkpoints=None, file=bench.suite.file)
     check_same(job, opening.open())
+
+
+@pytest.mark.parametrize(
+    ("study", "table"),
+    [
+        (["transfer", "--from", "symerge", "--to", "weight_average"], f"transfer/{BOARD}.md"),
+        (["ablate", "parts"], "ablations/parts--own_tiny.md"),
+    ],
+)
+def test_studies_are_made_of_it(study: list[str], table: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_yaml(here, overrides={"symerge": {"steps": 2}})
+    status, _, err = said(capsys, "study", *study, "--suite", "./suite.yaml", "--seeds", "0", "--results", "results")
+    assert status == 0, err
+    assert (here / "results/studies" / table).is_file()
+    assert not any(":" in path.name for path in (here / "results").rglob("*"))
