@@ -139,9 +139,10 @@ def test_gradients_that_are_handed_over_are_left_alone() -> None:
 def test_a_loss_of_any_dtype_keeps_its_digits(dtype: torch.dtype) -> None:
     weight = nn.Parameter(torch.full((3,), 1 / 3, dtype=dtype))
     plain = torch.autograd.grad(weight.square().sum(), [weight])[0]
-    with ScaledGradients(2.0**12):
+    with ScaledGradients() as scaled:
         weight.square().sum().backward()
     assert weight.grad is not None and weight.grad.dtype == dtype and torch.equal(weight.grad, plain)
+    assert scaled.scale == scaling.START
 
 
 def test_nothing_of_it_stays() -> None:
