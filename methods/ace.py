@@ -35,7 +35,7 @@ HETEROGENEITY = 0.3
     title="ACE-Merging",
     paper="arXiv:2603.02945",
     needs=("matrices",),
-    footprint=Footprint(local=True, decompositions=(1, 0), products=(2, 3)),
+    footprint=Footprint(local=True, tensor=(5, 3), decompositions=(1, 0), products=(2, 3)),
 )
 def ace(experts: Experts, *, floor: NonNegative = 1e-2, fraction: Portion = 0.3, scale: float = 1.0) -> Merged:
     """Merge each matrix by the regression under covariances that the task vectors tell.

@@ -27,7 +27,7 @@ from methods.tools.vectors import choice, fraction, per_tensor
     title="Model Breadcrumbs",
     paper="arXiv:2312.06795",
     grids={"scale": (0.05, 1.0, 20)},
-    footprint=Footprint(local=True),
+    footprint=Footprint(local=True, tensor=(0, 2.75)),
 )
 def breadcrumbs(
     experts: Experts,

@@ -36,7 +36,7 @@ from methods.tools.vectors import choice, fraction, total
     paper="arXiv:2603.06242",
     grids={"scale": (0.1, 3.0, 30)},
     needs=("matrices",),
-    footprint=Footprint(local=True, decompositions=(3, 2)),
+    footprint=Footprint(local=True, tensor=(8, 2.3), decompositions=(3, 2)),
 )
 def dc_merge(
     experts: Experts,

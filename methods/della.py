@@ -33,7 +33,7 @@ from methods.tools.vectors import fraction, total
 SHORT = 1e-7
 
 
-@method(title="DELLA", paper="arXiv:2406.11617", footprint=Footprint(local=True))
+@method(title="DELLA", paper="arXiv:2406.11617", footprint=Footprint(local=True, tensor=(1, 2.2)))
 def della(
     experts: Experts,
     *,

@@ -52,7 +52,7 @@ ADAMERGING: dict[str, Any] = {"steps": 500, "lr": 1e-3, "batch_size": 16, "draws
     paper="arXiv:2501.01230",
     access_if={("coefficients", "adamerging"): Access(test=UNLABELLED)},
     needs=("matrices",),
-    footprint=Footprint(vectors=True, steps=500, batch=16, batches=2, decompositions=(2, 1)),
+    footprint=Footprint(tensor=(7.2, 2), vectors=True, steps=500, batch=16, batches=2, decompositions=(2, 1)),
 )
 def doge(
     experts: Experts,

@@ -47,7 +47,7 @@ class Step(NamedTuple):
     clusters: Clusters
 
 
-@method(title="FlexMerge", paper="arXiv:2505.23209", footprint=Footprint(masks=True))
+@method(title="FlexMerge", paper="arXiv:2505.23209", footprint=Footprint(masks=True, tensor=(0, 3)))
 def flexmerge(
     experts: Experts,
     *,

@@ -33,7 +33,9 @@ from methods.tools.selection import attention_and_mlp
 from methods.tools.vectors import fraction
 
 
-@method(title="FR-Merging", paper="arXiv:2411.16815", needs=("matrices",), footprint=Footprint(local=True))
+@method(
+    title="FR-Merging", paper="arXiv:2411.16815", needs=("matrices",), footprint=Footprint(local=True, tensor=(0, 5))
+)
 def fr_merging(experts: Experts, *, ratio: NonNegative = 0.7, align: bool = True, scale: float = 0.7) -> Merged:
     """Filter the task vectors of attention and MLP, align their sizes, and add them to the base.
 
@@ -62,7 +64,12 @@ def fr_merging(experts: Experts, *, ratio: NonNegative = 0.7, align: bool = True
     return Merged(experts, merged)
 
 
-@method(title="FREE-Merging", paper="arXiv:2411.16815", needs=("matrices",), footprint=Footprint(serves=(2, 0)))
+@method(
+    title="FREE-Merging",
+    paper="arXiv:2411.16815",
+    needs=("matrices",),
+    footprint=Footprint(serves=(2, 0), tensor=(0, 7)),
+)
 def free_merging(experts: Experts, *, ratio: NonNegative = 0.7, keep: Share = 0.02, scale: float = 0.5) -> Merged:
     """The filtered merge, and over it the largest entries of the task at hand, rescaled.
 

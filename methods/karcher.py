@@ -22,7 +22,7 @@ from torch import Tensor
 from methods.api import Experts, Footprint, Merged, MergingError, Natural, method
 
 
-@method(title="Karcher mean", paper="doi:10.1002/cpa.3160300502", footprint=Footprint(local=True))
+@method(title="Karcher mean", paper="doi:10.1002/cpa.3160300502", footprint=Footprint(local=True, tensor=(1, 8)))
 def karcher(experts: Experts, *, steps: Natural = 10, tolerance: Annotated[float, "(0, inf)"] = 1e-5) -> Merged:
     """Average directions on the unit sphere, and lengths.
 

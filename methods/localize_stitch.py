@@ -53,7 +53,7 @@ FROZEN = ("text_projection", "logit_scale", "token_embedding", "ln_final")
     title="Localize-and-Stitch",
     paper="arXiv:2408.13656",
     access_if={("labels", True): Access(train=LABELLED)},
-    footprint=Footprint(passes=3, steps="epochs", adapting=(5, 0)),
+    footprint=Footprint(tensor=(1.6, 2.3), passes=3, steps="epochs", adapting=(5, 0)),
 )
 def localize_stitch(
     experts: Experts,

@@ -15,11 +15,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from methods.api import Experts, Merged, method
+from methods.api import Experts, Footprint, Merged, method
 from methods.tools.vectors import per_tensor
 
 
-@method(title="MetaGPT", paper="arXiv:2406.11385")
+@method(title="MetaGPT", paper="arXiv:2406.11385", footprint=Footprint(tensor=(0, 4)))
 def metagpt(experts: Experts) -> Merged:
     """Add the task vectors, each by its share of the sum of squared lengths."""
     sizes = torch.zeros(len(experts), dtype=torch.float64)

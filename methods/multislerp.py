@@ -24,7 +24,7 @@ from methods.api import Experts, Footprint, Merged, MergingError, NonNegative, m
 SHORT = 1e-8
 
 
-@method(title="Multi-SLERP", paper="goddard.blog", footprint=Footprint(local=True))
+@method(title="Multi-SLERP", paper="goddard.blog", footprint=Footprint(local=True, tensor=(0, 2)))
 def multislerp(experts: Experts, *, weights: Sequence[NonNegative] | None = None) -> Merged:
     """Average the directions and the lengths of the task vectors.
 

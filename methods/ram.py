@@ -20,7 +20,7 @@ from methods.api import Experts, Footprint, Merged, MergingError, NonNegative, m
 from methods.tools.vectors import per_tensor
 
 
-@method(title="RAM", paper="arXiv:2601.13572", footprint=Footprint(local=True))
+@method(title="RAM", paper="arXiv:2601.13572", footprint=Footprint(local=True, tensor=(3, 4.75)))
 def ram(
     experts: Experts,
     *,

@@ -20,7 +20,7 @@ from methods.api import Experts, Footprint, Merged, Portion, method
 from methods.tools.vectors import fraction, per_tensor, total
 
 
-@method(title="SCE", paper="arXiv:2408.07990", footprint=Footprint(local=True))
+@method(title="SCE", paper="arXiv:2408.07990", footprint=Footprint(local=True, tensor=(0, 5)))
 def sce(experts: Experts, *, keep: Portion = 1.0) -> Merged:
     """Select entries by variance, weigh experts by energy, erase minority signs.
 

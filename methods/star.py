@@ -27,7 +27,7 @@ from methods.tools.spectral import svd
     title="STAR",
     paper="arXiv:2502.10339",
     needs=("matrices",),
-    footprint=Footprint(local=True, decompositions=(0, 1)),
+    footprint=Footprint(local=True, tensor=(0, 3), decompositions=(0, 1)),
 )
 def star(experts: Experts, *, energy: Annotated[float, "(0, 100]"] = 40) -> Merged:
     """Average the task vectors' leading directions, each at its task vector's nuclear norm.

@@ -36,7 +36,7 @@ ARBITRARY = 0.1
     title="SVC",
     paper="arXiv:2602.05536",
     needs=("matrices",),
-    footprint=Footprint(local=True, passes=1, decompositions=(1, 0), products=(2, 1)),
+    footprint=Footprint(local=True, tensor=(10.4, 2.2), passes=1, decompositions=(1, 0), products=(2, 1)),
 )
 def svc(
     experts: Experts,

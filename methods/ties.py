@@ -19,11 +19,16 @@ from typing import Literal
 
 from torch import Tensor
 
-from methods.api import Experts, Merged, Share, method
+from methods.api import Experts, Footprint, Merged, Share, method
 from methods.tools.vectors import choice, elect, fraction
 
 
-@method(title="TIES-Merging", paper="arXiv:2306.01708", grids={"scale": (0.05, 1.0, 20)})
+@method(
+    title="TIES-Merging",
+    paper="arXiv:2306.01708",
+    grids={"scale": (0.05, 1.0, 20)},
+    footprint=Footprint(tensor=(1.25, 4)),
+)
 def ties(
     experts: Experts, *, keep: Share = 0.2, scale: float = 0.3, merge: Literal["sum", "mean", "max"] = "sum"
 ) -> Merged:

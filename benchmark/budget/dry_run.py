@@ -82,6 +82,7 @@ def setting_if_known(
         cuda=device.startswith("cuda"),
         keep_merged=options.keep_merged,
         beside=extent.beside,
+        finishing=extent.finishing,
     )
 
 

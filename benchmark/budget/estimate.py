@@ -46,6 +46,8 @@ class Setting:
     keep_merged: bool = True
     beside: int = 0
     """Bytes that lie beside the models and are not merged: heads, embeddings."""
+    finishing: int = 0
+    """Samples that the suite's protocol runs together on every merge before it is saved."""
 
     def at(self, precision: Precision) -> Setting:
         """The same for a run in another precision."""
@@ -120,6 +122,10 @@ def phases(name: str, parameters: Mapping[str, Any], s: Setting) -> dict[str, fl
     for part in parts(name, parameters):
         for phase, size in _phases(part, s):
             peaks[phase] = max(size, peaks.get(phase, 0.0))
+    if s.finishing:
+        # The merge itself, and the encoder that it is put into.
+        together = min(s.finishing, (s.samples.get("train") or s.finishing) // max(1, s.tasks))
+        peaks["statistics"] = 2 * s.shapes.bytes + s.shapes.forward * together
     return peaks
 
 
@@ -128,7 +134,7 @@ def _phases(part: Part, s: Setting) -> Iterator[tuple[str, float]]:
     half = 0.6 if s.precision.mixed else 1.0
     training = half * shape.training * part.batch
     linear = sum(width * width for _, width in shape.linear)
-    result, tensor = _times(of.keeps, k) * m, 4.0 * (k + 3) * shape.largest
+    result, tensor = _times(of.keeps, k) * m, 4.0 * _times(of.tensor, k) * shape.largest
     vectors = 0.0
     if of.vectors:
         # In another dtype than float32 one tensor's are read as float32 at a time.
@@ -189,7 +195,13 @@ def need(name: str, parameters: Mapping[str, Any], s: Setting, machine: Machine 
     if machine is not None and machine.flops and machine.bandwidth:
         seconds = work(name, parameters, s, machine.flops, machine.bandwidth)
     disk = result if s.keep_merged or result == 0 else result
-    together = host + RUNTIME + SERVER + m
+    waiting, serving = RUNTIME + m, peaks["evaluation"]
+    merging = max((size for phase, size in peaks.items() if phase != "evaluation"), default=0.0)
+    making = waiting + host if s.cuda else waiting + RUNTIME + max(m + s.beside + merging, m + saving)
+    # A merge that needs more than one model to serve a task is run in a process of its own.
+    elsewhere = any(each.serves != Footprint.serves for each in footprints)
+    judging = (waiting + RUNTIME if elsewhere else waiting) + s.beside + (0.0 if s.cuda else serving)
+    together = SERVER + max(making, judging)
     return Need(device, host, disk + 2**20 * k, cache, seconds, phase, unknown, together)
 
 

@@ -25,3 +25,5 @@ class Extent:
     """Bytes of what is not merged and lies beside the models: heads, embeddings that no expert changes."""
     merged: Callable[[str], bool] = lambda name: True
     """Whether a weight of ``model`` is of the encoder that is merged, by its name."""
+    finishing: int = 0
+    """Samples that the suite's protocol runs together on every merge."""

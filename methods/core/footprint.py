@@ -42,6 +42,7 @@ class Footprint:
         products: of every matrix [a, b] with one [b, b], once; ``step_products``: the same in every step.
 
     Held on the device:
+        tensor: copies of one tensor at once while it merges tensor by tensor, beside the result.
         holds: whole models at once while merging, in M; 0 where it streams.
         adapting: models while it adapts, in M: weights and gradients, without the vectors, spectra and activations.
         vectors: the base and all task vectors while it adapts; ``--vectors`` says in which type.
@@ -71,6 +72,7 @@ class Footprint:
     decompositions: Pair = (0, 0)
     products: Pair = (0, 0)
     step_products: Pair = (0, 0)
+    tensor: Pair = (3, 1)
     holds: Pair = (0, 0)
     adapting: Pair = (2, 0)
     vectors: bool = False

@@ -122,7 +122,7 @@ class ScaledGradients(TorchFunctionMode):
         self._ever = True
         keep = bool(retain_graph or keywords.get("create_graph")) or not self._stepping
         while True:
-            scaled = [loss.float() * self.scale for loss in losses]
+            scaled = [loss * self.scale for loss in losses]
             values = list(torch.autograd.grad(scaled, inputs, retain_graph=keep, **keywords))
             del scaled
             if _finite(values):

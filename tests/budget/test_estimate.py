@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -75,6 +76,38 @@ def test_what_holds_more_is_estimated_higher(full: Setting) -> None:
     assert need("regmean", full).unknown == ("images of train",) and not symerge.unknown
     on_gpu = need("symerge", replace(full, cuda=True))
     assert plain.device == symerge.device == 0 < on_gpu.device < 8 * GIB and on_gpu.host < 4 * GIB
+
+
+def test_what_runs_at_once_is_added_up_and_what_follows_is_not(full: Setting) -> None:
+    m, fixed = full.shapes.bytes, estimate.SERVER + 2 * estimate.RUNTIME
+    pretrained, individual = need("pretrained", full), need("individual", full)
+    # Where nothing is merged, two processes hold an encoder; or the harness judges, when the method's has ended.
+    judging = estimate.phases("pretrained", {}, full)["evaluation"]
+    assert pretrained.together == pytest.approx(max(fixed + 2 * m, fixed - estimate.RUNTIME + m + judging))
+    # The experts are served by a process beside the harness's.
+    assert individual.together == pytest.approx(fixed + m + estimate.phases("individual", {}, full)["evaluation"])
+    assert need("symerge", full).together > need("symerge", full).host + estimate.RUNTIME + m
+
+
+def test_a_merge_of_a_large_tensor_takes_the_copies_that_it_declares(full: Setting) -> None:
+    large = replace(full, shapes=replace(full.shapes, largest=full.shapes.parameters // 3))
+    grown = {name: need(name, large).host - need(name, full).host for name in ("ties", "task_arithmetic", "sce")}
+    tensor = 4 * (large.shapes.largest - full.shapes.largest)
+    for name, size in grown.items():
+        a, b = methods.describe(name).footprint.tensor
+        assert 0 < size <= (a + 8 * b) * tensor
+    assert grown["sce"] > grown["ties"] > 2 * grown["task_arithmetic"]
+
+
+def test_what_the_protocol_runs_on_every_merge_is_counted(full: Setting) -> None:
+    planned = SimpleNamespace(suite=suites.load("nyuv2"), backbone="ResNet-50", family="own")
+    around = dry_run.setting(planned)
+    assert around.finishing == 50 and full.finishing == 0
+    phases = estimate.phases("weight_average", {}, around)
+    assert phases["statistics"] == 2 * around.shapes.bytes + 50 * around.shapes.forward
+    assert "statistics" not in estimate.phases("weight_average", {}, full)
+    few = replace(around, samples={**around.samples, "train": 3 * 20})
+    assert estimate.phases("weight_average", {}, few)["statistics"] < phases["statistics"], "of a trial there are fewer"
 
 
 def test_vectors_concern_runs_that_hold_all_task_vectors_while_they_adapt() -> None:

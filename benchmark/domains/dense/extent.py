@@ -8,6 +8,7 @@ from torch import nn
 
 from benchmark.domains.dense import nyuv2
 from benchmark.domains.dense import scenes as scenes_data
+from benchmark.domains.dense.batchnorm import BATCH
 from benchmark.domains.dense.bench import channels
 from benchmark.domains.dense.family import tensors
 from benchmark.domains.dense.model import Decoder, Encoder, get_backbone
@@ -32,6 +33,7 @@ def extent(suite: Suite, backbone: str, family: str) -> Extent:
         sample_bytes=0,
         beside=beside,
         merged=lambda name: name.startswith("0."),
+        finishing=BATCH if suite.batchnorm == "reestimate" else 0,
     )
 
 

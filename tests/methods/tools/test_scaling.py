@@ -135,6 +135,16 @@ def test_gradients_that_are_handed_over_are_left_alone() -> None:
     assert value.tolist() == [2.0] * 3
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_a_loss_of_any_dtype_keeps_its_digits(dtype: torch.dtype) -> None:
+    weight = nn.Parameter(torch.full((3,), 1 / 3, dtype=dtype))
+    plain = torch.autograd.grad(weight.square().sum(), [weight])[0]
+    with ScaledGradients() as scaled:
+        weight.square().sum().backward()
+    assert weight.grad is not None and weight.grad.dtype == dtype and torch.equal(weight.grad, plain)
+    assert scaled.scale == (scaling.START / 2 if dtype == torch.float16 else scaling.START), "65,536 is no float16"
+
+
 def test_nothing_of_it_stays() -> None:
     weight = parameter()
     with ScaledGradients() as scaled:
