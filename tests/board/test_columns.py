@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -11,11 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.lacking import lacks
-from helpers.records import make_record
+from helpers.records import make_record, make_spec
 
 from benchmark.board import comparison, latex, leaderboard, rows, searches, versus
+from benchmark.board.repeat import repeat
 from benchmark.cli import main as cli
+from benchmark.common.project import REFERENCE
 from benchmark.records.record import Record
+from benchmark.records.spec import parse_method
 from benchmark.records.store import Store
 from benchmark.report import page, page_board
 
@@ -154,3 +158,30 @@ def test_latex_is_taken_by_a_real_latex(tmp_path: Path) -> None:
     )  # fmt: skip
     done = subprocess.run(["pdflatex", "-halt-on-error", "t.tex"], cwd=tmp_path, capture_output=True, timeout=60)
     assert done.returncode == 0, done.stdout[-2000:]
+
+
+def test_the_command_that_repeats_a_row_names_its_keywords_seeds_and_precision() -> None:
+    records = [
+        make_record(
+            spec=make_spec("ties", seed, parameters={"keep": 0.5}, dtype="bfloat16", backbone="ViT-L"),
+            changed={"keep": 0.5, "kind": "none"}, variant="ties:keep=0.5",
+        )
+        for seed in (2, 0)
+    ]  # fmt: skip
+    words = shlex.split(repeat(records))
+    assert words[:3] == ["./run_all.sh", "--suite", "vision-mini-8"]
+    given = dict(zip(words[1::2], words[2::2], strict=False))
+    assert parse_method(given["--methods"]) == ("ties", {"keep": 0.5, "kind": "none"})
+    text = " ".join(words)
+    assert "--seeds 0 2" in text and "--dtype bfloat16" in text and "--backbone ViT-L" in text
+    assert "--autocast" not in text and "--vectors" not in text
+
+
+def test_every_committed_row_has_a_command_that_the_program_reads() -> None:
+    found = Store(REFERENCE, read_only=True).all("vision-mini-8-disjoint")
+    if not found:
+        pytest.skip(lacks("no reference records in this checkout", "git checkout -- results/reference"))
+    for record in found:
+        words = shlex.split(repeat([record]))
+        assert parse_method(words[words.index("--methods") + 1]) == (record.spec.method, record.changed)
+        assert words[0] == "./run_all.sh" and words[1:3] == ["--suite", record.spec.suite]

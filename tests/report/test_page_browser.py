@@ -1,141 +1,14 @@
-"""`leaderboard.html` in a real browser: sort, filter, drill-down, keyboard, narrow screen, no network, no errors."""
+"""`leaderboard.html` in real browsers: sort, filter, compare, drill-down, addresses, keyboard, no network."""
 
 from __future__ import annotations
 
-import json
-import shutil
-import time
-from collections.abc import Iterator
+import io
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
-from helpers.lacking import lacks, lacks_package
-
-selenium = pytest.importorskip("selenium", reason=lacks_package("selenium", "dev"))
-CHROMIUM = next((path for name in ("chromium", "google-chrome", "chrome") if (path := shutil.which(name))), None)
-FIREFOX = next((path for name in ("firefox", "firefox-esr") if (path := shutil.which(name))), None)
-DRIVERS = {"chromium": shutil.which("chromedriver"), "firefox": shutil.which("geckodriver")}
-INSTALLED = {"chromium": CHROMIUM, "firefox": FIREFOX}
-INSTALL = {
-    "chromium": ("no chromium and chromedriver on this machine", "apt-get install chromium chromium-driver"),
-    "firefox": (
-        "no firefox and geckodriver on this machine",
-        "apt-get install firefox-esr, and geckodriver from github.com/mozilla/geckodriver",
-    ),
-}
-
-#: It asks the network for nothing of its own; the sandbox is off since a build often runs as root.
-ARGUMENTS = (
-    "headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage", "disable-background-networking",
-    "disable-component-update", "disable-sync", "disable-quic", "no-first-run", "window-size=1440,1000",
-)  # fmt: skip
-
-
-def _chromium(folder: Path) -> Any:
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM or ""
-    for argument in (*ARGUMENTS, f"user-data-dir={folder / 'profile'}"):
-        options.add_argument(f"--{argument}")
-    options.add_experimental_option("prefs", {"download.default_directory": str(folder / "downloads")})
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    return webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVERS["chromium"]))
-
-
-def _firefox(folder: Path) -> Any:
-    from selenium import webdriver
-
-    options = webdriver.FirefoxOptions()
-    options.binary_location = FIREFOX or ""
-    for argument in ("-headless", "--width=1440", "--height=1000"):
-        options.add_argument(argument)
-    saved = {"browser.download.folderList": 2, "browser.download.dir": str(folder / "downloads")}
-    for name, value in saved.items():
-        options.set_preference(name, value)
-    return webdriver.Firefox(options=options, service=webdriver.FirefoxService(DRIVERS["firefox"]))
-
-
-@pytest.fixture(scope="module", params=["chromium", "firefox"])
-def browser(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    if not INSTALLED[request.param] or not DRIVERS[request.param]:
-        pytest.skip(lacks(*INSTALL[request.param]))
-    folder = tmp_path_factory.mktemp("browser")
-    driver = {"chromium": _chromium, "firefox": _firefox}[request.param](folder)
-    driver.downloads = folder / "downloads"
-    try:
-        yield driver
-    finally:
-        driver.quit()
-
-
-def is_chromium(browser: Any) -> bool:
-    return browser.capabilities["browserName"] != "firefox"
-
-
-@pytest.fixture
-def chromium(open_page: Any) -> Any:
-    """The open page, in the browser whose screen can be made that of a phone, and that tells of its layout."""
-    if not is_chromium(open_page):
-        pytest.skip("this browser has no such tool; Chromium, which has, shows the same page")
-    return open_page
-
-
-@pytest.fixture
-def open_page(browser: Any, written: Path) -> Iterator[Any]:  # noqa: F811
-    visit(browser, written, "#vision-mini-8--ViT-mini--project")
-    yield browser
-    assert browser.title != "run", "a record's text ran as code"
-    if not is_chromium(browser):
-        return
-    errors = [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
-    assert not errors
-    for entry in browser.get_log("performance"):
-        message = json.loads(entry["message"])["message"]
-        sent = message["params"] if message["method"] == "Network.requestWillBeSent" else None
-        # The browser's own first tab is no part of the page.
-        if sent and not sent["documentURL"].startswith("chrome:"):
-            url = sent["request"]["url"]
-            assert url.startswith(("file:", "data:", "about:", "blob:")), url
-
-
-def visit(browser: Any, written: Path, address: str) -> None:
-    """Open the page anew."""
-    browser.get("about:blank")
-    browser.get(f"{written.as_uri()}{address}")
-    until(browser, f"document.querySelectorAll('{ROW}').length")
-
-
-#: A row of a method; the titles of tracks are rows of the table as well.
-ROW = ".tabulator-row:not(.tabulator-group)"
-
-
-def until(browser: Any, script: str) -> Any:
-    limit = time.monotonic() + 10
-    while not (found := browser.execute_script(f"return {script}")):
-        assert time.monotonic() < limit, script
-        time.sleep(0.02)
-    return found
-
-
-def find(browser: Any, selector: str) -> Any:
-    return browser.find_element("css selector", selector)
-
-
-def methods(browser: Any) -> list[str]:
-    script = "return [...document.querySelectorAll('.tabulator-row [tabulator-field=method]')].map(e => e.textContent)"
-    return browser.execute_script(script)
-
-
-def header(browser: Any, field: str) -> Any:
-    return find(browser, f".tabulator-col[tabulator-field={field}]")
-
-
-def choose(browser: Any, name: str, value: str) -> None:
-    from selenium.webdriver.support.ui import Select
-
-    Select(find(browser, f"#{name}")).select_by_value(value)
+from helpers.browsers import ROW, button_of, choose, find, header, methods, saved, until, visit
 
 
 def test_columns_sort_both_ways_with_empty_cells_last(open_page: Any) -> None:
@@ -242,13 +115,6 @@ def test_headers_say_what_they_mean(open_page: Any) -> None:
     assert "the task with the lowest score" in find(open_page, "#meanings").text
 
 
-def button_of(browser: Any, method: str) -> Any:
-    (found,) = [e for e in browser.find_elements("css selector", "[tabulator-field=method] button") if e.text == method]
-    # A driver scrolls it to the very top otherwise, where the header lies over it.
-    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", found)
-    return found
-
-
 def test_a_method_opens_its_tasks_and_readable_records(open_page: Any) -> None:
     button_of(open_page, "symerge").click()
     text = find(open_page, "#details").text
@@ -314,19 +180,7 @@ def test_the_back_button_of_the_browser_goes_to_the_board_before(open_page: Any)
     until(open_page, f"document.querySelectorAll('{ROW}').length === 6")
 
 
-def saved(browser: Any, name: str) -> str:
-    limit, path = time.monotonic() + 10, browser.downloads / name
-    while not path.is_file():
-        assert time.monotonic() < limit, "nothing was saved"
-        time.sleep(0.05)
-    return path.read_text(encoding="utf-8")
-
-
 def test_shown_rows_are_saved_as_csv_and_all_as_latex(open_page: Any) -> None:
-    import io
-
-    import pandas as pd
-
     choose(open_page, "track", "test-time")
     find(open_page, "#csv").click()
     frame = pd.read_csv(io.StringIO(saved(open_page, "vision-mini-8--ViT-mini--project.csv")))
@@ -381,87 +235,3 @@ def test_the_plot_follows_the_cost_chosen(open_page: Any) -> None:
         choose(open_page, "cost", cost)
         assert len(open_page.find_elements("css selector", "#figure [role=button]")) == 4
         assert "NaN" not in find(open_page, "#figure").get_attribute("innerHTML")
-
-
-@pytest.mark.parametrize("width", [360, 390, 1024, 1440])
-def test_the_page_fits_the_screen_and_tables_scroll_by_themselves(chromium: Any, written: Path, width: int) -> None:
-    size = {"width": width, "height": 700, "deviceScaleFactor": 1, "mobile": width < 500}
-    chromium.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    wide = "return document.documentElement.scrollWidth"
-    try:
-        visit(chromium, written, "#vision-mini-8--ViT-mini--project")
-        assert chromium.execute_script(wide) <= width
-        figure = (
-            "const box = document.querySelector('#figure svg').getBoundingClientRect(); return [box.left, box.right]"
-        )
-        left, right = chromium.execute_script(figure)
-        assert left >= 0 and right <= width, "charts scale"
-        button_of(chromium, "symerge").click()
-        assert find(chromium, "#details").is_displayed() and chromium.execute_script(wide) <= width
-        find(chromium, "#details .close").click()
-        # A finger taps a point for what a pointer reads by hovering.
-        tapped = (
-            "document.querySelector('#figure [role=button] circle').dispatchEvent(new Event('click', {bubbles: true}))"
-        )
-        chromium.execute_script(tapped)
-        assert find(chromium, "#details").is_displayed()
-        find(chromium, "#details .close").click()
-        find(chromium, "#tab-published").click()
-        until(chromium, "document.getElementById('title').textContent === 'Published numbers'")
-        assert chromium.execute_script(wide) <= width
-    finally:
-        chromium.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
-
-
-def test_header_and_first_column_stay_in_sight(chromium: Any) -> None:
-    size = {"width": 600, "height": 260, "deviceScaleFactor": 1, "mobile": False}
-    chromium.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    try:
-        chromium.execute_script(f"[...document.querySelectorAll('{ROW}')].at(-2).scrollIntoView()")
-        chromium.execute_script("document.querySelector('.tabulator-tableholder').scrollLeft = 400")
-        time.sleep(0.2)
-        place = "const box = document.querySelector(arguments[0]).getBoundingClientRect(); return [box.top, box.left]"
-        top, left = chromium.execute_script(place, ".tabulator-col[tabulator-field=method]")
-        assert abs(top) < 3 and 0 <= left < 30
-        _, left = chromium.execute_script(place, f"{ROW} [tabulator-field=method]")
-        assert 0 <= left < 30
-        _, left = chromium.execute_script(place, ".tabulator-col[tabulator-field=mean]")
-        assert left < 0, "the others went"
-    finally:
-        chromium.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
-
-
-def test_nothing_moves_once_the_page_is_there(chromium: Any, written: Path) -> None:
-    visit(chromium, written, "")
-    script = """const done = arguments[0]; let sum = 0;
-    new PerformanceObserver((list) => { for (const each of list.getEntries()) sum += each.value; })
-      .observe({ type: "layout-shift", buffered: true });
-    setTimeout(() => done(sum), 600)"""
-    assert chromium.execute_async_script(script) < 0.02
-
-
-def test_every_control_has_a_name_for_screen_readers(open_page: Any) -> None:
-    script = """return [...document.querySelectorAll('button, select, input, [role=button], [role=grid]')].filter((e) =>
-      !(e.getAttribute('aria-label') || e.textContent.trim() || e.labels?.length || e.title)).map((e) => e.outerHTML)"""
-    button_of(open_page, "symerge").click()
-    assert open_page.execute_script(script) == []
-    assert find(open_page, "#table").get_attribute("aria-label").startswith("vision-mini-8")
-    assert find(open_page, "html").get_attribute("lang") == "en"
-
-
-def contrast(browser: Any, selector: str) -> float:
-    script = """const rgb = (e, name) => getComputedStyle(e)[name].match(/[0-9.]+/g).slice(0, 3).map(Number);
-    const light = (c) => c.map(v => v / 255).map(v => v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
-      .reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0);
-    const e = document.querySelector(arguments[0]);
-    const [a, b] = [light(rgb(e, 'color')), light(rgb(document.body, 'backgroundColor'))];
-    return (Math.max(a, b) + .05) / (Math.min(a, b) + .05)"""
-    return float(browser.execute_script(script, selector))
-
-
-def test_light_and_dark_can_both_be_read(open_page: Any) -> None:
-    cells = [f".tabulator-{kind}" for kind in ("cell button", "row.unranked .tabulator-cell", "group .group")]
-    for _ in range(2):
-        for selector in ("body", "#note", *cells):
-            assert contrast(open_page, selector) >= 4.5, selector
-        find(open_page, "#theme").click()
