@@ -1,7 +1,7 @@
 """MASS: each input is routed to the tasks whose singular directions hold it, and a TSV-M merge of these answers.
 
 MASS: MoErging through Adaptive Subspace Selection. Crisostomi, Zirilli, Gargiulo, Bucarelli, Scardapane, Silvestri,
-Masi, Rodola, ICLR 2026, arXiv:2504.05342.
+Masi, Rodola, arXiv:2504.05342.
 
     theta(x) = theta0 + P([U_k]) diag([S_k]) P([V_k])^T  over k in T(x),    tau_k ~ U_k S_k V_k^T of rank int(r / K)
     T(x): the 3 largest of w above threshold, at least one;  w = softmax over k of the standardised -|x - V_k^T V_k x|
