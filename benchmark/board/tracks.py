@@ -26,7 +26,7 @@ DATA_FREE = Track("data-free", "Data-free", "one merged model, from the experts'
 TEST_TIME = Track("test-time", "Test-time adaptation", "one merged model, adapted on the unlabelled test samples")
 HELD_OUT = Track("held-out", "With training or validation data", "one merged model, samples besides those of the test")
 MORE = Track("more", "More than one model", "masks, adapters or routers are stored, or the task must be told")
-TRAINING = Track("training", "Training", "trained on the tasks' labelled training data: an upper bound of merging")
+TRAINING = Track("training", "Training", "trained on the tasks' labelled training data, which merging does without")
 REFERENCE = Track("reference", "References", "not ranked: base and experts, and what saw test labels")
 
 #: All of them, in the order of boards.
