@@ -134,7 +134,7 @@ def test_a_terminal_is_told_nothing_by_a_text(text: str, capsys: pytest.CaptureF
     leaderboard.print_board(board_of(text), width=400)
     out = capsys.readouterr().out
     assert all(char.isprintable() or char == "\n" for char in out)
-    assert len(out.splitlines()) == 5, "title, heading, rule, the row, the one that failed"
+    assert len(out.splitlines()) == 6, "title, heading, rule, the track, the row, the one that failed"
 
 
 @pytest.mark.parametrize("text", HOSTILE)
