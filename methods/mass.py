@@ -41,7 +41,7 @@ KEPT = 8
 @method(
     title="MASS",
     paper="arXiv:2504.05342",
-    needs=("matrices",),
+    needs=("matrices", "classes"),
     footprint=Footprint(decompositions=(3, 1), factors=True, serves=(10, 0), keeps=(2, 0)),
 )
 def mass(
@@ -180,7 +180,9 @@ class Routed(nn.Module):
     def state(self, tasks: tuple[str, ...]) -> dict[str, Tensor]:
         """The merge of these tasks; the last few are kept."""
         if tasks not in self._states:
-            self._states[tasks] = subspace_merge(self.merged, tasks)
+            # It is kept for calls to come, which need not be in inference mode.
+            with torch.inference_mode(False), torch.no_grad():
+                self._states[tasks] = subspace_merge(self.merged, tasks)
             if len(self._states) > KEPT:
                 self._states.popitem(last=False)
         self._states.move_to_end(tasks)

@@ -9,6 +9,7 @@ the model, and is refused.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -77,7 +78,7 @@ class Weights:
 def weights(source: Path) -> Weights:
     """The weights of a file, or of a model's folder. Raises :class:`FamilyError` where there are none, or two."""
     if not source.is_dir():
-        if not source.exists() and (near := nearest(source.name, _beside(source))):
+        if not os.path.lexists(source) and (near := nearest(source.name, _beside(source))):
             raise MissingFile(f"{source} is missing; did you mean {' or '.join(near)}?")
         regular(source, "Expected a file of weights, or a model's folder on this machine: nothing is downloaded")
         return Weights((source,))

@@ -102,7 +102,8 @@ def test_a_helper_in_another_module_leaves_every_version(package, before, name, 
 
 
 def test_title_and_paper_are_no_maths(package, before):
-    package.replace("ties.py", 'title="TIES-Merging", paper="arXiv:2306.01708"', 'title="Other", paper="arXiv:1"')
+    package.replace("ties.py", 'title="TIES-Merging"', 'title="Other"')
+    package.replace("ties.py", 'paper="arXiv:2306.01708"', 'paper="arXiv:1"')
     assert package.version("ties") == before["ties"]
 
 
@@ -132,7 +133,7 @@ def test_declarations_and_warnings_are_no_maths(package, before, file, old, new)
          "vector.add_(experts.base_tensor(n)).mul_(scale)"),
         ("ties", "ties.py", '"sum": disjoint_sum, "mean": disjoint_mean', '"sum": disjoint_mean, "mean": disjoint_sum'),
         ("ties", "ties.py", "vectors.abs().amax(0)", "vectors.abs().amin(0)"),
-        ("ties", "ties.py", "(0.1, 3.0, 30)", "(0.1, 3.0, 31)"),
+        ("ties", "ties.py", "(0.05, 1.0, 20)", "(0.05, 1.0, 21)"),
         ("ties", "tools/vectors.py", "vectors.abs() < limit", "vectors.abs() <= limit"),
         ("ties", "tools/vectors.py", "_BINS = 1 << 16", "_BINS = 1 << 15"),
         ("ties", "tools/vectors.py", "dtype=torch.float64", "dtype=torch.float32"),
@@ -258,7 +259,8 @@ def test_attributes_that_tensors_have_too_keep_their_names():
         defined |= {attribute for forms in reach.classes.values() for attribute in forms.names}
     # Of private attributes of others those that code may well look at.
     outside = {name for name in outside if not name.startswith("_")} | {"_parameters", "_buffers", "_modules", "_graph"}
-    assert sorted((defined & outside) - numbered.SHARED) == [], "add them to method_version.numbered.SHARED"
+    missing = sorted((defined & outside) - numbered.SHARED)
+    assert missing == [], f"add {missing} to method_version.numbered.SHARED"
 
 
 # What counts as reached, on a small package

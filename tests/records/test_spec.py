@@ -126,7 +126,7 @@ def test_values_take_the_type_of_the_default(value, default, wanted):
 def test_a_value_of_the_wrong_kind_says_what_is_wanted(given):
     with pytest.raises(UserError, match="wanted") as caught:
         resolve_parameters("adamerging", given, {"steps": 500, "trim": False, "lr": 1e-3})
-    assert "--methods adamerging:" in caught.value.hint
+    assert "Write e.g. adamerging:" in caught.value.hint
 
 
 def test_an_unknown_keyword_names_the_nearest():

@@ -62,5 +62,5 @@ def open_page(browser: Any, written: Path) -> Iterator[Any]:
 def chromium(open_page: Any) -> Any:
     """The open page, in the browser whose screen can be made that of a phone, and that tells of its layout."""
     if not browsers.is_chromium(open_page):
-        pytest.skip("this browser has no such tool; Chromium, which has, shows the same page")
+        pytest.skip(lacks("this browser has no such tool", "Chromium, which has, is shown the same page"))
     return open_page

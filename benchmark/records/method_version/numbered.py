@@ -12,9 +12,10 @@ from benchmark.records.method_version.sources import Key, Module, Outside, Whole
 #: Attributes of the project's classes that tensors, modules, arrays or Python's own types have too: `x.copy` may be
 #: either's, so that these names stay.
 SHARED = frozenset(
-    "_buffers _graph _modules _parameters add backward base batch_first buffers clamp copy device floating floor "
-    "forward gradient graph index inner items linear load mean metadata name nbytes number numel parameters path "
-    "resolve result run save seed size start state_dict storage test title trace train".split()
+    "_buffers _graph _modules _parameters add backward base batch_first buffers clamp copy cross device floating "
+    "floor forward gradient graph index inner items linear load mean metadata modules name nbytes next number numel "
+    "parameters path real resolve result run save seed size solve square start state_dict stem storage target test "
+    "title trace train weight".split()
 )
 
 

