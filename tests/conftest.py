@@ -18,6 +18,10 @@ settings.register_profile("busy", suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")
 
 
+#: What stand-ins of methods import, and takes long.
+LIBRARIES = {"helpers.support", "torchmetrics", "pydantic", "pandas", "pytest"}
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """``--method NAME``: the tests that every method is put through, of this one alone."""
     parser.addoption(
@@ -64,7 +68,7 @@ def seeded() -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def server_of_tests() -> Iterator[None]:
-    """The server that methods' processes are forked from has imported what the tests' benches and stand-ins import."""
+    """The server that methods' processes are forked from has imported libraries, and nothing of the harness."""
     try:
         from benchmark.harness import setup
     except ImportError:  # of a folder of tests alone
@@ -72,7 +76,7 @@ def server_of_tests() -> Iterator[None]:
         return
     start = setup.start_server
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(setup, "start_server", lambda modules: start(modules | {"helpers.tiny", "pytest"}))
+        patch.setattr(setup, "start_server", lambda modules: start(modules | LIBRARIES))
         yield
 
 

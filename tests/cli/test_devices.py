@@ -319,7 +319,9 @@ def test_runs_are_shared_out_to_the_devices_and_each_is_done_once(tmp_path: Path
     assert cli.main([*argv, "--device", "cpu", "cpu", "--threads", "1"]) == 0
     said = capfd.readouterr()
     names = {"pretrained", "individual", "weight_average"}
-    assert set(re.findall(r"\[(cpu#[12])\] (\S+): done", said.err)) == {(f"cpu#{i}", n) for i in (1, 2) for n in names}
+    assert set(re.findall(r"\[(cpu#[12])\] (\S+): accuracy", said.err)) == {
+        (f"cpu#{i}", n) for i in (1, 2) for n in names
+    }
     records = {r.variant: r for r in Store(tmp_path, read_only=True).all()}
     assert set(records) == names and all(r.status == "done" for r in records.values())
     assert "weight_average" in said.out and (tmp_path / "leaderboard.md").is_file()

@@ -84,7 +84,7 @@ def test_two_devices_share_a_plan_with_one_process_each(
     assert "ended with status" not in said, said
     records = records_of(tmp_path)
     assert set(records) == {"pretrained", "individual", "weight_average"}
-    did = {name: set(re.findall(rf"\[(cuda:[01])\] {name}: done", said)) for name in records}
+    did = {name: set(re.findall(rf"\[(cuda:[01])\] {name}: accuracy", said)) for name in records}
     for name, record in records.items():
         assert record.provenance.device in did[name], (record.provenance.device, did)
 
