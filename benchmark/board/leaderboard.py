@@ -263,8 +263,7 @@ def print_board(board: Board, file: TextIO | None = None, width: int | None = No
     """The board for a terminal: its name, the table, and a line for each incomplete run."""
     out = file or sys.stdout
     print(terminal(_title(board)), file=out)
-    few = board.validity is not None and not board.validity.agreements[validity.ALL].pairs
-    for text in [] if few else told_of_validity(board):
+    for text in told_of_validity(board):
         plain = terminal(text.replace("**", "").replace("`", ""))
         print(textwrap.fill(plain, width or shutil.get_terminal_size((100, 24)).columns), file=out)
     print_table(board.rows, out, width, board)

@@ -14,7 +14,7 @@ from benchmark.board.beside import BESIDE, beside_table
 from benchmark.board.oddities import degenerate, of_other_libraries
 from benchmark.board.selection import Current, by_time, by_trust, complete, current, generation, label
 from benchmark.board.table import Table, commit, grouped, unique
-from benchmark.board.validity import Validity, validity
+from benchmark.board.validity import ALL, Validity, validity
 from benchmark.board.versus import Versus
 from benchmark.records import metrics
 from benchmark.records.record import Record
@@ -45,6 +45,7 @@ TRIAL = ["method", "seed", "limit", "status", "tasks_done", "reason", "run"]
 class Board:
     """One suite, backbone and checkpoint family: `rows` with FIRST + tasks + LAST, `incomplete` with INCOMPLETE.
 
+    `validity` is None where no two rows are published.
     `trials` (TRIAL) are runs on a few samples, which are no results; `beside` (BESIDE) what papers print of the rows.
 
     `rows.row` is "method", or, not ranked, "reference" or "oracle" (it saw test labels); `rows.track` names one of
@@ -178,7 +179,7 @@ def _board(records: list[Record], reference: list[Record], users: bool) -> Board
         commands=unique(" ".join(record.provenance.argv) for record in by_time(shown)),
         commits=unique(commit(record) for record in by_time(finished)),
         notes=notes,
-        validity=validity(finished),
+        validity=told if (told := validity(finished)) and told.agreements[ALL].pairs else None,
         trials=pd.DataFrame([_trial(record) for record in records if record.trial], columns=TRIAL).sort_values(
             ["method", "seed", "limit"], kind="stable", ignore_index=True
         ),

@@ -176,7 +176,7 @@ def execute(jobs: Sequence[Job], bench: Bench, store: Store, options: Options) -
 
 @contextlib.contextmanager
 def _older_objects_apart() -> Iterator[None]:
-    """The collection after a job walks what the jobs made, not all that was imported: that takes half a second."""
+    """The collection after a job walks what the jobs made, not all that was imported."""
     if gc.get_freeze_count():
         yield
         return

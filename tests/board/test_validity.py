@@ -117,6 +117,12 @@ def test_a_suite_that_predicts_nothing_has_no_validity() -> None:
     assert validity.validity([gone]) is None
 
 
+def test_a_board_without_two_published_methods_tells_nothing_of_its_ranking() -> None:
+    few = [r for r in Store(REFERENCE, read_only=True).all("vision-small-8") if r.variant in ("ties", "individual")]
+    (board,) = rows.boards(few)
+    assert board.validity is None and "published one" not in leaderboard.markdown(board)
+
+
 def test_a_board_says_how_well_it_predicts_and_warns_where_it_does_not() -> None:
     (good,), (bad,) = rows.boards(board()), rows.boards(board(turned=True))
     text = leaderboard.markdown(good)

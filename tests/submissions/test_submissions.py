@@ -123,8 +123,14 @@ def test_packed_is_what_was_named_and_counts_today(
     assert "symerge: made by an earlier version of methods/symerge" in capsys.readouterr().out
 
 
+def _packed(records: list[Record], folder: Path) -> Path:
+    path = folder / "some.submission.json"
+    submissions.save(submissions.pack(records, title="x", authors=["y"]), path)
+    return path
+
+
 def test_verifying_wants_the_methods_file_in_the_commit_that_its_record_will_name(
-    genuine: list[Record], monkeypatch: pytest.MonkeyPatch
+    genuine: list[Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from benchmark.harness import provenance
 
@@ -136,7 +142,7 @@ def test_verifying_wants_the_methods_file_in_the_commit_that_its_record_will_nam
     assert provenance.holds("0" * 40, "LICENSE") is None
     monkeypatch.setattr(provenance, "holds", lambda commit, file: file != "methods/ties.py")
     with pytest.raises(UserError, match=r"methods/ties.py is not in commit(.|\n)*git add methods/ties.py"):
-        submit._check_committed(genuine)
+        cli.do(["submit", "verify", str(_packed(genuine, tmp_path))])
 
 
 def test_data_that_a_suite_hands_every_row_are_not_the_methods_to_draw(genuine: list[Record]) -> None:

@@ -119,7 +119,19 @@ def _cifar(folder: str, train: tuple[str, ...], test: str, labels: str, meta: tu
     )  # fmt: skip
 
 
-_GTSRB, _GTSRB_TEST = "GTSRB/Final_Test/Images", ("GTSRB_Final_Test_Images", "GTSRB_Final_Test_GT")
+def _gtsrb(title: str, folder: str, archive: str, train: int, split: str) -> Form:
+    test, table = "GTSRB/Final_Test/Images", "GT-final_test.csv"
+    return Form(
+        title, (folder, test, table),
+        forms.either(
+            lambda base: forms.folders(folder, "", int)(base, "train"),
+            forms.csv_files(table, test, "Filename", "ClassId", ";"),
+        ),
+        split, {f"{name}.zip": "" for name in (archive, "GTSRB_Final_Test_Images", "GTSRB_Final_Test_GT")},
+        train=train,
+    )  # fmt: skip
+
+
 _CARS = ("devkit/cars_train_annos.mat", "cars_train"), ("cars_test_annos_withlabels.mat", "cars_test")
 _STL10 = [(f"stl10_binary/{part}_X.bin", f"stl10_binary/{part}_y.bin") for part in ("train", "test")]
 _PCAM = [
@@ -171,23 +183,13 @@ PUBLISHED: dict[str, tuple[Form, ...]] = {
         ),
     ),
     "GTSRB": (
-        Form(
-            "GTSRB's archives, as torchvision takes them", ("GTSRB/Training", _GTSRB, "GT-final_test.csv"),
-            forms.either(
-                lambda base: forms.folders("GTSRB/Training", "", int)(base, "train"),
-                forms.csv_files("GT-final_test.csv", _GTSRB, "Filename", "ClassId", ";"),
-            ),
+        _gtsrb(
+            "GTSRB's archives, as torchvision takes them", "GTSRB/Training", "GTSRB-Training_fixed", 26_640,
             "the training images of the online competition and the final test",
-            {f"{name}.zip": "" for name in ("GTSRB-Training_fixed", *_GTSRB_TEST)}, train=26_640,
         ),
-        Form(
-            "GTSRB's final archives", ("GTSRB/Final_Training/Images", _GTSRB, "GT-final_test.csv"),
-            forms.either(
-                lambda base: forms.folders("GTSRB/Final_Training/Images", "", int)(base, "train"),
-                forms.csv_files("GT-final_test.csv", _GTSRB, "Filename", "ClassId", ";"),
-            ),
+        _gtsrb(
+            "GTSRB's final archives", "GTSRB/Final_Training/Images", "GTSRB_Final_Training_Images", 39_209,
             "all 39,209 training images of the final competition, where the papers' have 26,640, and the final test",
-            {f"{name}.zip": "" for name in ("GTSRB_Final_Training_Images", *_GTSRB_TEST)}, train=39_209,
         ),
     ),
     "MNIST": _mnist("MNIST"),
