@@ -277,10 +277,11 @@ def _share_out(
 
     if not arguments.unchecked and not arguments.worker and arguments.executor == "here":
         dry_run.refuse(plans, store, store.root, settings)
-    if len(devices) == 1:
-        return settings
-    before = runner.before((job for _, jobs in plans for job in jobs), store)
-    processes.spread(arguments.argv, devices, before, arguments.threads)
+    before = settings.before
+    if before is None:
+        before = runner.before((job for _, jobs in plans for job in jobs), store)
+    if len(devices) > 1:
+        processes.spread(arguments.argv, devices, before, arguments.threads)
     return dataclasses.replace(settings, before=before)
 
 

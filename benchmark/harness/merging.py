@@ -23,7 +23,7 @@ def merge(job: Job, record: Record, setup: Setup) -> None:
     searched = [key for key in job.method.grids if keywords.get(key) == "val"]
     began = time.perf_counter()
     with scratch(job, setup, ".merging") as folder:
-        setup.progress.stage("merging", None)
+        setup.progress.stage("merging")
         # Before any data: the server of processes starts meanwhile.
         _ = setup.packed
         with method_process(job, setup, folder) as child:

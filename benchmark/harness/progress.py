@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any
 
 from tqdm import tqdm
 
@@ -94,7 +93,7 @@ class Progress:
         self.remaining.at(run_id, 0.0)
         self._tell(self.name)
 
-    def stage(self, text: str, count: Any = None) -> None:
+    def stage(self, text: str) -> None:
         """What the present run is at."""
         self._tell(f"{self.name}: {text}")
 

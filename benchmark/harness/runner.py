@@ -297,7 +297,7 @@ def _evaluate(job: Job, record: Record, setup: Setup) -> None:
         record.needs_task_id = merged.needs_task
         record.cost.storage_bytes = max(merged.storage, record.cost.storage_bytes or 0)
         for task in record.missing:
-            setup.progress.stage(f"evaluating {task}", None)
+            setup.progress.stage(f"evaluating {task}")
             record.tasks[task] = merged.score(task)
             recording.note_size(record, task, merged.sizes[task], setup.batch_size)
             recording.note_unsteady(record, unsteady)

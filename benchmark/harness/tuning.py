@@ -68,7 +68,7 @@ def choose(job: Job, key: str, setup: Setup, make: Callable[[Mapping[str, Any]],
     means: dict[float, float] = {}
     values = grid(job.method, key)
     for number, value in enumerate(values, 1):
-        setup.progress.stage(f"{key}={value:g} on validation ({number}/{len(values)})", None)
+        setup.progress.stage(f"{key}={value:g} on validation ({number}/{len(values)})")
         tried = _scores(make({**job.keywords, key: value}), job, setup)
         shares = [tried[t] / upper[t] if tasks[t].higher_is_better else upper[t] / tried[t] for t in tried]
         means[value] = float(np.mean(shares))

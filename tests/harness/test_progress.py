@@ -79,3 +79,15 @@ def test_the_work_of_runs_follows_what_they_do() -> None:
     work = dry_run.work([(bench, jobs)])
     by_name = {job.spec.method: work[job.id] for job in jobs}
     assert by_name["symerge"] > 5 * by_name["ties"] > 0
+
+
+def test_the_time_left_of_runs_that_are_done_again_is_told_and_of_none_is_not_worked_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmark.suites.open_bench", lambda suite, **keywords: TinyBench())
+    asked: list[int] = []
+    monkeypatch.setattr(dry_run, "work", lambda plans, options: asked.append(1) or {})
+    words = ["run", "--suite", "vision-mini-8", "--results", str(tmp_path), "--methods", "ties"]
+    for more, times in (([], 1), ([], 1), (["--force"], 2)):
+        assert cli.main([*words, *more]) == 0
+        assert len(asked) == times, more
