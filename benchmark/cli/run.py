@@ -349,7 +349,8 @@ def _execute(arguments: argparse.Namespace, plans: Plans, store: Store, settings
 def _report(arguments: argparse.Namespace, failed: Sequence[Record]) -> int:
     """Say where the boards are and what has no scores; 1 where a run failed."""
     _, out = folders(arguments.results, arguments.reference)
-    print(f"\nboards: {shown(out / 'leaderboard.md')} and {shown(out / 'boards')}", file=sys.stderr)
+    if not arguments.quiet:
+        print(f"\nboards: {shown(out / 'leaderboard.md')} and {shown(out / 'boards')}", file=sys.stderr)
     unfit = [record for record in failed if record.error and record.error.type == NOT_APPLICABLE]
     for record in failed:
         said = f"{record.variant} on {record.spec.suite}: {record.error.line() if record.error else record.status}"
