@@ -27,6 +27,7 @@ def said(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         (["run", "--autocast", "bfloat"], "unknown value of --autocast 'bfloat'; did you mean bfloat16"),
         (["run", "--methods", "ties,symerge"], "--methods ties symerge"),
         (["run", "--methods", "tis"], "Did you mean ties"),
+        (["--methods", "tis"], "Did you mean ties"),  # options without a verb are those of run
         (["run", "--methods", "ties:kep=0.1"], "did you mean keep?"),
         (["run", "--suite", "vision-smal-8"], "did you mean vision-small-8"),
         (["run", "--suite", "vision-8", "--backbone", "ViT-B32"], "did you mean ViT-B-32"),
