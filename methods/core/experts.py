@@ -379,7 +379,7 @@ class Experts:
         if need == "classes":
             other = [t for t in self.tasks if self.kind(t) not in ("classification", "segmentation")]
             kind = self.kind(other[0]) if other else ""
-            return f"minimises an entropy and {other[0]!r} is a {kind} task, which has none" if other else None
+            return f"works on a task's classes and {other[0]!r} is a {kind} task, which has none" if other else None
         if need == "matrices":
             shapes = shapes_of(self.base)
             if self.encoder is None or any(len(shapes[name]) == 2 for name in self.names):

@@ -85,7 +85,7 @@ def test_a_task_alone_is_itself_and_what_cannot_be_routed_is_refused() -> None:
         expected = experts.copy_head("t0")(experts.forward(experts.state("t0"), "t0", images()))
         torch.testing.assert_close(merged.model("t0")(images()), expected, atol=1e-4, rtol=1e-4)
     regression = random_experts(2, kinds={"t0": "classification", "t1": "regression"})
-    with pytest.raises(NotApplicable, match="'t1' is no classification"):
+    with pytest.raises(NotApplicable, match="'t1' is a regression task, which has none"):
         methods.get("mass")(regression)
 
 
