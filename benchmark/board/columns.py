@@ -13,6 +13,8 @@ from benchmark.records import metrics
 from benchmark.records.record import SOURCES
 
 NONE = "–"
+#: After the name of a row that has a remark.
+REMARK = "†"
 
 
 class Column(NamedTuple):
@@ -25,7 +27,7 @@ class Column(NamedTuple):
 
 MEANING = {
     "method": "name, and its parameters that are not the suite's defaults; an oracle saw test labels and is not "
-    "ranked, and a row that was not measured here says so",
+    "ranked, and a row that was not measured here says so; † has a remark",
     "mean": "mean over all tasks of the score, in percent; seeds averaged",
     "95 %": "confidence interval of the number to the left: over test samples for n = 1, over seeds and samples for "
     "n > 1",
@@ -46,7 +48,8 @@ MEANING = {
     "reference": "mean of this project's own committed runs with the same parameters and seeds",
     "to reference": "what was measured less the reference, in points",
     "may rank": "the ranks that hold with 95 % confidence: 1 + the methods surely better, to the number of methods "
-    "less those surely worse; within the track",
+    "less those surely worse; within the track, and sure of all the row's comparisons together (Bonferroni), while a "
+    "win or a tie is said of one pair by itself: a row may be ranked alike with one that it surely beats",
     "to the row above": "paired difference to the next better method of the track on the same samples, with its 95 % "
     "interval; tied where that holds zero",
     "chosen": "the value that was chosen on labelled validation samples",
@@ -88,7 +91,7 @@ def _spread(name: str) -> Callable[[Any], str]:
 def _name(row: Any) -> str:
     mark = {"reference": " (not ranked)", "oracle": " (oracle)"}
     source = "" if row["source"] == SOURCES[0] else f" ({row['source']})"
-    return row["method"] + mark.get(row["row"], "") + source
+    return row["method"] + mark.get(row["row"], "") + source + (f" {REMARK}" if row["remark"] else "")
 
 
 def worst(row: Any) -> str:

@@ -110,7 +110,7 @@ def markdown(board: Board) -> str:
     """The board: scores, each task, cost, incomplete runs, and below them command, commit and what columns mean."""
     first, each = columns.scores(board), columns.tasks(board)
     lines = [f"# {inline(_title(board))}", "", *_scale_note(board)]
-    lines += _by_track(board.rows, first)
+    lines += [*_by_track(board.rows, first), *_remarks(board)]
     lines += ["## Each task", "", *_table(board.rows, each)]
     if columns.unlike(board):
         lines += ["", *_metrics(board)]
@@ -144,6 +144,16 @@ def markdown(board: Board) -> str:
     return "\n".join([*lines, "", *_footer(set(MEANING) - absent)]) + "\n"
 
 
+def remarks(board: Board) -> list[str]:
+    """What is remarked of rows, a line each: "† ram: ..."."""
+    rows = board.rows[board.rows["remark"] != ""]
+    return [f"{columns.REMARK} {row['method']}: {row['remark']}." for row in rows.to_dict("records")]
+
+
+def _remarks(board: Board) -> list[str]:
+    return [line for remark in remarks(board) for line in (inline(remark), "")]
+
+
 def _differences(board: Board) -> list[str]:
     """Which ranks and differences the samples and seeds bear out, and the test of ranks over tasks."""
     ranked = board.rows[board.rows["row"] == "method"]
@@ -171,7 +181,8 @@ def _wins(board: Board) -> list[str]:
         "### Wins", "",
         f"The row against the column, which has the row's number: {versus.BETTER} surely better, {versus.WORSE} surely "
         f"worse at 95 %, {versus.TIED} tied. Each pair by itself: of twenty pairs of equal methods one is called "
-        "different. With numbers, and over all tracks: the page.", "",
+        "different. The ranks that a row may have ask for more: all its comparisons together. With numbers, and over "
+        "all tracks: the page.", "",
     ]  # fmt: skip
     for track, rows in _tracks(board.rows[board.rows["rank"].notna()]):
         if len(rows) > 1:
@@ -267,6 +278,8 @@ def print_board(board: Board, file: TextIO | None = None, width: int | None = No
         plain = terminal(text.replace("**", "").replace("`", ""))
         print(textwrap.fill(plain, width or shutil.get_terminal_size((100, 24)).columns), file=out)
     print_table(board.rows, out, width, board)
+    for remark in remarks(board):
+        print(terminal(remark), file=out)
     for _, row in board.incomplete.iterrows():
         seed = f" seed {row['seed']}" if row["seed"] else ""
         line = f"incomplete: {row['method']}{seed}: {row['status']}, {row['tasks_done']} tasks. {row['reason']}"
@@ -360,6 +373,7 @@ def standing(board: Board) -> list[str]:
         size += " A suite of a user's own: its numbers hold for its own images and experts, and for nothing published."
     elif board.scale != "full":
         size += f" A {board.scale} suite: compare its numbers with nothing full-scale or published."
+        size += " It is there to try code on, not to draw conclusions from." if board.mini else ""
     return [size, *told_of_validity(board)]
 
 

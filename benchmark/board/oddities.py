@@ -1,8 +1,10 @@
-"""What must not be averaged, and what scores hide: other libraries, constant predictions, absent classes."""
+"""What must not be averaged, and what scores hide: other libraries, constant predictions, absent classes, twins."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -56,6 +58,27 @@ def degenerate(records: Iterable[Record]) -> list[str]:
     if absent:
         notes.append(f"Classes that neither occur nor are predicted are left out of the mean: {_some(absent)}.")
     return notes
+
+
+def remarks(rows: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> list[str]:
+    """For each row of a board what its scores alone do not say, or empty.
+
+    That is: other rows have the same score on every task, so that the method did nothing to them (``pretrained``) or
+    the same; or it drew more samples than the suite's budget gives the method, which the row of its defaults has.
+    """
+    alike: dict[tuple[float, ...], list[str]] = defaultdict(list)
+    for row in rows:
+        alike[tuple(row[task] for task in tasks)].append(row["method"])
+    drawn = {row["method"]: row["images_seen"] for row in rows}
+    said = []
+    for row in rows:
+        twins = [name for name in alike[tuple(row[task] for task in tasks)] if name != row["method"]]
+        parts = [f"the same score as {', '.join(twins)} on every task"] if twins and tasks else []
+        usual = drawn.get(row["method"].partition(":")[0], np.nan)
+        if row["images_seen"] > usual:
+            parts.append(f"{row['images_seen']:,.0f} samples, where the suite's budget gives the method {usual:,.0f}")
+        said.append("; ".join(parts))
+    return said
 
 
 def _some(texts: list[str]) -> str:

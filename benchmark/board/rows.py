@@ -11,7 +11,7 @@ import pandas as pd
 
 from benchmark import suites
 from benchmark.board.beside import BESIDE, beside_table
-from benchmark.board.oddities import degenerate, of_other_libraries
+from benchmark.board.oddities import degenerate, of_other_libraries, remarks
 from benchmark.board.selection import Current, by_time, by_trust, complete, current, generation, label
 from benchmark.board.table import Table, commit, grouped, unique
 from benchmark.board.validity import ALL, Validity, validity
@@ -35,7 +35,7 @@ LAST = [
     "access", "task_id", "n", "seeds", "seed_scores", "reference", "reference_gap", "chosen", "grid", "at_edge",
     "storage_models", "extra_storage_mib", "merge_seconds", "adapt_seconds", "evaluate_seconds", "peak_anonymous_mib",
     "peak_cuda_mib", "trainable_parameters", "images_seen", "published", "published_gap", "published_source",
-    "published_others", "title", "paper", "changed", "dtype", "autocast", "source", "commit", "runs",
+    "published_others", "remark", "title", "paper", "changed", "dtype", "autocast", "source", "commit", "runs",
 ]  # fmt: skip
 INCOMPLETE = ["method", "seed", "status", "tasks_done", "missing", "reason", "run"]
 TRIAL = ["method", "seed", "limit", "status", "tasks_done", "reason", "run"]
@@ -147,6 +147,8 @@ def _board(records: list[Record], reference: list[Record], users: bool) -> Board
     rows = [table.row(key, group, values) for key, group in groups.items()]
     ranking = table.ranked(rows, list(groups.values()))
     rows = ranking.rows
+    for row, remark in zip(rows, remarks(rows, tasks), strict=True):
+        row["remark"] = remark
     if not table.averaged and expert is None and rows:
         notes.append(f"Nothing is ranked: {REFERENCE_ROWS[-1]}, which scores are normalised by, has no complete run.")
     notes += unique(note for record in finished for note in record.provenance.notes)

@@ -15,7 +15,7 @@ import pandas as pd
 
 from benchmark import suites
 from benchmark.board.selection import by_trust, complete, current, label
-from benchmark.board.tracks import needs_more
+from benchmark.board.tracks import DATA_FREE, HELD_OUT, MORE, TEST_TIME, needs_more
 from benchmark.records import access as accesses
 from benchmark.records.record import Record
 from benchmark.records.spec import REFERENCE_ROWS
@@ -29,7 +29,8 @@ ALL = "all methods"
 NO_TEST, TEST, EXTRA, LABELS = (
     "no test data", "unlabelled test data", "task id or extra storage", "labels",
 )  # fmt: skip
-CLASSES = (NO_TEST, TEST, EXTRA)
+#: The classes, and the tracks of a board whose rows they hold.
+CLASSES = {NO_TEST: (DATA_FREE, HELD_OUT), TEST: (TEST_TIME,), EXTRA: (MORE,)}
 #: Decision accuracy below which a class is warned of, where there are pairs enough.
 _LEAST, _ENOUGH = 0.75, 3
 #: Methods are split by a hash of their names, so that one half can be looked at while a suite is built, the other last.
@@ -183,18 +184,23 @@ def line(result: Validity) -> str:
 
 
 def warning(result: Validity) -> str:
-    """Of which classes of methods no conclusions should be drawn; empty where there is none."""
+    """Of which tracks of a board no conclusions should be drawn; empty where there is none."""
     failing = [
-        f"{kind} ({_number(each.decision.value)})"
+        f"{_of_board(kind)} ({_number(each.decision.value)} of {len(each.pairs)} pairs)"
         for kind, each in result.agreements.items()
         if len(each.pairs) >= _ENOUGH and each.decision.value < _LEAST
     ]
     if not failing:
         return ""
     return (
-        f"**Draw no conclusions about full scale for**: {', '.join(failing)}. "
+        f"**Draw no conclusions about full scale for**: {'; '.join(failing)}. "
         "Fewer than three of four pairs of methods stand as they are published."
     )
+
+
+def _of_board(kind: str) -> str:
+    """A class in the words of a board: its tracks."""
+    return " and ".join(track.title for track in CLASSES[kind]) if kind in CLASSES else kind
 
 
 def shown(interval: Interval) -> str:

@@ -18,7 +18,7 @@ from benchmark.board import comparison, latex, leaderboard, rows, searches, vers
 from benchmark.board.repeat import repeat
 from benchmark.cli import main as cli
 from benchmark.common.project import REFERENCE
-from benchmark.records.record import Record
+from benchmark.records.record import Cost, Record
 from benchmark.records.spec import parse_method
 from benchmark.records.store import Store
 from benchmark.report import page, page_board
@@ -34,6 +34,10 @@ def texts(board: rows.Board) -> list[str]:
     out = io.StringIO()
     leaderboard.print_board(board, out, 200)
     return [out.getvalue(), leaderboard.markdown(board), page.html([board], {})]
+
+
+def cost(images: int) -> Cost:
+    return make_record("ties").cost.model_copy(update={"images_drawn": images})
 
 
 @pytest.mark.parametrize(
@@ -69,6 +73,27 @@ def test_the_projects_number_and_the_difference_stand_in_terminal_markdown_and_p
     assert shown["reference"] and shown["reference_gap"]
     (alone,) = rows.boards([mine])
     assert "to reference" not in leaderboard.markdown(alone).split("## Columns")[0]
+
+
+def test_a_row_whose_scores_are_anothers_or_that_drew_beyond_the_budget_has_a_remark() -> None:
+    first = make_record("pretrained", accuracy=0.5)
+    budget = {"access": ["unlabelled test"]}
+    records = [
+        first, make_record("ram").model_copy(update={"tasks": first.tasks}), make_record("ties", accuracy=0.6),
+        make_record("adamerging", 0, cost=cost(12_800), accuracy=0.7, **budget),
+        make_record("adamerging", 0, cost=cost(128_000), accuracy=0.8, variant="adamerging:steps=500",
+                    changed={"steps": 500}, **budget),
+        make_record("surgery", 0, cost=cost(640_000), accuracy=0.9, **budget),
+    ]  # fmt: skip
+    (board,) = rows.boards(records)
+    said = board.rows.set_index("method")["remark"]
+    assert said["ram"] == "the same score as pretrained on every task"
+    assert said["adamerging:steps=500"] == "128,000 samples, where the suite's budget gives the method 12,800"
+    assert set(said[["ties", "adamerging", "surgery"]]) == {""}
+    for text in texts(board):
+        assert "ram †" in text or '"remark": "the same score' in text, text
+        assert "the same score as pretrained on every task" in text
+    assert "ties †" not in texts(board)[1]
 
 
 def test_each_seed_is_shown_with_its_own_score() -> None:

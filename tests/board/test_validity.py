@@ -10,6 +10,8 @@ from helpers.records import make_record, make_spec
 
 from benchmark import suites
 from benchmark.board import leaderboard, rows, validity
+from benchmark.board.tracks import REFERENCE as REFERENCE_TRACK
+from benchmark.board.tracks import TRAINING, track_of
 from benchmark.cli.main import main
 from benchmark.common.project import REFERENCE, ROOT
 from benchmark.records.record import Cost, Record
@@ -81,6 +83,12 @@ def test_methods_are_judged_among_their_like(record: Record, kind: str) -> None:
     assert validity.class_of(record) == kind
 
 
+def test_the_tracks_that_a_class_is_warned_by_are_those_of_its_rows() -> None:
+    for record in Store(REFERENCE, read_only=True).all("vision-small-8"):
+        if (track := track_of([record])) not in (REFERENCE_TRACK, TRAINING):
+            assert track in validity.CLASSES[validity.class_of(record)], record.variant
+
+
 def test_a_class_holds_its_own_pairs_only_and_all_holds_those_between_classes() -> None:
     records = board()
     emr = next(r for r in records if r.spec.method == "emr")
@@ -129,9 +137,10 @@ def test_a_board_says_how_well_it_predicts_and_warns_where_it_does_not() -> None
     assert "of 13 pairs of methods at least 3 points apart there, 1.00 (0.61 to 1.00) stand the same way round" in text
     assert "Draw no conclusions" not in text
     assert "- Protocol: Every adapting method draws 3,200 images a task" in text
-    assert "**Draw no conclusions about full scale for**: no test data (0.00), all methods (0.00)." in (
-        leaderboard.markdown(bad)
-    )
+    assert (
+        "**Draw no conclusions about full scale for**: Data-free and With training or validation data (0.00 of 13 "
+        "pairs); all methods (0.00 of 13 pairs)."
+    ) in leaderboard.markdown(bad)
 
 
 def test_sources_that_do_not_say_whose_experts_are_tables_of_their_own() -> None:

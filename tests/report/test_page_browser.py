@@ -121,6 +121,8 @@ def test_a_method_opens_its_tasks_and_readable_records(open_page: Any) -> None:
     assert all(task in text for task in ("mnist", "fashion", "optdigits")) and "Records of its 5 runs" in text
     assert "./run_all.sh --suite vision-mini-8 --methods symerge --seeds 0 1 2 3 4" in text
     assert "2026-01-01 00:01:00" in text and "0123456789abcdef" in text and "1.5, 0.0, 2.0" in text
+    heads = [head.text for head in open_page.find_elements("css selector", "#details thead th")]
+    assert "commit" in heads and text.count("0123456789ab") > 5, "the commit of each seed"
     links = open_page.find_elements("css selector", "#details td a, #details tbody th a")
     assert len(links) == 5 and all(link.get_attribute("href").endswith("/record.json") for link in links)
     links[0].click()

@@ -58,6 +58,22 @@ def test_header_and_first_column_stay_in_sight(chromium: Any) -> None:
         chromium.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
+def test_columns_beyond_the_edge_are_told_of_until_they_are_seen(chromium: Any, written: Path) -> None:
+    beyond = "return document.getElementById('table').classList.contains('beyond')"
+    try:
+        for width, more in ((600, True), (2600, False)):
+            size = {"width": width, "height": 700, "deviceScaleFactor": 1, "mobile": False}
+            chromium.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+            visit(chromium, written, "#vision-mini-8--ViT-mini--project")
+            time.sleep(0.1)
+            assert find(chromium, "#sideways").is_displayed() is more and chromium.execute_script(beyond) is more
+            if more:
+                chromium.execute_script("document.querySelector('.tabulator-tableholder').scrollLeft = 1e5")
+                until(chromium, "!document.getElementById('table').classList.contains('beyond')")
+    finally:
+        chromium.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
 def test_nothing_moves_once_the_page_is_there(chromium: Any, written: Path) -> None:
     visit(chromium, written, "")
     script = """const done = arguments[0]; let sum = 0;

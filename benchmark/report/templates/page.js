@@ -5,14 +5,29 @@ function cell(column) {
   return (given) => {
     const row = given.getData(), value = given.getValue();
     const text = column.kind === "interval" ? (missing(row[column.low]) ? NONE : `${shown(row[column.low], 1)} to ${shown(row[column.high], 1)}`)
-      : column.signed && !missing(value) ? signed(value) : shown(value, column.digits);
+      : column.signed && !missing(value) ? signed(value) : shown(value, column.digits) + (column.kind === "method" && row.remark ? " †" : "");
     // The table takes a string for HTML, and a node as it is.
     if (column.kind !== "method" && (!column.link || text === NONE)) return document.createTextNode(text);
-    const button = make("button", { type: "button", title: column.kind === "method" ? `${value}: scores by task, records, how to repeat it` : "what was run, when, on what, how to repeat it" }, text);
+    const button = make("button", { type: "button", title: column.kind === "method" ? `${value}: ${row.remark ? `${row.remark}; ` : ""}scores by task, records, how to repeat it` : "what was run, when, on what, how to repeat it" }, text);
     if (column.kind !== "method") button.setAttribute("aria-label", `${row.method}, ${column.title} ${text}`);
     button.addEventListener("click", () => details(row, button));
     return button;
   };
+}
+
+/** Tells that columns lie beyond the right edge, while they do. */
+function sideways() {
+  const holder = document.querySelector("#table .tabulator-tableholder");
+  if (!holder) return;
+  const more = () => {
+    const beyond = holder.scrollWidth - holder.clientWidth;
+    $("sideways").hidden = beyond <= 1;
+    $("table").classList.toggle("beyond", holder.scrollLeft < beyond - 1);
+  };
+  holder.addEventListener("scroll", more, { passive: true });
+  new ResizeObserver(more).observe(holder);
+  new ResizeObserver(more).observe(holder.firstElementChild);
+  more();
 }
 
 /** Numbers by size with the empty ones last, whichever way they are sorted. */
@@ -113,6 +128,7 @@ function draw(name, kept = new URLSearchParams()) {
     $("table").setAttribute("aria-label", `${board.title}: rows are methods`);
     keyboard();
     filter();
+    sideways();
     $("panel").classList.add("ready");
     quiet = false;
     if (location.hash || drawn) remember();

@@ -3,6 +3,8 @@
 const titled = (text) => make("h3", {}, text);
 const grid = (heads, lines) => make("table", {}, make("thead", {}, make("tr", {}, ...heads.map((text) => make("th", { scope: "col" }, text)))),
   make("tbody", {}, ...lines.map(([first, ...cells]) => make("tr", {}, make("th", { scope: "row" }, first), ...cells.map((cell) => make("td", {}, cell))))));
+/** A commit as boards print it, with what follows it. */
+const short = (commit) => commit.replace(/^([0-9a-f]{12})[0-9a-f]*/, "$1") || NONE;
 const facts = (pairs) => make("dl", {}, ...pairs.filter(([, text]) => !missing(text)).flatMap(([name, text]) => [make("dt", {}, name), make("dd", {}, text)]));
 
 /** What can be copied: the text and a button beside it. */
@@ -34,7 +36,7 @@ function details(row, from) {
   const parts = [button, make("h2", { id: "details-title" }, row.method)];
   parts.push(facts([
     ["Title", row.title], ["Paper", paper ? make("a", { href: `https://arxiv.org/abs/${paper[1]}` }, row.paper) : row.paper],
-    ["Track", track ? `${track.title}: ${track.about}` : ""], ["Access", row.access], ["Needs the task's id", row.task_id],
+    ["Remark", row.remark], ["Track", track ? `${track.title}: ${track.about}` : ""], ["Access", row.access], ["Needs the task's id", row.task_id],
     ["Keywords changed", row.changed], ["All keywords", row.parameters], ["Chosen on validation", row.chosen ? `${row.chosen}, of ${row.grid}${row.at_edge ? `: the ${row.at_edge} value that was tried` : ""}` : ""],
     ["Precision", [row.dtype, row.autocast].filter(Boolean).join(", ")], ["Published elsewhere", row.published_others],
   ]));
@@ -42,8 +44,8 @@ function details(row, from) {
   if (board.ranked) parts.push(titled("Each task"), grid(["task", "measured", "its expert", "% of expert", "published (gap, * outside of the interval)"], lines));
   if (row.links.length) {
     parts.push(titled(row.links.length > 1 ? `Records of its ${row.links.length} runs` : "Record of its run"));
-    parts.push(grid(["run", "seed", board.score.title, "finished (UTC)", "merge, adapt, evaluate s"], row.links.map((run) => [
-      run.href ? make("a", { href: run.href, title: "the whole record, as JSON" }, run.run) : run.run, run.seed === "" ? "none" : run.seed, shown(run.score, 1), run.finished, run.seconds.map((each) => shown(each, 1)).join(", ")])));
+    parts.push(grid(["run", "seed", board.score.title, "finished (UTC)", "merge, adapt, evaluate s", "commit"], row.links.map((run) => [
+      run.href ? make("a", { href: run.href, title: "the whole record, as JSON" }, run.run) : run.run, run.seed === "" ? "none" : run.seed, shown(run.score, 1), run.finished, run.seconds.map((each) => shown(each, 1)).join(", "), short(run.commit)])));
     for (const place of new Set(row.links.map((run) => run.environment))) {
       const [where, versions] = board.environments[place].split("\n"), runs = row.links.filter((run) => run.environment === place);
       parts.push(facts([["Source", [...new Set(runs.map((run) => run.source))].join(", ")], ["Commit", [...new Set(runs.map((run) => run.commit))].join(", ")], ["Machine", where], ["Versions", versions]]));
