@@ -45,7 +45,12 @@ def _firefox(folder: Path) -> Any:
     options.binary_location = FIREFOX or ""
     for argument in ("-headless", "--width=1440", "--height=1000"):
         options.add_argument(argument)
-    saved = {"browser.download.folderList": 2, "browser.download.dir": str(folder / "downloads")}
+    saved = {
+        "browser.download.folderList": 2,
+        "browser.download.dir": str(folder / "downloads"),
+        # A record is shown as the text it is.
+        "devtools.jsonview.enabled": False,
+    }
     for name, value in saved.items():
         options.set_preference(name, value)
     return webdriver.Firefox(options=options, service=webdriver.FirefoxService(DRIVERS["firefox"]))

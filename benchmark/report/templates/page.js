@@ -142,7 +142,7 @@ function draw(name, kept = new URLSearchParams()) {
     plot(rows.map((row) => row.getData()));
   });
   $("choices").replaceChildren(...board.columns.filter((column) => column.kind !== "method").map((column) => {
-    const box = make("input", { type: "checkbox", checked: column.visible });
+    const box = make("input", { type: "checkbox", checked: column.visible, value: column.field });
     box.addEventListener("change", () => { box.checked ? table.showColumn(column.field) : table.hideColumn(column.field); keyboard(); });
     return make("label", { title: column.meaning }, box, ` ${column.title}`);
   }));
