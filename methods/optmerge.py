@@ -25,7 +25,8 @@ import torch
 from torch import Tensor
 
 from methods.api import Experts, Footprint, Merged, Natural, method
-from methods.tools.interference import Term, descend, filtered, merge_parts, moments
+from methods.tools.interference import Term, filtered, merge_parts, moments
+from methods.tools.quadratic import descend
 from methods.tools.spectral import leading, mean_vector, sum_vector, task_svd
 from methods.tools.vectors import choice
 
@@ -34,7 +35,7 @@ from methods.tools.vectors import choice
     title="OptMerge",
     paper="arXiv:2505.19892",
     needs=("matrices",),
-    footprint=Footprint(local=True, decompositions=(2, 1), products=(0, 2), step_products=(1, 0)),
+    footprint=Footprint(local=True, decompositions=(2, 1), products=(0, 2), step_products=(0.4, 0)),
 )
 def optmerge(
     experts: Experts,
@@ -56,7 +57,7 @@ def optmerge(
         start = sum_vector(experts, name) if centred else mean_vector(experts, name)
         interference = moments(start, terms(experts, name, centred))
         if centred:
-            return descend(start, interference, steps, lr=1e-5)
+            return descend(start, *interference, steps, lr=1e-5)
         return filtered(start, interference, lambda values: momentum(values, steps))
 
     factor = scale if scale is not None else (0.1 if centred else 1.0)

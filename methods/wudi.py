@@ -25,7 +25,8 @@ import torch
 from torch import Tensor
 
 from methods.api import Experts, Footprint, Merged, Natural, NonNegative, Share, method
-from methods.tools.interference import Moments, descend, filtered, merge_parts, moments
+from methods.tools.interference import Moments, filtered, merge_parts, moments
+from methods.tools.quadratic import descend
 from methods.tools.spectral import significant, sum_vector
 from methods.tools.vectors import ceiling, choice, fraction
 
@@ -36,7 +37,7 @@ SOLVERS = ("adam", "closed_form", "auto_rank")
     title="WUDI-Merging",
     paper="arXiv:2503.08099",
     needs=("matrices",),
-    footprint=Footprint(products=(0, 2), step_products=(1, 0)),
+    footprint=Footprint(products=(0, 2), step_products=(0.4, 0)),
 )
 def wudi(
     experts: Experts,
@@ -70,7 +71,7 @@ def wudi(
     def solve(name: str) -> Tensor:
         start = sum_vector(experts, name)
         if solver == "adam":
-            return descend(start, task_moments(experts, name, start), steps, lr)
+            return descend(start, *task_moments(experts, name, start), steps, lr)
         start = start.double()
         return filtered(start, task_moments(experts, name, start), response).float()
 

@@ -3,9 +3,9 @@
     L(M) = sum_k || (M - T_k) L_k^T ||_F^2 / || tau_k ||_F^2,      gradient 2 ((M - M0) C + R),
     C = sum_k L_k^T L_k / || tau_k ||^2  [n, n],      R = sum_k (M0 - T_k) L_k^T L_k / || tau_k ||^2  [m, n]
 
-C and R are computed once, so that a step of an optimiser costs one product instead of 2 K and its gradients; rounding
-aside, it is the same step. Measured from the start M0, a start without interference has the gradient 0 exactly, which
-Adam would otherwise blow up from rounding noise. A zero task vector has no term.
+C and R are computed once, so that a step of an optimiser costs one product instead of 2 K and its gradients (fewer:
+`quadratic`); rounding aside, it is the same step. Measured from the start M0, a start without interference has the
+gradient 0 exactly, which Adam would otherwise blow up from rounding noise. A zero task vector has no term.
 """
 
 from __future__ import annotations
@@ -57,20 +57,15 @@ def moments(start: Tensor, terms: Iterable[Term]) -> Moments:
     for vector, inputs, target in terms:
         weight = vector.square().sum()
         if float(weight) > 0:
-            c.addmm_(inputs.T / weight, inputs)
-            r.addmm_((start - target) @ (inputs.T / weight), inputs)
+            scaled = inputs / weight.sqrt()
+            gram = scaled.T @ scaled
+            c.add_(gram)
+            # Whichever product comes first, the smaller matrix lies between.
+            if len(scaled) > len(gram):
+                r.addmm_(start - target, gram)
+            else:
+                r.addmm_((start - target) @ scaled.T, scaled)
     return c, r
-
-
-def descend(start: Tensor, interference: Moments, steps: int, lr: float) -> Tensor:
-    """``steps`` steps of Adam on the quadratic, from ``start``."""
-    c, r = interference
-    merged = start.clone().requires_grad_(True)
-    optimiser = torch.optim.Adam([merged], lr=lr)
-    for _ in range(steps):
-        merged.grad = torch.addmm(r, merged.detach() - start, c, beta=2.0, alpha=2.0)
-        optimiser.step()
-    return merged.detach()
 
 
 def filtered(start: Tensor, interference: Moments, response: Callable[[Tensor], Tensor]) -> Tensor:
