@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from benchmark.checkpoints.families import save_json
 from benchmark.common.cache import CacheError, cache_dir, written
 from benchmark.common.errors import UserError
 from benchmark.common.files import replacing
-from benchmark.domains.text.embedded import FOLDER, MEND, ORDER, info, manifest, vader_cache, vader_texts
+from benchmark.domains.text.embedded import FOLDER, ORDER, info, manifest, restore, vader_cache, vader_texts
 from benchmark.domains.text.tokens import Texts
 
 SIZES = {"train": 1250, "val": 250, "test": 500}
@@ -64,22 +65,37 @@ def build(wordnet: Path, sources: Path | None = None, folder: Path = FOLDER) -> 
     data = vader.read(vader.fetch(sources or cache_dir() / "sources"))
     texts = {(s.file, s.line): s.text for part in data.values() for s in part}
     tables: dict[str, dict[str, list[Any]]] = {**net.build(wordnet, SIZES), **vader.build(data, SIZES)}
+    return write(
+        tables, {task: ABOUT[task] for task in ORDER}, folder, lambda r: r.a if isinstance(r, net.Row) else texts[r.file, r.line]
+    )
+
+
+def write(
+    tables: Mapping[str, Mapping[str, Sequence[Any]]],
+    about: Mapping[str, Mapping[str, Any]],
+    folder: Path,
+    first: Callable[[Any], str] = lambda row: row.a,
+) -> dict[str, Any]:
+    """Write the rows `{task: {split: rows}}` of each task that `about` describes, and the manifest, which is returned.
+
+    Args:
+        first: a row's first text, which may be left out of what is written.
+    """
     entries = {}
-    for task in ORDER:
+    for task, described in about.items():
         columns: dict[str, list[Any]] = {}
         splits = {}
         for split, rows in tables[task].items():
             for row in rows:
                 for name, value in {"split": split, **vars(row)}.items():
                     columns.setdefault(name, []).append(value)
-            first = [r.a if isinstance(r, net.Row) else texts[r.file, r.line] for r in rows]
             second = [r.b for r in rows] if any(r.b for r in rows) else None
-            whole = Texts(first, second, np.asarray([r.label for r in rows], dtype=np.float64))
+            whole = Texts([first(r) for r in rows], second, np.asarray([r.label for r in rows], dtype=np.float64))
             splits[split] = {"n": len(rows), "sha256": whole.sha256()}
         path = folder / f"{task}.parquet"
         with replacing(path) as temporary:
             pq.write_table(pa.table(columns), temporary, compression="zstd")
-        entries[task] = {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "splits": splits, **ABOUT[task]}
+        entries[task] = {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "splits": splits, **described}
     save_json(folder / "manifest.json", {"tasks": entries})
     manifest.cache_clear()
     return manifest(folder)
@@ -91,4 +107,4 @@ def compare(wordnet: Path, sources: Path | None = None) -> None:
         tasks = build(wordnet, sources, Path(place))["tasks"]
     wrong = [t for t in ORDER if tasks[t]["splits"] != info(t)["splits"]]
     if wrong:
-        raise UserError(f"rows of {', '.join(wrong)} are not the committed ones", "Is it WordNet 3.0? " + MEND)
+        raise UserError(f"rows of {', '.join(wrong)} are not the committed ones", "Is it WordNet 3.0? " + restore(FOLDER))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -284,24 +284,30 @@ TASKS: dict[str, Callable[[WordNet], Iterator[Row]]] = {
 
 def build(folder: str | Path, sizes: dict[str, int]) -> dict[str, dict[str, list[Row]]]:
     """`{task: {split: rows}}` with `sizes` rows a split, as many of either label. Raises ValueError where too few."""
-    net, built = WordNet(read_wordnet(folder)), {}
-    for task, rows in TASKS.items():
-        examples: dict[str, dict[int, list[Row]]] = {split: {0: [], 1: []} for split in sizes}
-        seen = set()
-        for row in rows(net):
-            split = split_of(*row.key.split("|"))
-            text = (row.a.lower(), row.b.lower())
-            if split is None or text in seen:
-                continue
-            seen.add(text)
-            if len(examples[split][row.label]) < sizes[split] // 2:
-                examples[split][row.label].append(row)
-        for split, parts in examples.items():
-            short = {label: len(part) for label, part in parts.items() if len(part) < sizes[split] // 2}
-            if short:
-                raise ValueError(f"{task}, {split}: rows by label {short}, {sizes[split] // 2} of each are wanted")
-        built[task] = {
-            split: sorted(parts[0] + parts[1], key=lambda r: digest("row", r.a, r.b))
-            for split, parts in examples.items()
-        }
-    return built
+    net = WordNet(read_wordnet(folder))
+    return {task: balanced(task, rows(net), sizes) for task, rows in TASKS.items()}
+
+
+def balanced(task: str, rows: Iterable[Row], sizes: dict[str, int], classes: int = 2) -> dict[str, list[Row]]:
+    """`{split: rows}`: the first of them whose headwords lie in one split, each text once, as many of every class.
+
+    Raises ValueError where there are too few.
+    """
+    examples: dict[str, dict[int, list[Row]]] = {split: {label: [] for label in range(classes)} for split in sizes}
+    seen = set()
+    for row in rows:
+        split = split_of(*row.key.split("|"))
+        text = (row.a.lower(), row.b.lower())
+        if split is None or text in seen:
+            continue
+        seen.add(text)
+        if len(examples[split][row.label]) < sizes[split] // classes:
+            examples[split][row.label].append(row)
+    for split, parts in examples.items():
+        short = {label: len(part) for label, part in parts.items() if len(part) < sizes[split] // classes}
+        if short:
+            raise ValueError(f"{task}, {split}: rows by label {short}, {sizes[split] // classes} of each are wanted")
+    return {
+        split: sorted(sum(parts.values(), []), key=lambda r: digest("row", r.a, r.b))
+        for split, parts in examples.items()
+    }

@@ -1,4 +1,4 @@
-"""The eight embedded text tasks of `glue-mini`: manifest, committed rows, and the texts that are fetched.
+"""Embedded text tasks: manifest and committed rows, and the texts of `glue-mini` that are fetched.
 
 `mini/glue/<Task>.parquet` holds the rows of all splits: whole for the five WordNet tasks (split, key, a, b, label), and
 without texts for the three human-labelled ones (split, file, line, b, label). The texts of the latter come from
@@ -18,7 +18,7 @@ import numpy as np
 from benchmark.common.cache import cache_dir
 from benchmark.common.errors import UserError, unknown
 from benchmark.common.files import check_regular, read_object, read_regular
-from benchmark.common.project import DATA
+from benchmark.common.project import DATA, ROOT
 from benchmark.domains.text.tokens import Texts, Tokens, cached, tokenise, tokenizer_sha256
 
 FOLDER = DATA / "glue"
@@ -27,7 +27,6 @@ SPLITS = ("train", "val", "test")
 VADER = "3.2.1"
 #: Tokens of the longest text that is not cut.
 LONGEST = 40
-MEND = "To restore it: git checkout -- benchmark/data/mini/glue"
 FETCH = "./run_all.sh assets data build glue-mini"
 ORDER = (
     "Acceptability",
@@ -49,14 +48,14 @@ def manifest(folder: Path = FOLDER) -> dict[str, Any]:
     try:
         return read_object(path)
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}", MEND) from None
+        raise UserError(f"{path} cannot be read: {error}", restore(folder)) from None
 
 
 def info(task: str, folder: Path = FOLDER) -> dict[str, Any]:
     """The manifest's entry of one task. Raises :class:`UserError` for an unknown one."""
     tasks = manifest(folder)["tasks"]
     if task not in tasks:
-        raise unknown("task of glue-mini", task, tasks)
+        raise unknown("task of glue-mini" if folder == FOLDER else "task", task, tasks)
     entry: dict[str, Any] = tasks[task]
     return entry
 
@@ -70,7 +69,7 @@ def load(task: str, split: str, folder: Path = FOLDER) -> Texts:
     about = info(task, folder)
     if split not in about["splits"]:
         raise unknown(f"split of {task}", split, about["splits"])
-    rows = _rows(folder / f"{task}.parquet", about["sha256"])
+    rows = _rows(folder / f"{task}.parquet", about["sha256"], restore(folder))
     numbers = [i for i, s in enumerate(rows["split"]) if s == split]
     rows = {name: [column[i] for i in numbers] for name, column in rows.items()}
     if "line" in rows:
@@ -81,24 +80,31 @@ def load(task: str, split: str, folder: Path = FOLDER) -> Texts:
     result = Texts(first, rows["b"] if any(rows["b"]) else None, np.asarray(rows["label"], dtype=np.float64))
     expected = about["splits"][split]
     if len(result) != expected["n"] or result.sha256() != expected["sha256"]:
-        raise UserError(f"{task}, {split}: texts and labels are not those of the manifest", _mend("line" in rows))
+        mend = _mend("line" in rows, folder)
+        raise UserError(f"{task}, {split}: texts and labels are not those of the manifest", mend)
     return result
 
 
-def _mend(fetched: bool) -> str:
-    return f"Delete {vader_cache()} and type: {FETCH}" if fetched else MEND
+def restore(folder: Path) -> str:
+    """What to type where a committed file of these data is missing or damaged."""
+    place = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
+    return f"To restore it: git checkout -- {place}"
 
 
-def _rows(path: Path, sha256: str) -> dict[str, list[Any]]:
+def _mend(fetched: bool, folder: Path = FOLDER) -> str:
+    return f"Delete {vader_cache()} and type: {FETCH}" if fetched else restore(folder)
+
+
+def _rows(path: Path, sha256: str, mend: str) -> dict[str, list[Any]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         blob = read_regular(path)
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}", MEND) from None
+        raise UserError(f"{path} cannot be read: {error.strerror}", mend) from None
     if (digest := hashlib.sha256(blob).hexdigest()) != sha256:
-        raise UserError(f"{path} has sha256 {digest}, the manifest says {sha256}", MEND)
+        raise UserError(f"{path} has sha256 {digest}, the manifest says {sha256}", mend)
     columns: dict[str, list[Any]] = pq.read_table(pa.BufferReader(blob)).to_pydict()
     return columns
 

@@ -22,20 +22,22 @@ NEEDED = "./run_all.sh --suite glue-mini, which installs what this suite needs"
 class TextEncoder(nn.Module):
     """Features `[B, D]` of a batch `{"input_ids": [B, T], "attention_mask": [B, T], ...}`.
 
-    State-dict keys are `model.*`. `pooling`: `"mean"` over the tokens that are no padding, or `"first"` (the `<s>` or
-    `[CLS]` token).
+    State-dict keys are `model.*`. `pooling`: `"mean"` over the tokens that are no padding, `"first"` (the `<s>` or
+    `[CLS]` token), or `"last"` of those that are no padding, where a language model says what comes next.
     """
 
     def __init__(self, model: nn.Module, pooling: str) -> None:
         super().__init__()
-        if pooling not in ("mean", "first"):
-            raise ValueError(f"pooling is {pooling!r}; allowed: mean, first")
+        if pooling not in ("mean", "first", "last"):
+            raise ValueError(f"pooling is {pooling!r}; allowed: mean, first, last")
         self.model, self.pooling = model, pooling
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
         hidden: Tensor = self.model(**inputs).last_hidden_state
         if self.pooling == "first":
             return hidden[:, 0]
+        if self.pooling == "last":
+            return hidden[torch.arange(len(hidden), device=hidden.device), inputs["attention_mask"].sum(1) - 1]
         weight = inputs["attention_mask"].unsqueeze(-1).to(hidden.dtype)
         return (hidden * weight).sum(1) / weight.sum(1).clamp(min=1)
 
@@ -58,11 +60,11 @@ def load_encoder(folder: str | Path, pooling: str, device: torch.device | str = 
 
     Raises :class:`UserError` where transformers is not installed or the folder holds no model.
     """
-    transformers = _transformers()
-    with _quiet(transformers):
+    transformers = transformers_library()
+    with quiet(transformers):
         try:
             _check(folder)
-            model = transformers.AutoModel.from_pretrained(str(folder), add_pooling_layer=False, local_files_only=True)
+            model = transformers.AutoModel.from_pretrained(str(folder), local_files_only=True, **_unpooled(pooling))
         except (OSError, ValueError) as error:
             raise UserError(f"no text model in {folder}: {error}", f"Install it again: {NEEDED}") from None
     return TextEncoder(model, pooling).to(device).eval().requires_grad_(False)
@@ -70,22 +72,27 @@ def load_encoder(folder: str | Path, pooling: str, device: torch.device | str = 
 
 def empty_encoder(folder: str | Path, pooling: str) -> TextEncoder:
     """The encoder that a folder's `config.json` describes, with random weights. Raises :class:`UserError`."""
-    transformers = _transformers()
+    transformers = transformers_library()
     try:
         _check(folder)
         config = transformers.AutoConfig.from_pretrained(str(folder), local_files_only=True)
-        model = transformers.AutoModel.from_config(config, add_pooling_layer=False)
+        model = transformers.AutoModel.from_config(config, **_unpooled(pooling))
     except (OSError, ValueError) as error:
         raise UserError(f"no text model in {folder}: {error}", "Import the family again.") from None
     return TextEncoder(model, pooling).eval().requires_grad_(False)
 
 
-def outlined(about: Path | Mapping[str, Any]) -> nn.Module:
+def _unpooled(pooling: str) -> dict[str, bool]:
+    """That the library shall add no pooler; a language model knows of none."""
+    return {} if pooling == "last" else {"add_pooling_layer": False}
+
+
+def outlined(about: Path | Mapping[str, Any], pooling: str = "mean") -> nn.Module:
     """The encoder of a folder's `config.json`, or of what such a file says, on the meta device: shapes without values.
 
     Raises :class:`UserError` as :func:`empty_encoder` does.
     """
-    transformers = _transformers()
+    transformers = transformers_library()
     try:
         if isinstance(about, Path):
             _check(about)
@@ -93,7 +100,7 @@ def outlined(about: Path | Mapping[str, Any]) -> nn.Module:
         else:
             config = transformers.AutoConfig.for_model(**about)
         with torch.device("meta"):
-            model = transformers.AutoModel.from_config(config, add_pooling_layer=False)
+            model = transformers.AutoModel.from_config(config, **_unpooled(pooling))
     except (OSError, ValueError) as error:
         raise UserError(f"no text model in {about}: {error}", f"Install it again: {NEEDED}") from None
     return _Whole(model).eval()
@@ -113,7 +120,7 @@ class _Whole(nn.Module):
 
 def load_tokenizer(folder: str | Path) -> Any:
     """The fast tokenizer of a model folder. Raises :class:`UserError`."""
-    transformers = _transformers()
+    transformers = transformers_library()
     try:
         _check(folder)
         return transformers.AutoTokenizer.from_pretrained(str(folder), use_fast=True, local_files_only=True)
@@ -129,7 +136,7 @@ def _check(folder: str | Path) -> None:
         read_object(config)
 
 
-def _transformers() -> Any:
+def transformers_library() -> Any:
     try:
         import transformers
     except ImportError:
@@ -137,7 +144,7 @@ def _transformers() -> Any:
     return transformers
 
 
-class _quiet:
+class quiet:
     """No report of the pooler that is left out on purpose, no progress bar."""
 
     def __init__(self, transformers: Any) -> None:
