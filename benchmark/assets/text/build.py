@@ -66,7 +66,10 @@ def build(wordnet: Path, sources: Path | None = None, folder: Path = FOLDER) -> 
     texts = {(s.file, s.line): s.text for part in data.values() for s in part}
     tables: dict[str, dict[str, list[Any]]] = {**net.build(wordnet, SIZES), **vader.build(data, SIZES)}
     return write(
-        tables, {task: ABOUT[task] for task in ORDER}, folder, lambda r: r.a if isinstance(r, net.Row) else texts[r.file, r.line]
+        tables,
+        {task: ABOUT[task] for task in ORDER},
+        folder,
+        lambda r: r.a if isinstance(r, net.Row) else texts[r.file, r.line],
     )
 
 
@@ -107,4 +110,6 @@ def compare(wordnet: Path, sources: Path | None = None) -> None:
         tasks = build(wordnet, sources, Path(place))["tasks"]
     wrong = [t for t in ORDER if tasks[t]["splits"] != info(t)["splits"]]
     if wrong:
-        raise UserError(f"rows of {', '.join(wrong)} are not the committed ones", "Is it WordNet 3.0? " + restore(FOLDER))
+        raise UserError(
+            f"rows of {', '.join(wrong)} are not the committed ones", "Is it WordNet 3.0? " + restore(FOLDER)
+        )

@@ -24,7 +24,14 @@ from benchmark.checkpoints.adapters import load_adapters, save_adapters
 from benchmark.checkpoints.families import describe_files, save_json, save_state
 from benchmark.domains.text import embedded as glue_mini
 from benchmark.domains.text.embedded import outputs_of, tokens_of
-from benchmark.domains.text.encoder import TextEncoder, base_hashes, load_encoder, load_tokenizer, minilm_folder
+from benchmark.domains.text.encoder import (
+    TextEncoder,
+    base_hashes,
+    in_blocks,
+    load_encoder,
+    load_tokenizer,
+    minilm_folder,
+)
 from benchmark.domains.text.family import FOLDER
 from benchmark.domains.text.heads import LinearHead
 from benchmark.domains.text.meters import meter
@@ -116,7 +123,7 @@ def score_family(folder: Path, encoder: TextEncoder, tokenizer: Any) -> dict[str
         encoder.load_state_dict(dict(states[task]))
         rows["individual"] = score(*predict(encoder, head, val))
         encoder.load_state_dict(
-            {n: sum(s[n] for s in states.values()) / len(states) if ".layer." in n else t for n, t in base.items()}
+            {n: sum(s[n] for s in states.values()) / len(states) if in_blocks(n) else t for n, t in base.items()}
         )
         rows["average"] = score(*predict(encoder, head, val))
         encoder.load_state_dict(base)

@@ -1,7 +1,7 @@
-"""LoRA fine-tuning of a text encoder with its linear head: one expert of `glue-mini`.
+"""LoRA fine-tuning of a text encoder: one expert of `glue-mini`, with its head, or of `llm-small`, under a given one.
 
 LoRA: Low-Rank Adaptation of Large Language Models. Hu et al., arXiv:2106.09685. Every linear layer of the encoder's
-blocks (attention's query, key, value and output, and the feed-forward pair) gets `scale * B @ A`; embeddings, norms and
+blocks (attention's query, key, value and output, and the feed-forward ones) gets `scale * B @ A`; embeddings, norms and
 biases stay the base's. The encoder runs without dropout.
 """
 
@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmark.domains.text.encoder import TextEncoder
+from benchmark.domains.text.encoder import TextEncoder, in_blocks
 from benchmark.domains.text.tokens import Tokens
 
 
@@ -54,7 +54,7 @@ def add_lora(encoder: TextEncoder, rank: int, alpha: float) -> dict[str, LoraLin
     """A copy of nothing: `encoder` itself gets adapters in every linear layer of its blocks; `{weight name: layer}`."""
     encoder.requires_grad_(False)
     layers = {}
-    linears = [(n, m) for n, m in encoder.named_modules() if isinstance(m, nn.Linear) and ".layer." in n]
+    linears = [(n, m) for n, m in encoder.named_modules() if isinstance(m, nn.Linear) and in_blocks(n)]
     for path, module in linears:
         parent, _, leaf = path.rpartition(".")
         layers[f"{path}.weight"] = layer = LoraLinear(module, rank, alpha)
@@ -87,6 +87,7 @@ def train(
     recipe: Recipe,
     seed: int,
     say: Callable[[str], None],
+    given: nn.Linear | None = None,
 ) -> tuple[dict[str, tuple[Tensor, Tensor, float]], nn.Linear, dict[str, Any]]:
     """Fine-tune on `data["train"]`, keep the state that scores best on `data["val"]`.
 
@@ -94,6 +95,8 @@ def train(
         encoder: the base; a copy is trained.
         outputs: classes, or 1 for a regression.
         score: `(outputs [N, C], labels [N]) -> number`, higher is better.
+        given: the head that is trained under, and stays as it is; None: one is trained from zero. Its outputs may be
+            more than those that are scored: the labels of `data["train"]` are among its rows, and `score` chooses.
 
     Returns:
         Adapters `{weight name: (A, B, scale)}`, the head, and the scores of each check.
@@ -103,14 +106,12 @@ def train(
     encoder = copy.deepcopy(encoder).eval()
     layers = add_lora(encoder, recipe.rank, recipe.alpha)
     width = next(iter(layers.values())).linear.in_features
-    head = nn.Linear(width, outputs)
-    nn.init.zeros_(head.weight)
-    nn.init.zeros_(head.bias)
+    head = _zeroed(nn.Linear(width, outputs)) if given is None else given.requires_grad_(False)
     adapters = [p for layer in layers.values() for p in (layer.a, layer.b)]
-    optimiser = torch.optim.AdamW(
-        [{"params": adapters, "lr": recipe.lr}, {"params": head.parameters(), "lr": recipe.head_lr}],
-        weight_decay=recipe.weight_decay,
-    )
+    groups: list[dict[str, Any]] = [{"params": adapters, "lr": recipe.lr}]
+    if given is None:
+        groups.append({"params": head.parameters(), "lr": recipe.head_lr})
+    optimiser = torch.optim.AdamW(groups, weight_decay=recipe.weight_decay)
     warm = max(1, recipe.steps // 10)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimiser, lambda s: min((s + 1) / warm, (recipe.steps - s) / (recipe.steps - warm))
@@ -135,6 +136,12 @@ def train(
     head.load_state_dict(state)
     scale = recipe.alpha / recipe.rank
     return {n: (a, b, scale) for n, (a, b) in factors.items()}, head, {"checks": log, "recipe": asdict(recipe)}
+
+
+def _zeroed(head: nn.Linear) -> nn.Linear:
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    return head
 
 
 @torch.no_grad()

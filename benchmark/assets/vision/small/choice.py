@@ -8,40 +8,27 @@ nothing of how well it predicts another. ``--adopt`` puts the chosen trial's fil
 
 from __future__ import annotations
 
-import argparse
-import json
-import math
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
 
+from benchmark.assets.choice import Rule, Wanted, added, chosen_trial, copy_files, norm, parser, run
 from benchmark.assets.vision import finetuning as finetune
 from benchmark.assets.vision.small.make import BACKBONE, FOLDER, Settings, load_expert, load_head, make_family
-from benchmark.checkpoints.families import read_manifest, save_json
+from benchmark.checkpoints.families import read_manifest
 from benchmark.common.errors import UserError
-from benchmark.common.files import replacing
 from benchmark.common.paths import resolved
 from benchmark.domains.vision import embedded as vision
 from benchmark.domains.vision.backbones import get_backbone
 
+PROGRAM = "python -m benchmark.assets.vision.small.choice"
 TASKS = "vision-mini-8"
 SCALE = 0.3
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """One number's public value, and how far a trial's may lie from it."""
-
-    value: float
-    tolerance: float
-    what: str
 
 
 RULE: dict[str, Wanted] = {
@@ -69,31 +56,13 @@ TRIALS: dict[str, Settings] = {
 }
 
 
-def distance(numbers: Mapping[str, float]) -> float:
-    """Root mean square, over the five numbers, of their distance from the public value in tolerances."""
-    return math.sqrt(sum(((numbers[n] - w.value) / w.tolerance) ** 2 for n, w in RULE.items()) / len(RULE))
-
-
-def broken(numbers: Mapping[str, float]) -> list[str]:
-    """Which of the five lie outside their tolerance."""
-    return [name for name, wanted in RULE.items() if not abs(numbers[name] - wanted.value) <= wanted.tolerance]
-
-
-def decide(trials: Sequence[Mapping[str, Any]]) -> str | None:
-    """The chosen trial's name by rule and tie-break; ``None`` where no trial keeps the rule."""
-    kept = [t for t in trials if t.get("numbers", {}).keys() >= RULE.keys() and not broken(t["numbers"])]
-    if not kept:
-        return None
-    best = min(
-        kept,
-        key=lambda t: (
-            t["settings"]["image_size"],
-            t["settings"]["expert"]["steps"],
-            distance(t["numbers"]),
-            t["trial"],
-        ),
-    )
-    return str(best["trial"])
+CHOICE = Rule(
+    wanted=RULE,
+    tie_break=TIE_BREAK,
+    judged_on="validation images, experts as they are stored",
+    rank=lambda settings: (settings["image_size"], settings["expert"]["steps"]),
+)
+distance, broken, decide, logged = CHOICE.distance, CHOICE.broken, CHOICE.decide, CHOICE.logged
 
 
 def numbers_of(out: Path, tasks: Sequence[str], settings: Settings) -> dict[str, Any]:
@@ -124,22 +93,11 @@ def numbers_of(out: Path, tasks: Sequence[str], settings: Settings) -> dict[str,
     }
 
 
-def added(base: Mapping[str, Tensor], vector: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:
-    """``base + scale * vector``."""
-    return {k: base[k] + scale * vector[k] for k in base}
-
-
-def norm(state: Mapping[str, Tensor]) -> float:
-    """The Euclidean norm of all tensors together."""
-    return math.sqrt(sum(float(v.double().square().sum()) for v in state.values()))
-
-
 def run_trial(name: str, folder: Path, sources: Path | None) -> dict[str, Any]:
     """Make one trial's family in ``folder/NAME`` and measure it: its entry of ``choice.json``."""
     settings, tasks = TRIALS[name], vision.tasks(TASKS)
     make_family(tasks, folder / name, settings=settings, sources=sources, whole=True)
-    entry = {"trial": name, "settings": settings.describe(), **numbers_of(folder / name, tasks, settings)}
-    return {**entry, "distance": round(distance(entry["numbers"]), 3), "outside": broken(entry["numbers"])}
+    return CHOICE.judged({"trial": name, "settings": settings.describe(), **numbers_of(folder / name, tasks, settings)})
 
 
 def adopt(log: Mapping[str, Any], folder: Path, out: Path = FOLDER) -> str:
@@ -149,64 +107,24 @@ def adopt(log: Mapping[str, Any], folder: Path, out: Path = FOLDER) -> str:
         UserError: no trial keeps the rule; the family there was made with other settings; or the backbone is one for
             images of another size.
     """
-    name = log.get("chosen")
-    if not name:
-        raise UserError("no trial keeps the rule, so there is nothing to adopt", "Run another trial, or add one")
-    trial = next(t for t in log["trials"] if t["trial"] == name)
-    manifest = read_manifest(folder / name)
-    if manifest["settings"] != trial["settings"]:
-        raise UserError(
-            f"{folder / name} was made with other settings than the trial {name!r} in the log",
-            f"Type: python -m benchmark.assets.vision.small.choice {name!r} --out {folder}",
-        )
+    trial = chosen_trial(log, lambda name: read_manifest(folder / name), f"{PROGRAM} {{!r}} --out {folder}")
+    name = str(trial["trial"])
     size, expected = get_backbone(BACKBONE).image_size, trial["settings"]["image_size"]
     if size != expected:
         raise UserError(
             f"{BACKBONE} is for images of {size} pixels, the chosen trial {name!r} for {expected}",
             f"Write image_size {expected} at {BACKBONE} in benchmark/domains/vision/backbones.py",
         )
-    for file in [*manifest["files"], "manifest.json"]:
-        (out / file).parent.mkdir(parents=True, exist_ok=True)
-        with replacing(out / file) as temporary:
-            shutil.copyfile(folder / name / file, temporary)
+    copy_files([*read_manifest(folder / name)["files"], "manifest.json"], folder / name, out)
     return name
-
-
-def logged(log: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:
-    """The log with this trial in it, and the choice made over all."""
-    trials = [t for t in log.get("trials", []) if t["trial"] != entry["trial"]] + [dict(entry)]
-    return {
-        "rule": {name: vars(wanted) for name, wanted in RULE.items()},
-        "tie_break": TIE_BREAK,
-        "judged_on": "validation images, experts as they are stored",
-        "chosen": decide(trials),
-        "trials": trials,
-    }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run trials, print their numbers, and keep them in ``choice.json``."""
-    p = argparse.ArgumentParser(
-        prog="python -m benchmark.assets.vision.small.choice", description=(__doc__ or "").splitlines()[0]
-    )
-    p.add_argument("trials", nargs="*", metavar="TRIAL", help=", ".join(TRIALS))
-    p.add_argument("--out", type=resolved, required=True, metavar="DIR", help="a folder for the trials' files")
-    p.add_argument("--log", type=resolved, default=FOLDER / "choice.json", help="default: beside the committed family")
+    p = parser(PROGRAM, __doc__, TRIALS, FOLDER / "choice.json")
     p.add_argument("--sources", type=resolved, metavar="DIR", help="where the pinned package is kept")
-    p.add_argument("--adopt", action="store_true", help="put the chosen trial's files where the suites read them")
     args = p.parse_args(argv)
-    if missing := [name for name in args.trials if name not in TRIALS]:
-        p.error(f"unknown trial {missing[0]!r}; known: {', '.join(TRIALS)}")
-    log = json.loads(args.log.read_text(encoding="utf-8")) if args.log.exists() else {}
-    for name in args.trials:
-        entry = run_trial(name, args.out, args.sources)
-        log = logged(json.loads(args.log.read_text(encoding="utf-8")) if args.log.exists() else {}, entry)
-        save_json(args.log, log)
-        print(json.dumps({k: entry[k] for k in ("trial", "numbers", "outside", "distance")}))
-    print(f"chosen: {log.get('chosen')}")
-    if args.adopt:
-        print(f"adopted: {adopt(log, args.out)}")
-    return 0
+    return run(p, args, TRIALS, CHOICE, lambda name: run_trial(name, args.out, args.sources), adopt)
 
 
 if __name__ == "__main__":

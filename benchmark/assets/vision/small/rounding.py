@@ -19,9 +19,9 @@ from safetensors.torch import load_file
 from scipy.stats import kendalltau, spearmanr
 from torch import Tensor
 
+from benchmark.assets.choice import norm
 from benchmark.assets.vision import finetuning as finetune
 from benchmark.assets.vision.small import make
-from benchmark.assets.vision.small.choice import norm
 from benchmark.checkpoints.families import read_manifest, save_json
 from benchmark.common.paths import resolved
 from benchmark.domains.vision import embedded as vision

