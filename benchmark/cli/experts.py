@@ -12,7 +12,7 @@ from benchmark.cli.options import Handed, later
 def maker(suite: suites.Suite) -> str:
     """The module whose ``main`` shows the experts of a suite, or makes them again."""
     if suite.domain == "text":
-        return "benchmark.assets.text.command"
+        return "benchmark.assets.text.small.command" if suite.scale == "small" else "benchmark.assets.text.command"
     if suite.domain == "dense":
         return "benchmark.assets.dense.family"
     return "benchmark.assets.vision.small.command" if suite.scale == "small" else "benchmark.assets.vision.command"

@@ -7,48 +7,71 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmark.common.errors import shown
+from benchmark.common.errors import UserError, shown
 from benchmark.common.paths import resolved
 from benchmark.common.project import RETRAINED
 
 
 def check(suite: str, root: Path | None, sources: Path | None = None, wordnet: Path | None = None) -> int:
-    """`assets data check glue|glue-mini`: how many rows each split has. With ``wordnet``, glue-mini's are made again.
+    """`assets data check SUITE`: how many rows each split has. With ``wordnet``, embedded ones are made again.
 
     Args:
         root: of glue; None: $SYMERGE_DATA.
-        sources: folder of vaderSentiment's package, for ``wordnet``.
+        sources: folder of the packages that texts come from, for ``wordnet``.
     """
     from benchmark.domains.text import glue
     from benchmark.domains.vision.public import data_root
 
     if suite != "glue":
-        return _rows(sources, wordnet)
+        return _rows(suite, sources, wordnet)
     folder = glue.folder(data_root(root))
     for task in glue.TASKS:
         print(f"{task}: {len(glue.load(folder, task, 'train'))} train, {len(glue.load(folder, task, 'test'))} test")
     return 0
 
 
-def build(sources: Path | None, wordnet: Path | None) -> int:
-    """`assets data build glue-mini`: fetch the texts that are not committed; with ``wordnet``, make every row again."""
-    from benchmark.assets.text import build as texts
+def build(suite: str, sources: Path | None, wordnet: Path | None) -> int:
+    """`assets data build glue-mini|llm-small`: fetch the texts, or make the base, that are not committed; with
+    ``wordnet``, make every row again."""
+    if suite == "glue-mini":
+        from benchmark.assets.text import build as texts
 
-    print(f"texts: {shown(texts.prepare(sources))}", file=sys.stderr)
-    return _rows(sources, wordnet)
+        print(f"texts: {shown(texts.prepare(sources))}", file=sys.stderr)
+    else:
+        from benchmark.domains.text.language_model import base_folder
+
+        print(f"base: {shown(base_folder())}", file=sys.stderr)
+    return _rows(suite, sources, wordnet)
 
 
-def _rows(sources: Path | None, wordnet: Path | None) -> int:
-    from benchmark.assets.text import build as texts
-    from benchmark.domains.text import embedded as glue_mini
+def _rows(suite: str, sources: Path | None, wordnet: Path | None) -> int:
+    from benchmark import suites
+    from benchmark.domains.text import embedded, questions
 
+    folder = embedded.FOLDER if suite == "glue-mini" else questions.FOLDER
     if wordnet:
-        texts.compare(wordnet, sources)
-        print("every row made again from WordNet and vaderSentiment is the committed one")
-    for task in glue_mini.ORDER:
-        counts = ", ".join(f"{len(glue_mini.load(task, split))} {split}" for split in glue_mini.SPLITS)
+        print(_again(suite, sources, wordnet))
+    for task in suites.load(suite).tasks:
+        counts = ", ".join(f"{len(embedded.load(task, split, folder))} {split}" for split in embedded.SPLITS)
         print(f"{task}: {counts}, all as the manifest says")
     return 0
+
+
+def _again(suite: str, sources: Path | None, wordnet: Path) -> str:
+    """Make every row again, and say from what. Raises :class:`UserError` where one is another."""
+    if suite == "glue-mini":
+        from benchmark.assets.text import build as texts
+
+        texts.compare(wordnet, sources)
+        return "every row made again from WordNet and vaderSentiment is the committed one"
+    from benchmark.assets.packages import SourceError, Sources, default_sources
+    from benchmark.assets.text import questions
+
+    try:
+        questions.compare(wordnet, Sources(sources or default_sources()))
+    except SourceError as error:
+        raise UserError(str(error), "With a network, run the same command again") from None
+    return "every question made again from WordNet, VADER, GeoNames and CLDR is the committed one"
 
 
 def main(words: Sequence[str]) -> int:

@@ -47,7 +47,7 @@ def load_family(folder: Path, tasks: Sequence[str], base: Mapping[str, str]) -> 
         except FamilyError as error:
             raise UserError(str(error)) from None
         about = f"{task}/{ADAPTER_CONFIG}"
-        family.hashes |= {name: sha256(folder / name), about: sha256(folder / about)}
+        family.hashes.update({name: sha256(folder / name), about: sha256(folder / about)})
         if (own := manifest.get("configs", {}).get(about)) != family.hashes[about]:
             raise UserError(f"{folder / about} has sha256 {family.hashes[about]}, the manifest says {own}", mend)
     return family

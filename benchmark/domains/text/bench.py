@@ -1,4 +1,5 @@
-"""Text: GLUE's eight tasks on RoBERTa-base, and `glue-mini`, eight tasks of their forms on MiniLM with LoRA experts."""
+"""Text: GLUE's eight tasks on RoBERTa-base; `glue-mini`, eight tasks of their forms on MiniLM with LoRA experts; and
+`llm-small`, six tasks of questions on a chat model with LoRA experts."""
 
 from __future__ import annotations
 
@@ -9,9 +10,9 @@ import torch
 
 from benchmark.checkpoints.adapters import open_experts
 from benchmark.checkpoints.families import checkpoint_folder
+from benchmark.domains.text import adapters, glue, language_model, questions
 from benchmark.domains.text import embedded as glue_mini
 from benchmark.domains.text import family as text_families
-from benchmark.domains.text import glue
 from benchmark.domains.text.encoder import base_hashes, in_blocks, load_encoder, load_tokenizer, minilm_folder
 from benchmark.domains.text.meters import METRICS, TextMeter, meter
 from benchmark.domains.text.tokens import TextSource, Tokens
@@ -65,6 +66,56 @@ class GlueMiniBench(Bench):
 
     def meter(self, task: str) -> TextMeter:
         return meter(self.about[task]["metric"], task, self.outputs[task])
+
+
+class QuestionsBench(Bench):
+    """`llm-small`: what is merged are the blocks of a chat model. An answer's likelihood is read off the model's own
+    output table, which no expert changes and which stays outside, as embeddings and the last norm do."""
+
+    def __init__(
+        self,
+        suite: Suite,
+        backbone: str,
+        family: str,
+        device: torch.device,
+        dtype: torch.dtype,
+        folder: Path = adapters.FOLDER,
+        data: Path = questions.FOLDER,
+    ) -> None:
+        self.suite, self.backbone, self.family, self.device, self.dtype = suite, backbone, family, device, dtype
+        self.data = data
+        self.about = {task: questions.info(task, data) for task in suite.tasks}
+        self.base = language_model.base_folder()
+        self._family = adapters.load_family(folder, suite.tasks, language_model.base_hashes())
+        self.checkpoints = dict(self._family.hashes)
+        self.tasks = {task: _task(task, about["metric"]) for task, about in self.about.items()}
+        self.tokenizer = load_tokenizer(self.base)
+
+    def experts(self) -> Experts:
+        encoder = load_encoder(self.base, "last", self.device)
+        state = encoder.state_dict()
+        heads = {
+            task: questions.head_of(state[questions.TABLE], questions.options(self.tokenizer, task, self.data))
+            for task in self.tasks
+        }
+        return Experts.from_lora(
+            {name: tensor for name, tensor in state.items() if in_blocks(name)},
+            self._family.adapters,
+            heads=heads,
+            encoder=encoder,
+            device=self.device,
+        )
+
+    def fingerprint(self, content: str, split: str) -> str:
+        """Of questions and labels."""
+        sha256: str = self.about[content]["splits"][split]["sha256"]
+        return sha256
+
+    def source(self, task: str, split: str, dtype: torch.dtype = torch.float32) -> Source:
+        return self.limited(TextSource(questions.tokens_of(task, split, self.tokenizer, self.data), self.device))
+
+    def meter(self, task: str) -> TextMeter:
+        return meter(self.about[task]["metric"], task, len(self.about[task]["classes"]))
 
 
 class GlueBench(Bench):
@@ -134,5 +185,5 @@ def _task(name: str, metric: str) -> Task:
 
 
 def bench_class(suite: Suite) -> type[Bench]:
-    """The bench of a text suite: LoRA experts for the mini one, whole fine-tunings for the full one."""
-    return GlueMiniBench if suite.scale == "mini" else GlueBench
+    """The bench of a text suite: LoRA experts for the mini and the small one, whole fine-tunings for the full one."""
+    return {"mini": GlueMiniBench, "small": QuestionsBench}.get(suite.scale, GlueBench)

@@ -109,18 +109,21 @@ def outlined(about: Path | Mapping[str, Any], pooling: str = "mean") -> nn.Modul
             model = transformers.AutoModel.from_config(config, **_unpooled(pooling))
     except (OSError, ValueError) as error:
         raise UserError(f"no text model in {about}: {error}", f"Install it again: {NEEDED}") from None
-    return _Whole(model).eval()
+    return _Whole(model, causal=pooling == "last").eval()
 
 
 class _Whole(nn.Module):
-    """Features of token ids without padding: a mask would be looked at, and on the meta device it has no values."""
+    """Features of token ids without padding: a mask of padding would be looked at, and on the meta device it has no
+    values; one of all pairs of tokens `[B, 1, T, T]`, which a causal model takes, is used as it is."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, causal: bool) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.causal = model, causal
 
     def forward(self, ids: Tensor) -> Tensor:
-        hidden: Tensor = self.model(input_ids=ids).last_hidden_state
+        size = ids.shape[1]
+        pairs = torch.zeros((len(ids), 1, size, size), device=ids.device) if self.causal else None
+        hidden: Tensor = self.model(input_ids=ids, attention_mask=pairs).last_hidden_state
         return hidden.mean(1)
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.domains.text import embedded as glue_mini
-from benchmark.domains.text import glue
+from benchmark.domains.text import glue, language_model, questions
 from benchmark.domains.text.encoder import in_blocks, minilm_folder, outlined
 from benchmark.suites import Suite
 from benchmark.suites.extent import Extent
@@ -24,34 +24,33 @@ def extent(suite: Suite, backbone: str, family: str) -> Extent:
 
     Raises UserError where transformers, or of glue-mini its base, is not installed.
     """
-    mini = suite.scale != "full"
-    model = encoder(mini)
-    longest = glue_mini.LONGEST if mini else glue.LONGEST
+    model = encoder(suite.scale)
+    longest = {"mini": glue_mini.LONGEST, "small": questions.LONGEST}.get(suite.scale, glue.LONGEST)
     samples: dict[str, int | None] = dict.fromkeys(("train", "val", "test"), 0)
     for task in suite.tasks:
-        for split, count in (_counts_of_mini(task) if mini else _counts(task)).items():
+        for split, count in _counts(task, suite.scale).items():
             samples[split] = (samples[split] or 0) + count
 
     def inputs(n: int) -> Tensor:
         return torch.ones((n, longest), dtype=torch.int64, device="meta")
 
     def blocks(name: str) -> bool:
-        return not mini or in_blocks(name)
+        return suite.scale == "full" or in_blocks(name)
 
     beside = sum(4 * weight.numel() for name, weight in model.named_parameters() if not blocks(name))
     return Extent(model, inputs, samples, 4 * longest, beside, blocks)
 
 
-def encoder(mini: bool) -> nn.Module:
-    """MiniLM as it is installed, or RoBERTa-base as it is published, on the meta device."""
-    return outlined(minilm_folder() if mini else ROBERTA)
+def encoder(scale: str) -> nn.Module:
+    """MiniLM as it is installed, SmolLM2 as its file says, or RoBERTa-base as it is published, on the meta device."""
+    if scale == "small":
+        return outlined(language_model.CONFIG, "last")
+    return outlined(minilm_folder() if scale == "mini" else ROBERTA)
 
 
-def _counts(task: str) -> dict[str, int]:
+def _counts(task: str, scale: str) -> dict[str, int]:
+    if scale != "full":
+        splits = (glue_mini.info if scale == "mini" else questions.info)(task)["splits"]
+        return {split: splits[split]["n"] for split in glue_mini.SPLITS}
     train, test = glue.TASKS[task].counts
     return {"train": train, "val": len(range(0, train, glue.step_of_val(train))), "test": test}
-
-
-def _counts_of_mini(task: str) -> dict[str, int]:
-    splits = glue_mini.info(task)["splits"]
-    return {split: splits[split]["n"] for split in glue_mini.SPLITS}

@@ -42,7 +42,7 @@ def parts(
 
     test: Callable[[str], Callable[[], None]] = lambda file: partial(check, file)  # noqa: E731
     try:
-        tower: int | None = sum(4 * weight.numel() for weight in encoder(False).parameters())
+        tower: int | None = sum(4 * weight.numel() for weight in encoder("full").parameters())
     except UserError:
         tower = None
     return [

@@ -22,6 +22,8 @@ from benchmark.domains.text.heads import LinearHead
 from benchmark.domains.text.tokens import Tokens, cached, tokenise, tokenizer_sha256
 
 FOLDER = ROOT / "benchmark" / "data" / "small" / "questions"
+#: The output table of the base, which is that of its embeddings.
+TABLE = "model.embed_tokens.weight"
 SYSTEM = "Answer with one word."
 #: Tokens of the longest question in its format, which none exceeds: nothing is cut.
 LONGEST = 80

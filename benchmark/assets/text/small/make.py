@@ -32,7 +32,8 @@ from benchmark.domains.text.embedded import restore
 from benchmark.domains.text.encoder import TextEncoder, in_blocks, load_encoder, load_tokenizer
 from benchmark.domains.text.family import read_manifest
 from benchmark.domains.text.language_model import NAME, SOURCE, base_folder, base_hashes
-from benchmark.domains.text.questions import head_of, info, options, tokens_of
+from benchmark.domains.text.questions import FOLDER, TABLE, head_of, info, options, tokens_of
+from benchmark.domains.text.tokens import Tokens
 from methods.core.states import LowRankState
 
 WHAT = (
@@ -49,37 +50,50 @@ class Settings:
     recipe: Recipe = field(default_factory=lambda: Recipe(steps=90, batch_size=8, lr=5e-4, checks=1))
     seed: int = 0
 
+    @classmethod
+    def of(cls, described: Mapping[str, Any]) -> Settings:
+        """From what `describe` gave."""
+        return cls(Recipe(**described["recipe"]), described["seed"])
+
     def describe(self) -> dict[str, Any]:
         """As plain JSON, for the manifest and the log of the choice."""
         return {"recipe": {k: v for k, v in asdict(self.recipe).items() if k != "head_lr"}, "seed": self.seed}
 
 
 class Base:
-    """The base, opened once: encoder, tokenizer, output table."""
+    """The base, opened once: encoder, tokenizer, output table; and the folder of the questions."""
 
-    def __init__(self) -> None:
-        folder = base_folder()
+    def __init__(self, data: Path = FOLDER) -> None:
+        folder, self.data = base_folder(), data
         self.encoder: TextEncoder = load_encoder(folder, "last")
         self.tokenizer = load_tokenizer(folder)
         self.weights = {n: t.clone() for n, t in self.encoder.state_dict().items() if in_blocks(n)}
 
     def table(self) -> Tensor:
         """What turns features into the likelihoods of all tokens, `[V, D]`."""
-        table: Tensor = self.encoder.state_dict()["model.embed_tokens.weight"]
+        table: Tensor = self.encoder.state_dict()[TABLE]
         return table
+
+    def options(self, task: str) -> list[int]:
+        """The token of each option."""
+        return options(self.tokenizer, task, self.data)
+
+    def tokens(self, task: str, split: str) -> Tokens:
+        """The questions of a split, as the model reads them."""
+        return tokens_of(task, split, self.tokenizer, self.data)
 
     def accuracy(self, task: str, weights: Mapping[str, Tensor], split: str = "val") -> float:
         """Under these weights of the blocks, in per cent."""
         self.encoder.load_state_dict(dict(weights), strict=False)
-        head = head_of(self.table(), options(self.tokenizer, task))
-        outputs, labels = predict(self.encoder, head, tokens_of(task, split, self.tokenizer))
+        head = head_of(self.table(), self.options(task))
+        outputs, labels = predict(self.encoder, head, self.tokens(task, split))
         self.encoder.load_state_dict(self.weights, strict=False)
         return 100 * float((outputs.argmax(-1) == labels).float().mean())
 
 
 def make_expert(base: Base, out: Path, task: str, settings: Settings) -> None:
     """`<Task>/` in `out`, as PEFT writes an adapter, and `logs/<Task>.json`."""
-    path, splits = out / task / ADAPTERS[0], info(task)["splits"]
+    path, splits = out / task / ADAPTERS[0], info(task, base.data)["splits"]
     run = {
         "task": task,
         **settings.describe(),
@@ -89,8 +103,8 @@ def make_expert(base: Base, out: Path, task: str, settings: Settings) -> None:
     if _made_from(path, run):
         return
     began = time.process_time()
-    ids = torch.tensor(options(base.tokenizer, task))
-    data = {split: tokens_of(task, split, base.tokenizer) for split in ("train", "val")}
+    ids = torch.tensor(base.options(task))
+    data = {split: base.tokens(task, split) for split in ("train", "val")}
     data["train"] = replace(data["train"], labels=ids[data["train"].labels])
     whole = nn.Linear(base.table().shape[1], len(base.table()), bias=False)
     whole.weight = nn.Parameter(base.table(), requires_grad=False)

@@ -26,7 +26,10 @@ def parser() -> argparse.ArgumentParser:
         description="Shows how the committed base and experts of a small suite were chosen and what they score on "
         "validation images; with --retrain, makes them again: one to two minutes an expert on one core.",
     )
-    p.add_argument("suite", choices=[n for n in suites.names() if suites.load(n).scale == "small"])
+    p.add_argument(
+        "suite",
+        choices=[n for n in suites.names() if (s := suites.load(n)).domain == "vision" and s.scale == "small"],
+    )
     p.add_argument("--retrain", action="store_true", help="fine-tune the experts again from the committed base")
     p.add_argument(
         "--base",

@@ -1,0 +1,88 @@
+"""A tiny chat model in the place of SmolLM2: a random Llama of two layers whose words are those of two tasks' options,
+with its tokenizer, and a few questions of these tasks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmark.assets.text import build
+from benchmark.assets.text.wordnet import Row
+from benchmark.checkpoints.families import save_json
+from benchmark.domains.text import language_model
+from helpers.lacking import lacks_package
+
+TASKS = {"NounVerb": ["noun", "verb"], "CityContinent": ["Africa", "Asia", "Europe"]}
+WORDS = ["<unk>", "<s>", "</s>", "cat", "dog", "runs", "sits", "big", "small", "?", *sum(TASKS.values(), [])]
+SMALL = {
+    "vocab_size": len(WORDS), "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
+    "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8, "max_position_embeddings": 64,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Chat:
+    """Folders of the base and of the questions."""
+
+    base: Path
+    data: Path
+
+
+def base(folder: Path, seed: int = 0) -> Path:
+    """The model, in the layout of the hub."""
+    transformers = pytest.importorskip("transformers", reason=lacks_package("transformers", "glue"))
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    torch.manual_seed(seed)
+    about = {**language_model.CONFIG, **SMALL}
+    transformers.LlamaForCausalLM(transformers.AutoConfig.for_model(**about)).save_pretrained(folder)
+    save_json(folder / "config.json", about)
+    words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=words,
+        unk_token="<unk>",
+        pad_token="</s>",
+        eos_token="</s>",
+        model_input_names=["input_ids", "attention_mask"],
+        chat_template="{% for message in messages %}{{ message['content'] }} {% endfor %}",
+    ).save_pretrained(folder)
+    return folder
+
+
+def questions(folder: Path) -> Path:
+    """Twelve questions a split and task, whose answer their first word tells."""
+    folder.mkdir(parents=True)
+    tables = {
+        task: {
+            split: [
+                Row(
+                    f"{i}",
+                    f"{WORDS[3 + i % len(options)]} {'big ' * (i // len(options))}{extra} ?",
+                    "",
+                    i % len(options),
+                )
+                for i in range(12)
+            ]
+            for split, extra in (("train", "runs"), ("val", "sits"), ("test", "small"))
+        }
+        for task, options in TASKS.items()
+    }
+    about = {task: {"labels": "made", "classes": options, "metric": "accuracy"} for task, options in TASKS.items()}
+    build.write(tables, about, folder)
+    return folder
+
+
+@pytest.fixture
+def chat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Chat:
+    """Both, with the base where the suite looks for it."""
+    from benchmark.assets.text.small import make
+
+    made = Chat(base(tmp_path / "base"), questions(tmp_path / "questions"))
+    for module in (language_model, make):
+        monkeypatch.setattr(module, "base_folder", lambda: made.base)
+    monkeypatch.setenv("SYMERGE_CACHE", str(tmp_path / "cache"))
+    return made
