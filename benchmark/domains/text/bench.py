@@ -186,4 +186,5 @@ def _task(name: str, metric: str) -> Task:
 
 def bench_class(suite: Suite) -> type[Bench]:
     """The bench of a text suite: LoRA experts for the mini and the small one, whole fine-tunings for the full one."""
-    return {"mini": GlueMiniBench, "small": QuestionsBench}.get(suite.scale, GlueBench)
+    kinds: dict[str, type[Bench]] = {"mini": GlueMiniBench, "small": QuestionsBench}
+    return kinds.get(suite.scale, GlueBench)
