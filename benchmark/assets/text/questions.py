@@ -63,9 +63,9 @@ def word_kind(net: WordNet) -> Iterator[Row]:
     for synset in sorted(nouns, key=lambda s: digest("WordKind", s.key)):
         words = [w for w in synset.words if re.fullmatch(r"[a-z][a-z ]+", w)]
         if words and 3 <= len(synset.gloss.split()) <= 10:
-            kinds = ", ".join(ABOUT["WordKind"]["classes"])
-            text = f"{words[0]}: {synset.gloss}\nWhich of these is it: {kinds}?"
-            yield Row(words[0], text, "", _FILES[synset.field_number])
+            *kinds, last = ABOUT["WordKind"]["classes"]
+            asked = f"Which of these is it: {', '.join(kinds)} or {last}?\n{words[0]}: {synset.gloss}"
+            yield Row(words[0], asked, "", _FILES[synset.field_number])
 
 
 def noun_verb(net: WordNet) -> Iterator[Row]:
@@ -77,7 +77,7 @@ def noun_verb(net: WordNet) -> Iterator[Row]:
             words = [w for w in synset.words if re.fullmatch(r"[a-z]{3,}", w) and re.search(rf"\b{w}\b", text)]
             kinds = {key[0] for w in words[:1] for key in net.senses[w]}
             if {"n", "v"} <= kinds and 3 <= len(text.split()) <= 10 and text.isascii():
-                asked = f'"{text}"\nIs "{words[0]}" a noun or a verb here?'
+                asked = f'Say noun or verb. In the sentence "{text}" the word "{words[0]}" is a'
                 yield Row(words[0], asked, "", int(synset.kind == "v"))
 
 
