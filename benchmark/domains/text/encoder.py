@@ -44,7 +44,6 @@ class TextEncoder(nn.Module):
         weight = inputs["attention_mask"].unsqueeze(-1).to(hidden.dtype)
         return (hidden * weight).sum(1) / weight.sum(1).clamp(min=1)
 
-
     def _last(self, ids: Tensor, mask: Tensor) -> Tensor:
         """What stands at the last token of each row. Keys and values of the tokens with which all rows begin are
         computed once, for one row."""
