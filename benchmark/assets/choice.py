@@ -134,26 +134,29 @@ def parser(program: str, description: str | None, trials: Iterable[str], log: Pa
     return p
 
 
-def run(
-    p: argparse.ArgumentParser,
-    args: argparse.Namespace,
-    known: Iterable[str],
-    rule: Rule,
-    trial: Callable[[str], Mapping[str, Any]],
-    adopt: Callable[[Mapping[str, Any], Path], str],
-) -> int:
-    """Run trials, print their numbers, keep them in the log, and adopt the chosen one where that is asked for."""
-    if missing := [name for name in args.trials if name not in known]:
+def check_trials(p: argparse.ArgumentParser, names: Sequence[str], known: Iterable[str]) -> None:
+    """Leave with the parser's error for a trial that is not ``known``."""
+    if missing := [name for name in names if name not in known]:
         p.error(f"unknown trial {missing[0]!r}; known: {', '.join(known)}")
 
-    def read() -> dict[str, Any]:
-        return json.loads(args.log.read_text(encoding="utf-8")) if args.log.exists() else {}
 
-    for name in args.trials:
+def run(
+    names: Sequence[str],
+    log: Path,
+    rule: Rule,
+    trial: Callable[[str], Mapping[str, Any]],
+    adopt: Callable[[Mapping[str, Any]], str] | None,
+) -> int:
+    """Run trials, print their numbers, keep them in the log, and adopt the chosen one where that is asked for."""
+
+    def read() -> dict[str, Any]:
+        return json.loads(log.read_text(encoding="utf-8")) if log.exists() else {}
+
+    for name in names:
         entry = trial(name)
-        save_json(args.log, rule.logged(read(), entry))
+        save_json(log, rule.logged(read(), entry))
         print(json.dumps({k: entry[k] for k in ("trial", "numbers", "outside", "distance")}))
     print(f"chosen: {read().get('chosen')}")
-    if args.adopt:
-        print(f"adopted: {adopt(read(), args.out)}")
+    if adopt:
+        print(f"adopted: {adopt(read())}")
     return 0

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from benchmark import suites
-from benchmark.assets.choice import Rule, Wanted, added, chosen_trial, copy_files, norm, parser, run
+from benchmark.assets.choice import Rule, Wanted, added, check_trials, chosen_trial, copy_files, norm, parser, run
 from benchmark.assets.text.small.make import Base, Settings, make_family, states_of
 from benchmark.domains.text.adapters import FOLDER
 from benchmark.domains.text.embedded import restore
@@ -110,7 +110,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run trials, print their numbers, and keep them in ``choice.json``."""
     p = parser(PROGRAM, __doc__, TRIALS, FOLDER / "choice.json")
     args = p.parse_args(argv)
-    return run(p, args, TRIALS, CHOICE, lambda name: run_trial(name, args.out), adopt)
+    check_trials(p, args.trials, TRIALS)
+    adopted = (lambda log: adopt(log, args.out)) if args.adopt else None
+    return run(args.trials, args.log, CHOICE, lambda name: run_trial(name, args.out), adopted)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from benchmark.assets.choice import Rule, Wanted, added, chosen_trial, copy_files, norm, parser, run
+from benchmark.assets.choice import Rule, Wanted, added, check_trials, chosen_trial, copy_files, norm, parser, run
 from benchmark.assets.vision import finetuning as finetune
 from benchmark.assets.vision.small.make import BACKBONE, FOLDER, Settings, load_expert, load_head, make_family
 from benchmark.checkpoints.families import read_manifest
@@ -124,7 +124,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     p = parser(PROGRAM, __doc__, TRIALS, FOLDER / "choice.json")
     p.add_argument("--sources", type=resolved, metavar="DIR", help="where the pinned package is kept")
     args = p.parse_args(argv)
-    return run(p, args, TRIALS, CHOICE, lambda name: run_trial(name, args.out, args.sources), adopt)
+    check_trials(p, args.trials, TRIALS)
+    adopted = (lambda log: adopt(log, args.out)) if args.adopt else None
+    return run(args.trials, args.log, CHOICE, lambda name: run_trial(name, args.out, args.sources), adopted)
 
 
 if __name__ == "__main__":
