@@ -19,8 +19,9 @@ task id; stored are the base, the first merge and each task's factors.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter
 from typing import Annotated, Any, Literal
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -29,20 +30,23 @@ from methods.api import Count, Experts, Footprint, Merged, MergingError, NotAppl
 from methods.core.stream import pick
 from methods.rebasin import hidden_units
 from methods.tools.progression import Blocks
-from methods.tools.spectral import orthogonal, significant, task_svd
+from methods.tools.spectral import inverse_root, significant, task_svd
 from methods.tools.vectors import choice, fraction, is_matrix
 from methods.tsv import triplets, tsv_m
 
 RIDGE = 1e-3
-#: Merges kept at once while a model answers.
-KEPT = 8
+#: Merges kept at once while a model answers, and sets of tasks whose small matrices are.
+KEPT, KNOWN = 8, 64
+Tasks = tuple[str, ...]
+#: Of each merge: by set of tasks what stands between the factors of each tensor, for the models of all tasks.
+_CORES: WeakKeyDictionary[Merged, dict[Tasks, dict[str, Tensor]]] = WeakKeyDictionary()
 
 
 @method(
     title="MASS",
     paper="arXiv:2504.05342",
     needs=("matrices", "classes"),
-    footprint=Footprint(decompositions=(3, 1), factors=True, serves=(10, 0), keeps=(2, 0)),
+    footprint=Footprint(decompositions=(3, 1), factors=True, serves=(16, 0), keeps=(2, 0)),
 )
 def mass(
     experts: Experts,
@@ -120,26 +124,47 @@ def chosen(
     return weights, (largest.bool() & (weights > threshold)) | best.bool()
 
 
-def subspace_merge(merged: Merged, tasks: tuple[str, ...]) -> dict[str, Tensor]:
+def subspace_merge(merged: Merged, tasks: Tasks) -> dict[str, Tensor]:
     """The TSV-M merge of these tasks from their stored factors, on the experts' device."""
     experts, state = merged.experts, {}
-
-    def stored(part: str, name: str) -> list[Tensor]:
-        return [merged.extra[f"{task}/{part}/{name}"].to(experts.device) for task in tasks]
-
+    cores = _CORES.setdefault(merged, {})
+    known = cores.pop(tasks) if tasks in cores else {}
     for name in experts.names:
         base = experts.base_tensor(name)
         if f"{tasks[0]}/vector/{name}" in merged.extra:
-            state[name] = base + torch.stack(stored("vector", name)).mean(0)
+            state[name] = base + torch.stack(stored(merged, "vector", name, tasks)).mean(0)
             continue
-        masks = [significant(s) for s in stored("values", name)]
-        values = torch.cat([s[m] for s, m in zip(stored("values", name), masks, strict=True)])
-        state[name] = base
-        if len(values):
-            left = torch.cat([u[:, m] for u, m in zip(stored("left", name), masks, strict=True)], 1)
-            right = torch.cat([v[m] for v, m in zip(stored("right", name), masks, strict=True)], 0)
-            state[name] = base + (orthogonal(left) * values) @ orthogonal(right)
+        left = torch.cat(stored(merged, "left", name, tasks), 1).double()
+        right = torch.cat(stored(merged, "right", name, tasks), 0).double()
+        if name not in known:
+            known[name] = core(left, stored(merged, "values", name, tasks), right)
+        state[name] = base + ((left @ known[name]) @ right).to(base.dtype)
+    # The last one used is at the end.
+    cores[tasks] = known
+    if len(cores) > KNOWN:
+        del cores[next(iter(cores))]
     return state
+
+
+def stored(merged: Merged, part: str, name: str, tasks: Tasks) -> list[Tensor]:
+    """The tasks' stored tensors of one part, on the experts' device."""
+    return [merged.extra[f"{task}/{part}/{name}"].to(merged.experts.device) for task in tasks]
+
+
+def core(left: Tensor, values: list[Tensor], right: Tensor) -> Tensor:
+    """``C [r, r]`` with ``left C right = P(left) diag(values) P(right)``, of a task's values those above rounding.
+
+    ``left [m, r]`` and ``right [r, n]`` are stacked factors; everything is float64, so that nearly dependent ones may
+    cancel.
+    """
+    all_values = torch.cat(values).double()
+    kept = torch.cat([significant(s) for s in values])
+    out = left.new_zeros(len(all_values), len(all_values))
+    if bool(kept.any()):
+        inner = (inverse_root(left[:, kept]) * all_values[kept]) @ inverse_root(right[kept].T)
+        at = kept.nonzero().flatten()
+        out[at[:, None], at] = inner
+    return out
 
 
 class Routed(nn.Module):
@@ -151,7 +176,8 @@ class Routed(nn.Module):
         experts = merged.experts
         self.heads = nn.ModuleList(merged.head(t) for t in experts.tasks)
         self.layer = merged.options["layer"].removesuffix(".weight")
-        self._states: OrderedDict[tuple[str, ...], dict[str, Tensor]] = OrderedDict()
+        self._states: dict[Tasks, dict[str, Tensor]] = {}
+        self._samples: Counter[Tasks] = Counter()
         self._first: dict[str, Tensor] | None = None
         self._right: Tensor | None = None
 
@@ -177,15 +203,19 @@ class Routed(nn.Module):
             handle.remove()
         return seen[0]
 
-    def state(self, tasks: tuple[str, ...]) -> dict[str, Tensor]:
-        """The merge of these tasks; the last few are kept."""
+    def state(self, tasks: Tasks, samples: int) -> dict[str, Tensor]:
+        """The merge of these tasks, which so many ``samples`` need; those that most samples needed are kept."""
+        self._samples[tasks] += samples
         if tasks not in self._states:
             # It is kept for calls to come, which need not be in inference mode.
             with torch.inference_mode(False), torch.no_grad():
-                self._states[tasks] = subspace_merge(self.merged, tasks)
-            if len(self._states) > KEPT:
-                self._states.popitem(last=False)
-        self._states.move_to_end(tasks)
+                state = subspace_merge(self.merged, tasks)
+            if len(self._states) >= KEPT:
+                rarest = min(self._states, key=self._samples.__getitem__)
+                if self._samples[rarest] >= self._samples[tasks]:
+                    return state
+                del self._states[rarest]
+            self._states[tasks] = state
         return self._states[tasks]
 
     def forward(self, inputs: Any) -> Tensor:
@@ -201,7 +231,7 @@ class Routed(nn.Module):
         for number, mask in enumerate(masks):
             index = (groups == number).nonzero().flatten()
             members = mask.nonzero().flatten().tolist()
-            state = self.state(tuple(experts.tasks[k] for k in members))
+            state = self.state(tuple(experts.tasks[k] for k in members), len(index))
             features = experts.forward(state, self.task, pick(inputs, index))
             outputs = self.heads[own](features)
             surest = torch.stack([self.heads[k](features).amax(1) for k in members], 1).argmax(1)

@@ -161,6 +161,19 @@ def orthogonal(vectors: Tensor) -> Tensor:
     return factor if tall is vectors else factor.T
 
 
+def inverse_root(vectors: Tensor) -> Tensor:
+    """``B [r, r]`` with ``V B`` the orthogonal factor of stacked unit vectors ``V [m, r]``, that of :func:`orthogonal`.
+
+    Float64. A Gram matrix squares the condition; where that costs more than half of the digits, V itself is decomposed.
+    """
+    values, turn = torch.linalg.eigh(vectors.T @ vectors)
+    if bool(values[0] > 1e-8 * values[-1]):
+        return (turn * values.rsqrt()) @ turn.T
+    _, values, turned = torch.linalg.svd(torch.linalg.qr(vectors)[1])
+    top = values > _DEPENDENT * values[0]
+    return (turned[top].T / values[top]) @ turned[top]
+
+
 def significant(values: Tensor) -> Tensor:
     """Which singular values are more than rounding noise beside the largest, bool ``[r]``."""
     if not len(values):

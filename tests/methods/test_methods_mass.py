@@ -13,6 +13,7 @@ from torch import Tensor
 import methods
 from methods import mass
 from methods.api import Merged, NotApplicable
+from methods.tools import spectral
 
 STEMS = ("mass_router__l2_topk_thr0.2__seed0", "mass_router__mahalanobis_top1__seed0")
 
@@ -104,3 +105,53 @@ def test_an_answer_by_another_tasks_head_is_wrong(monkeypatch: pytest.MonkeyPatc
             answered = merged.model(task)(batch).argmax(1)
             assert torch.equal(answered[~lost], heads[task].argmax(1)[~lost])
             assert torch.equal(answered[lost], heads[task].argmin(1)[lost])
+
+
+def test_the_small_matrices_of_a_set_are_made_once_for_all_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    experts = random_experts(4)
+    merged = methods.get("mass")(experts)
+    made: list[int] = []
+    core = mass.core
+    monkeypatch.setattr(mass, "core", lambda *parts: made.append(1) or core(*parts))
+    monkeypatch.setattr(mass, "KEPT", 1)
+    pair = experts.tasks[:2]
+    first = mass.Routed(merged, "t0").state(pair, 1)
+    count = len(made)
+    assert count > 0
+    for task in experts.tasks:
+        again = mass.Routed(merged, task).state(pair, 1)
+        for name, value in first.items():
+            torch.testing.assert_close(again[name], value)
+    assert len(made) == count
+    mass.Routed(methods.get("mass")(experts), "t0").state(pair, 1)
+    assert len(made) == 2 * count, "another merge has its own"
+
+
+def test_the_merges_that_most_samples_need_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mass, "KEPT", 2)
+    experts = random_experts(4)
+    model = mass.Routed(methods.get("mass")(experts), "t0")
+    often, sometimes, rare, later = (("t0",), ("t1",), ("t2",), ("t0", "t1"))
+    for tasks, samples in ((often, 9), (sometimes, 2), (rare, 1)):
+        model.state(tasks, samples)
+    assert set(model._states) == {often, sometimes}
+    model.state(later, 5)
+    assert set(model._states) == {often, later}
+
+
+def test_no_more_small_matrices_are_kept_than_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mass, "KNOWN", 2)
+    merged = methods.get("mass")(random_experts(4))
+    for tasks in (("t0",), ("t1",), ("t0",), ("t2",)):
+        mass.subspace_merge(merged, tasks)
+    assert list(mass._CORES[merged]) == [("t0",), ("t2",)], "the one that was not used for longest goes"
+
+
+@pytest.mark.parametrize("angle", [0.3, 1e-3, 1e-5, 0.0])
+def test_an_inverse_root_gives_the_orthogonal_factor_of_dependent_vectors_too(angle: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    q = torch.linalg.qr(torch.randn(200, 12, generator=generator, dtype=torch.float64))[0]
+    turned = q[:, :6] * (1 - angle**2) ** 0.5 + q[:, 6:] * angle
+    vectors = torch.cat([q[:, :6], turned], 1)
+    expected = spectral.orthogonal(vectors)
+    torch.testing.assert_close(vectors @ spectral.inverse_root(vectors), expected, atol=1e-7, rtol=0)

@@ -29,11 +29,13 @@ def test_the_tables_are_what_the_records_say(
     for folder in ("reference", "studies/records"):
         shutil.copytree(ROOT / "results" / folder, tmp_path / folder)
     monkeypatch.setattr(options, "RESULTS", tmp_path)
-    which = [name] if kind == "ablations" else ["--suite", name.partition("--")[0]]
+    # An ablation's page is of the suite that its file names, or says of which.
+    first, _, suite = name.partition("--")
+    which = [first, *(["--suite", suite] if suite else [])] if kind == "ablations" else ["--suite", first]
     verb = {"ablations": "ablate"}.get(kind, kind)
     assert cli.do(["study", verb, "--reference", "--tables", *which]) == 0
-    made = sorted((tmp_path / "studies" / kind).glob(f"{name}*"))
-    assert made and {path.name for path in made} == {path.name for path in (STUDIES / kind).glob(f"{name}*")}
+    made = sorted((tmp_path / "studies" / kind).glob(f"{name}.*"))
+    assert made and {path.name for path in made} == {path.name for path in (STUDIES / kind).glob(f"{name}.*")}
     for path in made:
         stored = (STUDIES / kind / path.name).read_text()
         assert_same_but_for_rounding(path.read_text(), stored, f"type ./run_all.sh study {verb} --tables")
