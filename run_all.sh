@@ -19,11 +19,14 @@ usage: ./run_all.sh [OPTIONS]              run methods on a suite and write the 
        ./run_all.sh --setup                only make the Python environment
        ./run_all.sh --test [PYTEST ARGS]   ruff (check, format), mypy, then the tests (without ARGS all, those of numbers twice)
        ./run_all.sh --bench [PYTEST ARGS]  the timings in tests/benchmarks
+       ./run_all.sh --bench peers ...      the same merges by FusionBench and mergekit, in turns (--help: its options)
+       ./run_all.sh --setup-peers          the environment of these two, which the project's takes nothing from
 
 first result: ./run_all.sh --methods symerge ties
 options:      --methods --suite --backbone --family --seeds --device --dtype --set --results --force --dry-run
               (each explained by this command once the environment is there: ./run_all.sh --setup)
 variables:    SYMERGE_VENV    folder of the environment (default: .venv beside this script)
+              SYMERGE_PEERS   folder of FusionBench's and mergekit's (default: .peers beside this script)
               SYMERGE_PYTHON  interpreter that makes it (default: the newest of python3.13, 3.12, 3.11, python3)
 TEXT
 }
@@ -82,7 +85,7 @@ setup() {
 
 # The text suites that this command opens, of those whose base models are not among the project's own packages.
 text_suites() {
-    case "${1:-}" in --setup | --test | --bench | list | board | merge | clean | compare | validity | schedule | submit | upgrade) return ;; esac
+    case "${1:-}" in --setup | --setup-peers | --test | --bench | list | board | merge | clean | compare | validity | schedule | submit | upgrade) return ;; esac
     local name
     for name in glue-mini llm-small; do
         case " $* " in *" $name "*) echo "$name" ;; esac
@@ -111,6 +114,20 @@ install_text_suite() {
     cksum <"$needs" >"$marked"
 }
 
+# Peers see the project's packages, so that both compute with one torch; what they install stays in their folder.
+setup_peers() {
+    local peers="${SYMERGE_PEERS:-$root/.peers}" packages
+    say "Making the environment of FusionBench and mergekit in $peers."
+    "$python" -m venv --clear "$peers"
+    packages="$("$peers/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+    "$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))' >"$packages/project.pth"
+    if ! "$peers/bin/python" -m pip install --quiet fusion_bench==0.2.33 mergekit==0.1.5 >&2; then
+        say "error: pip could not install the peers (its reason stands above). It needs the network once."
+        rm -rf "$peers"
+        return 1
+    fi
+}
+
 # A command under kernels that no committed number was made with: those of an old processor. Threads wait asleep, since
 # a process on each core has several.
 under_other_kernels() {
@@ -135,6 +152,7 @@ esac
 # -P keeps a folder named "benchmark" in the caller's directory from being imported instead of this one.
 case "${1:-}" in
     --setup) ;;
+    --setup-peers) setup_peers ;;
     --test)
         shift
         cd "$root"
@@ -163,6 +181,10 @@ case "${1:-}" in
     --bench)
         shift
         cd "$root"
+        if [ "${1:-}" = "peers" ]; then
+            shift
+            PYTHONPATH="$root/tests:$PYTHONPATH" exec "$python" -P -m helpers.peers "$@"
+        fi
         exec "$python" -m pytest tests/benchmarks --benchmark-only "$@"
         ;;
     --version) exec "$python" -P -m benchmark "$@" ;;
