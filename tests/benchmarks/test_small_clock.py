@@ -1,6 +1,6 @@
 """The parts of a run on ``vision-small-8`` against the floor: bare passes of the same images.
 
-    SYMERGE_BENCH_THREADS=1 ./run_all.sh --bench -k small_suite -s
+    SYMERGE_BENCH_THREADS=1 ./run_all.sh --bench -k small_clock -s
 
 One task's images (``SYMERGE_BENCH_TASK``): its whole test split for the evaluation, some batches for the updates.
 """
@@ -40,7 +40,7 @@ def told(benchmark: Any, what: str) -> None:
     print(f"\n{what}: {wall} of the floor's wall time, {cpu} of its CPU time")
 
 
-def test_small_suite_loads_and_merges(benchmark: Any, bench: Bench) -> None:
+def test_small_clock_loads_and_merges(benchmark: Any, bench: Bench) -> None:
     """Merging by task arithmetic, whose experts are unpacked, against reading every expert once."""
     experts = bench.experts()
 
@@ -60,7 +60,7 @@ def test_small_suite_loads_and_merges(benchmark: Any, bench: Bench) -> None:
     told(benchmark, "merge")
 
 
-def test_small_suite_evaluation_against_bare_forwards(benchmark: Any, bench: Bench) -> None:
+def test_small_clock_evaluation_against_bare_forwards(benchmark: Any, bench: Bench) -> None:
     model = methods.get("weight_average")(bench.experts()).model(TASK)
     source, size = bench.source(TASK, "test"), bench.suite.batch_size
     ready = [source[index][0] for index in torch.arange(len(source)).split(size)]
@@ -77,7 +77,7 @@ def test_small_suite_evaluation_against_bare_forwards(benchmark: Any, bench: Ben
     told(benchmark, "evaluation")
 
 
-def test_small_suite_update_of_symerge_against_bare_passes(benchmark: Any, bench: Bench) -> None:
+def test_small_clock_update_of_symerge_against_bare_passes(benchmark: Any, bench: Bench) -> None:
     """The fastest round, an update a task: draw, merge, run, differentiate, step. All tasks see the same images."""
     experts = bench.experts()
     encoder, head = experts.encoder, experts.heads[TASK]
