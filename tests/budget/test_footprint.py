@@ -24,10 +24,11 @@ CPU, GPU = SETTINGS["eight on a CPU"], SETTINGS["twenty on a GPU"]
 M = SHAPES.bytes
 #: Of the device, what the sources of methods do not show: the encoder on which the harness judges merges.
 JUDGING = M
-#: What was not seen in their sources: AWD's redundant vector and the passes for it; that ZipIt's result is stored.
-MENDED = {"awd": {"device", "traffic"}, "zipit": {"host", "disk"}}
+#: What was not seen in their sources: AWD's redundant vector and the passes for it; that ZipIt's result is stored. MASS
+#: keeps more of its merges since.
+MENDED = {"mass": {"device", "host"}, "awd": {"device", "traffic"}, "zipit": {"host", "disk"}}
 #: What a method does without since: most of the products of Adam's steps.
-SPARED = {"wudi": {"operations"}}
+SPARED = {"wudi": {"operations"}, "optmerge": {"operations"}}
 #: What hangs on how many copies of a tensor a merge makes, which was measured since (test_copies.py).
 MEASURED = ("device", "host")
 HEAD = "from methods.api import LABELLED, UNLABELLED, Access, Footprint, MethodName, method\n"
@@ -74,7 +75,7 @@ def test_declared_footprints_give_the_estimates_that_reading_the_sources_gave(na
         )
         for what, (value, was) in now.items():
             if what in MENDED.get(name, ()):
-                assert value >= was
+                assert value >= was * (1 - 1e-5), (place, what)
             elif what in SPARED.get(name, ()):
                 assert value < was, (place, what)
             elif what in MEASURED:
