@@ -75,7 +75,7 @@ def test_declared_footprints_give_the_estimates_that_reading_the_sources_gave(na
         )
         for what, (value, was) in now.items():
             if what in MENDED.get(name, ()):
-                assert value >= was
+                assert value >= was * (1 - 1e-5), (place, what)
             elif what in SPARED.get(name, ()):
                 assert value < was, (place, what)
             elif what in MEASURED:
