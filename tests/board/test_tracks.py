@@ -95,6 +95,7 @@ def test_every_output_shows_the_tracks() -> None:
     leaderboard.print_board(board, out, 100)
     texts = [out.getvalue(), leaderboard.markdown(board), leaderboard.overview_markdown([board])]
     for text in texts:
+        text = text.rpartition("stand as they are published.")[2]  # a warning above the table names tracks, too
         places = [text.index(track.title) for track in tracks.TRACKS]
         assert places == sorted(places)
         assert text.index(tracks.TEST_TIME.title) < text.index("adamerging") < text.index(tracks.HELD_OUT.title)
