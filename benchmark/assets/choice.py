@@ -160,3 +160,27 @@ def run(
     if adopt:
         print(f"adopted: {adopt(read())}")
     return 0
+
+
+def five_numbers(
+    scores: Mapping[str, Mapping[str, float]],
+    norms: Mapping[str, float],
+    average: Callable[[Mapping[str, float]], Mapping[str, float]],
+) -> dict[str, Any]:
+    """What a trial is judged by, with the scores behind it: by row and task, and each task vector's relative norm.
+
+    ``average`` says what is looked at of the weight average, from each row's mean over the tasks.
+    """
+    means = {row: sum(values.values()) / len(values) for row, values in scores.items()}
+    numbers = {
+        "pretrained": means["pretrained"],
+        "individual": means["individual"],
+        **average(means),
+        "gain": means["arithmetic"] - means["average"],
+        "relative_norm": sum(norms.values()) / len(norms),
+    }
+    return {
+        "numbers": {name: round(value, 3) for name, value in numbers.items()},
+        "validation": dict(scores),
+        "relative_norms": {task: round(value, 3) for task, value in norms.items()},
+    }

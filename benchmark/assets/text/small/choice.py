@@ -18,7 +18,18 @@ from typing import Any
 import torch
 
 from benchmark import suites
-from benchmark.assets.choice import Rule, Wanted, added, check_trials, chosen_trial, copy_files, norm, parser, run
+from benchmark.assets.choice import (
+    Rule,
+    Wanted,
+    added,
+    check_trials,
+    chosen_trial,
+    copy_files,
+    five_numbers,
+    norm,
+    parser,
+    run,
+)
 from benchmark.assets.text.small.make import Base, Settings, make_family, states_of
 from benchmark.domains.text.adapters import FOLDER
 from benchmark.domains.text.embedded import restore
@@ -66,21 +77,12 @@ def numbers_of(base: Base, out: Path, tasks: Sequence[str]) -> dict[str, Any]:
     for row, scale in {"average": 1 / len(tasks), "arithmetic": SCALE}.items():
         merged = added(base.weights, total, scale)
         scores[row] = {task: round(base.accuracy(task, merged), 2) for task in tasks}
-    means = {row: sum(values.values()) / len(tasks) for row, values in scores.items()}
-    numbers = {
-        "pretrained": means["pretrained"],
-        "individual": means["individual"],
-        "average_share": 100
-        * (means["average"] - means["pretrained"])
-        / max(means["individual"] - means["pretrained"], 1e-9),
-        "gain": means["arithmetic"] - means["average"],
-        "relative_norm": sum(norms.values()) / len(norms),
-    }
-    return {
-        "numbers": {k: round(v, 3) for k, v in numbers.items()},
-        "validation": scores,
-        "relative_norms": {t: round(v, 3) for t, v in norms.items()},
-    }
+
+    def share(means: Mapping[str, float]) -> dict[str, float]:
+        way = max(means["individual"] - means["pretrained"], 1e-9)
+        return {"average_share": 100 * (means["average"] - means["pretrained"]) / way}
+
+    return five_numbers(scores, norms, share)
 
 
 def run_trial(name: str, folder: Path) -> dict[str, Any]:

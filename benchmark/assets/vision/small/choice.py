@@ -17,7 +17,18 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from benchmark.assets.choice import Rule, Wanted, added, check_trials, chosen_trial, copy_files, norm, parser, run
+from benchmark.assets.choice import (
+    Rule,
+    Wanted,
+    added,
+    check_trials,
+    chosen_trial,
+    copy_files,
+    five_numbers,
+    norm,
+    parser,
+    run,
+)
 from benchmark.assets.vision import finetuning as finetune
 from benchmark.assets.vision.small.make import BACKBONE, FOLDER, Settings, load_expert, load_head, make_family
 from benchmark.checkpoints.families import read_manifest
@@ -77,20 +88,8 @@ def numbers_of(out: Path, tasks: Sequence[str], settings: Settings) -> dict[str,
         data, head = vision.load_split(task, "validation"), load_head(out / f"heads/{task}.safetensors")
         for row, encoder in rows.items():
             scores.setdefault(row, {})[task] = round(finetune.accuracy(encoder, head, data.images, data.labels), 2)
-    means = {row: sum(values.values()) / len(tasks) for row, values in scores.items()}
     norms = {t: 100 * norm({k: s[k] - base[k] for k in base}) / norm(base) for t, s in states.items()}
-    numbers = {
-        "pretrained": means["pretrained"],
-        "individual": means["individual"],
-        "average": means["average"],
-        "gain": means["arithmetic"] - means["average"],
-        "relative_norm": sum(norms.values()) / len(norms),
-    }
-    return {
-        "numbers": {k: round(v, 3) for k, v in numbers.items()},
-        "validation": scores,
-        "relative_norms": {t: round(v, 3) for t, v in norms.items()},
-    }
+    return five_numbers(scores, norms, lambda means: {"average": means["average"]})
 
 
 def run_trial(name: str, folder: Path, sources: Path | None) -> dict[str, Any]:
