@@ -7,13 +7,13 @@ import contextlib
 import os
 import signal
 import sys
-import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import methods
 from benchmark.cli.options import EXAMPLES, Parser, verbs
+from benchmark.common import stopping
 from benchmark.common.errors import UserError
 from benchmark.common.escapes import terminal
 from benchmark.common.paths import settle_variables
@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     warnings.showwarning = _warning
     try:
         settle_variables()
-        with _heeding_signals():
+        with stopping.heeding(), stopping.told_apart():
             return do(sys.argv[1:] if argv is None else argv)
     except (UserError, methods.MergingError) as error:
         print(terminal(f"error: {error}", lines=True), file=sys.stderr)
@@ -99,41 +99,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         said = getattr(stop, "__notes__", None) or ["stopped; what is done is kept, the same command goes on from here"]
         with contextlib.suppress(OSError):  # of a terminal that was closed
             print(said[0], file=sys.stderr, flush=True)
-        return 128 + (stop.number if isinstance(stop, _Terminated) else signal.SIGINT)
+        return 128 + (stop.number if isinstance(stop, stopping.Stopped) else signal.SIGINT)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-
-
-class _Terminated(KeyboardInterrupt):
-    """A signal that ends a command as Ctrl-C does, child processes with it.
-
-    SIGTERM, as a batch system or ``kill`` sends it, or SIGHUP, as a terminal that is closed does.
-    """
-
-    def __init__(self, number: int) -> None:
-        super().__init__()
-        self.number = number
-
-
-@contextlib.contextmanager
-def _heeding_signals() -> Iterator[None]:
-    def stop(number: int, frame: Any) -> None:
-        if number == signal.SIGHUP:  # comes from the shell and from the system, for one terminal
-            signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        raise _Terminated(number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    # What nohup has ignored stays so.
-    heeded = [one for one in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(one) != signal.SIG_IGN]
-    before = {one: signal.signal(one, stop) for one in heeded}
-    try:
-        yield
-    finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
 
 
 def _warning(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:

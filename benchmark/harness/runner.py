@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 import methods
+from benchmark.common import stopping
 from benchmark.common.determinism import steady
 from benchmark.common.errors import UserError
 from benchmark.common.files import cannot_write, file_sha256
@@ -167,6 +168,7 @@ def execute(jobs: Sequence[Job], bench: Bench, store: Store, options: Options) -
                     continue
                 records[job.id] = record
                 progress.end(record, kept=job.id not in progress.remaining.work)
+                stopping.check()
             if len(held) == len(waiting):
                 progress.stage("done by another process; waiting for it")
                 time.sleep(0.2)
@@ -260,13 +262,14 @@ def _carry_out(job: Job, record: Record, setup: Setup) -> Record:
     path, store, limit = setup.merged(job), setup.store, setup.options.time_limit
     until = time.monotonic() + limit if limit else None
     try:
-        store.save(record)
-        if not path.is_file():
-            merge(job, record, setup)
+        with stopping.told_apart():
             store.save(record)
-        with time_limit(until - time.monotonic() if until else None, limit):
-            _evaluate(job, record, setup)
-        _finish(record, setup, path)
+            if not path.is_file():
+                merge(job, record, setup)
+                store.save(record)
+            with time_limit(until - time.monotonic() if until else None, limit):
+                _evaluate(job, record, setup)
+            _finish(record, setup, path)
     except KeyboardInterrupt:
         record.status, record.finished = "incomplete", recording.now()
         stopped = "stopped by Ctrl-C, SIGTERM or SIGHUP; the same command goes on from here"
@@ -297,6 +300,7 @@ def _evaluate(job: Job, record: Record, setup: Setup) -> None:
         record.needs_task_id = merged.needs_task
         record.cost.storage_bytes = max(merged.storage, record.cost.storage_bytes or 0)
         for task in record.missing:
+            stopping.check()
             setup.progress.stage(f"evaluating {task}")
             record.tasks[task] = merged.score(task)
             recording.note_size(record, task, merged.sizes[task], setup.batch_size)
