@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from pathlib import Path
 
 
@@ -14,3 +15,16 @@ def anonymous_bytes(pid: int | str = "self") -> int | None:
     except (OSError, ValueError, IndexError):
         pass
     return None
+
+
+def give_back() -> bool:
+    """Hand memory that was freed, and that the C library keeps for later, back to the system; whether it can be told.
+
+    glibc keeps freed pieces of up to 32 MB: a gibibyte after one update of ResNet-50 on two images of 288 x 384.
+    """
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    except (OSError, AttributeError):
+        return False
+    trim(0)
+    return True

@@ -41,6 +41,7 @@ from benchmark.harness.child.refusals import Refusals, refused_exit
 from benchmark.harness.child.serving import Serving
 from benchmark.harness.evaluate import autocast
 from benchmark.harness.guard import time_limit
+from benchmark.harness.measure import give_back
 from benchmark.records.precision import Precision
 from benchmark.suites.bench import resolve_dtype
 from methods.api import Access, Experts, Merged, MergingError, NotApplicable, Stream
@@ -212,6 +213,7 @@ class Worker:
             if given.finish is not None:
                 settled(self.device)
                 self.channel.send("returned")
+                give_back()
                 merged = given.finish(merged, self._source("protocol", "all", request["protocol"]))
         peak = settled(self.device)
         self.channel.send("returned")

@@ -1,0 +1,66 @@
+"""What a method has freed is the system's again before the suite's protocol runs on its merge."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers.tiny import TinyBench, TinySource, run
+
+from benchmark.harness.child import process
+from benchmark.harness.measure import anonymous_bytes, give_back
+from benchmark.records.store import Store
+from methods.api import Experts, Merged, Source
+
+PIECES, PIECE = 3000, 1 << 14  # 196 MB of float32
+KEPT = 100 << 20
+#: What lives on above the pieces, so that freeing them alone gives nothing back, and the size before them.
+LAST: list[Any] = []
+
+pytestmark = pytest.mark.skipif(
+    not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="this system's C library gives memory back by itself or never"
+)
+
+
+def size() -> int:
+    found = anonymous_bytes()
+    assert found is not None
+    return found
+
+
+def wasteful() -> None:
+    LAST[:] = [size()]
+    pieces = [torch.ones(PIECE) for _ in range(PIECES)]
+    LAST.append(torch.ones(PIECE))
+    del pieces
+    assert size() > LAST[0] + KEPT
+
+
+def average(experts: Experts, **keywords: Any) -> Merged:
+    wasteful()
+    return Merged(experts, {n: experts.base[n] + experts.task_vectors(n).mean(0) for n in experts.names})
+
+
+def small_again(merged: Merged, source: Source) -> Merged:
+    assert size() < LAST[0] + KEPT, f"{size() >> 20} MB, {LAST[0] >> 20} MB before the method"
+    return merged
+
+
+def test_freed_pieces_are_given_back() -> None:
+    wasteful()
+    assert give_back()
+    assert size() < LAST[0] + KEPT
+
+
+def test_the_protocol_finds_what_the_method_has_freed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Finishing(TinyBench):
+        def finishing(self) -> tuple[Callable[[Merged, Source], Merged], Source]:
+            return small_again, TinySource(0)
+
+    monkeypatch.setitem(process.STAND_INS, "ties", average)
+    record = run(Finishing(), Store(tmp_path), "ties")[-1]
+    assert record.status == "done", record.error
