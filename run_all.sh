@@ -171,10 +171,11 @@ case "${1:-}" in
         else
             # The whole suite, one process a core, of one thread each. Then what compares numbers, which must not hang on
             # how they round: neither on the kernels nor on how many threads share a sum.
-            "$python" -m pytest -n auto --dist loadfile || failed=1
+            # Files are taken in the order of tests/conftest.py.
+            "$python" -m pytest -n auto --dist loadfile --no-loadscope-reorder || failed=1
             say "Again under other kernels, on two threads: the tests that compare numbers."
             under_other_kernels OMP_NUM_THREADS=2 \
-                "$python" -m pytest -n auto --dist loadfile -m "numbers and not slow" || failed=1
+                "$python" -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "numbers and not slow" || failed=1
         fi
         exit "$failed"
         ;;

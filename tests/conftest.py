@@ -30,7 +30,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark what compares numbers; skip what needs a CUDA device, with the reason, where there is none."""
+    """Mark what compares numbers; begin with what is slow; skip what needs a CUDA device, where there is none."""
     if names := config.getoption("--method"):
         of = {item: getattr(item, "callspec", _Plain).params.values() for item in items}
         for name in names:
@@ -42,6 +42,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if compares_numbers(getattr(item, "function", None)):
             item.add_marker(pytest.mark.numbers)
+    # Files with long tests begin first, so that no process is left alone with one of them at the end.
+    long = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in long)
     marked = [item for item in items if item.get_closest_marker("cuda")]
     if not marked:
         return

@@ -74,6 +74,7 @@ def run(command: list[str], root: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(3000)
 @pytest.mark.parametrize("page", PAGES)
 def test_what_a_page_says_to_type_works(page: str, checkout: Path) -> None:

@@ -112,6 +112,7 @@ def test_a_run_beyond_the_memory_limit_is_ended_and_the_next_goes_on(suite: suit
     assert all(one.status == "out of memory" for one in made)
 
 
+@pytest.mark.slow
 def test_a_run_ends_with_a_rehearsal_that_is_killed(tmp_path: Path) -> None:
     """Neither SIGTERM's handler nor any ``finally`` runs then."""
     text = (

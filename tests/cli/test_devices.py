@@ -304,6 +304,7 @@ def test_a_dtype_that_is_not_there_is_named() -> None:
         resolve_dtype("int8")
 
 
+@pytest.mark.slow
 def test_runs_are_shared_out_to_the_devices_and_each_is_done_once(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
     argv = [
         "run",

@@ -72,6 +72,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
     return results(folder)
 
 
+@pytest.mark.slow
 def test_twenty_kills_at_random_moments_change_no_score_and_lose_no_record(whole: dict, tmp_path: Path) -> None:
     rng = random.Random(0)
     done: dict[str, dict] = {}

@@ -90,6 +90,7 @@ def kill_when(folder: Path, ready: Callable[[dict[str, dict]], bool]) -> None:
         process.wait()
 
 
+@pytest.mark.slow
 def test_killed_in_adaptation_and_in_evaluation_it_goes_on_to_the_same_scores(done: Path, tmp_path: Path) -> None:
     name = "symerge:steps=3 0"
     kill_when(tmp_path, lambda found: name in found and found[name]["cost"]["merge_seconds"] is None)

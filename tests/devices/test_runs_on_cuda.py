@@ -73,6 +73,7 @@ def test_a_command_on_cuda_gives_the_scores_of_the_cpu(
         assert scores(record) == pytest.approx(scores(here[name]), abs=1.0)
 
 
+@pytest.mark.slow
 def test_two_devices_share_a_plan_with_one_process_each(
     cuda: Machine | None, two_tasks: None, tmp_path: Path, capfd: pytest.CaptureFixture
 ) -> None:

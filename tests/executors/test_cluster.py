@@ -142,6 +142,7 @@ def statuses(folder: Path) -> dict[str, str]:
     return {p.parent.name: json.loads(p.read_text())["status"] for p in folder.glob("*/*/*/record.json")}
 
 
+@pytest.mark.slow
 def test_a_run_whose_worker_is_killed_each_time_fails_alone_after_its_tries(
     connected: Any, tmp_path: Path, whole: dict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,6 +190,7 @@ def test_ctrl_c_keeps_what_is_done_and_lets_running_runs_write_down_how_far_they
     assert results(tmp_path) == whole
 
 
+@pytest.mark.slow
 def test_what_a_killed_driver_had_is_kept_and_the_next_one_does_the_rest(
     machines: Any, connected: Any, tmp_path: Path, whole: dict
 ) -> None:
@@ -206,6 +208,7 @@ def test_what_a_killed_driver_had_is_kept_and_the_next_one_does_the_rest(
     assert RUNS - len(known) - 2 <= opened(journal) - before <= RUNS - len(known)
 
 
+@pytest.mark.slow
 def test_the_command_on_nodes_that_share_nothing_prints_the_same_board(
     machines: Any, connected: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

@@ -44,6 +44,7 @@ def run(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *words], cwd=root, capture_output=True, text=True, env=environment)
 
 
+@pytest.mark.slow
 def test_what_new_writes_passes_and_what_keeps_no_promise_fails(copied: Path) -> None:
     for data in ("none", "unlabelled"):
         name = f"mine_{data}"

@@ -60,6 +60,7 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, list[d
     return outputs(results / notebook.NAME)
 
 
+@pytest.mark.slow
 def test_every_kind_of_figure_is_drawn_and_no_torch_is_imported(executed: list) -> None:
     drawn = {source: pictures(found) for source, found in executed}
     drawn = {kind: drawn.get(f'draw("{kind}")', 0) for kind in figures.KINDS}

@@ -228,6 +228,7 @@ def command(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_commands_go_on_beside_a_broken_file_which_list_names_and_a_run_refuses(copied: Path) -> None:
     mine = copied / "methods" / "mine.py"
     mine.write_text(PLAIN.format(name="mine") + "oops(\n")
