@@ -11,7 +11,8 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,19 +38,35 @@ class BrokenFile(MergingError):
 
 def bindings(path: Path) -> set[str] | None:
     """The names that a module's top level binds; None where the source does not tell."""
+    status = path.stat()
+    return _bindings(path, status.st_mtime_ns, status.st_size)
+
+
+@functools.lru_cache(maxsize=256)
+def _bindings(path: Path, _mtime: int, _size: int) -> set[str] | None:
     names: set[str] = set()
-    waiting: list[ast.stmt] = list(parsed(path).body)
-    while waiting:
-        node = waiting.pop()
+    for node in statements(parsed(path).body, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             names.add(node.name)
         elif isinstance(node, (ast.Import, ast.ImportFrom)):
             names |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
         elif isinstance(node, (ast.Assign, ast.AnnAssign, ast.AugAssign)):
             names |= {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
-        else:
-            waiting += [child for child in ast.walk(node) if isinstance(child, ast.stmt) and child is not node]
     return None if {"*", "__getattr__"} & names else names
+
+
+def statements(body: Iterable[ast.stmt], closed: tuple[type[ast.stmt], ...] = ()) -> Iterator[ast.stmt]:
+    """The statements of ``body`` and those inside them, but for what stands inside one of the ``closed`` kinds.
+
+    Expressions, which hold no statement, are not walked: they are most of a file.
+    """
+    waiting: deque[ast.AST] = deque(body)
+    while waiting:
+        node = waiting.popleft()
+        if isinstance(node, ast.stmt):
+            yield node
+        if not isinstance(node, closed):
+            waiting.extend(child for child in ast.iter_child_nodes(node) if not isinstance(child, ast.expr))
 
 
 def parsed(path: Path) -> ast.Module:

@@ -10,12 +10,12 @@ import ast
 import functools
 import importlib.util
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from methods.core.declarations import BrokenFile, bindings, parsed, read
+from methods.core.declarations import BrokenFile, bindings, parsed, read, statements
 from methods.core.registry import Method
 
 
@@ -86,22 +86,25 @@ def _double(declared: Mapping[Path, list[tuple[Method, int]]]) -> list[BrokenFil
 def _import_faults(declared: Mapping[Path, Any], broken: Mapping[Path, BrokenFile]) -> list[BrokenFile]:
     """Files that import what is not there, or a broken file; those that import them too."""
     faults: dict[Path, BrokenFile] = {}
+    file_of = functools.cache(_file_of)
     while True:
         bad = {path.resolve(): fault for path, fault in {**broken, **faults}.items()}
-        new = {path: fault for path in declared if path not in faults and (fault := _import_fault(path, bad))}
+        new = {path: fault for path in declared if path not in faults and (fault := _import_fault(path, bad, file_of))}
         if not new:
             return list(faults.values())
         faults |= new
 
 
-def _import_fault(path: Path, broken: Mapping[Path, BrokenFile]) -> BrokenFile | None:
+def _import_fault(
+    path: Path, broken: Mapping[Path, BrokenFile], file_of: Callable[[str, Path], Path | None]
+) -> BrokenFile | None:
     for line, module, name in _imports(path):
         top = module.split(".")[0]
         if top != _PACKAGE:
             if not _exists(top):
                 return BrokenFile(path, line, f"no package called {top} is installed")
             continue
-        file, inner = _file_of(module, path.parent), _file_of(f"{module}.{name}", path.parent) if name else None
+        file, inner = file_of(module, path.parent), file_of(f"{module}.{name}", path.parent) if name else None
         if file is None:
             return BrokenFile(path, line, f"there is no {module}")
         for each in filter(None, (file, inner)):
@@ -119,7 +122,7 @@ def _imports(path: Path) -> Iterator[tuple[int, str, str | None]]:
     """``(line, module, name)`` of what a file imports: of this package anywhere, of others where it always runs."""
     tree = parsed(path)
     always = set(map(id, tree.body))
-    for node in ast.walk(tree):
+    for node in statements(tree.body):
         if isinstance(node, ast.Import):
             pairs: list[tuple[str, str | None]] = [(alias.name, None) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):

@@ -22,13 +22,14 @@ State = dict[str, Tensor]
 
 def this_project(method: str, folder: str, tasks: list[str], steps: int) -> Mapping[str, Tensor]:
     import methods
-    from methods import regmean
     from methods.api import Experts
 
     experts = Experts.from_state_dicts(
         f"{folder}/base.safetensors", {task: f"{folder}/{task}.safetensors" for task in tasks}
     )
     if method == "regmean":
+        from methods import regmean
+
         grams = {task: load_file(f"{folder}/grams-{task}.safetensors") for task in tasks}
         return regmean.from_grams(experts, grams, reduce=0.9).state_dict()
     keywords: dict[str, Any] = {
