@@ -7,6 +7,7 @@ import json
 import pytest
 
 from benchmark import suites
+from benchmark.assets.choice import five_numbers
 from benchmark.assets.text.small import choice, make
 from benchmark.assets.text.small.command import table
 from benchmark.checkpoints.families import sha256
@@ -42,6 +43,10 @@ def test_the_choice_follows_the_rule_and_the_family_is_the_chosen_one(manifest):
     assert trial["settings"] == manifest["settings"] == choice.TRIALS[log["chosen"]].describe()
     assert make.Settings.of(manifest["settings"]) == choice.TRIALS[log["chosen"]]
     assert trial["validation"]["individual"] == manifest["validation"]["individual"]
+    given = {name: value for name, value in trial.items() if name not in ("distance", "outside")}
+    assert choice.CHOICE.judged(given) == trial
+    again = five_numbers(trial["validation"], trial["relative_norms"], choice.share)["numbers"]
+    assert trial["numbers"] == pytest.approx(again, abs=2e-3)
 
 
 def test_fewer_steps_win_then_the_least_distance():
@@ -54,6 +59,7 @@ def test_fewer_steps_win_then_the_least_distance():
     assert choice.CHOICE.decide(trials) == "near"
     assert choice.CHOICE.decide([trials[0], trials[3]]) == "long"
     assert choice.CHOICE.decide(trials[3:]) is None
+    assert choice.CHOICE.judged(trials[3])["outside"] == ["gain"]
 
 
 def test_the_choice_adopts_the_chosen_trials_files_and_no_others(manifest, tmp_path):
@@ -63,6 +69,12 @@ def test_the_choice_adopts_the_chosen_trials_files_and_no_others(manifest, tmp_p
     place.symlink_to(FOLDER)
     assert choice.adopt(log, tmp_path / "trials", tmp_path / "out") == log["chosen"]
     assert adapters.load_family(tmp_path / "out", TASKS, manifest["base"]).hashes
+    adopted = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    logs = {f"logs/{task}.json" for task in TASKS}
+    assert adopted == {*manifest["files"], *manifest["configs"], *logs, "manifest.json"}
+    other = [{**each, "settings": {**each["settings"], "seed": 1}} for each in log["trials"]]
+    with pytest.raises(UserError, match="other settings"):
+        choice.adopt({**log, "trials": other}, tmp_path / "trials", tmp_path / "none")
     with pytest.raises(UserError, match="no trial keeps the rule"):
         choice.adopt({**log, "chosen": None}, tmp_path / "trials", tmp_path / "none")
 

@@ -64,6 +64,12 @@ TRIALS: dict[str, Settings] = {
 }
 
 
+def share(means: Mapping[str, float]) -> dict[str, float]:
+    """How far the average is on the way from base to experts, per cent, from each row's mean."""
+    way = max(means["individual"] - means["pretrained"], 1e-9)
+    return {"average_share": 100 * (means["average"] - means["pretrained"]) / way}
+
+
 def numbers_of(base: Base, out: Path, tasks: Sequence[str]) -> dict[str, Any]:
     """The five numbers of a made family on validation questions, and the scores behind them by task."""
     states = states_of(base, out, tasks)
@@ -77,11 +83,6 @@ def numbers_of(base: Base, out: Path, tasks: Sequence[str]) -> dict[str, Any]:
     for row, scale in {"average": 1 / len(tasks), "arithmetic": SCALE}.items():
         merged = added(base.weights, total, scale)
         scores[row] = {task: round(base.accuracy(task, merged), 2) for task in tasks}
-
-    def share(means: Mapping[str, float]) -> dict[str, float]:
-        way = max(means["individual"] - means["pretrained"], 1e-9)
-        return {"average_share": 100 * (means["average"] - means["pretrained"]) / way}
-
     return five_numbers(scores, norms, share)
 
 
