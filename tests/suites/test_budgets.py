@@ -29,3 +29,13 @@ def test_a_keyword_that_the_method_does_not_have_is_refused() -> None:
 def test_an_unknown_budget_names_the_known_ones() -> None:
     with pytest.raises(UserError, match="unknown budget 'mimi'; did you mean mini"):
         suites.budget("mimi")
+
+
+def test_every_method_that_draws_prompts_draws_each_of_a_task_of_llm_small_once_or_thereabouts() -> None:
+    suite = suites.load("llm-small")
+    assert suite.budget == "prompts"
+    for method in suites.budget("prompts"):
+        given = suite.defaults(method, methods.describe(method).parameters)
+        rounds = given.get("steps", given.get("epochs", 0) * given.get("examples", 0) / given["batch_size"])
+        assert 120 <= rounds * given["batch_size"] * given.get("batches_per_task", 1) <= 128, method
+    assert suite.defaults("symerge", methods.describe("symerge").parameters)["adapt"] == "last_block"

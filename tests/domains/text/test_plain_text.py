@@ -110,7 +110,13 @@ def test_code_lists_and_short_paragraphs_are_not_chosen() -> None:
         return f"Paragraph {i} says " + "something in words " * 15 + "to the end."
 
     kept = [prose(i) for i in range(made.COUNT)]
-    others = ["Too short.", "   " + prose(100), prose(101) + "\n  x = 1", prose(102).replace("says", "says::"), prose(103) + " {x}."]
+    others = [
+        "Too short.",
+        "   " + prose(100),
+        prose(101) + "\n  x = 1",
+        prose(102).replace("says", "says::"),
+        prose(103) + " {x}.",
+    ]
     topics = {"one": "\n\n".join([*kept, *others]), "two": kept[0]}
     assert sorted(made.chosen(topics)) == sorted(kept)
     with pytest.raises(ValueError, match="47 paragraphs"):
