@@ -45,13 +45,15 @@ class Column:
 
 
 def columns_of(suite: str, records: Sequence[Record]) -> list[Column]:
-    """The bystanders that some of these runs have, in the order of the suite's file, of the data measured last."""
-    declared = suites.load(suite).bystanders if suite in suites.names() else {}
+    """The bystanders that some of these runs have, of the data measured last: those of the suite's file in its order,
+    and of a suite without a file here all that stand in the runs."""
+    listed = suite in suites.names()
+    declared = suites.load(suite).bystanders if listed else {}
     last = {
         name: (result.metric, result.data)
         for record in reversed(by_time(records))
         for name, result in record.bystanders.items()
         if result.metric in metrics.METRICS
     }
-    order = [*(name for name in declared if name in last), *sorted(set(last) - set(declared))]
+    order = [name for name in (declared if listed else sorted(last)) if name in last]
     return [Column(name, last[name][0], declared.get(name, ""), last[name][1]) for name in order]

@@ -84,6 +84,7 @@ def check(
         sizes = _sizes(record, by_suite[record.spec.suite], seen.values(), manifests, add)
         for task, result in record.tasks.items():
             _check_result(task, result, sizes.get(task), add)
+        _check_bystanders(record, add)
         _check_cost(record, add)
         _check_against(record, own, add)
     _check_seeds(records, findings)
@@ -239,6 +240,16 @@ def _check_result(task: str, result: TaskResult, size: int | None, add: _Add) ->
         add("warning", f"{task}: every one of {result.n} samples is {'right' if result.value else 'wrong'}")
 
 
+def _check_bystanders(record: Record, add: _Add) -> None:
+    """What was measured beside the tasks is what the suite measures, and what its statistics give."""
+    name = record.spec.suite
+    known = suites.load(name).bystanders if name in suites.names() else {}
+    for each, result in record.bystanders.items():
+        if each not in known:
+            add("error", f"says {each}, which the suite does not measure")
+        _check_result(each, result, None, add)
+
+
 def _check_counts(task: str, metric: str, statistics: Values, add: _Add) -> None:
     """Sums over pixels are what pixels can give."""
     arrays = {name: array.numpy() for name, array in statistics.arrays.items()}
@@ -288,6 +299,8 @@ def _check_against(record: Record, own: Mapping[str, Record], add: _Add) -> None
     same = own.get(record.run_id)
     if same is not None:
         differing = [task for task, result in record.tasks.items() if not _same(result, same.tasks.get(task))]
+        pairs = [(name, result, same.bystanders.get(name)) for name, result in record.bystanders.items()]
+        differing += [name for name, result, other in pairs if other is not None and not _same(result, other)]
         if differing:
             add("warning", f"differs from the project's own record of this run on {', '.join(differing)}")
     where = (record.spec.suite, record.spec.backbone, record.spec.family)

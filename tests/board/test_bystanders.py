@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import pandas as pd
 import pytest
 from helpers.records import make_record
 
+from benchmark import suites
 from benchmark.board.leaderboard import board_csv, markdown
 from benchmark.board.rows import boards
 from benchmark.records.claims import untrue
 from benchmark.records.record import Array, BystanderResult, Values
 from benchmark.report.page_board import board_data
+from benchmark.submissions.validation import check
 
 
 def perplexity(loss: float, data: str = "d" * 64) -> dict[str, BystanderResult]:
     """Of one text of ten tokens."""
-    import math
-
     kept = Values(arrays={"nll_sum": Array.of([10 * loss]), "count": Array.of([10])})
     value = math.exp(loss)
     about = {"metric": "perplexity", "value": value, "higher_is_better": False, "n": 1, "statistics": kept}
@@ -24,7 +27,13 @@ def perplexity(loss: float, data: str = "d" * 64) -> dict[str, BystanderResult]:
 
 
 @pytest.fixture
-def records():
+def records(monkeypatch):
+    real = suites.load
+
+    def load(name):
+        return real(name).model_copy(update={"bystanders": {"perplexity": "of some text"}})
+
+    monkeypatch.setattr(suites, "load", load)
     return [
         make_record("ties", accuracy=0.7, bystanders=perplexity(2.0), finished="2026-01-01T00:00:01.000+00:00"),
         make_record("dare", seed=0, accuracy=0.6, bystanders=perplexity(1.0), finished="2026-01-01T00:00:02.000+00:00"),
@@ -64,6 +73,19 @@ def test_a_row_with_a_seed_that_lacks_it_or_of_other_data_than_the_last_has_none
     assert pd.isna(values(records)["dare"])
     records[0] = records[0].model_copy(update={"bystanders": perplexity(2.0, "e" * 64)})
     assert pd.isna(values(records)["ties"])
+
+
+def test_what_the_suite_does_not_measure_is_no_column_and_no_part_of_a_submission(records, monkeypatch):
+    said = [finding.what for finding in check(records[:1]) if "perplexity" in finding.what]
+    assert said == []
+    monkeypatch.undo()
+    (board,) = boards(records)
+    assert board.bystanders == [] and "perplexity" not in board.rows
+    said = [finding.what for finding in check(records[:1]) if "perplexity" in finding.what]
+    assert said == ["says perplexity, which the suite does not measure"]
+    statistics = Values(arrays={name: Array.of(np.random.default_rng(0).random(2000)) for name in ("nll_sum", "count")})
+    records[0].bystanders["perplexity"].statistics = statistics
+    assert not [finding.what for finding in check(records[:1]) if "characters" in finding.what]
 
 
 def test_a_value_that_its_statistics_do_not_give_is_no_valid_record(records):
