@@ -32,7 +32,7 @@ def short(text: str, longest: int = 60) -> str:
 
 def wrong_texts(record: Record) -> Iterator[str]:
     """Texts that are too long, or hold what a terminal, a table or a page would act on."""
-    numbers = {"tasks": record.tasks, "bystanders": record.bystanders}
+    numbers: dict[str, Iterable[str]] = {"tasks": record.tasks, "bystanders": record.bystanders}
     left_out: dict[str, Any] = {part: {name: {"statistics"} for name in results} for part, results in numbers.items()}
     content = record.model_dump(exclude={**left_out, "error": True})
     names = [*(f"spec.{name}" for name in _NAMES), "variant"]

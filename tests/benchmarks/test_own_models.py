@@ -9,13 +9,11 @@ is told to compute in float32 and write bfloat16, as `merge` does.
 from __future__ import annotations
 
 import json
+import math
 import os
-import resource
 import shutil
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,10 +21,10 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from helpers import peers
 
 from benchmark.checkpoints.models import open_model
 from benchmark.common.project import ROOT
-from benchmark.harness.measure import anonymous_bytes
 
 PARAMETERS = float(os.environ.get("SYMERGE_BENCH_PARAMETERS", "3e7"))
 TASKS, SCALE, TURNS = 3, 0.4, int(os.environ.get("SYMERGE_BENCH_TURNS", "1"))
@@ -77,25 +75,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def measured(words: Sequence[str], out: Path) -> dict[str, float]:
     """Wall and CPU seconds of a process and its peak of anonymous memory in GiB."""
     shutil.rmtree(out, ignore_errors=True)
-    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    peak = 0
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    with subprocess.Popen(words, env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.DEVNULL) as process:
-        stop = threading.Event()
-
-        def watch() -> None:
-            nonlocal peak
-            while not stop.wait(0.02):
-                peak = max(peak, anonymous_bytes(process.pid) or 0)
-
-        thread = threading.Thread(target=watch)
-        thread.start()
-        assert process.wait() == 0
-        stop.set()
-        thread.join()
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return {"wall": time.perf_counter() - began, "cpu": cpu, "GiB": peak / 2**30}
+    run = peers.measured(words, os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]), math.inf)
+    assert not run.error, run.error
+    return {"wall": run.wall, "cpu": run.cpu, "GiB": run.anonymous}
 
 
 def merge(folder: Path, method: str, out: Path) -> list[str]:
