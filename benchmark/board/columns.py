@@ -180,6 +180,15 @@ MISSING = [_text(name) for name in INCOMPLETE]
 TRIALS = [_text(name) if name != "limit" else _number("limit", "limit", 0) for name in TRIAL]
 
 
+def of_bystanders(board: Board) -> list[str]:
+    """What the columns of the suite's bystanders mean, a line each."""
+    absent = "a dash: it was not measured, or the merge is no model by itself"
+    return [
+        f"- **{each.title}**: {each.about or each.metric}; in no mean and no rank; {absent}."
+        for each in board.bystanders
+    ]
+
+
 def unlike(board: Board) -> bool:
     """Whether its tasks have different metrics."""
     return len(set(board.metrics.values())) > 1
@@ -202,6 +211,7 @@ def scores(board: Board) -> list[Column]:
         *first[:-2],
         WORST,
         _number("mean rank", "mean_rank"),
+        *(_number(each.title, each.name, each.digits) for each in board.bystanders),
         ACCESS,
         Column("task id", "<", lambda row: row["task_id"]),
         N,

@@ -141,7 +141,8 @@ def markdown(board: Board) -> str:
         lines += [f"- Protocol: {protocol.strip()}"]
     lines += [f"- {inline(note)}" for note in board.notes]
     lines += ["- Records, with versions, hashes and seeds, lie in the folders of their ids (column `runs` of the CSV)."]
-    return "\n".join([*lines, "", *_footer(set(MEANING) - absent)]) + "\n"
+    lines += ["", *_footer(set(MEANING) - absent), *columns.of_bystanders(board)]
+    return "\n".join(lines) + "\n"
 
 
 def remarks(board: Board) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from benchmark import suites
+from benchmark.board import bystanders
 from benchmark.board.beside import BESIDE, beside_table
 from benchmark.board.oddities import degenerate, of_other_libraries, remarks
 from benchmark.board.selection import Current, by_time, by_trust, complete, current, generation, label
@@ -43,7 +44,8 @@ TRIAL = ["method", "seed", "limit", "status", "tasks_done", "reason", "run"]
 
 @dataclass(frozen=True)
 class Board:
-    """One suite, backbone and checkpoint family: `rows` with FIRST + tasks + LAST, `incomplete` with INCOMPLETE.
+    """One suite, backbone and checkpoint family: `rows` with FIRST + tasks + bystanders' names + LAST, `incomplete`
+    with INCOMPLETE.
 
     `validity` is None where no two rows are published.
     `trials` (TRIAL) are runs on a few samples, which are no results; `beside` (BESIDE) what papers print of the rows.
@@ -65,6 +67,7 @@ class Board:
     incomplete: pd.DataFrame
     metrics: dict[str, str] = field(default_factory=dict)
     averaged: bool = True
+    bystanders: list[bystanders.Column] = field(default_factory=list)
     friedman: dict[str, stats.Friedman] = field(default_factory=dict)
     versus: Versus | None = None
     own: list[str] = field(default_factory=list)
@@ -147,6 +150,10 @@ def _board(records: list[Record], reference: list[Record], users: bool) -> Board
     rows = [table.row(key, group, values) for key, group in groups.items()]
     ranking = table.ranked(rows, list(groups.values()))
     rows = ranking.rows
+    beside = [each for each in bystanders.columns_of(first.spec.suite, finished) if each.name not in tasks]
+    of_row = {" ".join(record.run_id for record in group): group for group in groups.values()}
+    for row in rows:
+        row.update({each.name: each.value(of_row[row["runs"]]) for each in beside})
     for row, remark in zip(rows, remarks(rows, tasks), strict=True):
         row["remark"] = remark
     if not table.averaged and expert is None and rows:
@@ -155,9 +162,8 @@ def _board(records: list[Record], reference: list[Record], users: bool) -> Board
     notes += degenerate(finished)
     if table.averaged:
         _beside(rows, first.spec)
-    of_row = {" ".join(record.run_id for record in group): group for group in groups.values()}
     papers = beside_table(table, rows, of_row, first.spec)
-    frame = pd.DataFrame(rows, columns=[*FIRST, *tasks, *LAST])
+    frame = pd.DataFrame(rows, columns=[*FIRST, *tasks, *(each.name for each in beside), *LAST])
     frame = frame.astype(dict.fromkeys(("rank", "overall", "rank_low", "rank_high"), "Int64"))
     left_out = [_incomplete(record) for record in shown if not complete(record)]
     left_out += [{**_incomplete(record), "reason": apart[record.run_id]} for record in shown if record.run_id in apart]
@@ -173,6 +179,7 @@ def _board(records: list[Record], reference: list[Record], users: bool) -> Board
         incomplete=missing.sort_values(["method", "seed"], kind="stable", ignore_index=True),
         metrics=measured,
         averaged=table.averaged,
+        bystanders=beside,
         friedman=ranking.friedman,
         records={record.run_id: record for record in finished},
         versus=ranking.versus,

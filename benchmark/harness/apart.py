@@ -19,7 +19,7 @@ from benchmark.common.files import cannot_write
 from benchmark.common.project import DATA, RESULTS
 from benchmark.common.seeds import derive_seed
 from benchmark.harness.child import process
-from benchmark.harness.child.inside import ADAPTED, Assignment, Ready
+from benchmark.harness.child.inside import ADAPTED, Assignment, Ready, View
 from benchmark.harness.child.process import Child, Served
 from benchmark.harness.job import Job
 from benchmark.harness.setup import Setup
@@ -72,6 +72,7 @@ def child_of(
     readable: tuple[Path, ...] = (),
     function: Any = None,
     finish: Any = None,
+    views: Mapping[str, View] | None = None,
 ) -> Child:
     """A process for the code of the job's method."""
     bench, options = setup.bench, setup.options
@@ -92,6 +93,7 @@ def child_of(
         readable=readable,
         function=function,
         finish=finish,
+        views=views or {},
         stand_ins=process.STAND_INS,
         before=tuple(process.BEFORE),
     )

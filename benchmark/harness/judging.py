@@ -25,13 +25,15 @@ from benchmark.harness.job import Job
 from benchmark.harness.room import fitting, placed
 from benchmark.harness.setup import Setup
 from benchmark.records.precision import Precision
-from benchmark.records.record import TaskResult
+from benchmark.records.record import BystanderResult, TaskResult
 from benchmark.suites.bench import resolve_dtype
 from methods.api import Merged, Source
 from methods.core.states import StateFile
 
 #: Samples of a task on which models put together for another task are compared.
 PROBES = 8
+#: In place of a split: the data of the suite's bystanders.
+BYSTANDER = "bystander"
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,9 @@ class Judged:
     split: str
     merged: Merged | None
     child: Child | None
+    models: tuple[str, ...] = ()
+    """Tasks whose models differ in more than the head: one of them where all share an encoder, none where a method
+    puts modules of its own around the models, so that no model is there without a task."""
     sizes: dict[str, int] = field(default_factory=dict)
     """Samples of a batch by task, as they were evaluated."""
 
@@ -80,10 +85,41 @@ class Judged:
                 advance=advance,
             )
 
-        # What one task has no room for, the next one has not either.
-        first = min(self.sizes.values(), default=setup.batch_size)
-        result, self.sizes[task] = fitting(attempt, first, bench.device, setup.progress.note)
+        result, self.sizes[task] = fitting(attempt, self._size, bench.device, setup.progress.note)
         return result
+
+    @property
+    def _size(self) -> int:
+        """What one task has no room for, the next one has not either."""
+        return min(self.sizes.values(), default=self.setup.batch_size)
+
+    def bystander(self, name: str) -> BystanderResult | None:
+        """One of the suite's bystanders, over all models of the merge that differ; None where it has none by itself.
+
+        Raises :class:`NoRoom` where one sample does not fit.
+        """
+        setup, bench = self.setup, self.setup.bench
+        if not self.models:
+            return None
+        about = bench.bystander(name)
+
+        def model(task: str) -> tuple[nn.Module, Source]:
+            if (merged := self.merged) is None:
+                assert self.child is not None
+                return Elsewhere(self.child, task, BYSTANDER, name), AsStored(about.source)
+            dtype = resolve_dtype(self.precision.dtype)
+            return placed(lambda: about.view(merged.model(task)).to(bench.device, dtype), bench.device), about.source
+
+        def attempt(size: int) -> TaskResult:
+            meter = about.meter()
+            for task in self.models:
+                module, source = model(task)
+                result = evaluate(module, source, meter, device=bench.device, precision=self.precision, batch_size=size)
+            return result
+
+        result, _ = fitting(attempt, self._size, bench.device, setup.progress.note)
+        fields = result.model_dump(exclude={"kind"})
+        return BystanderResult(**fields, data=about.sha256, models=len(self.models))
 
 
 @contextlib.contextmanager
@@ -96,24 +132,30 @@ def judged(
     if not (about.get("state") or about.get("wrap")):
         merged = Merged.load(path, setup.experts)
         varies = merged.needs_task or any(owner != "all" for owner in merged.statistics)
-        several = len(merged.experts.tasks) > 1
-        yield Judged(
-            storage(merged, left_to_base(merged), set()), several and varies, setup, exact, split, merged, None
-        )
+        tasks = tuple(merged.experts.tasks)
+        needed, several = storage(merged, left_to_base(merged), set()), len(tasks) > 1
+        differing = tasks if merged.layers or any(owner != "all" for owner in merged.statistics) else tasks[:1]
+        yield Judged(needed, several and varies, setup, exact, split, merged, None, differing)
         return
     sources: dict[str, Source] = {}
     for task in bench.tasks:
         # A task whose data are damaged says so once it is scored; the others are scored before.
         with contextlib.suppress(UserError):
             sources[task] = bench.source(task, split, bench.dtype)
-    ready = {split: {task: getattr(source, "ready", None) for task, source in sources.items()}}
+    ready = {split: {task: getattr(source, "ready", None) for task, source in sources.items()}, BYSTANDER: {}}
+    models = () if about.get("wrap") else tuple(bench.tasks)
+    views = {}
+    for name in bench.suite.bystanders if models else ():
+        beside = bench.bystander(name)
+        views[name] = beside.view
+        ready[BYSTANDER][name] = getattr(beside.source, "ready", None)
     with (
         scratch(job, setup, ".serving") as folder,
-        child_of(job, setup, folder, ready, precision=exact, readable=(path,)) as child,
+        child_of(job, setup, folder, ready, precision=exact, readable=(path,), views=views) as child,
     ):
         probes = {task: AsStored(source)[torch.arange(min(PROBES, len(source)))][0] for task, source in sources.items()}
         answer = child.answer("open", probes, path=str(path), split=split)
-        yield Judged(int(answer["storage"]), answer["needs_task"] is True, setup, exact, split, None, child)
+        yield Judged(int(answer["storage"]), answer["needs_task"] is True, setup, exact, split, None, child, models)
 
 
 def described(path: Path) -> dict[str, Any]:

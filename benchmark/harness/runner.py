@@ -253,7 +253,7 @@ def _begun(job: Job, record: Record | None, setup: Setup) -> Record:
     decisive = ("commit", "dirty", "batch_size", "gpu")
     if any(getattr(record.provenance, each) != getattr(origin, each) for each in decisive):
         # The merge is of the same code, by its version; what was evaluated otherwise is evaluated again.
-        record.tasks, record.provenance, record.cost.evaluate_seconds = {}, origin, None
+        record.tasks, record.bystanders, record.provenance, record.cost.evaluate_seconds = {}, {}, origin, None
     return record
 
 
@@ -307,6 +307,15 @@ def _evaluate(job: Job, record: Record, setup: Setup) -> None:
             recording.note_unsteady(record, unsteady)
             record.cost.evaluate_seconds = before + time.perf_counter() - began
             setup.store.save(record)
+        for name in setup.bench.suite.bystanders:
+            if name in record.bystanders:
+                continue
+            stopping.check()
+            setup.progress.stage(f"measuring {name}")
+            if (result := merged.bystander(name)) is not None:
+                record.bystanders[name] = result
+                recording.note_unsteady(record, unsteady)
+                setup.store.save(record)
 
 
 def _finish(record: Record, setup: Setup, path: Path) -> None:

@@ -13,7 +13,8 @@ _ROUNDING = 2e-5
 
 def untrue(record: Record) -> list[str]:
     """What of the record's scores its statistics do not bear out, a line each; empty where all is so."""
-    return [f"{task}: {said}" for task, result in record.tasks.items() for said in untrue_of(result)]
+    results = [*record.tasks.items(), *record.bystanders.items()]
+    return [f"{name}: {said}" for name, result in results for said in untrue_of(result)]
 
 
 def untrue_of(result: TaskResult) -> Iterator[str]:

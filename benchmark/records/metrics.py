@@ -12,6 +12,7 @@ What a meter keeps for each metric (`n` samples; all sums are over one sample's 
 | abs_err, rel_err | Values abs_sum, rel_sum, count `[n]` | that of the target; a fraction |
 | mean_angle | Values angle_sum (degrees), count `[n]`, histogram `[n, 360]` of half degrees | degrees |
 | median_angle, within_11.25, within_22.5, within_30 | the same | degrees; percent of pixels |
+| perplexity | Values nll_sum (natural logarithm), count `[n]`: of a text's tokens | exp of the mean over tokens |
 
 A metric whose statistics are sums over samples may also be kept as Sums, the same names summed (matrices row by row);
 it then has a score but cannot be resampled.
@@ -279,6 +280,11 @@ def _quotient(sums: np.ndarray) -> np.ndarray:
     return _ratio(sums[..., 0], sums[..., 1])
 
 
+def _perplexity(sums: np.ndarray) -> np.ndarray:
+    """Its logarithm is cut at 100, so that it is finite however wrong a model is."""
+    return np.exp(np.minimum(_quotient(sums), 100))
+
+
 def _median_angle(sums: np.ndarray) -> np.ndarray:
     """Linear within the half degree that holds the middle pixel."""
     histogram = sums[..., 2:]
@@ -361,6 +367,8 @@ def _made() -> Iterator[Metric]:
         yield Metric(f"{name}_angle", title, angles, _angles, value, False, False, digits=2, unit="°")
     for degrees in (11.25, 22.5, 30.0):
         yield Metric(f"within_{degrees:g}", f"angle below {degrees:g}°", angles, _angles, _within(degrees))
+    names = ("nll_sum", "count")
+    yield Metric("perplexity", "perplexity", names, _columns(*names), _perplexity, False, False, digits=2, unit="")
 
 
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _made()}

@@ -162,6 +162,14 @@ class TaskResult(_Model):
     statistics: Statistics = Field(description="sufficient statistics that give the value again")
 
 
+class BystanderResult(TaskResult):
+    """What one run scored on one of its suite's bystanders."""
+
+    kind: str = Field(default="bystander", description="it is no task")
+    data: str = Field(description="sha256 of the data it was measured on")
+    models: int = Field(default=1, ge=1, description="models of the merge, each measured on all of the data")
+
+
 class Error(_Model):
     """Why a run has no scores."""
 
@@ -238,6 +246,9 @@ class Record(_Model):
     artifacts: dict[str, str] = Field(default_factory=dict, description="sha256 of each file kept beside the record")
     suite_tasks: list[str] = Field(description="all tasks of the suite, in its order")
     tasks: dict[str, TaskResult] = Field(default_factory=dict, description="results so far, by task")
+    bystanders: dict[str, BystanderResult] = Field(
+        default_factory=dict, description="what the suite measures beside its tasks, by name; in no mean and no rank"
+    )
     sha256: str | None = Field(
         default=None, description="in the file only: hash of all other fields as JSON with sorted keys and no spaces"
     )

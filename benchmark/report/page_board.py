@@ -76,6 +76,10 @@ def _columns(board: Board) -> list[dict[str, Any]]:
         column("published_gap", "gap", MEANING["gap"], visible=printed, signed=True),
         words("within", "within", MEANING["within"], visible=printed),
         words("published_source", "source", "where the published number is printed", visible=printed),
+        *(
+            column(each.name, each.title, each.about or each.metric, digits=each.digits, descending=each.higher)
+            for each in board.bystanders
+        ),
         words("access", "access", MEANING["access"]),
         words("source", "measured", "here, or submitted, or submitted and verified by re-run", visible=False),
         words("task_id", "task id", MEANING["task id"], visible=False),

@@ -74,6 +74,11 @@ class Suite(BaseModel):
     average_percents: bool = Field(
         default=False, description="whether unlike metrics are averaged, all being percents with higher better"
     )
+    bystanders: dict[str, str] = Field(
+        default_factory=dict,
+        description="what is measured of every merge beside the tasks, in no mean and no rank: its name, and what a "
+        "board says of it. Which data it is measured on, and how, the domain knows by that name",
+    )
     predicts: Predicted | None = Field(default=None, description="what its ranking is held against")
     notes: str = Field(default="", description="what a board says of the protocol, e.g. the budget of images")
     own: owned.Own | None = Field(default=None, description="of a user's own suite, what its file says")

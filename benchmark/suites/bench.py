@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmark.common import determinism
 from benchmark.common.errors import UserError
@@ -42,6 +42,25 @@ class Meter(ABC):
     @abstractmethod
     def result(self) -> TaskResult:
         """The score of everything added."""
+
+
+@dataclass(frozen=True)
+class Bystander:
+    """What a suite measures of every merge beside its tasks: an ability that no expert was trained for.
+
+    Attributes:
+        source: what it is measured on.
+        meter: makes a fresh meter of it.
+        view: makes of a task's model (an encoder with a head) the module whose outputs the meter takes; a function
+            that pickle knows by its name, as it may run in a method's process. It may use the encoder alone: a
+            bystander has no task, so no head of one says anything of it.
+        sha256: of its data.
+    """
+
+    source: Source
+    meter: Callable[[], Meter]
+    view: Callable[[nn.Module], nn.Module]
+    sha256: str
 
 
 class Bench(ABC):
@@ -125,6 +144,13 @@ class Bench(ABC):
         """The merge as the protocol finishes it."""
         step = self.finishing()
         return merged if step is None else step[0](merged, step[1])
+
+    def bystander(self, name: str) -> Bystander:
+        """One of those that the suite's file declares. Raises :class:`UserError` for one that its domain has not."""
+        raise UserError(
+            f"{self.suite.typed} declares the bystander {name}, which its domain does not know",
+            "Leave it out of the suite's file.",
+        )
 
     def data_folders(self) -> list[Path]:
         """Folders of data, beside the embedded ones, which no method may read by itself."""

@@ -3,16 +3,21 @@ with its tokenizer, and a few questions of these tasks."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+import json
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from benchmark import suites
 from benchmark.assets.text import build
+from benchmark.assets.text.small import make
 from benchmark.assets.text.wordnet import Row
 from benchmark.checkpoints.families import save_json
-from benchmark.domains.text import language_model
+from benchmark.domains.text import embedded, language_model, plain
+from benchmark.domains.text.bench import QuestionsBench
 from helpers.lacking import lacks_package
 
 TASKS = {"NounVerb": ["noun", "verb"], "CityContinent": ["Africa", "Asia", "Europe"]}
@@ -21,6 +26,10 @@ SMALL = {
     "vocab_size": len(WORDS), "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
     "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8, "max_position_embeddings": 64,
 }  # fmt: skip
+
+
+SUITE = suites.load("llm-small")
+FEW = make.Settings(replace(make.Settings().recipe, rank=2, steps=3, batch_size=4))
 
 
 @dataclass(frozen=True)
@@ -76,12 +85,33 @@ def questions(folder: Path) -> Path:
     return folder
 
 
+def plain_text(chat: Chat, texts: list[str]) -> None:
+    """These texts as the plain text beside the questions."""
+    lines = "".join(f"{text}\n" for text in texts)
+    (chat.data / plain.FILE).write_text(lines, encoding="utf-8")
+    manifest = json.loads((chat.data / "manifest.json").read_text(encoding="utf-8"))
+    entry = {"n": len(texts), "sha256": hashlib.sha256(lines.encode()).hexdigest()}
+    save_json(chat.data / "manifest.json", {**manifest, "bystanders": {plain.NAME: entry}})
+    embedded.manifest.cache_clear()
+
+
+def family(chat: Chat, out: Path, settings: make.Settings = FEW) -> Path:
+    """Experts of both tasks, trained for a few steps."""
+    make.make_family(list(TASKS), out, settings=settings, base=make.Base(chat.data))
+    return out
+
+
+def bench(chat: Chat, out: Path) -> QuestionsBench:
+    """The suite, of two tasks, on them."""
+    suite = SUITE.model_copy(update={"tasks": list(TASKS)})
+    return QuestionsBench(suite, "SmolLM2-135M", "small", torch.device("cpu"), torch.float32, out, chat.data)
+
+
 @pytest.fixture
 def chat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Chat:
     """Both, with the base where the suite looks for it."""
-    from benchmark.assets.text.small import make
-
     made = Chat(base(tmp_path / "base"), questions(tmp_path / "questions"))
+    plain_text(made, ["cat runs big dog sits small", "dog sits ? big big cat runs noun Asia", "small dog"])
     for module in (language_model, make):
         monkeypatch.setattr(module, "base_folder", lambda: made.base)
     monkeypatch.setenv("SYMERGE_CACHE", str(tmp_path / "cache"))

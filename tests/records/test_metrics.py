@@ -50,6 +50,7 @@ def all_statistics(rng):
         ("abs_sum", "count"): values(**errors),
         ("rel_sum", "count"): values(**errors),
         ("angle_sum", "count", "histogram"): angles(rng)[0],
+        ("nll_sum", "count"): values(nll_sum=rng.random(30) * 3 * counts, count=counts),
     }
     return {name: by_arrays[about.arrays] for name, about in metrics.METRICS.items()}
 
@@ -125,6 +126,12 @@ def test_resampling_in_chunks_changes_nothing(monkeypatch):
     whole = metrics.resample("spearman", kept, weights)
     monkeypatch.setattr(metrics, "_CHUNK", 1)
     assert (metrics.resample("spearman", kept, weights) == whole).all()
+
+
+def test_perplexity_is_over_all_tokens_together_and_finite_however_wrong_a_model_is():
+    kept = values(nll_sum=[2.0, 40.0], count=[1, 5])
+    assert metrics.score("perplexity", kept) == pytest.approx(np.exp(42 / 6))
+    assert np.isfinite(metrics.score("perplexity", values(nll_sum=[1e6], count=[1])))
 
 
 def test_sums_give_the_same_score_and_are_not_resampled():

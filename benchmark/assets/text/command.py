@@ -65,13 +65,14 @@ def _again(suite: str, sources: Path | None, wordnet: Path) -> str:
         texts.compare(wordnet, sources)
         return "every row made again from WordNet and vaderSentiment is the committed one"
     from benchmark.assets.packages import SourceError, Sources, default_sources
-    from benchmark.assets.text import questions
+    from benchmark.assets.text import plain, questions
 
     try:
         questions.compare(wordnet, Sources(sources or default_sources()))
     except SourceError as error:
         raise UserError(str(error), "With a network, run the same command again") from None
-    return "every question made again from WordNet, VADER, GeoNames and CLDR is the committed one"
+    said = plain.difference() or "so is the plain text, from this Python's documentation"
+    return f"every question made again from WordNet, VADER, GeoNames and CLDR is the committed one; {said}"
 
 
 def main(words: Sequence[str]) -> int:

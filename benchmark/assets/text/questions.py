@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.assets.packages import Sources
+from benchmark.assets.text import plain
 from benchmark.assets.text.build import write
 from benchmark.assets.text.wordnet import Row, WordNet, balanced, common, digest, read_wordnet
 from benchmark.checkpoints.families import save_json
@@ -24,6 +25,7 @@ from benchmark.domains.text import embedded
 from benchmark.domains.text.embedded import restore
 from benchmark.domains.text.encoder import load_tokenizer
 from benchmark.domains.text.language_model import base_folder
+from benchmark.domains.text.plain import paragraphs
 from benchmark.domains.text.questions import FOLDER, info, options, tokens_of, tokens_sha256
 
 SIZES = {"train": 720, "val": 120, "test": 120}
@@ -191,7 +193,7 @@ def make(wordnet: str | Path, sources: Sources, folder: Path = FOLDER) -> dict[s
             part["tokens"] = tokens_sha256(tokens_of(task, split, tokenizer, folder))
     save_json(folder / "manifest.json", manifest)
     embedded.manifest.cache_clear()
-    return embedded.manifest(folder)
+    return plain.make(folder, paragraphs())
 
 
 def compare(wordnet: Path, sources: Sources) -> None:

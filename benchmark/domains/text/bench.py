@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from benchmark.checkpoints.adapters import open_experts
 from benchmark.checkpoints.families import checkpoint_folder
-from benchmark.domains.text import adapters, glue, language_model, questions
+from benchmark.domains.text import adapters, glue, language_model, plain, questions
 from benchmark.domains.text import embedded as glue_mini
 from benchmark.domains.text import family as text_families
 from benchmark.domains.text.encoder import base_hashes, in_blocks, load_encoder, load_tokenizer, minilm_folder
@@ -18,7 +19,7 @@ from benchmark.domains.text.meters import METRICS, TextMeter, meter
 from benchmark.domains.text.tokens import TextSource, Tokens
 from benchmark.domains.vision.public import data_root as root_of
 from benchmark.suites import Suite
-from benchmark.suites.bench import Bench, Task
+from benchmark.suites.bench import Bench, Bystander, Task
 from methods.api import Access, Experts, Source
 
 RESTORE = "To restore it: git checkout -- benchmark/models/mini/MiniLM-L6"
@@ -116,6 +117,12 @@ class QuestionsBench(Bench):
 
     def meter(self, task: str) -> TextMeter:
         return meter(self.about[task]["metric"], task, len(self.about[task]["classes"]))
+
+    def bystander(self, name: str) -> Bystander:
+        if name != plain.NAME:
+            return super().bystander(name)
+        about = plain.bystander(self.tokenizer, self.device, self.data)
+        return replace(about, source=self.limited(about.source))
 
 
 class GlueBench(Bench):

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import methods
 from benchmark.common.determinism import steady
@@ -57,6 +57,7 @@ LONGEST = 2000
 ADAPTED = ".adapted"
 
 Ready = Callable[[Any], Any]
+View = Callable[[nn.Module], nn.Module]
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ class Assignment:
         seed: of torch's global generators, for layers that initialise themselves.
         ready: ``{split: {task: function}}`` that makes inputs, as they are stored, what the encoder takes.
         function: what is called with experts and stream in place of the method: of runs made from other runs.
+        views: what is made of a task's model for each of the suite's bystanders, by name.
         finish: what the suite's protocol does to every merge; it takes a source of its own.
         stand_ins: functions in place of methods' own, for tests.
         before: functions that are called before anything else, for tests.
@@ -89,6 +91,7 @@ class Assignment:
     readable: tuple[Path, ...] = ()
     function: Callable[[Any, Any], Any] | None = None
     finish: Callable[[Merged, Any], Merged] | None = None
+    views: Mapping[str, View] = field(default_factory=dict)
     stand_ins: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     before: tuple[Callable[[], Any], ...] = ()
 
@@ -267,10 +270,12 @@ class Worker:
         return self.given.ready[request["split"]][task] or (lambda inputs: inputs)
 
     def predict(self, request: Message) -> None:
-        """Run one task's model on inputs as they are stored."""
-        task = request["task"]
+        """Run one task's model, or the view of it that a bystander takes, on inputs as they are stored."""
+        task, view = request["task"], request["view"]
         model = self.serving.model(task)
-        inputs = place(self._ready(request, task)(request.tree), self.device)
+        if view:
+            model = self.given.views[view](model)
+        inputs = place(self._ready(request, view or task)(request.tree), self.device)
         with torch.inference_mode(), autocast(self.device, self.given.precision):
             self.channel.send("outputs", model(inputs))
 

@@ -295,16 +295,16 @@ class Child:
 
 
 class Elsewhere(nn.Module):
-    """The model of one task that another process runs; inputs are as they are stored."""
+    """The model of one task that another process runs, or a bystander's view of it; inputs are as they are stored."""
 
-    def __init__(self, child: Child, task: str, split: str) -> None:
+    def __init__(self, child: Child, task: str, split: str, view: str = "") -> None:
         super().__init__()
-        self.child, self.task, self.split = child, task, split
+        self.child, self.task, self.split, self.view = child, task, split, view
 
     def forward(self, inputs: Any) -> Any:
         times, more = ROOM
         room = times * _nbytes(inputs) + more
-        return self.child.answer("predict", inputs, room=room, task=self.task, split=self.split).tree
+        return self.child.answer("predict", inputs, room=room, task=self.task, split=self.split, view=self.view).tree
 
 
 def _nbytes(tree: Any) -> int:

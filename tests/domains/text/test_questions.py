@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -11,25 +10,19 @@ import pytest
 import torch
 from helpers.lacking import lacks_package
 from helpers.tiny import run
-from helpers.tiny_chat import TASKS, Chat, base, chat  # noqa: F401 - a fixture
+from helpers.tiny_chat import SUITE, TASKS, Chat, base, bench, chat, family  # noqa: F401 - a fixture
 from safetensors.torch import load_file, save_file
 
-from benchmark import suites
 from benchmark.assets.text import questions as made
-from benchmark.assets.text.small import make
 from benchmark.checkpoints.files import ADAPTER_CONFIG, ADAPTERS
 from benchmark.common.errors import UserError
 from benchmark.domains.text import adapters, embedded, language_model, questions
-from benchmark.domains.text.bench import QuestionsBench
 from benchmark.domains.text.encoder import load_encoder, load_tokenizer
 from benchmark.domains.text.extent import extent
 from benchmark.records.store import Store
 from methods.core.states import LowRankState
 
 transformers = pytest.importorskip("transformers", reason=lacks_package("transformers", "glue"))
-
-SUITE = suites.load("llm-small")
-FEW = make.Settings(replace(make.Settings().recipe, rank=2, steps=3, batch_size=4))
 
 
 @pytest.mark.parametrize("task", SUITE.tasks)
@@ -73,16 +66,6 @@ def test_an_option_of_two_tokens_and_other_tokens_than_the_manifests_are_refused
 def _with(chat: Chat, task: str, entry: dict) -> Path:  # noqa: F811
     embedded.manifest(chat.data)["tasks"][task] = entry
     return chat.data
-
-
-def family(chat: Chat, out: Path) -> Path:  # noqa: F811
-    make.make_family(list(TASKS), out, settings=FEW, base=make.Base(chat.data))
-    return out
-
-
-def bench(chat: Chat, out: Path) -> QuestionsBench:  # noqa: F811
-    suite = SUITE.model_copy(update={"tasks": list(TASKS)})
-    return QuestionsBench(suite, "SmolLM2-135M", "small", torch.device("cpu"), torch.float32, out, chat.data)
 
 
 def test_llm_small_runs_from_files_to_records(chat: Chat, tmp_path: Path) -> None:  # noqa: F811
