@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,16 @@ from helpers.tiny import TinyBench, run
 
 from benchmark.common import stopping
 from benchmark.records.store import Store
+
+
+@pytest.fixture(autouse=True)
+def heeded() -> Iterator[None]:
+    """No signal is ignored, as SIGHUP is where the tests run under ``nohup``."""
+    ends = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, signal.default_int_handler) for number in ends}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 class Signalled:
@@ -73,7 +84,7 @@ def test_each_signal_is_remembered_where_its_exception_was_dropped(number: signa
     assert stopped.value.number == number and signal.getsignal(number) is before
 
 
-def test_what_was_ignored_stays_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_ignored_stays_so() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with stopping.heeding():

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.lacking import lacks
 from helpers.tiny import TinyBench, TinySource, run
 
 from benchmark.harness.child import process
@@ -22,7 +23,8 @@ KEPT = 100 << 20
 LAST: list[Any] = []
 
 pytestmark = pytest.mark.skipif(
-    not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="this system's C library gives memory back by itself or never"
+    not hasattr(ctypes.CDLL(None), "malloc_trim"),
+    reason=lacks("the C library has no malloc_trim", "a Linux with glibc"),
 )
 
 
@@ -33,6 +35,7 @@ def size() -> int:
 
 
 def wasteful() -> None:
+    give_back()  # what others have left, which the pieces would fill
     LAST[:] = [size()]
     pieces = [torch.ones(PIECE) for _ in range(PIECES)]
     LAST.append(torch.ones(PIECE))
