@@ -263,12 +263,12 @@ def test_what_torch_refuses_of_tensors_with_attributes_is_refused(
     runs = Runs(os.system, f"touch {target}")
     torch.save({"w": with_attribute(torch.ones(2), runs)}, tmp_path / "attribute.pt")
     torch.save({"w": torch.ones(2).as_subclass(Tagged)}, tmp_path / "subclass.pt")
-    rebuilt = Runs(torch._tensor._rebuild_from_type_v2, print, torch.Tensor, ("ran",), {})
+    rebuilt = Runs(torch._tensor._rebuild_from_type_v2, eval, torch.Tensor, ("ran",), {})
     torch.save({"w": rebuilt}, tmp_path / "call.pt")
     torch.save({"w": Runs(torch.Tensor, 3), "x": torch.ones(1)}, tmp_path / "type.pt")
     for name, words in {
         "attribute": r"refused to load (posix|nt).system", "subclass": "a tensor of the class clip.Tagged",
-        "call": "refused to load (__builtin__|builtins).print", "type": "not callable",
+        "call": "refused to load (__builtin__|builtins).eval", "type": "not callable",
     }.items():  # fmt: skip
         if name != "type":
             with pytest.raises(pickle.UnpicklingError):
