@@ -21,6 +21,7 @@ usage: ./run_all.sh [OPTIONS]              run methods on a suite and write the 
        ./run_all.sh --bench [PYTEST ARGS]  the timings in tests/benchmarks
        ./run_all.sh --bench peers ...      the same merges by FusionBench and mergekit, in turns (--help: its options)
        ./run_all.sh --bench growth ...     time and memory against experts, parameters and a matrix's side, and their figure
+       ./run_all.sh --bench night [SUITE]  hours that the suite's boards took, from the committed records
        ./run_all.sh --setup-peers          the environment of these two, which the project's takes nothing from
 
 first result: ./run_all.sh --methods symerge ties
@@ -183,13 +184,9 @@ case "${1:-}" in
     --bench)
         shift
         cd "$root"
-        if [ "${1:-}" = "peers" ]; then
-            shift
-            PYTHONPATH="$root/tests:$PYTHONPATH" exec "$python" -P -m helpers.peers "$@"
-        elif [ "${1:-}" = "growth" ]; then
-            shift
-            PYTHONPATH="$root/tests:$PYTHONPATH" exec "$python" -P -m helpers.growth "$@"
-        fi
+        case "${1:-}" in
+            peers | growth | night) PYTHONPATH="$root/tests:$PYTHONPATH" exec "$python" -P -m "helpers.$1" "${@:2}" ;;
+        esac
         exec "$python" -m pytest tests/benchmarks --benchmark-only "$@"
         ;;
     --version) exec "$python" -P -m benchmark "$@" ;;

@@ -7,6 +7,8 @@ from typing import Any
 
 from helpers import night
 
+from benchmark.common.project import ROOT
+
 
 def made(variant: str, seconds: float) -> Any:
     cost = SimpleNamespace(merge_seconds=seconds / 2, adapt_seconds=None, evaluate_seconds=seconds / 4)
@@ -30,3 +32,10 @@ def test_a_row_counts_by_its_quickest_seed_and_the_list_without_the_other_rows()
 def test_the_reference_records_of_the_first_board_are_counted(capsys: Any) -> None:
     assert night.main([]) == 0
     assert "| the suite's list, one seed | 8 | 8 |" in capsys.readouterr().out
+
+
+def test_the_page_of_performance_says_what_the_records_say(capsys: Any) -> None:
+    assert night.main([]) == 0
+    assert capsys.readouterr().out in (ROOT / "docs" / "performance.md").read_text(encoding="utf-8"), (
+        "copy what ./run_all.sh --bench night prints into docs/performance.md"
+    )

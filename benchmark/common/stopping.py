@@ -41,9 +41,9 @@ def heeding() -> Iterator[None]:
         yield
         return
     _asked.clear()
-    # What nohup or a shell's background has ignored stays so.
+    # What nohup or a shell's background has ignored stays so, and what code other than Python's handles (None).
     ends = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {one: signal.signal(one, stop) for one in ends if signal.getsignal(one) != signal.SIG_IGN}
+    before = {one: signal.signal(one, stop) for one in ends if signal.getsignal(one) not in (signal.SIG_IGN, None)}
     try:
         yield
     finally:

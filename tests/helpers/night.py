@@ -1,4 +1,4 @@
-"""How long boards took, from their records: ``python -m helpers.night [SUITE]``.
+"""How long boards took, from their records: ``./run_all.sh --bench night [SUITE]``.
 
 Wall-clock hours as the records hold them, of whatever machine and beside whatever work they were made; a seed that is
 quicker than another of its row says what the other work cost. One run after the other.
