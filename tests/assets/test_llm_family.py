@@ -12,11 +12,11 @@ from benchmark.assets.text.small import choice, make
 from benchmark.assets.text.small.command import table
 from benchmark.checkpoints.families import sha256
 from benchmark.common.errors import UserError
-from benchmark.domains.text import adapters, questions
+from benchmark.domains.text import chat_family, questions
 from benchmark.domains.text.embedded import restore
 from benchmark.domains.text.family import read_manifest
 
-FOLDER, TASKS = adapters.FOLDER, suites.load("llm-small").tasks
+FOLDER, TASKS = chat_family.FOLDER, suites.load("llm-small").tasks
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def manifest():
 
 
 def test_every_expert_is_an_adapter_of_all_linear_layers_of_the_blocks_made_from_the_committed_questions(manifest):
-    family = adapters.load_family(FOLDER, TASKS, manifest["base"])
+    family = chat_family.load_family(FOLDER, TASKS, manifest["base"])
     for task in TASKS:
         assert len(family.adapters[task]) == 30 * 7
         assert all(a.shape[0] == b.shape[1] == 8 and scale == 2.0 for a, b, scale in family.adapters[task].values())
@@ -35,18 +35,26 @@ def test_every_expert_is_an_adapter_of_all_linear_layers_of_the_blocks_made_from
     assert family.hashes["WordKind/adapter_config.json"] == sha256(FOLDER / "WordKind" / "adapter_config.json")
 
 
-def test_the_choice_follows_the_rule_and_the_family_is_the_chosen_one(manifest):
-    log = json.loads((FOLDER / "choice.json").read_text(encoding="utf-8"))
+@pytest.mark.parametrize("family", ["small"])
+def test_the_choice_follows_the_rule_and_the_family_is_the_chosen_one(family):
+    log = json.loads(choice.log_of(family).read_text(encoding="utf-8"))
     assert log["rule"] == {name: vars(wanted) for name, wanted in choice.RULE.items()}
     assert choice.CHOICE.decide(log["trials"]) == log["chosen"] and log["chosen"] is not None
     trial = next(each for each in log["trials"] if each["trial"] == log["chosen"])
-    assert trial["settings"] == manifest["settings"] == choice.TRIALS[log["chosen"]].describe()
-    assert make.Settings.of(manifest["settings"]) == choice.TRIALS[log["chosen"]]
+    assert choice.TRIALS[family][log["chosen"]] == make.FAMILIES[family]
+    assert trial["settings"] == make.FAMILIES[family].describe()
+    for each in log["trials"]:
+        given = {name: value for name, value in each.items() if name not in ("distance", "outside")}
+        assert choice.CHOICE.judged(given) == each
+        again = five_numbers(each["validation"], each["relative_norms"], choice.share)["numbers"]
+        assert each["numbers"] == pytest.approx(again, abs=2e-3)
+
+
+def test_the_committed_family_is_the_trial_that_was_chosen(manifest):
+    log = json.loads(choice.log_of("small").read_text(encoding="utf-8"))
+    trial = next(each for each in log["trials"] if each["trial"] == log["chosen"])
+    assert trial["settings"] == manifest["settings"]
     assert trial["validation"]["individual"] == manifest["validation"]["individual"]
-    given = {name: value for name, value in trial.items() if name not in ("distance", "outside")}
-    assert choice.CHOICE.judged(given) == trial
-    again = five_numbers(trial["validation"], trial["relative_norms"], choice.share)["numbers"]
-    assert trial["numbers"] == pytest.approx(again, abs=2e-3)
 
 
 def test_fewer_steps_win_then_the_least_distance():
@@ -68,7 +76,7 @@ def test_the_choice_adopts_the_chosen_trials_files_and_no_others(manifest, tmp_p
     place.parent.mkdir()
     place.symlink_to(FOLDER)
     assert choice.adopt(log, tmp_path / "trials", tmp_path / "out") == log["chosen"]
-    assert adapters.load_family(tmp_path / "out", TASKS, manifest["base"]).hashes
+    assert chat_family.load_family(tmp_path / "out", TASKS, manifest["base"]).hashes
     adopted = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
     logs = {f"logs/{task}.json" for task in TASKS}
     assert adopted == {*manifest["files"], *manifest["configs"], *logs, "manifest.json"}

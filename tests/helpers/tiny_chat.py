@@ -30,6 +30,8 @@ SMALL = {
 
 SUITE = suites.load("llm-small")
 FEW = make.Settings(replace(make.Settings().recipe, rank=2, steps=3, batch_size=4))
+#: The same, every tensor of the blocks trained.
+WHOLE = make.Settings(replace(FEW.recipe, lr=3e-3, steps=6), bits=4)
 
 
 @dataclass(frozen=True)
@@ -95,16 +97,16 @@ def plain_text(chat: Chat, texts: list[str]) -> None:
     embedded.manifest.cache_clear()
 
 
-def family(chat: Chat, out: Path, settings: make.Settings = FEW) -> Path:
+def family(chat: Chat, out: Path, settings: make.Settings = FEW, name: str = "small") -> Path:
     """Experts of both tasks, trained for a few steps."""
-    make.make_family(list(TASKS), out, settings=settings, base=make.Base(chat.data))
+    make.make_family(list(TASKS), out, settings=settings, base=make.Base(chat.data), name=name)
     return out
 
 
-def bench(chat: Chat, out: Path) -> QuestionsBench:
-    """The suite, of two tasks, on them."""
+def bench(chat: Chat, out: Path | None, name: str = "small") -> QuestionsBench:
+    """The suite, of two tasks, on them; None: where the suite looks for this family."""
     suite = SUITE.model_copy(update={"tasks": list(TASKS)})
-    return QuestionsBench(suite, "SmolLM2-135M", "small", torch.device("cpu"), torch.float32, out, chat.data)
+    return QuestionsBench(suite, "SmolLM2-135M", name, torch.device("cpu"), torch.float32, out, chat.data)
 
 
 @pytest.fixture

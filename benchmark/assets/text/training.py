@@ -1,8 +1,8 @@
-"""LoRA fine-tuning of a text encoder: one expert of `glue-mini`, with its head, or of `llm-small`, under a given one.
+"""Fine-tuning of a text encoder: one expert of `glue-mini`, with its head, or of `llm-small`, under a given one.
 
 LoRA: Low-Rank Adaptation of Large Language Models. Hu et al., arXiv:2106.09685. Every linear layer of the encoder's
 blocks (attention's query, key, value and output, and the feed-forward ones) gets `scale * B @ A`; embeddings, norms and
-biases stay the base's. The encoder runs without dropout.
+biases stay the base's. Or every tensor of the blocks is trained. The encoder runs without dropout.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def train(
     say: Callable[[str], None],
     given: nn.Linear | None = None,
 ) -> tuple[dict[str, tuple[Tensor, Tensor, float]], nn.Linear, dict[str, Any]]:
-    """Fine-tune on `data["train"]`, keep the state that scores best on `data["val"]`.
+    """Fine-tune adapters on `data["train"]`, keep the state that scores best on `data["val"]`.
 
     Args:
         encoder: the base; a copy is trained.
@@ -102,7 +102,6 @@ def train(
         Adapters `{weight name: (A, B, scale)}`, the head, and the scores of each check.
     """
     torch.manual_seed(seed)
-    generator = torch.Generator().manual_seed(seed)
     encoder = copy.deepcopy(encoder).eval()
     layers = add_lora(encoder, recipe.rank, recipe.alpha)
     width = next(iter(layers.values())).linear.in_features
@@ -111,7 +110,74 @@ def train(
     groups: list[dict[str, Any]] = [{"params": adapters, "lr": recipe.lr}]
     if given is None:
         groups.append({"params": head.parameters(), "lr": recipe.head_lr})
+    (factors, state), log = _fit(
+        encoder,
+        head,
+        data,
+        outputs,
+        score,
+        groups,
+        lambda: ({n: (x.a.data, x.b.data) for n, x in layers.items()}, head.state_dict()),
+        recipe=recipe,
+        seed=seed,
+        say=say,
+    )
+    head.load_state_dict(state)
+    scale = recipe.alpha / recipe.rank
+    return {n: (a, b, scale) for n, (a, b) in factors.items()}, head, log
+
+
+def train_whole(
+    encoder: TextEncoder,
+    data: dict[str, Tokens],
+    outputs: int,
+    score: Callable[[Tensor, Tensor], float],
+    *,
+    recipe: Recipe,
+    seed: int,
+    say: Callable[[str], None],
+    given: nn.Linear,
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Fine-tune every tensor of the blocks under a given head; arguments are those of `train`.
+
+    Returns:
+        The blocks' tensors by name, and the scores of each check.
+    """
+    encoder = copy.deepcopy(encoder).eval().requires_grad_(False)
+    blocks = {name: p.requires_grad_(True) for name, p in encoder.named_parameters() if in_blocks(name)}
+    groups: list[dict[str, Any]] = [{"params": list(blocks.values()), "lr": recipe.lr}]
+    return _fit(
+        encoder,
+        given.requires_grad_(False),
+        data,
+        outputs,
+        score,
+        groups,
+        lambda: {name: p.data for name, p in blocks.items()},
+        recipe=recipe,
+        seed=seed,
+        say=say,
+    )
+
+
+def _fit(
+    encoder: nn.Module,
+    head: nn.Module,
+    data: dict[str, Tokens],
+    outputs: int,
+    score: Callable[[Tensor, Tensor], float],
+    groups: list[dict[str, Any]],
+    state: Callable[[], Any],
+    *,
+    recipe: Recipe,
+    seed: int,
+    say: Callable[[str], None],
+) -> tuple[Any, dict[str, Any]]:
+    """AdamW on the first group's parameters, and on the others', with warm-up and decay; `state()` of the best check,
+    copied, and the log."""
+    generator = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.AdamW(groups, weight_decay=recipe.weight_decay)
+    clipped = groups[0]["params"]
     warm = max(1, recipe.steps // 10)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimiser, lambda s: min((s + 1) / warm, (recipe.steps - s) / (recipe.steps - warm))
@@ -123,7 +189,7 @@ def train(
         loss = F.cross_entropy(prediction, labels) if outputs > 1 else F.mse_loss(prediction[:, 0], labels)
         optimiser.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(adapters, 1.0)
+        nn.utils.clip_grad_norm_(clipped, 1.0)
         optimiser.step()
         schedule.step()
         if step % max(1, recipe.steps // recipe.checks) == 0:
@@ -131,11 +197,8 @@ def train(
             log.append({"step": step, "loss": round(float(loss.detach()), 4), "val": round(value, 3)})
             say(f"step {step}/{recipe.steps}: loss {float(loss.detach()):.3f}, validation {value:.2f}")
             if value > best[0]:
-                best = value, copy.deepcopy(({n: (x.a.data, x.b.data) for n, x in layers.items()}, head.state_dict()))
-    factors, state = best[1]
-    head.load_state_dict(state)
-    scale = recipe.alpha / recipe.rank
-    return {n: (a, b, scale) for n, (a, b) in factors.items()}, head, {"checks": log, "recipe": asdict(recipe)}
+                best = value, copy.deepcopy(state())
+    return best[1], {"checks": log, "recipe": asdict(recipe)}
 
 
 def _zeroed(head: nn.Linear) -> nn.Linear:

@@ -1,5 +1,5 @@
 """Text: GLUE's eight tasks on RoBERTa-base; `glue-mini`, eight tasks of their forms on MiniLM with LoRA experts; and
-`llm-small`, six tasks of questions on a chat model with LoRA experts."""
+`llm-small`, six tasks of questions on a chat model with LoRA experts or whole fine-tunings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 from benchmark.checkpoints.adapters import open_experts
 from benchmark.checkpoints.families import checkpoint_folder
-from benchmark.domains.text import adapters, glue, language_model, plain, questions
+from benchmark.domains.text import chat_family, glue, language_model, plain, questions
 from benchmark.domains.text import embedded as glue_mini
 from benchmark.domains.text import family as text_families
 from benchmark.domains.text.encoder import base_hashes, in_blocks, load_encoder, load_tokenizer, minilm_folder
@@ -71,7 +71,12 @@ class GlueMiniBench(Bench):
 
 class QuestionsBench(Bench):
     """`llm-small`: what is merged are the blocks of a chat model. An answer's likelihood is read off the model's own
-    output table, which no expert changes and which stays outside, as embeddings and the last norm do."""
+    output table, which no expert changes and which stays outside, as embeddings and the last norm do.
+
+    Args:
+        folder: the family's; None: where the suite looks for a family of this name.
+        data: the questions'.
+    """
 
     def __init__(
         self,
@@ -80,14 +85,15 @@ class QuestionsBench(Bench):
         family: str,
         device: torch.device,
         dtype: torch.dtype,
-        folder: Path = adapters.FOLDER,
+        folder: Path | None = None,
         data: Path = questions.FOLDER,
     ) -> None:
         self.suite, self.backbone, self.family, self.device, self.dtype = suite, backbone, family, device, dtype
         self.data = data
         self.about = {task: questions.info(task, data) for task in suite.tasks}
         self.base = language_model.base_folder()
-        self._family = adapters.load_family(folder, suite.tasks, language_model.base_hashes())
+        place = folder or chat_family.folder_of(family)
+        self._family = chat_family.load_family(place, suite.tasks, language_model.base_hashes(), family)
         self.checkpoints = dict(self._family.hashes)
         self.tasks = {task: _task(task, about["metric"]) for task, about in self.about.items()}
         self.tokenizer = load_tokenizer(self.base)
@@ -99,13 +105,10 @@ class QuestionsBench(Bench):
             task: questions.head_of(state[questions.TABLE], questions.options(self.tokenizer, task, self.data))
             for task in self.tasks
         }
-        return Experts.from_lora(
-            {name: tensor for name, tensor in state.items() if in_blocks(name)},
-            self._family.adapters,
-            heads=heads,
-            encoder=encoder,
-            device=self.device,
-        )
+        base = {name: tensor for name, tensor in state.items() if in_blocks(name)}
+        if self._family.whole:
+            return Experts.from_state_dicts(base, self._family.whole, heads=heads, encoder=encoder, device=self.device)
+        return Experts.from_lora(base, self._family.adapters, heads=heads, encoder=encoder, device=self.device)
 
     def fingerprint(self, content: str, split: str) -> str:
         """Of questions and labels."""

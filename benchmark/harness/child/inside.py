@@ -33,6 +33,7 @@ from benchmark.common.determinism import steady
 from benchmark.common.errors import UserError, line_in
 from benchmark.common.escapes import printable
 from benchmark.common.files import replace_file
+from benchmark.common.processor import prepare_cpu
 from benchmark.common.project import ROOT
 from benchmark.harness import adapted
 from benchmark.harness.child import landlock, portable
@@ -145,6 +146,7 @@ class Worker:
         for begin in assignment.before:
             begin()
         self.device = torch.device(assignment.device)
+        prepare_cpu()
         torch.set_num_threads(assignment.threads)
         # Until the process ends.
         self._kept = contextlib.ExitStack()

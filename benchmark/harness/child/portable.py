@@ -139,9 +139,11 @@ def pack(experts: Experts, folder: Path) -> Experts:
 
 
 def _over(files: Folder, state: Mapping[str, Tensor], experts: Experts, base: StateFile) -> Mapping[str, Tensor]:
-    """An expert's state; one of adapters over the experts' own base shares that."""
+    """An expert's state; one of adapters, or of a task vector, over the experts' own base shares that."""
     if isinstance(state, LowRankState) and state.base is experts.base:
         return LowRankState(base, files.adapters(state.adapters))
+    if isinstance(state, PackedState) and state.base is experts.base:
+        return PackedState(state.path, base)
     return files.state(state)
 
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from benchmark.assets.text import questions as made
 from benchmark.checkpoints.files import ADAPTER_CONFIG, ADAPTERS
 from benchmark.common.errors import UserError
-from benchmark.domains.text import adapters, embedded, language_model, questions
+from benchmark.domains.text import chat_family, embedded, language_model, questions
 from benchmark.domains.text.encoder import load_encoder, load_tokenizer
 from benchmark.domains.text.extent import extent
 from benchmark.records.store import Store
@@ -99,7 +99,7 @@ def test_an_expert_in_the_suite_is_what_peft_makes_of_its_folder(chat: Chat, tmp
     tokens = questions.tokens_of("NounVerb", "val", load_tokenizer(chat.base), chat.data)
     batch = tokens.batch(torch.arange(1))
     before = encoder(batch) @ start[questions.TABLE].T
-    encoder.load_state_dict(dict(LowRankState(start, adapters.load_expert(out, "NounVerb"))))
+    encoder.load_state_dict(dict(LowRankState(start, chat_family.load_expert(out, "NounVerb"))))
     ours = encoder(batch) @ start[questions.TABLE].T
     torch.testing.assert_close(ours, theirs(**batch).logits[:, -1], rtol=1e-3, atol=1e-4)
     assert (ours - before).abs().max() > 1e-3, "the expert is the base"

@@ -1,10 +1,13 @@
 """How the experts of `llm-small` were chosen: ``python -m benchmark.assets.text.small.choice TRIAL ... --out DIR``.
 
+Each family (``--family``) has its trials and its log, ``choice.json`` or ``choice-FAMILY.json``, and one rule holds for
+all.
+
 Five numbers of a trial are looked at, means over the six tasks on validation questions. Public tables of merged LoRA
 experts of a language model are those of Flan-T5 on GLUE (rank 16, base and large), so the values of experts and of
 their average are theirs; Flan-T5 was trained on GLUE's tasks before, so that of the base is CLIP's, which was not. No
 table gives the norm of such experts. No other merge's score is looked at before the choice is committed; every trial
-stays in ``choice.json``. These rows of a board therefore say nothing of how well it predicts another.
+stays in the log. These rows of a board therefore say nothing of how well it predicts another.
 """
 
 from __future__ import annotations
@@ -30,9 +33,8 @@ from benchmark.assets.choice import (
     parser,
     run,
 )
-from benchmark.assets.text.small.make import Base, Settings, make_family, states_of
-from benchmark.domains.text.adapters import FOLDER
-from benchmark.domains.text.embedded import restore
+from benchmark.assets.text.small.make import FAMILIES, RECIPE, SUITE, Base, Settings, make_family, states_of
+from benchmark.domains.text.chat_family import COMMITTED, FOLDER, folder_of, mend_of
 from benchmark.domains.text.family import read_manifest
 
 PROGRAM = "python -m benchmark.assets.text.small.choice"
@@ -55,13 +57,24 @@ CHOICE = Rule(
     rank=lambda settings: (settings["recipe"]["steps"],),
 )
 
-RECIPE = Settings().recipe
-TRIALS: dict[str, Settings] = {
-    "90 steps of 5e-4": Settings(),
-    "90 steps of 2e-4": Settings(recipe=replace(RECIPE, lr=2e-4)),
-    "90 steps of 1e-3": Settings(recipe=replace(RECIPE, lr=1e-3)),
-    "60 steps of 5e-4": Settings(recipe=replace(RECIPE, steps=60)),
+TRIALS: dict[str, dict[str, Settings]] = {
+    COMMITTED: {
+        "90 steps of 5e-4": Settings(),
+        "90 steps of 2e-4": Settings(recipe=replace(RECIPE, lr=2e-4)),
+        "90 steps of 1e-3": Settings(recipe=replace(RECIPE, lr=1e-3)),
+        "60 steps of 5e-4": Settings(recipe=replace(RECIPE, steps=60)),
+    },
+    "rank-16": {"90 steps of 5e-4": FAMILIES["rank-16"]},
+    "full": {
+        f"90 steps of {rate}": replace(FAMILIES["full"], recipe=replace(RECIPE, lr=float(rate)))
+        for rate in ("1e-5", "2e-5", "5e-5")
+    },
 }
+
+
+def log_of(family: str) -> Path:
+    """Where a family's trials are kept."""
+    return FOLDER / ("choice.json" if family == COMMITTED else f"choice-{family}.json")
 
 
 def share(means: Mapping[str, float]) -> dict[str, float]:
@@ -70,52 +83,64 @@ def share(means: Mapping[str, float]) -> dict[str, float]:
     return {"average_share": 100 * (means["average"] - means["pretrained"]) / way}
 
 
-def numbers_of(base: Base, out: Path, tasks: Sequence[str]) -> dict[str, Any]:
+def numbers_of(base: Base, out: Path, tasks: Sequence[str], settings: Settings, family: str) -> dict[str, Any]:
     """The five numbers of a made family on validation questions, and the scores behind them by task."""
-    states = states_of(base, out, tasks)
+    states = states_of(base, out, tasks, settings)
     total = {k: torch.zeros_like(v) for k, v in base.weights.items()}
     norms: dict[str, float] = {}
     for task, state in states.items():
         vector = {k: state[k] - base.weights[k] for k in total}
         norms[task] = 100 * norm(vector) / norm(base.weights)
         total = {k: total[k] + vector[k] for k in total}
-    scores: dict[str, dict[str, float]] = dict(read_manifest(out, restore(out))["validation"])
+    scores: dict[str, dict[str, float]] = dict(read_manifest(out, mend_of(family, out))["validation"])
     for row, scale in {"average": 1 / len(tasks), "arithmetic": SCALE}.items():
         merged = added(base.weights, total, scale)
         scores[row] = {task: round(base.accuracy(task, merged), 2) for task in tasks}
     return five_numbers(scores, norms, share)
 
 
-def run_trial(name: str, folder: Path) -> dict[str, Any]:
-    """Make one trial's family in ``folder/NAME`` and measure it: its entry of ``choice.json``."""
-    settings, tasks, base = TRIALS[name], suites.load("llm-small").tasks, Base()
-    make_family(tasks, folder / name, settings=settings, base=base)
-    return CHOICE.judged({"trial": name, "settings": settings.describe(), **numbers_of(base, folder / name, tasks)})
+def run_trial(name: str, folder: Path, family: str = COMMITTED) -> dict[str, Any]:
+    """Make one trial's family in ``folder/NAME`` and measure it: its entry of the log."""
+    settings, tasks, base = TRIALS[family][name], suites.load(SUITE).tasks, Base()
+    make_family(tasks, folder / name, settings=settings, base=base, name=family)
+    numbers = numbers_of(base, folder / name, tasks, settings, family)
+    return CHOICE.judged({"trial": name, "settings": settings.describe(), **numbers})
 
 
-def adopt(log: Mapping[str, Any], folder: Path, out: Path = FOLDER) -> str:
-    """Copy the chosen trial's family from ``folder/NAME`` to ``out``, the manifest last; returns its name.
+def adopt(log: Mapping[str, Any], folder: Path, out: Path | None = None, family: str = COMMITTED) -> str:
+    """Copy the chosen trial's family from ``folder/NAME`` to where the suite reads it, or ``out``, the manifest last.
+
+    Returns its name.
 
     Raises:
         UserError: no trial keeps the rule, or the family there was made with other settings.
     """
-    trial = chosen_trial(
-        log, lambda name: read_manifest(folder / name, restore(folder / name)), f"{PROGRAM} {{!r}} --out {folder}"
-    )
+
+    def manifest_of(name: str) -> dict[str, Any]:
+        return read_manifest(folder / name, mend_of(family, folder / name))
+
+    chosen = "" if family == COMMITTED else f" --family {family}"
+    trial = chosen_trial(log, manifest_of, f"{PROGRAM} {{!r}}{chosen} --out {folder}")
     name = str(trial["trial"])
-    manifest = read_manifest(folder / name, restore(folder / name))
+    manifest = manifest_of(name)
     logs = [f"logs/{task}.json" for task in manifest["validation"]["individual"]]
-    copy_files([*logs, *manifest["configs"], *manifest["files"], "manifest.json"], folder / name, out)
+    files = [*logs, *manifest["configs"], *manifest["files"], "manifest.json"]
+    copy_files(files, folder / name, out or folder_of(family))
     return name
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run trials, print their numbers, and keep them in ``choice.json``."""
-    p = parser(PROGRAM, __doc__, TRIALS, FOLDER / "choice.json")
+    """Run trials, print their numbers, and keep them in the log."""
+    known = list(dict.fromkeys(name for trials in TRIALS.values() for name in trials))
+    p = parser(PROGRAM, __doc__, known, log_of(COMMITTED))
+    p.add_argument("--family", choices=TRIALS, default=COMMITTED, help=f"default {COMMITTED}")
     args = p.parse_args(argv)
-    check_trials(p, args.trials, TRIALS)
-    adopted = (lambda log: adopt(log, args.out)) if args.adopt else None
-    return run(args.trials, args.log, CHOICE, lambda name: run_trial(name, args.out), adopted)
+    trials, log = TRIALS[args.family], args.log
+    if log == log_of(COMMITTED):
+        log = log_of(args.family)
+    check_trials(p, args.trials, trials)
+    adopted = (lambda log: adopt(log, args.out, family=args.family)) if args.adopt else None
+    return run(args.trials, log, CHOICE, lambda name: run_trial(name, args.out, args.family), adopted)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,8 @@
-"""``symerge-bench assets experts llm-small [--retrain]``: the experts' scores, or the experts again from the base."""
+"""``symerge-bench assets experts llm-small [--family F] [--retrain]``: the experts' scores, or experts from the base.
+
+The committed family is made again beside the committed files; the others, which are not committed, are made where the
+suite looks for them.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +24,26 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="symerge-bench assets experts",
         description="Shows what the committed experts of llm-small score on validation questions; with --retrain, "
-        "trains them again: three to six minutes an expert on one core. It goes on where it was stopped.",
+        "trains them again: three to six minutes an expert on one core. It goes on where it was stopped. Two further "
+        "families are made on the user's machine: LoRA of rank 16, and whole fine-tunings.",
     )
     p.add_argument("suite", choices=[SUITE])
-    p.add_argument("--retrain", action="store_true", help="train the experts again from the base")
+    p.add_argument(
+        "--family",
+        choices=suites.load(SUITE).families,
+        default=suites.load(SUITE).families[0],
+        help="small: LoRA of rank 8, committed (default); rank-16: the same of twice the rank; full: whole "
+        "fine-tunings, 40 MB each",
+    )
+    p.add_argument("--retrain", action="store_true", help="train the experts from the base")
     p.add_argument("--tasks", nargs="+", metavar="TASK", help="only these tasks of the suite")
     p.add_argument("--threads", type=int, default=1, help="CPU threads; 1 as for the committed ones")
-    p.add_argument("--out", type=resolved, metavar="DIR", help="where to write; default .cache/retrained/SmolLM2-135M")
+    p.add_argument(
+        "--out",
+        type=resolved,
+        metavar="DIR",
+        help="where to write; default .cache/retrained/SmolLM2-135M, of the other families where the suite reads them",
+    )
     return p
 
 
@@ -38,17 +55,19 @@ def main(rest: Sequence[str]) -> int:
         if task not in known:
             raise unknown(f"task of {SUITE}", task, known)
     from benchmark.assets.text.small import make
-    from benchmark.domains.text.adapters import FOLDER
-    from benchmark.domains.text.embedded import restore
+    from benchmark.domains.text.chat_family import COMMITTED, folder_of, mend_of
     from benchmark.domains.text.family import read_manifest
 
     tasks = [t for t in known if t in (args.tasks or known)]
-    committed = read_manifest(FOLDER, restore(FOLDER))
+    place = folder_of(args.family)
+    again = args.family == COMMITTED
     if not args.retrain:
-        print(table(committed, tasks))
+        print(table(read_manifest(place, mend_of(args.family, place)), tasks))
         return 0
-    out = args.out or RETRAINED / FOLDER.name
-    made = make.make_family(tasks, out, settings=make.Settings.of(committed["settings"]), threads=args.threads)
+    out = args.out or (RETRAINED / place.name if again else place)
+    committed = read_manifest(place, mend_of(args.family, place)) if again else None
+    settings = make.Settings.of(committed["settings"]) if committed else None
+    made = make.make_family(tasks, out, settings=settings, threads=args.threads, name=args.family)
     print(table(made, tasks, committed))
     print(f"written to {shown(out)}", file=sys.stderr)
     return 0

