@@ -8,18 +8,17 @@ Model merging with SVD to tie the Knots. Stoica, Ramesh, Ecsedi, Choshen, Hoffma
 Reference: gstoica27/KnOTS task_merger.py, SVDMerger, which we follow: the decomposition in float64, directions of
 singular values up to 1e-5 dropped, and the rule applied to all layers together as one vector of a task, so that TIES
 trims once over the whole adapter; the coefficient multiplies every vector before the rule's mean or sum. The code
-merges bare products B A (its adapters have alpha = r); ours applies each adapter's own scale. Defaults: its vision
-configurations'. Tensors without adapters stay the base's. Signs are of sums in float64. One model is kept.
+merges bare products B A (its adapters have alpha = r) and decomposes them; ours applies each adapter's own scale and
+works the decomposition out of the factors. Defaults: its vision configurations'. Tensors without adapters stay the
+base's. Signs are of sums in float64. One model is kept.
 """
 
 from __future__ import annotations
 
 from typing import Literal
 
-import torch
-
 from methods.api import Experts, Footprint, Merged, Share, method
-from methods.tools.adapters import adapted, disjoint_mean, elected
+from methods.tools.adapters import adapted, disjoint_mean, elected, joint_svd
 from methods.tools.vectors import choice, fraction
 
 #: Directions of a singular value up to this are dropped.
@@ -57,12 +56,10 @@ def knots(
     choice("merge", merge, ("mean", "sum"))
     bases, vectors = {}, {}
     for name, factors in adapted(experts):
-        changes = [s * (b @ a) for a, b, s in factors]
-        u, s, vh = torch.linalg.svd(torch.cat(changes, 1), full_matrices=False)
+        u, s, v = joint_svd(factors)
         kept = s > NULL
         bases[name] = u[:, kept].float()
-        aligned = s[kept, None].float() * vh[kept].float()
-        vectors[name] = torch.stack(aligned.chunk(len(experts), 1))
+        vectors[name] = s[kept, None].float() * v[:, kept].float()
     if inner == "ties" and vectors:
         vectors = dict(zip(vectors, elected(list(vectors.values()), keep), strict=True))
     merged = {}

@@ -34,6 +34,22 @@ def adapted(experts: Experts) -> Iterator[tuple[str, list[Factors]]]:
         )
 
 
+def joint_svd(factors: Sequence[Factors]) -> tuple[Tensor, Tensor, Tensor]:
+    """``[Delta_1 .. Delta_K] = U S [V_1 .. V_K]`` of products ``Delta_k = scale_k B_k A_k``, from their factors alone.
+
+    Returns:
+        ``U [out, q]``, ``S [q]`` in descending order and ``V [K, q, in]``, q the sum of all ranks at most: what is
+        beyond it has singular values of 0.
+    """
+    left, mixed = torch.linalg.qr(torch.cat([scale * b for _, b, scale in factors], 1))
+    rights = [torch.linalg.qr(a.mT) for a, _, _ in factors]
+    parts = mixed.split([len(a) for a, _, _ in factors], 1)
+    core = torch.cat([part @ r.mT for part, (_, r) in zip(parts, rights, strict=True)], 1)
+    u, s, vh = torch.linalg.svd(core, full_matrices=False)
+    columns = vh.split([q.shape[1] for q, _ in rights], 1)
+    return left @ u, s, torch.stack([v @ q.mT for v, (q, _) in zip(columns, rights, strict=True)])
+
+
 def elected(parts: Sequence[Tensor], keep: float) -> list[Tensor]:
     """TIES' trim and elect of ``[K, *shape]`` stacks, all of them one vector of a task: the entries that agree, else 0.
 

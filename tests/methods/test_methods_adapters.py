@@ -10,7 +10,7 @@ from helpers.support import assert_same, merge
 from torch import Tensor
 
 from methods.api import Experts, MergingError
-from methods.tools.adapters import elected
+from methods.tools.adapters import elected, joint_svd
 
 Adapters = dict[str, dict[str, tuple[Tensor, Tensor, float]]]
 CASES: list[tuple[str, dict[str, Any]]] = [
@@ -134,6 +134,25 @@ def test_one_adapter_in_a_shared_space_is_itself() -> None:
     for name, keywords in (("knots", {"keep": 1.0, "scale": 1.0}), ("core_space", {"keep": 1.0}),
                            ("core_space", {"inner": "tsv_m"}), ("core_space", {"inner": "cart"})):  # fmt: skip
         assert_same(merge(name, experts, **keywords).state_dict(), dict(experts.expert("t0")), atol=1e-5)
+
+
+@pytest.mark.parametrize("ranks", [(2, 2, 2), (3, 0, 1), (8, 8, 5)], ids=str)
+@pytest.mark.parametrize("shape", [(9, 8), (4, 11)], ids=str)
+def test_the_joint_decomposition_of_factors_is_that_of_their_products(ranks, shape) -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn(*size: int) -> Tensor:
+        return torch.randn(*size, generator=generator, dtype=torch.float64)
+
+    factors = [(drawn(rank, shape[1]), drawn(shape[0], rank), 0.5 + k) for k, rank in enumerate(ranks)]
+    products = torch.cat([scale * b @ a for a, b, scale in factors], 1)
+    u, s, v = joint_svd(factors)
+    assert v.shape == (3, len(s), shape[1])
+    torch.testing.assert_close((u * s) @ torch.cat(list(v), 1), products)
+    wanted = torch.linalg.svdvals(products)
+    torch.testing.assert_close(s[: len(wanted)], wanted[: len(s)], atol=1e-12, rtol=1e-9)
+    kept = s > 1e-9
+    torch.testing.assert_close(u[:, kept].mT @ u[:, kept], torch.eye(int(kept.sum()), dtype=torch.float64))
 
 
 def test_knots_trims_all_layers_together_and_core_space_each_alone() -> None:
