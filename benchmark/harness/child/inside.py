@@ -33,7 +33,7 @@ from benchmark.common.determinism import steady
 from benchmark.common.errors import UserError, line_in
 from benchmark.common.escapes import printable
 from benchmark.common.files import replace_file
-from benchmark.common.processor import prepare_cpu
+from benchmark.common.processor import flush_small_numbers, keep_freed_memory
 from benchmark.common.project import ROOT
 from benchmark.harness import adapted
 from benchmark.harness.child import landlock, portable
@@ -146,7 +146,7 @@ class Worker:
         for begin in assignment.before:
             begin()
         self.device = torch.device(assignment.device)
-        prepare_cpu()
+        flush_small_numbers()
         torch.set_num_threads(assignment.threads)
         # Until the process ends.
         self._kept = contextlib.ExitStack()
@@ -255,6 +255,7 @@ class Worker:
         )
 
     def _rounds(self, steps: Any, total: int, text: str) -> Any:
+        keep_freed_memory()
         told = 0.0
         for number, step in enumerate(steps):
             if time.monotonic() - told > 0.1:
