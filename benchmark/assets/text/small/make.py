@@ -128,7 +128,7 @@ def make_expert(base: Base, out: Path, task: str, settings: Settings) -> None:
     data["train"] = replace(data["train"], labels=ids[data["train"].labels])
     whole = nn.Linear(base.table().shape[1], len(base.table()), bias=False)
     whole.weight = nn.Parameter(base.table(), requires_grad=False)
-    settled = {"recipe": settings.recipe, "seed": settings.seed, "given": whole, "say": _progress}
+    settled: dict[str, Any] = {"recipe": settings.recipe, "seed": settings.seed, "given": whole, "say": _progress}
 
     def score(outputs: Tensor, labels: Tensor) -> float:
         return 100 * float((outputs[:, ids].argmax(-1) == labels).float().mean())
