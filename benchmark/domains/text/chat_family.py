@@ -1,8 +1,8 @@
 """The families of `llm-small` on disk: experts of a chat model, and their manifest.
 
-`small`, which is committed, and `rank-16` hold LoRA experts in PEFT's own format, a folder each. `full` holds whole
-fine-tunings, `<Task>.safetensors` each: a task vector in few bits over the base's blocks (`methods/core/packed.py`).
-Those that are not committed are made on the user's machine, where checkpoints lie.
+`small`, which is committed, holds LoRA experts in PEFT's own format, a folder each. `full` holds whole fine-tunings,
+`<Task>.safetensors` each: a task vector in few bits over the base's blocks (`methods/core/packed.py`), made on
+the user's machine, where checkpoints lie.
 """
 
 from __future__ import annotations

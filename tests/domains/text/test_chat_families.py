@@ -1,4 +1,4 @@
-"""Families of `llm-small` that are made on the user's machine: whole fine-tunings in few bits, LoRA of another rank."""
+"""The family of `llm-small` that is made on the user's machine: whole fine-tunings in few bits."""
 
 from __future__ import annotations
 
@@ -109,11 +109,10 @@ def test_a_family_that_was_not_made_is_one_line_that_says_what_to_type(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("SYMERGE_CHECKPOINTS", str(tmp_path / "checkpoints"))
-    for name in ("full", "rank-16"):
-        with pytest.raises(UserError, match=f"no family.*\n.*assets experts llm-small --family {name} --retrain"):
-            bench(chat, None, name)
-    family(chat, folder_of("full"), FEW, "rank-16")
-    with pytest.raises(UserError, match="holds the family 'rank-16'; asked for 'full'"):
+    with pytest.raises(UserError, match="no family.*\n.*assets experts llm-small --family full --retrain"):
+        bench(chat, None, "full")
+    family(chat, folder_of("full"), FEW, "other")
+    with pytest.raises(UserError, match="holds the family 'other'; asked for 'full'"):
         bench(chat, None, "full")
 
 
@@ -137,9 +136,6 @@ def test_experts_that_lie_there_stay_in_the_family_where_they_were_made_alike(ch
     assert list(alone["validation"]["individual"]) == ["CityContinent"], "the other was made with another seed"
 
 
-def test_settings_go_through_the_manifest_and_ranks_differ_in_nothing_but_the_rank() -> None:
+def test_settings_go_through_the_manifest() -> None:
     for settings in make.FAMILIES.values():
         assert make.Settings.of(json.loads(json.dumps(settings.describe()))) == settings
-    small, twice = (make.FAMILIES[name].recipe for name in ("small", "rank-16"))
-    assert replace(twice, rank=small.rank, alpha=small.alpha) == small
-    assert (twice.rank, twice.alpha / twice.rank) == (16, small.alpha / small.rank)

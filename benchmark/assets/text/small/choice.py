@@ -64,7 +64,6 @@ TRIALS: dict[str, dict[str, Settings]] = {
         "90 steps of 1e-3": Settings(recipe=replace(RECIPE, lr=1e-3)),
         "60 steps of 5e-4": Settings(recipe=replace(RECIPE, steps=60)),
     },
-    "rank-16": {"90 steps of 5e-4": FAMILIES["rank-16"]},
     "full": {
         f"90 steps of {rate}": replace(FAMILIES["full"], recipe=replace(RECIPE, lr=float(rate)))
         for rate in ("1e-5", "2e-5", "5e-5")

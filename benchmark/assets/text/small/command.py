@@ -1,7 +1,7 @@
 """``symerge-bench assets experts llm-small [--family F] [--retrain]``: the experts' scores, or experts from the base.
 
-The committed family is made again beside the committed files; the others, which are not committed, are made where the
-suite looks for them.
+The committed family is made again beside the committed files; the other, which is not committed, where the suite looks
+for it.
 """
 
 from __future__ import annotations
@@ -24,16 +24,15 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="symerge-bench assets experts",
         description="Shows what the committed experts of llm-small score on validation questions; with --retrain, "
-        "trains them again: three to six minutes an expert on one core. It goes on where it was stopped. Two further "
-        "families are made on the user's machine: LoRA of rank 16, and whole fine-tunings.",
+        "trains them again: three to six minutes an expert on one core. It goes on where it was stopped. A further "
+        "family is made on the user's machine: whole fine-tunings.",
     )
     p.add_argument("suite", choices=[SUITE])
     p.add_argument(
         "--family",
         choices=suites.load(SUITE).families,
         default=suites.load(SUITE).families[0],
-        help="small: LoRA of rank 8, committed (default); rank-16: the same of twice the rank; full: whole "
-        "fine-tunings, 40 MB each",
+        help="small: LoRA of rank 8, committed (default); full: whole fine-tunings, 40 MB each",
     )
     p.add_argument("--retrain", action="store_true", help="train the experts from the base")
     p.add_argument("--tasks", nargs="+", metavar="TASK", help="only these tasks of the suite")
@@ -42,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
         "--out",
         type=resolved,
         metavar="DIR",
-        help="where to write; default .cache/retrained/SmolLM2-135M, of the other families where the suite reads them",
+        help="where to write; default .cache/retrained/SmolLM2-135M, of the other family where the suite reads it",
     )
     return p
 

@@ -77,11 +77,9 @@ class Settings:
 
 
 RECIPE = Settings().recipe
-#: The families of the suite, each as its choice (`choice`) came out; the scale of LoRA's products is the same at both
-#: ranks.
+#: The families of the suite, each as its choice (`choice`) came out.
 FAMILIES: dict[str, Settings] = {
     COMMITTED: Settings(),
-    "rank-16": Settings(replace(RECIPE, rank=16, alpha=32.0)),
     "full": Settings(replace(RECIPE, lr=2e-5), bits=3),
 }
 
