@@ -60,9 +60,10 @@ def read_manifest(folder: Path, mend: str) -> dict[str, Any]:
         check_manifest(folder / "manifest.json", content, _Manifest, mend)
     except FamilyError as error:
         raise UserError(str(error)) from None
+    except FileNotFoundError:
+        raise Missing(f"no family of text experts in {folder}: it has no manifest.json", mend) from None
     except (OSError, ValueError) as error:
-        kind = Missing if isinstance(error, FileNotFoundError) else UserError
-        raise kind(f"no family of text experts in {folder}: {error}", mend) from None
+        raise UserError(f"no family of text experts in {folder}: {error}", mend) from None
     return content
 
 
