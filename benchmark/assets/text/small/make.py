@@ -77,8 +77,8 @@ class Settings:
 
 
 RECIPE = Settings().recipe
-#: The families of the suite: `small` as its choice came out, `full` as the trial that missed one number of the rule, since
-#: none kept all (`choice-full.json`).
+#: The families of the suite: `small` as its choice came out, `full` as the trial that missed one number of the rule,
+#: since none kept all (`choice-full.json`).
 FAMILIES: dict[str, Settings] = {
     COMMITTED: Settings(),
     "full": Settings(replace(RECIPE, lr=2e-5), bits=3),
