@@ -49,6 +49,7 @@ def compare(
     sides = [_scores(runs[name]) for name in (first, second)]
     averaged = rows.averaged(suite, [one])
     what = "points of the mean over tasks" if averaged else "points of the expert-normalised mean"
+    of_family = f", family {family}" if family else ""
     over_all = sides if averaged else [_shares(runs, name, suite) for name in (first, second)]
     if rows.shared(suite):
         over_all = [{seed: stats.pooled(each) for seed, each in side.items()} for side in over_all]
@@ -61,7 +62,7 @@ def compare(
     wins, losses = (sum(word == wanted for word in words.values()) for wanted in ("win", "loss"))
     verdict = "tied" if whole.tied else f"{first if whole.value > 0 else second} is better"
     lines = [
-        f"{first} (n={len(sides[0])}) minus {second} (n={len(sides[1])}) on {suite}, {what}:",
+        f"{first} (n={len(sides[0])}) minus {second} (n={len(sides[1])}) on {suite}{of_family}, {what}:",
         f"{whole.value:+.2f} [{whole.low:+.2f}, {whole.high:+.2f}]: {verdict}. "
         f"By task: {wins} wins, {len(tasks) - wins - losses} ties, {losses} losses.",
         *([said] if said else []),

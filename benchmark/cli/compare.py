@@ -18,7 +18,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("second", metavar=SEVERAL_METHODS)
     parser.add_argument("--suite", default=DEFAULT_SUITE, metavar="NAME", help="or FILE.yaml, a suite of your own")
     parser.add_argument("--backbone", help="needed where the suite has records on several")
-    parser.add_argument("--family", help="of the checkpoints; needed where there are several")
+    parser.add_argument("--family", help="of the checkpoints; default: the suite's first, where several have records")
     parser.add_argument("--results", type=resolved, metavar="DIR", help="default: results/local, and results/reference")
 
 
@@ -31,6 +31,15 @@ def command(arguments: argparse.Namespace) -> None:
     name = suite.name if suite else arguments.suite
     folders = [arguments.results] if arguments.results else [f for f in (REFERENCE, LOCAL) if f.is_dir()]
     records = [r for f in folders for r in Store(f, read_only=True).all(name)]
-    place = (name, arguments.backbone, arguments.family)
+    family = arguments.family or _usual(suite, name, {r.spec.family for r in records})
+    place = (name, arguments.backbone, family)
     typed = suite.typed if suite else name
     print(terminal(compare(records, arguments.first, arguments.second, *place, typed=typed), lines=True))
+
+
+def _usual(suite: suites.Suite | None, name: str, found: set[str]) -> str | None:
+    """The first family of the suite, where several have records and it is among them."""
+    if len(found) < 2 or (suite is None and name not in suites.names()):
+        return None
+    first = (suite or suites.load(name)).families[0]
+    return first if first in found else None

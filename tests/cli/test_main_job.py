@@ -167,6 +167,12 @@ def test_help_and_list_need_no_torch() -> None:
     assert ended.returncode == 0 and "symerge" in ended.stdout and "arXiv:2412.19098" in ended.stdout
 
 
+def test_a_comparison_is_of_the_suites_first_family_unless_one_is_named() -> None:
+    words = ("compare", "tsv_m", "task_arithmetic", "--suite", "llm-small")
+    assert "on llm-small, family small, points" in call(*words).stdout
+    assert "on llm-small, family full, points" in call(*words, "--family", "full").stdout
+
+
 def test_two_methods_are_compared_on_the_same_samples(done: Path) -> None:
     ended = call("compare", FEW, "ties", "--suite", "vision-mini-8", "--results", str(done))
     assert ended.returncode == 0 and "wins" in ended.stdout and "| FashionMNIST |" in ended.stdout
