@@ -86,6 +86,11 @@ class Board:
         return name_of(self.suite, self.backbone, self.family)
 
     @property
+    def called(self) -> str:
+        """The suite in a sentence, and the family where it is not the suite's first."""
+        return self.suite + (f" ({said})" if (said := family_said(self.suite, self.family, "")) else "")
+
+    @property
     def scale(self) -> str:
         """`mini`, `small`, `full`, or `own` of a user's suite: numbers of two scales never share a table."""
         if is_own(self.suite):
@@ -96,6 +101,18 @@ class Board:
     def mini(self) -> bool:
         """Whether its numbers are of a mini suite."""
         return self.scale == "mini"
+
+
+def family_said(suite: str, family: str, before: str = ", ") -> str:
+    """The family, after ``before``, where it is not the suite's first; else nothing."""
+    families = suites.load(suite).families if suite in suites.names() else [family]
+    return "" if family == families[0] else before + family
+
+
+def _in_order(name: tuple[str, str, str]) -> tuple[Any, ...]:
+    """A suite's first family before its others."""
+    suite, backbone, family = name
+    return suite, backbone, family_said(suite, family) != "", family
 
 
 def name_of(suite: str, backbone: str, family: str) -> str:
@@ -118,7 +135,7 @@ def boards(records: Iterable[Record], reference: Iterable[Record] | None = None)
     references: dict[tuple[str, str, str], list[Record]] = defaultdict(list)
     for record in reference or ():
         references[record.spec.suite, record.spec.backbone, record.spec.family].append(record)
-    return [_board(groups[name], references[name], reference is not None) for name in sorted(groups)]
+    return [_board(groups[name], references[name], reference is not None) for name in sorted(groups, key=_in_order)]
 
 
 def _board(records: list[Record], reference: list[Record], users: bool) -> Board:

@@ -30,37 +30,37 @@ def _best(board: Board) -> str:
 
 def _scores(board: Board) -> str:
     what = "mean score" if board.averaged else "mean score in percent of the experts'"
-    return f"{len(board.rows)} rows of {board.suite} by {what}, track by track; the best are {_best(board)}."
+    return f"{len(board.rows)} rows of {board.called} by {what}, track by track; the best are {_best(board)}."
 
 
 def _ranks(board: Board) -> str:
     return (
-        f"Which methods differ in their mean rank over the {len(board.tasks)} tasks of {board.suite}: those that a bar "
-        "joins may not."
+        f"Which methods differ in their mean rank over the {len(board.tasks)} tasks of {board.called}: those that a "
+        "bar joins may not."
     )
 
 
 def _by_task(board: Board) -> str:
     low = board.rows[board.rows["rank"] == 1]["worst_task"].mode()
     worst = f"; most of the tracks' best lose most on {low.iloc[0]}" if len(low) and low.iloc[0] else ""
-    return f"How much of each expert's own score is kept on each task of {board.suite}{worst}."
+    return f"How much of each expert's own score is kept on each task of {board.called}{worst}."
 
 
 def _cost(board: Board) -> str:
-    return f"What a higher score on {board.suite} takes in seconds: the named methods are beaten by none in both."
+    return f"What a higher score on {board.called} takes in seconds: the named methods are beaten by none in both."
 
 
 def _storage(board: Board) -> str:
     more = int((board.rows["track"] == "more").sum())
-    return f"What a higher score on {board.suite} takes in storage: {more} rows keep more than one model."
+    return f"What a higher score on {board.called} takes in storage: {more} rows keep more than one model."
 
 
 def _coefficients(board: Board) -> str:
-    return f"Which tensors of which task the named row of {board.suite} weighs high or low after adapting."
+    return f"Which tensors of which task the named row of {board.called} weighs high or low after adapting."
 
 
 def _adaptation(board: Board) -> str:
-    return f"Whether methods that adapt on {board.suite} were still improving when their budget ended."
+    return f"Whether methods that adapt on {board.called} were still improving when their budget ended."
 
 
 OF_BOARD: dict[str, Callable[[Board], str]] = {

@@ -63,7 +63,7 @@ def diagram(board: Board, methods: Sequence[str]) -> Figure | None:
     absent = left_out(ranked, methods, longest=110)
     p = "p < 0.001" if test.p < 0.001 else f"p = {test.p:.2g}"
     axes.set_title(
-        f"{board.suite}, {board.backbone}: mean rank over {len(board.tasks)} tasks, commit {commits}\n"
+        f"{board.called}, {board.backbone}: mean rank over {len(board.tasks)} tasks, commit {commits}\n"
         f"Friedman {p}. Bars join methods that Nemenyi's test does not tell apart at 5 % "
         f"(critical difference {test.critical_difference:.1f})" + (f"\n{absent}" if absent else ""),
         fontsize=8,

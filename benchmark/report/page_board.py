@@ -118,6 +118,13 @@ def _tasks(board: Board) -> list[dict[str, Any]]:
     return entries
 
 
+def _tab(board: Board) -> str:
+    """What it is called among the others; of a full suite's boards with backbone and family."""
+    if board.scale == "full":
+        return f"{board.suite} {board.backbone} {board.family}"
+    return board.called
+
+
 def board_data(board: Board, links: Mapping[str, str]) -> dict[str, Any]:
     suite = suites.load(board.suite) if board.suite in suites.names() else None
     score = "mean" if board.averaged else "normalised"
@@ -134,7 +141,7 @@ def board_data(board: Board, links: Mapping[str, str]) -> dict[str, Any]:
     environments: dict[str, int] = {}
     return {
         "name": board.name,
-        "tab": board.suite if board.scale != "full" else f"{board.suite} {board.backbone} {board.family}",
+        "tab": _tab(board),
         "title": f"{board.suite} · {board.backbone} · {board.family}",
         "domain": suite.domain if suite else board.scale if board.scale == "own" else "other",
         "note": leaderboard.standing(board)[0],

@@ -24,7 +24,7 @@ from matplotlib.colors import LinearSegmentedColormap  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.ticker import NullFormatter  # noqa: E402
 
-from benchmark.board.rows import Board  # noqa: E402
+from benchmark.board.rows import Board, family_said  # noqa: E402
 from benchmark.board.selection import label  # noqa: E402
 from benchmark.board.tracks import TRACKS  # noqa: E402
 from benchmark.records import access as accesses
@@ -348,7 +348,7 @@ def _named(row: Any) -> str:
 def _titled(figure: Figure, axes: Axes, what: str, board: Board, grid: Literal["x", "both"], more: str = "") -> Figure:
     commits = commits_text(commit.split()[0] for commit in board.commits)
     size = f"{len(board.tasks)} tasks, {sum(board.n_test.values()):,} test samples"
-    about = f"{what}: {board.suite}, {board.backbone}\n{size}, commit {commits}"
+    about = f"{what}: {board.called}, {board.backbone}\n{size}, commit {commits}"
     axes.set_title(about + (f"\n{more}" if more else ""), fontsize=8)
     axes.tick_params(axis="x", labelsize=7)
     if grid == "both":
@@ -363,4 +363,6 @@ def _records(records: Sequence[Record]) -> str:
     """Suite, seeds and commits of some runs."""
     seeds = len({record.spec.seed for record in records})
     commits = commits_text(record.provenance.commit or "" for record in records)
-    return f"{records[0].spec.suite}, {seeds} seed{'s' if seeds > 1 else ''}, commit {commits}"
+    spec = records[0].spec
+    suite = f"{spec.suite}{family_said(spec.suite, spec.family)}"
+    return f"{suite}, {seeds} seed{'s' if seeds > 1 else ''}, commit {commits}"

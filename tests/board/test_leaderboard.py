@@ -136,6 +136,13 @@ def test_backbones_families_and_suites_never_share_a_board():
     assert leaderboard.overview(found).groupby("scale").size().to_dict() == {"full": 1, "mini": 3}
 
 
+def test_a_suites_first_family_comes_first_and_the_others_say_their_name():
+    place = {"suite": "llm-small", "backbone": "SmolLM2-135M"}
+    found = rows.boards([make_record(spec=make_spec(**place, family=family)) for family in ("full", "small")])
+    assert [board.family for board in found] == ["small", "full"]
+    assert [board.called for board in found] == ["llm-small", "llm-small (full)"]
+
+
 def test_variants_and_precisions_are_rows_of_their_own():
     found = [
         make_record("ties"),
