@@ -29,7 +29,6 @@ from benchmark.checkpoints.adapters import Adapters
 from benchmark.checkpoints.families import describe_files, save_json, save_state, sha256
 from benchmark.checkpoints.files import ADAPTER_CONFIG, ADAPTERS
 from benchmark.checkpoints.peft import PREFIX
-from benchmark.common.processor import flush_small_numbers, keep_freed_memory
 from benchmark.domains.text.chat_family import COMMITTED, load_expert, mend_of
 from benchmark.domains.text.encoder import TextEncoder, in_blocks, load_encoder, load_tokenizer
 from benchmark.domains.text.family import read_manifest
@@ -199,8 +198,6 @@ def make_family(
     Raises:
         UserError: the base's package is missing, or another one.
     """
-    flush_small_numbers()
-    keep_freed_memory()
     torch.set_num_threads(threads)
     base, settings = base or Base(), settings or FAMILIES[name]
     for number, task in enumerate(tasks, 1):
