@@ -88,7 +88,7 @@ class Board:
     @property
     def called(self) -> str:
         """The suite in a sentence, and the family where it is not the suite's first."""
-        return self.suite + (f" ({said})" if (said := family_said(self.suite, self.family, "")) else "")
+        return called(self.suite, self.family)
 
     @property
     def scale(self) -> str:
@@ -103,16 +103,16 @@ class Board:
         return self.scale == "mini"
 
 
-def family_said(suite: str, family: str, before: str = ", ") -> str:
-    """The family, after ``before``, where it is not the suite's first; else nothing."""
+def called(suite: str, family: str) -> str:
+    """The suite in a sentence, and the family where it is not the suite's first."""
     families = suites.load(suite).families if suite in suites.names() else [family]
-    return "" if family == families[0] else before + family
+    return suite if family == families[0] else f"{suite} ({family})"
 
 
 def _in_order(name: tuple[str, str, str]) -> tuple[Any, ...]:
     """A suite's first family before its others."""
     suite, backbone, family = name
-    return suite, backbone, family_said(suite, family) != "", family
+    return suite, backbone, called(suite, family) != suite, family
 
 
 def name_of(suite: str, backbone: str, family: str) -> str:

@@ -11,8 +11,8 @@ TRIM_THRESHOLD, MMAP_MAX = -1, -4
 def flush_small_numbers() -> None:
     """Numbers below float32's normal ones are zero from here on.
 
-    A product with such numbers takes a hundred times as long on many processors, and the gradients of a model that has
-    run away, or that fits all too well, are full of them. To be called before torch starts its threads, which take it
+    A product with such numbers may take a hundred times as long as another, as adaptation that runs away showed
+    (`docs/performance.md`). To be called before torch starts its threads, which take it
     over from the one that starts them. A processor that cannot do so stays as it is.
     """
     import torch

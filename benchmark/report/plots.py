@@ -24,7 +24,7 @@ from matplotlib.colors import LinearSegmentedColormap  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.ticker import NullFormatter  # noqa: E402
 
-from benchmark.board.rows import Board, family_said  # noqa: E402
+from benchmark.board.rows import Board, called  # noqa: E402
 from benchmark.board.selection import label  # noqa: E402
 from benchmark.board.tracks import TRACKS  # noqa: E402
 from benchmark.records import access as accesses
@@ -364,5 +364,4 @@ def _records(records: Sequence[Record]) -> str:
     seeds = len({record.spec.seed for record in records})
     commits = commits_text(record.provenance.commit or "" for record in records)
     spec = records[0].spec
-    suite = f"{spec.suite}{family_said(spec.suite, spec.family)}"
-    return f"{suite}, {seeds} seed{'s' if seeds > 1 else ''}, commit {commits}"
+    return f"{called(spec.suite, spec.family)}, {seeds} seed{'s' if seeds > 1 else ''}, commit {commits}"

@@ -46,11 +46,16 @@ def folder_of(family: str) -> Path:
     return FOLDER if family == COMMITTED else checkpoint_folder(family, NAME)
 
 
+def option_of(family: str) -> str:
+    """What names the family on a command line; nothing of the one that is meant without it."""
+    return "" if family == COMMITTED else f" --family {family}"
+
+
 def mend_of(family: str, folder: Path) -> str:
     """What to type where a family, or a file of it, is missing or not what it should be."""
     if family == COMMITTED:
         return restore(folder)
-    return f"To make it: ./run_all.sh assets experts llm-small --family {family} --retrain"
+    return f"To make it: ./run_all.sh assets experts llm-small{option_of(family)} --retrain"
 
 
 def load_expert(folder: Path, task: str) -> Adapters:

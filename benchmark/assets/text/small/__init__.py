@@ -1,1 +1,3 @@
-"""The family of `llm-small`: LoRA experts of a really pretrained language model, and how they were chosen."""
+"""The families of `llm-small`: experts of a really pretrained language model, and how they were chosen."""
+
+SUITE = "llm-small"

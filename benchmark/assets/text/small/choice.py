@@ -33,8 +33,9 @@ from benchmark.assets.choice import (
     parser,
     run,
 )
-from benchmark.assets.text.small.make import FAMILIES, RECIPE, SUITE, Base, Settings, make_family, states_of
-from benchmark.domains.text.chat_family import COMMITTED, FOLDER, folder_of, mend_of
+from benchmark.assets.text.small import SUITE
+from benchmark.assets.text.small.make import FAMILIES, RECIPE, Base, Settings, make_family, states_of
+from benchmark.domains.text.chat_family import COMMITTED, FOLDER, folder_of, mend_of, option_of
 from benchmark.domains.text.family import read_manifest
 
 PROGRAM = "python -m benchmark.assets.text.small.choice"
@@ -118,8 +119,7 @@ def adopt(log: Mapping[str, Any], folder: Path, out: Path | None = None, family:
     def manifest_of(name: str) -> dict[str, Any]:
         return read_manifest(folder / name, mend_of(family, folder / name))
 
-    chosen = "" if family == COMMITTED else f" --family {family}"
-    trial = chosen_trial(log, manifest_of, f"{PROGRAM} {{!r}}{chosen} --out {folder}")
+    trial = chosen_trial(log, manifest_of, f"{PROGRAM} {{!r}}{option_of(family)} --out {folder}")
     name = str(trial["trial"])
     manifest = manifest_of(name)
     logs = [f"logs/{task}.json" for task in manifest["validation"]["individual"]]
@@ -133,10 +133,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     known = list(dict.fromkeys(name for trials in TRIALS.values() for name in trials))
     p = parser(PROGRAM, __doc__, known, log_of(COMMITTED))
     p.add_argument("--family", choices=TRIALS, default=COMMITTED, help=f"default {COMMITTED}")
+    p.set_defaults(log=None)
     args = p.parse_args(argv)
-    trials, log = TRIALS[args.family], args.log
-    if log == log_of(COMMITTED):
-        log = log_of(args.family)
+    trials, log = TRIALS[args.family], args.log or log_of(args.family)
     check_trials(p, args.trials, trials)
     adopted = (lambda log: adopt(log, args.out, family=args.family)) if args.adopt else None
     return run(args.trials, log, CHOICE, lambda name: run_trial(name, args.out, args.family), adopted)

@@ -12,11 +12,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmark import suites
+from benchmark.assets.text.small import SUITE
 from benchmark.common.errors import shown, unknown
 from benchmark.common.paths import resolved
 from benchmark.common.project import RETRAINED
-
-SUITE = "llm-small"
 
 
 def parser() -> argparse.ArgumentParser:

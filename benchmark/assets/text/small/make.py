@@ -24,12 +24,13 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from benchmark import suites
+from benchmark.assets.text.small import SUITE
 from benchmark.assets.text.training import Recipe, predict, train, train_whole
 from benchmark.checkpoints.adapters import Adapters
 from benchmark.checkpoints.families import describe_files, save_json, save_state, sha256
 from benchmark.checkpoints.files import ADAPTER_CONFIG, ADAPTERS
 from benchmark.checkpoints.peft import PREFIX
-from benchmark.domains.text.chat_family import COMMITTED, load_expert, mend_of
+from benchmark.domains.text.chat_family import COMMITTED, load_expert, mend_of, option_of
 from benchmark.domains.text.encoder import TextEncoder, in_blocks, load_encoder, load_tokenizer
 from benchmark.domains.text.family import read_manifest
 from benchmark.domains.text.language_model import NAME, SOURCE, WEIGHTS, base_folder, base_hashes
@@ -38,7 +39,6 @@ from benchmark.domains.text.tokens import Tokens
 from methods.core import packed
 from methods.core.states import LowRankState
 
-SUITE = "llm-small"
 #: Of every family, after what kind its experts are.
 WHAT = (
     "experts of SmolLM2-135M-Instruct (Apache-2.0, the credit for it Hugging Face's, arXiv:2502.02737), which "
@@ -237,7 +237,6 @@ def write_manifest(
         scores["individual"][task] = round(base.accuracy(task, state), 2)
         row = f"{task}: base {scores['pretrained'][task]:.1f}, expert {scores['individual'][task]:.1f}"
         print(row, file=sys.stderr, flush=True)
-    chosen = "" if family == COMMITTED else f" --family {family}"
     configs = tasks if settings.bits is None else []
     save_json(
         out / "manifest.json",
@@ -251,7 +250,7 @@ def write_manifest(
             "made": made,
             "settings": settings.describe(),
             "validation": scores,
-            "command": f"symerge-bench assets experts llm-small{chosen} --retrain --threads {threads}",
+            "command": f"symerge-bench assets experts {SUITE}{option_of(family)} --retrain --threads {threads}",
             "machine": platform.machine(),
             "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         },
