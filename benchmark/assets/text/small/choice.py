@@ -65,6 +65,10 @@ TRIALS: dict[str, dict[str, Settings]] = {
         "90 steps of 1e-3": Settings(recipe=replace(RECIPE, lr=1e-3)),
         "60 steps of 5e-4": Settings(recipe=replace(RECIPE, steps=60)),
     },
+    "rank16": {
+        f"90 steps of {rate}": replace(FAMILIES["rank16"], recipe=replace(FAMILIES["rank16"].recipe, lr=float(rate)))
+        for rate in ("5e-4", "2e-4")
+    },
     "full": {
         f"90 steps of {rate}": replace(FAMILIES["full"], recipe=replace(RECIPE, lr=float(rate)))
         for rate in ("2e-5", "5e-5")

@@ -80,6 +80,7 @@ RECIPE = Settings().recipe
 #: since none kept all (`choice-full.json`).
 FAMILIES: dict[str, Settings] = {
     COMMITTED: Settings(),
+    "rank16": Settings(replace(RECIPE, rank=16, alpha=32.0)),
     "full": Settings(replace(RECIPE, lr=2e-5), bits=3),
 }
 
