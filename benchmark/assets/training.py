@@ -20,6 +20,7 @@ from torch import nn
 from tqdm import tqdm
 
 from benchmark.checkpoints.families import save_state
+from benchmark.common.bars import pause
 from benchmark.common.seeds import training_seed
 
 
@@ -97,7 +98,8 @@ def train(
     losses = []
     model.train()
     last = schedule.steps if stop_at is None else min(stop_at, schedule.steps)
-    with tqdm(total=schedule.steps, initial=first, desc=title, unit="step", dynamic_ncols=True, mininterval=1.0) as bar:
+    shown: Any = {"desc": title, "unit": "step", "dynamic_ncols": True, "mininterval": pause()}
+    with tqdm(total=schedule.steps, initial=first, **shown) as bar:
         for step in range(first, last):
             for group in optimiser.param_groups:
                 group["lr"] = schedule.rate(step)

@@ -1,4 +1,4 @@
-"""What runs, what came of each run, and how long is left, on stderr."""
+"""What runs, what came of each run, and how long is left, on stderr: bars on a terminal, lines in a log."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from types import TracebackType
 
 from tqdm import tqdm
 
+from benchmark.common.bars import pause
 from benchmark.common.escapes import terminal
 from benchmark.common.spans import duration
 from benchmark.records.record import Record
@@ -50,13 +51,20 @@ class Remaining:
 class Progress:
     """One bar over the runs that are to do, one below it for a stream's rounds, and a line for each run that is done.
 
+    Where stderr is no terminal there are no bars: a line now and then says what they would.
+
     Args:
         work: ``{run id: its work}`` of the runs to do, by which the remaining time is told.
         quiet: show nothing.
+        clock: seconds, monotonic.
     """
 
-    def __init__(self, work: Mapping[str, float], *, quiet: bool = False) -> None:
-        self.quiet, self.remaining = quiet, Remaining(work)
+    def __init__(
+        self, work: Mapping[str, float], *, quiet: bool = False, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.quiet, self.remaining = quiet, Remaining(work, clock)
+        self.live = not quiet and sys.stderr.isatty()
+        self.total = len(work)
         self.bar = tqdm(
             total=len(work),
             desc="runs",
@@ -65,12 +73,13 @@ class Progress:
             position=0,
             leave=True,
             dynamic_ncols=True,
-            disable=quiet,
+            disable=not self.live,
             bar_format="{desc} {n_fmt}/{total_fmt} |{bar:12}| {elapsed}{postfix}",
         )
         self.inner: tqdm | None = None
         self.name = self.run_id = ""
-        self.kept, self.fresh, self.began = 0, 0, time.monotonic()
+        self.kept, self.fresh = 0, 0
+        self.clock, self.began, self.said = clock, clock(), clock()
 
     def __enter__(self) -> Progress:
         return self
@@ -83,7 +92,7 @@ class Progress:
         self.bar.close()
         if kind is None and not self.quiet:
             runs = "1 run" if self.fresh == 1 else f"{self.fresh} runs"
-            done = f"{runs} in {duration(time.monotonic() - self.began)}" if self.fresh else ""
+            done = f"{runs} in {duration(self.clock() - self.began)}" if self.fresh else ""
             kept = f"{self.kept} done before and kept" if self.kept else ""
             self.note("; ".join(filter(None, [done, kept])))
 
@@ -98,9 +107,13 @@ class Progress:
         self._tell(f"{self.name}: {text}")
 
     def _tell(self, text: str) -> None:
+        if not self.live and self.clock() - self.said < pause():
+            return
         seconds = self.remaining.seconds()
-        left = f"about {duration(seconds)} left, " if seconds is not None and self.bar.n < (self.bar.total or 0) else ""
+        left = f"about {duration(seconds)} left, " if seconds is not None and self.fresh < self.total else ""
         self.bar.set_postfix_str(f"{left}{text}")
+        if not self.live:
+            self.note(f"{self.fresh} of {self.total} runs done, {left}{text}")
 
     def end(self, record: Record, *, kept: bool = False) -> None:
         """A run has its record, from this command or, ``kept``, from one before."""
@@ -115,8 +128,9 @@ class Progress:
             self.note(f"{self.name}: {outcome(record)}")
 
     def note(self, text: str) -> None:
-        """A line above the bars."""
+        """A line, above the bars where they are."""
         if text and not self.quiet:
+            self.said = self.clock()
             self.bar.write(terminal(text, lines=True), file=sys.stderr)
 
     def rounds(self, done: int, total: int, text: str) -> None:
@@ -131,10 +145,12 @@ class Progress:
                 position=1,
                 leave=False,
                 dynamic_ncols=True,
-                disable=self.quiet,
+                disable=not self.live,
             )
         self.inner.update(done - self.inner.n)
         self.remaining.at(self.run_id, ROUNDS * done / max(total, 1))
+        if not self.live:
+            self.stage(f"{text}, {done} of {total} rounds")
         if done >= total:
             self._close_inner()
 

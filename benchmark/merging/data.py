@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from benchmark.checkpoints.alignment import Aligned, Expert, align
 from benchmark.checkpoints.models import Model
+from benchmark.common.bars import pause
 from benchmark.common.errors import UserError, shown
 from benchmark.domains.vision.backbones import Preprocessing
 from benchmark.domains.vision.bench import ImageSource
@@ -57,9 +57,7 @@ class Sight:
         from tqdm import tqdm
 
         def progress(rounds: Iterator[Any], total: int, text: str) -> Iterator[Any]:
-            # In a log, a line every half a minute.
-            pause = 0.1 if sys.stderr.isatty() else 30.0
-            return iter(tqdm(rounds, total=total, desc=text, unit="step", delay=2, mininterval=pause, leave=False))
+            return iter(tqdm(rounds, total=total, desc=text, unit="step", delay=2, mininterval=pause(), leave=False))
 
         sources: dict[str, dict[str, Source]] = {split: {t: self.sources[t] for t in tasks} for split in SPLITS}
         return Stream(sources, access, seed=seed, device=device, progress=progress)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from helpers.tiny import TinyBench, run
 
 from benchmark.budget import dry_run
 from benchmark.cli import main as cli
-from benchmark.harness.progress import Remaining
+from benchmark.harness.progress import Progress, Remaining
 from benchmark.records.store import Store
 
 
@@ -51,7 +52,31 @@ def test_each_finished_run_is_a_line_with_its_score_and_the_end_sums_up(
     said = capsys.readouterr().err
     assert "task_arithmetic: accuracy" in said and "ties: accuracy" not in said
     assert "1 run in " in said and "; 3 done before and kept" in said
-    assert "runs 1/1" in said.replace("\r", "\n") and "/4" not in said
+    assert "\r" not in said and "|" not in said, "no bars where there is no terminal"
+
+
+def test_a_log_says_every_half_a_minute_where_a_run_is_and_a_terminal_has_bars(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    with Progress({"one": 1.0, "two": 1.0}, clock=clock) as progress:
+        progress.begin("symerge", 0, "one")
+        for done in range(51):
+            clock.now = float(done)
+            progress.rounds(done, 50, "adapting")
+        clock.now = 61.0
+        progress.stage("evaluating MNIST")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "0 of 2 runs done, about 81 s left, symerge seed 0: adapting, 30 of 50 rounds",
+        "0 of 2 runs done, about 75 s left, symerge seed 0: evaluating MNIST",
+    ]
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with Progress({"one": 1.0}) as progress:
+        progress.begin("symerge", 0, "one")
+        progress.rounds(3, 50, "adapting")
+    said = capsys.readouterr().err
+    assert "runs 0/1 |" in said and "symerge seed 0 adapting" in said and "\r" in said
 
 
 def test_quiet_shows_the_board_alone_and_json_is_for_programs(
