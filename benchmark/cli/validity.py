@@ -15,7 +15,7 @@ from benchmark.records.record import distrust
 from benchmark.records.store import Store
 from benchmark.scores.agreement import GAP
 
-_WORST = 8
+_WORST, _BLAMED = 8, 4
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -84,6 +84,13 @@ def report(result: validity.Validity) -> list[str]:
     if over_all.errors:
         lines += ["", f"Where it errs, the widest published gaps first ({len(over_all.errors)} pairs in all):"]
         lines += [_error(*pair) for pair in over_all.errors[:_WORST]]
+        lines += ["", "With whom: methods taken out one after another, the one with the most errors left each time:"]
+        lines += [
+            f"  {each.method}: {each.wrong} of its {each.of} pairs; "
+            f"decision accuracy of the {each.pairs} pairs left {each.decision:.2f}"
+            for each in over_all.blame[:_BLAMED]
+            if each.pairs
+        ]
     ratios = {task: ratio for task, ratio in result.signal_to_noise.items() if ratio == ratio}
     if ratios:
         lines += ["", "Signal to noise of each task (spread over methods by that over seeds):"]

@@ -7,6 +7,7 @@ apart in the ranking to be predicted; a tie counts half. (Heineman et al., Signa
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -41,6 +42,16 @@ class Pair(NamedTuple):
         return float((self.measured > 0) == (self.predicted > 0))
 
 
+class Blame(NamedTuple):
+    """A method taken out: its pairs ranked the other way round, of how many, and the decision accuracy of the rest."""
+
+    method: str
+    wrong: int
+    of: int
+    decision: float
+    pairs: int
+
+
 @dataclass(frozen=True)
 class Agreement:
     """The three statistics with 95 % intervals (nan where too few methods), and the decisions behind the first."""
@@ -50,6 +61,23 @@ class Agreement:
     decision: Interval
     tau: Interval
     spearman: Interval
+
+    @property
+    def blame(self) -> list[Blame]:
+        """The methods that the errors come with: taken out one after another, the one with the most of those left."""
+        left, found = list(self.pairs), []
+        while any(pair.agreement == 0 for pair in left):
+            wrong: Counter[str] = Counter()
+            of: Counter[str] = Counter()
+            for pair in left:
+                for name in pair[:2]:
+                    of[name] += 1
+                    wrong[name] += pair.agreement == 0
+            worst = min(of, key=lambda name: (-wrong[name], of[name], name))
+            left = [pair for pair in left if worst not in pair[:2]]
+            share = sum(pair.agreement for pair in left) / len(left) if left else float("nan")
+            found.append(Blame(worst, wrong[worst], of[worst], share, len(left)))
+        return found
 
     @property
     def errors(self) -> list[Pair]:

@@ -161,6 +161,7 @@ def test_the_command_prints_the_classes_where_it_errs_and_the_signal(tmp_path, c
     assert said.startswith("vision-mini-8 against vision-8 on ViT-B-32")
     assert "| no test data" in said and "| all methods, second half" in said
     assert "  emr is published 20.4 points above fisher, measured" in said
+    assert re.search(r"With whom.*:\n  \w+: \d+ of its \d+ pairs; decision accuracy of the \d+ pairs left \d", said)
     assert "Signal to noise" in said and "Draw no conclusions" in said
 
 

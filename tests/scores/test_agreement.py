@@ -90,3 +90,16 @@ def test_signal_is_the_spread_of_methods_and_noise_that_of_seeds():
     assert ratios["u"] == float("inf")
     assert np.isnan(signal_to_noise({"a": [{"t": 1.0}], "b": [{"t": 2.0}]})["t"])
     assert signal_to_noise({}) == {}
+
+
+def test_blame_takes_out_the_method_with_the_most_errors_left():
+    names = [f"m{i}" for i in range(6)]
+    table = {name: 10.0 * i for i, name in enumerate(names)}
+    measured = {name: [10.0 * i] for i, name in enumerate(names)}
+    measured["m5"] = [-5.0]  # published best, measured worst: wrong with all five others
+    measured["m1"] = [25.0]  # above m2, published below
+    first, second = agreement(measured, [table]).blame
+    assert first == ("m5", 5, 5, pytest.approx(9 / 10), 10)
+    # m1 and m2 are wrong with each other alone, each in four pairs that are left.
+    assert second == ("m1", 1, 4, 1.0, 6)
+    assert agreement({name: [10.0 * i] for i, name in enumerate(names)}, [table]).blame == []
