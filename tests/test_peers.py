@@ -44,6 +44,9 @@ def test_a_process_is_measured_and_its_last_words_are_kept() -> None:
     failed = peers.measured([sys.executable, "-c", "print('x'); raise ValueError('no such pool')"], "", 60)
     assert failed.error == "ValueError: no such pool"
     assert peers.measured([sys.executable, "-c", "import time; time.sleep(60)"], "", 0.2).error == "not done within 0 s"
+    large = [sys.executable, "-c", "b = bytearray(2 * 2**30)"]
+    assert "MemoryError" in peers.measured(large, "", 60, memory=1.0).error
+    assert not peers.measured(large, "", 60).error
 
 
 def test_without_the_peers_the_command_says_what_makes_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

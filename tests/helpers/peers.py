@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import os
 import resource
 import subprocess
@@ -131,8 +132,10 @@ def last_line(text: str) -> str:
     return lines[-1] if lines else "ended without a word"
 
 
-def measured(words: Sequence[str], path: str, limit: float) -> Run:
-    """Run a process to its end; ``path`` is its PYTHONPATH."""
+def measured(words: Sequence[str], path: str, limit: float, memory: float = math.inf) -> Run:
+    """Run a process to its end; ``path`` is its PYTHONPATH, ``memory`` the GiB of data it may hold."""
+    if memory < math.inf:
+        words = ["prlimit", f"--data={int(memory * 2**30)}", "--", *words]
     before, began, peak = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter(), 0
     environment = {**os.environ, "PYTHONPATH": path, "SYMERGE_CACHE": "", "CUDA_VISIBLE_DEVICES": ""}
     with tempfile.TemporaryFile("w+") as said:
@@ -202,7 +205,7 @@ def compare(
     def run(who: str, row: Row) -> Run:
         out = folder / f"out-{who}.safetensors"
         words = [pythons[who], str(CHILD), who, row.method, str(folder), str(count), str(options.steps), str(out)]
-        return measured(words, str(ROOT) if who == OURS else "", options.limit)
+        return measured(words, str(ROOT) if who == OURS else "", options.limit, options.memory)
 
     for row in rows:
         count = 2 if row.method in PAIRS else tasks
@@ -238,6 +241,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--rounds", type=int, default=2, metavar="N", help="turns of both sides (default: %(default)s)")
     add("--steps", type=int, default=300, metavar="N", help="of methods that optimise (default: %(default)s)")
     add("--limit", type=float, default=3600.0, metavar="SECONDS", help="of one process (default: %(default)s)")
+    add("--memory", type=float, default=math.inf, metavar="GIB",
+        help="of data that one process may hold; beyond it ends with its own error (default: no limit)")  # fmt: skip
     add("--peers", default=os.environ.get("SYMERGE_PEERS", str(ROOT / ".peers")), help="folder of their environment")
     add("--out", type=Path, help="where the table goes as well")
     options = parser.parse_args(arguments)
