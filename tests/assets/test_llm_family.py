@@ -55,6 +55,13 @@ def test_whole_fine_tunings_are_the_trial_that_misses_the_one_number_without_a_p
     assert trial["outside"] == ["relative_norm"]
 
 
+def test_the_family_of_rank_16_is_made_with_what_its_choice_chose():
+    log = json.loads(choice.log_of("rank16").read_text(encoding="utf-8"))
+    trial = next(each for each in log["trials"] if each["trial"] == log["chosen"])
+    assert trial["settings"] == make.FAMILIES["rank16"].describe()
+    assert (trial["settings"]["recipe"]["rank"], trial["settings"]["recipe"]["alpha"]) == (16, 32.0)
+
+
 def test_the_committed_family_is_the_trial_that_was_chosen(manifest):
     log = json.loads(choice.log_of("small").read_text(encoding="utf-8"))
     trial = next(each for each in log["trials"] if each["trial"] == log["chosen"])
