@@ -4,7 +4,9 @@
 
 FOLDER holds `base`, `t0` .. and, for RegMean, `grams-t0` .. as safetensors. The peers are called by their own entry
 points: FusionBench's algorithms on modules that have these tensors as parameters, mergekit's `merge_state_dicts`. Runs
-in the environment of whoever is asked; imports nothing of the others.
+in the environment of whoever is asked; imports nothing of the others. AdaMerging takes `ADAPTED` of its steps on
+open_clip's ViT-B-32, the same random images and heads for both; FusionBench's model pool fetches data sets, so its own
+model, loss and order of a step are called without it.
 """
 
 from __future__ import annotations
@@ -18,6 +20,28 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 State = dict[str, Tensor]
+ADAPTED, IMAGES, CLASSES = 2, 16, 10
+
+
+class Tower(nn.Module):
+    """open_clip's ViT-B-32 under the names of the files, without weights of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        import open_clip
+
+        self.encoder = nn.Module()
+        self.encoder.visual = open_clip.create_model("ViT-B-32", pretrained=None).visual
+
+    def forward(self, images: Tensor) -> Tensor:
+        features: Tensor = self.encoder.visual(images)
+        return features
+
+
+def images_and_head(task: str) -> tuple[Tensor, nn.Linear]:
+    """A task's random images `[ADAPTED IMAGES, 3, 224, 224]`, in the order of the steps, and its head."""
+    torch.manual_seed(int(task[1:]))
+    return torch.randn(ADAPTED * IMAGES, 3, 224, 224), nn.Linear(512, CLASSES).requires_grad_(False)
 
 
 def this_project(method: str, folder: str, tasks: list[str], steps: int) -> Mapping[str, Tensor]:
@@ -32,6 +56,8 @@ def this_project(method: str, folder: str, tasks: list[str], steps: int) -> Mapp
 
         grams = {task: load_file(f"{folder}/grams-{task}.safetensors") for task in tasks}
         return regmean.from_grams(experts, grams, reduce=0.9).state_dict()
+    if method == "adamerging":
+        return adapted_here(folder, tasks)
     keywords: dict[str, Any] = {
         "wudi": {"steps": steps, "tensors": "matrices"},
         "doge": {"steps": steps},
@@ -43,6 +69,59 @@ def this_project(method: str, folder: str, tasks: list[str], steps: int) -> Mapp
     return merged.state_dict()
 
 
+def adapted_here(folder: str, tasks: list[str]) -> Mapping[str, Tensor]:
+    import methods
+    from methods.api import UNLABELLED, Access, Experts
+    from methods.core.stream import Stream
+
+    class Images:
+        def __init__(self, images: Tensor) -> None:
+            self.images = images
+
+        def __len__(self) -> int:
+            return len(self.images)
+
+        def __getitem__(self, index: Tensor) -> tuple[Tensor, None]:
+            return self.images[index], None
+
+    given = {task: images_and_head(task) for task in tasks}
+    experts = Experts.from_state_dicts(
+        f"{folder}/base.safetensors",
+        {task: f"{folder}/{task}.safetensors" for task in tasks},
+        heads={task: head for task, (_, head) in given.items()},
+        encoder=Tower().eval(),
+    )
+    sources = {"test": {task: Images(images) for task, (images, _) in given.items()}}
+    stream = Stream(sources, Access(test=UNLABELLED), seed=0, shuffle=False)
+    merged = methods.get("adamerging")(experts, stream, steps=ADAPTED, batch_size=IMAGES, batches_per_task=1)
+    return merged.state_dict()
+
+
+def adapted_there(folder: str, tasks: list[str]) -> Mapping[str, Tensor]:
+    from fusion_bench.method.adamerging.entropy_loss import entropy_loss
+    from fusion_bench.models.wrappers.layer_wise_fusion import LayerWiseMergedModel
+
+    def tower(file: str) -> nn.Module:
+        model = Tower().eval()
+        model.load_state_dict(load_file(f"{folder}/{file}.safetensors"))
+        return model
+
+    given = {task: images_and_head(task) for task in tasks}
+    base = tower("base")
+    weights = torch.full((len(tasks), len(list(base.parameters()))), 0.3)
+    module: Any = LayerWiseMergedModel(weights, base, [tower(task) for task in tasks])
+    optimiser = torch.optim.Adam([module.merge_weight], lr=1e-3)
+    module.merge_weights()
+    for step in range(ADAPTED):
+        for images, head in given.values():
+            logits = head(module(images[step * IMAGES : (step + 1) * IMAGES]))
+            entropy_loss(logits).backward(retain_graph=True)
+        optimiser.step()
+        optimiser.zero_grad()
+        module.merge_weights()
+    return module.merge_and_unload().state_dict()
+
+
 def fusionbench(method: str, folder: str, tasks: list[str], steps: int) -> Mapping[str, Tensor]:
     import fusion_bench.method as library
     from fusion_bench import BaseModelPool
@@ -50,6 +129,8 @@ def fusionbench(method: str, folder: str, tasks: list[str], steps: int) -> Mappi
     def states() -> list[State]:
         return [load_file(f"{folder}/{task}.safetensors") for task in tasks]
 
+    if method == "adamerging":
+        return adapted_there(folder, tasks)
     base = load_file(f"{folder}/base.safetensors")
     if method == "emr":
         from fusion_bench.method.emr_merging.utils import emr_merge

@@ -12,6 +12,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -44,6 +45,7 @@ METHODS: dict[str, dict[str, str]] = {
     "model_stock": {"fusionbench": "", "mergekit": ""},
     "slerp": {"fusionbench": "", "mergekit": ""},
     "karcher": {"mergekit": ""},
+    "adamerging": {"fusionbench": "two steps of 16 images of each task; ViT-B-32 alone"},
 }
 PAIRS = ("slerp",)
 WITH_GRAMS = ("regmean",)
@@ -127,9 +129,10 @@ def missing(python: Path) -> str:
 
 
 def last_line(text: str) -> str:
-    """The last line that says something: of a traceback, its error."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else "ended without a word"
+    """What a process ended with: of a traceback its error, all lines of it; else the last line that says something."""
+    lines = [line.rstrip() for line in text.splitlines() if line.strip()]
+    errors = [at for at, line in enumerate(lines) if re.match(r"[\w.]+(Error|Exception|Exit|Interrupt)\b", line)]
+    return " ".join(lines[errors[-1] if errors else -1 :]) or "ended without a word"
 
 
 def measured(words: Sequence[str], path: str, limit: float, memory: float = math.inf) -> Run:
