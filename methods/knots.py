@@ -30,7 +30,7 @@ NULL = 1e-5
     paper="arXiv:2410.19735",
     grids={"scale": (0.1, 2.0, 20)},
     needs=("adapters",),
-    footprint=Footprint(holds=(1, 1), decompositions=(0, 1)),
+    footprint=Footprint(holds=(1, 1)),
 )
 def knots(
     experts: Experts,

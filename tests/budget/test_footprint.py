@@ -27,8 +27,8 @@ JUDGING = M
 #: What was not seen in their sources: AWD's redundant vector and the passes for it; that ZipIt's result is stored. MASS
 #: keeps more of its merges since.
 MENDED = {"mass": {"device", "host"}, "awd": {"device", "traffic"}, "zipit": {"host", "disk"}}
-#: What a method does without since: most of the products of Adam's steps.
-SPARED = {"wudi": {"operations"}, "optmerge": {"operations"}}
+#: What a method does without since: most of the products of Adam's steps, decompositions of whole matrices.
+SPARED = {"wudi": {"operations"}, "optmerge": {"operations"}, "knots": {"operations"}}
 #: What hangs on how many copies of a tensor a merge makes, which was measured since (test_copies.py).
 MEASURED = ("device", "host")
 HEAD = "from methods.api import LABELLED, UNLABELLED, Access, Footprint, MethodName, method\n"
