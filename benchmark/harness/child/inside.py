@@ -33,7 +33,7 @@ from benchmark.common.determinism import steady
 from benchmark.common.errors import UserError, line_in
 from benchmark.common.escapes import printable
 from benchmark.common.files import replace_file
-from benchmark.common.processor import flush_small_numbers, keep_freed_memory
+from benchmark.common.processor import flush_small_numbers
 from benchmark.common.project import ROOT
 from benchmark.harness import adapted
 from benchmark.harness.child import landlock, portable
@@ -42,7 +42,7 @@ from benchmark.harness.child.refusals import Refusals, refused_exit
 from benchmark.harness.child.serving import Serving
 from benchmark.harness.evaluate import autocast
 from benchmark.harness.guard import time_limit
-from benchmark.harness.measure import give_back
+from benchmark.harness.measure import KeptMemory, give_back
 from benchmark.records.precision import Precision
 from benchmark.suites.bench import resolve_dtype
 from methods.api import Access, Experts, Merged, MergingError, NotApplicable, Stream
@@ -255,13 +255,13 @@ class Worker:
         )
 
     def _rounds(self, steps: Any, total: int, text: str) -> Any:
-        keep_freed_memory()
-        told = 0.0
+        kept, told = KeptMemory(), 0.0
         for number, step in enumerate(steps):
             if time.monotonic() - told > 0.1:
                 told = time.monotonic()
                 self.channel.send("round", done=number, total=total, text=str(text)[:200])
             yield step
+            kept.after_round()
         self.channel.send("round", done=total, total=total, text=str(text)[:200])
 
     def open(self, request: Message) -> None:
