@@ -188,3 +188,7 @@ def test_the_readme_quotes_what_the_committed_records_say() -> None:
         quoted = re.search(rf"{result.agreements[kind].decision.value:.2f} \(([\d.]+) to ([\d.]+)\)", text)
         assert quoted, f"README.md does not quote {validity.shown(result.agreements[kind].decision)} of {kind}"
         assert (float(quoted[1]), float(quoted[2])) == pytest.approx((low, high), abs=0.011)
+    over_all = result.agreements[validity.ALL]
+    four = over_all.blame[:4]
+    assert f"{sum(each.wrong for each in four)} of the {len(over_all.errors)} errors" in text
+    assert {each.method.partition(":")[0] for each in four} == {"adarank", "adamerging", "wemoe", "localize_stitch"}
