@@ -213,6 +213,17 @@ def test_titles_of_a_figure_with_one_panel_lie_within_it() -> None:
     assert drawn.x0 >= whole.x0 and drawn.x1 <= whole.x1
 
 
+def test_a_title_lies_within_its_figure_beside_long_labels(reference: tuple) -> None:
+    _, board = reference
+    rows = board.rows.assign(method=["symerge:adapt='none',granularity=task,labels=truth" + name
+                                     for name in board.rows["method"]])  # fmt: skip
+    commits = [f"{number:08x}" for number in range(20)]
+    figure = plots.bars(dataclasses.replace(board, rows=rows, commits=commits))
+    figure.draw_without_rendering()
+    drawn, whole = figure.axes[0].title.get_window_extent(), figure.bbox
+    assert drawn.x0 >= whole.x0 and drawn.x1 <= whole.x1
+
+
 def test_the_question_of_an_ablation_is_broken_to_the_width_of_its_figure() -> None:
     rows = [{"setting": "as the suite is", "variant": name, "mean": 50.0, "low": 49.0, "high": 51.0}
             for name in ("pretrained", "individual", "symerge")]  # fmt: skip
