@@ -32,7 +32,7 @@ NAME = "plots.ipynb"
 RESULTS = "SYMERGE_RESULTS"
 WIDTH = 110
 """Characters of the board at the top."""
-DOTS = 100
+DOTS = 90
 """Per inch; a figure is some 7 inches wide, a browser's column some 800 dots."""
 
 
