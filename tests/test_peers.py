@@ -43,8 +43,8 @@ def test_a_process_is_measured_and_its_last_words_are_kept() -> None:
     assert not run.error and run.anonymous > 0.06 and run.wall > 0.3 and run.cpu > 0
     failed = peers.measured([sys.executable, "-c", "print('x'); raise ValueError('no such pool')"], "", 60)
     assert failed.error == "ValueError: no such pool"
-    assert peers.last_line("Traceback\n  x\npkg.OddError: of two\nlines\n") == "pkg.OddError: of two lines"
-    assert (peers.last_line("Killed\n"), peers.last_line("")) == ("Killed", "ended without a word")
+    assert peers.last_words("Traceback\n  x\npkg.OddError: of two\nlines\n") == "pkg.OddError: of two lines"
+    assert (peers.last_words("Killed\n"), peers.last_words("")) == ("Killed", "ended without a word")
     assert peers.measured([sys.executable, "-c", "import time; time.sleep(60)"], "", 0.2).error == "not done within 0 s"
     large = [sys.executable, "-c", "b = bytearray(2 * 2**30)"]
     assert "MemoryError" in peers.measured(large, "", 60, memory=1.0).error

@@ -349,11 +349,8 @@ def _titled(figure: Figure, axes: Axes, what: str, board: Board, grid: Literal["
     commits = commits_text(commit.split()[0] for commit in board.commits)
     size = f"{len(board.tasks)} tasks, {sum(board.n_test.values()):,} test samples"
     about = f"{what}: {board.called}, {board.backbone}\n{size}, commit {commits}"
-    axes.set_title(about + (f"\n{more}" if more else ""), fontsize=8)
-    # Over the middle of the figure: beside long labels that of the axes lies so far to the right that a title is cut.
-    figure.draw_without_rendering()
-    place = axes.get_position()
-    axes.title.set_x((0.5 - place.x0) / place.width)
+    # The figure's: beside long labels the middle of the axes lies so far to the right that a title of theirs is cut.
+    figure.suptitle(about + (f"\n{more}" if more else ""), fontsize=8)
     axes.tick_params(axis="x", labelsize=7)
     if grid == "both":
         axes.tick_params(axis="y", labelsize=min(7.0, axes.get_yticklabels()[0].get_fontsize()))

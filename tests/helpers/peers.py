@@ -128,7 +128,7 @@ def missing(python: Path) -> str:
     )
 
 
-def last_line(text: str) -> str:
+def last_words(text: str) -> str:
     """What a process ended with: of a traceback its error, all lines of it; else the last line that says something."""
     lines = [line.rstrip() for line in text.splitlines() if line.strip()]
     errors = [at for at, line in enumerate(lines) if re.match(r"[\w.]+(Error|Exception|Exit|Interrupt)\b", line)]
@@ -161,7 +161,7 @@ def measured(words: Sequence[str], path: str, limit: float, memory: float = math
             thread.join()
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         said.seek(0)
-        error = f"not done within {limit:.0f} s" if code is None else last_line(said.read()) if code else ""
+        error = f"not done within {limit:.0f} s" if code is None else last_words(said.read()) if code else ""
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return Run(time.perf_counter() - began, cpu, peak / 2**30, error)
 

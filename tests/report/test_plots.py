@@ -57,7 +57,8 @@ def test_bars_are_the_scores_of_the_board_and_their_colours_the_access(reference
     colours = {row["access"]: bars[named[row["method"]]].get_facecolor() for _, row in board.rows.iterrows()
                if row["row"] == "method" and row["method"] in named}  # fmt: skip
     assert len(set(colours.values())) == len(colours) > 1
-    assert board.suite in axes.get_title() and "test samples" in axes.get_title() and "commit" in axes.get_title()
+    title = axes.figure.get_suptitle()
+    assert board.suite in title and "test samples" in title and "commit" in title
 
 
 def test_a_figure_that_leaves_rows_out_names_them_and_keeps_references_and_a_users_own(reference: tuple) -> None:
@@ -68,9 +69,9 @@ def test_a_figure_that_leaves_rows_out_names_them_and_keeps_references_and_a_use
     (axes,) = plots.bars(users, most=25).axes
     shown = {text.get_text().partition("  ")[0].removesuffix(" (oracle)") for text in axes.get_yticklabels()}
     assert len(shown) == 25 and shown >= {last, "individual", "pretrained", *ranked[ranked["rank"] == 1]["method"]}
-    assert f"{len(board.rows) - 25} further rows are left out" in axes.get_title()
+    assert f"{len(board.rows) - 25} further rows are left out" in axes.figure.get_suptitle()
     (axes,) = plots.bars(users, most=len(board.rows) - 3).axes
-    title = axes.get_title().replace("\n", " ")
+    title = axes.figure.get_suptitle().replace("\n", " ")
     shown = {text.get_text().partition("  ")[0] for text in axes.get_yticklabels()}
     absent = [name for name in board.rows["method"] if name not in shown]
     assert len(absent) == 3 and title.endswith(f"left out: {', '.join(absent)}")
@@ -220,7 +221,7 @@ def test_a_title_lies_within_its_figure_beside_long_labels(reference: tuple) -> 
     commits = [f"{number:08x}" for number in range(20)]
     figure = plots.bars(dataclasses.replace(board, rows=rows, commits=commits))
     figure.draw_without_rendering()
-    drawn, whole = figure.axes[0].title.get_window_extent(), figure.bbox
+    drawn, whole = figure._suptitle.get_window_extent(), figure.bbox
     assert drawn.x0 >= whole.x0 and drawn.x1 <= whole.x1
 
 
